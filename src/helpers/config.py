@@ -1,0 +1,140 @@
+"""Every setting of a run in one frozen dataclass, and the profiles that fill it.
+
+A profile is a set of values, nothing else: the same notebooks and the same code run in all of
+them. ``from_parameters`` is the only door from a notebook, a command line or papermill, so a
+misspelt name or a wrong type is caught there instead of being ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+CONTEXTS = ("snippet", "appended", "abstract")
+MERGES = ("sum", "max")
+MISSING = ("wrong", "dropped")
+WANDB_MODES = ("offline", "online", "disabled")
+
+
+class InputError(ValueError):
+    """Something the user gave us is wrong; the message names it and says what to do.
+
+    Command lines print the message on one line and exit with status 2. In a notebook the same
+    message appears without a page of stack.
+    """
+
+    def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
+        return [f"InputError: {self}"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one run. Lengths are in tokens, rates are per optimizer step."""
+
+    profile: str = "mini"
+    run: str = "lab"  # name of the folder under runs_dir
+    runs_dir: str = "runs"
+    seed: int = 0
+    model: str = "minilm"  # a registry name, a folder, or a .nemo file
+    bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
+    # What the model reads.
+    context: str = "snippet"
+    max_length: int = 384
+    step: int = 128  # from one window's start to the next (Google BERT's doc_stride)
+    max_query: int = 64
+    dev_fraction: float = 0.1  # of the training questions, held out for every choice
+    # How it learns.
+    epochs: int = 3
+    batch_size: int = 16  # windows
+    learning_rate: float = 1e-4
+    warmup_fraction: float = 0.1  # of all steps; linear to 0 afterwards
+    weight_decay: float = 0.0
+    dropout: float = 0.0
+    wandb_mode: str = "offline"
+    # How it answers.
+    nbest: int = 20
+    max_answer: int = 30
+    merge: str = "sum"
+    missing: str = "wrong"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder that holds everything this run writes."""
+        return Path(self.runs_dir) / self.run
+
+
+# Values chosen on the dev split, never on a test batch; README says how.
+PROFILES: dict[str, dict] = {
+    "mini": {},
+    "bioasq-cpu": {},
+}
+
+_CHOICES = {
+    "context": CONTEXTS,
+    "merge": MERGES,
+    "missing": MISSING,
+    "wandb_mode": WANDB_MODES,
+    "profile": tuple(PROFILES),
+}
+_AT_LEAST = {
+    "seed": 0, "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
+    "nbest": 1, "max_answer": 1, "learning_rate": 0, "weight_decay": 0, "warmup_fraction": 0,
+    "dropout": 0, "dev_fraction": 0,
+}  # fmt: skip
+_BELOW_ONE = ("warmup_fraction", "dropout", "dev_fraction")
+
+
+def from_parameters(profile: str = "mini", **parameters) -> Settings:
+    """Build the settings of a run from a profile and a few overrides.
+
+    ``None`` stands for the profile's value. Raises ``InputError`` on an unknown profile or name,
+    a wrong type, or a value out of range, naming the nearest valid one.
+    """
+    if profile not in PROFILES:
+        raise InputError(f"profile: {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
+    types = {f.name: f.type for f in dataclasses.fields(Settings)}
+    values = {"profile": profile, **PROFILES[profile]}
+    for name, value in parameters.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"parameter {name!r} is unknown{hint} Known: {', '.join(types)}")
+        if value is not None:
+            values[name] = _checked(name, types[name], value)
+    if not values.get("run", "lab") or Path(values.get("run", "lab")).name != values.get(
+        "run", "lab"
+    ):
+        raise InputError(f"run: {values['run']!r} is not a plain folder name")
+    return Settings(**values)
+
+
+def parse_override(text: str) -> tuple[str, object]:
+    """Turn ``name=value`` from a command line into a typed pair, for ``--set``."""
+    name, equals, raw = text.partition("=")
+    types = {f.name: f.type for f in dataclasses.fields(Settings)}
+    if not equals or name not in types:
+        raise InputError(f"--set {text}: write name=value with name one of {', '.join(types)}")
+    convert = {"int": int, "float": float, "str": str}[types[name]]
+    try:
+        return name, convert(raw)
+    except ValueError:
+        raise InputError(f"--set {text}: {raw!r} is not a {types[name]}") from None
+
+
+def _checked(name: str, type_name: str, value: object) -> object:
+    if isinstance(value, Path):
+        value = str(value)
+    if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    expected = {"int": int, "float": float, "str": str}[type_name]
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise InputError(f"{name}: expected {type_name}, got {value!r} ({type(value).__name__})")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise InputError(f"{name}: {value!r} is not one of {', '.join(_CHOICES[name])}")
+    if name in _AT_LEAST and not value >= _AT_LEAST[name]:
+        raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}")
+    if name in _BELOW_ONE and not value < 1:
+        raise InputError(f"{name}: {value!r} must be below 1")
+    return value
