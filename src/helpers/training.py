@@ -1,0 +1,228 @@
+"""Fine-tuning with NeMo and Lightning: batches in a fixed order, checkpoints, resume, logging.
+
+The batches of all epochs form one plan that follows from the seed alone, and a resumed run goes
+on in that plan at the step where the checkpoint was written. With dropout seeded by step (in
+``qa_model``) it ends with the weights of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from helpers.config import InputError, Settings
+from helpers.features import Batch, Windows, gather, training_batches
+from helpers.prediction import Reader
+from helpers.squad import Example
+
+HISTORY = "history.csv"
+_SAVES = 10  # resumable checkpoints in the course of a run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training was: steps, windows per epoch, seconds, and one (step, loss, rate) a step."""
+
+    steps: int
+    windows: int
+    seconds: float
+    history: list[tuple[int, float, float]]
+
+
+def fine_tune(
+    reader: Reader,
+    examples: Sequence[Example],
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+) -> Trained:
+    """Fine-tune the reader's model in place on the examples' spans; log into ``folder``.
+
+    One row per gold span (see ``features.make_windows``). With ``resume`` the newest checkpoint
+    in ``folder`` is continued; settings, seed and data must be the same. Without it, what an
+    earlier run left there is removed. Raises ``InputError`` when no example has a span.
+    """
+    folder = Path(folder)
+    if not any(e.spans for e in examples):
+        raise InputError(
+            "nothing to train on: no example has an answer span (is this a test file?)"
+        )
+    windows = reader.windows([e for e in examples if e.spans], training=True)
+    if not resume and folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    steps, history = _fit(reader, windows, folder, resume, progress)
+    reader.model.eval()
+    return Trained(steps, len(windows), time.monotonic() - started, history)
+
+
+def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress: bool):
+    settings = reader.settings
+    # wandb must neither ask for a login nor print a banner; NeMo's imports take seconds.
+    os.environ["WANDB_MODE"] = settings.wandb_mode
+    os.environ.setdefault("WANDB_SILENT", "true")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    import lightning.pytorch as pl
+    from nemo.utils.exp_manager import exp_manager
+
+    from helpers import qa_model
+
+    qa_model.quiet_nemo()
+    trainer = pl.Trainer(
+        max_epochs=1,  # the plan below holds all epochs
+        accelerator="auto",
+        devices="auto",
+        precision="32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+    plan = _Plan(windows.lengths, settings, trainer)
+    optim = {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": math.floor(settings.warmup_fraction * len(plan)),
+        "max_steps": len(plan),
+    }
+    model = qa_model.build(reader.model, reader.vocab, folder, optim, settings.seed)
+    model.set_trainer(trainer)
+    recorder = _recorder(pl)(folder / HISTORY, len(plan), progress)
+    trainer.callbacks.append(recorder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
+        exp_manager(trainer, _experiment(settings, folder, resume, len(plan)))
+        loader = DataLoader(_Rows(windows), batch_size=None, sampler=plan)
+        try:
+            trainer.fit(model, loader)
+        except SystemExit as error:  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt(f"training stopped; resume it from {folder}") from error
+    if trainer.global_step < len(plan):
+        raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(plan)}")
+    return len(plan), recorder.rows
+
+
+def _experiment(settings: Settings, folder: Path, resume: bool, steps: int):
+    """NeMo's experiment manager: where to log, what to keep, whether to resume."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(
+        {
+            "explicit_log_dir": str(folder),
+            "resume_if_exists": resume,
+            "resume_ignore_no_checkpoint": True,
+            "resume_past_end": True,
+            "create_tensorboard_logger": False,
+            "create_wandb_logger": settings.wandb_mode != "disabled",
+            "wandb_logger_kwargs": {
+                "project": "biomegatron-bioasq-kit",
+                "name": f"{settings.profile}-{settings.run}-seed{settings.seed}",
+                "save_dir": str(folder),
+                "offline": settings.wandb_mode == "offline",
+            },
+            "create_checkpoint_callback": True,
+            "checkpoint_callback_params": {
+                "monitor": None,
+                "save_top_k": 0,
+                "save_last": True,
+                "every_n_train_steps": max(1, steps // _SAVES),
+                "every_n_epochs": None,
+                "save_nemo_on_train_end": False,
+            },
+            "create_preemption_callback": False,
+            "log_step_timing": False,
+            "log_tflops_per_sec_per_gpu": False,
+            "seconds_to_sleep": 0,
+        }
+    )
+
+
+class _Rows:
+    """A data set whose items are whole batches, asked for by their rows."""
+
+    def __init__(self, windows: Windows):
+        self.windows = windows
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        return gather(self.windows, rows)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+class _Plan:
+    """Every batch of every epoch for this process, from the trainer's current step onwards."""
+
+    def __init__(self, lengths, settings: Settings, trainer):
+        self.trainer = trainer
+        batches = [
+            batch
+            for epoch in range(settings.epochs)
+            for batch in training_batches(lengths, settings.batch_size, settings.seed, epoch)
+        ]
+        # Several processes take turns; a remainder is left out so that all take as many steps.
+        world, rank = trainer.world_size, trainer.global_rank
+        self.batches = batches[rank : len(batches) - len(batches) % world : world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Lightning restores its step counter on resume but starts a sampler from its beginning.
+        yield from self.batches[self.trainer.global_step :]
+
+
+def _recorder(pl):
+    """The callback class, made here because Lightning is imported late."""
+
+    class Recorder(pl.Callback):
+        """Writes one line a step to history.csv and shows a bar with loss and time left."""
+
+        def __init__(self, path: Path, steps: int, progress: bool):
+            self.path, self.steps, self.progress = path, steps, progress
+            self.rows: list[tuple[int, float, float]] = []
+
+        def on_train_start(self, trainer, module):
+            done = trainer.global_step
+            if self.path.exists():
+                with self.path.open(newline="") as file:
+                    kept = [(int(s), float(x), float(r)) for s, x, r in list(csv.reader(file))[1:]]
+                self.rows = [row for row in kept if row[0] <= done]
+            self.file = self.path.open("w", newline="", buffering=1)
+            csv.writer(self.file).writerows([("step", "loss", "learning_rate"), *self.rows])
+            # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
+            self.bar = tqdm(
+                total=self.steps, initial=done, desc="training", unit="step",
+                disable=not self.progress or trainer.global_rank > 0, mininterval=2,
+            )  # fmt: skip
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            row = (trainer.global_step, round(float(outputs["loss"]), 6), rate)
+            self.rows.append(row)
+            csv.writer(self.file).writerow(row)
+            recent = [loss for _, loss, _ in self.rows[-20:]]
+            self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
+            self.bar.update()
+
+        def teardown(self, trainer, module, stage):
+            if hasattr(self, "bar"):
+                self.bar.close()
+                self.file.close()
+
+    return Recorder
