@@ -74,7 +74,8 @@ def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress:
     # wandb must neither ask for a login nor print a banner; NeMo's imports take seconds.
     os.environ["WANDB_MODE"] = settings.wandb_mode
     os.environ.setdefault("WANDB_SILENT", "true")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "nv_one_logger"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
     from nemo.utils.exp_manager import exp_manager
 
@@ -123,7 +124,7 @@ def _experiment(settings: Settings, folder: Path, resume: bool, steps: int):
 
     return OmegaConf.create(
         {
-            "explicit_log_dir": str(folder),
+            "explicit_log_dir": str(folder / "nemo"),  # it moves older files aside on resume
             "resume_if_exists": resume,
             "resume_ignore_no_checkpoint": True,
             "resume_past_end": True,
@@ -137,7 +138,7 @@ def _experiment(settings: Settings, folder: Path, resume: bool, steps: int):
             },
             "create_checkpoint_callback": True,
             "checkpoint_callback_params": {
-                "monitor": None,
+                "monitor": "train_loss",  # NeMo wants a name; with none kept it decides nothing
                 "save_top_k": 0,
                 "save_last": True,
                 "every_n_train_steps": max(1, steps // _SAVES),

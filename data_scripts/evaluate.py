@@ -1,0 +1,52 @@
+"""Score answer files against gold files: SAcc, LAcc and MRR; EM and F1 when they are SQuAD files.
+
+One line a batch and the weighted line on standard output, remarks about ids on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from helpers.bioasq import write_json
+from helpers.config import MISSING, InputError
+from helpers.evaluation import evaluate_files
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--gold", nargs="+", required=True, metavar="FILE", help="BioASQ golden or SQuAD files"
+    )
+    parser.add_argument(
+        "--answers",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="one for each gold file, in the same order; for SQuAD a file {row id: text}",
+    )
+    parser.add_argument("--json", metavar="OUT.json", help="also write the scores, fractions of 1")
+    parser.add_argument(
+        "--missing",
+        choices=MISSING,
+        default=MISSING[0],
+        help="questions without an entry count as wrong (default), or are dropped from the mean "
+        "as BioASQ's evaluators did up to 2020",
+    )
+    args = parser.parse_args(argv)
+    try:
+        evaluation = evaluate_files(args.gold, args.answers, args.missing)
+        if args.json:
+            write_json(args.json, evaluation.scores)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for remark in evaluation.remarks:
+        print(remark, file=sys.stderr)
+    for line in evaluation.lines:
+        print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""The BioASQ JSON: read and check questions, read and write answers, find the files in a folder.
+
+Golds stay exactly as their files have them, blanks included, because the official evaluator
+compares them as they are. Everything wrong with a file is one ``InputError`` that names the file,
+the question and the field.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import InputError
+from .layout import BioasqFiles, find_files, role_of
+
+__all__ = [
+    "MAX_ANSWERS", "BioasqFiles", "Question", "Snippet", "find_files", "is_squad", "read_answers",
+    "read_json", "read_questions", "role_of", "write_answers", "write_json", "write_text",
+]  # fmt: skip
+
+MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A passage given with a question. Offsets are characters in its section, -1 when absent."""
+
+    text: str
+    document: str = ""
+    begin_section: str = ""
+    end_section: str = ""
+    offset_begin: int = -1
+    offset_end: int = -1
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; ``exact_answer`` holds an inner tuple of synonyms per acceptable entity."""
+
+    id: str
+    body: str
+    type: str
+    snippets: tuple[Snippet, ...] = ()
+    documents: tuple[str, ...] = ()
+    exact_answer: tuple[tuple[str, ...], ...] = ()
+
+    def synonyms(self) -> tuple[str, ...]:
+        """Every accepted string, as written; the evaluator pools the entities like this."""
+        return tuple(text for entity in self.exact_answer for text in entity)
+
+
+def read_json(path: str | Path) -> Any:
+    """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name one file in it") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
+            "unpack or download it again"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{path}: JSON nested too deeply to be a BioASQ file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def is_squad(data: object) -> bool:
+    """Whether parsed JSON has SQuAD's outer shape, ``{"data": [...]}``."""
+    return isinstance(data, dict) and isinstance(data.get("data"), list)
+
+
+def read_questions(
+    path: str | Path, *, kind: str | None = "factoid", answers: str = "any"
+) -> list[Question]:
+    """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
+
+    ``answers`` is ``"required"`` for a training or golden file, ``"forbidden"`` for a test input,
+    ``"any"`` otherwise. An ``exact_answer`` that is there but empty is accepted when required: the
+    converter reports that question instead of refusing the file. A flat list of strings is read
+    as the synonyms of one entity (the training files' shape), a single string likewise; those of
+    other question types are not read.
+    """
+    if answers not in ("any", "required", "forbidden"):
+        raise ValueError(f"answers={answers!r}")
+    raw = _raw_questions(path)
+    questions, without, seen = [], [], set()
+    for number, item in enumerate(raw, 1):
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: question {number} is not an object; the file is damaged")
+        where = f"{path}: question {item.get('id', f'number {number}')!r}"
+        question_id = _field(item, "id", str, where)
+        if question_id in seen:
+            raise InputError(f"{where}: id occurs twice; keep one of the two")
+        seen.add(question_id)
+        question_type = _field(item, "type", str, where)
+        if kind is not None and question_type != kind:
+            continue
+        if item.get("exact_answer") is None:
+            without.append(question_id)
+        elif answers == "forbidden":
+            raise InputError(
+                f"{where}: field 'exact_answer' in a test input; "
+                "this is a training or golden file, give the test input"
+            )
+        questions.append(_question(item, where))
+    if not questions:
+        raise InputError(f"{path}: none of its {len(raw)} questions is a {kind or 'question'}")
+    if answers == "required" and len(without) == len(questions):
+        raise InputError(
+            f"{path}: no question has 'exact_answer' (first: {without[0]!r}); "
+            "this is a test input, give the training or golden file"
+        )
+    if answers == "required" and without:
+        raise InputError(
+            f"{path}: question {without[0]!r}: field 'exact_answer' is missing "
+            f"(in {len(without)} of {len(questions)}); add it or remove the question"
+        )
+    return questions
+
+
+def _raw_questions(path: str | Path) -> list:
+    data = read_json(path)
+    if is_squad(data):
+        raise InputError(f"{path}: a SQuAD file where a BioASQ file is expected (no 'questions')")
+    if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
+        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top)")
+    return data["questions"]
+
+
+_REQUIRED = object()
+
+
+def _field(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
+    value = item.get(name)
+    if value is None:  # null means the same as absent in the organisers' older files
+        if default is _REQUIRED:
+            raise InputError(f"{where}: field {name!r} is missing; add it")
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(
+            f"{where}: field {name!r} is {type(value).__name__}, expected {kind.__name__}"
+        )
+    if default is _REQUIRED and kind is str and not value.strip():
+        raise InputError(f"{where}: field {name!r} is empty; fill it in or remove the question")
+    return value
+
+
+def _question(item: dict, where: str) -> Question:
+    snippets = []
+    for number, snippet in enumerate(_field(item, "snippets", list, where, ())):
+        place = f"{where}, snippet {number}"
+        if not isinstance(snippet, dict):
+            raise InputError(f"{place}: is {type(snippet).__name__}, expected an object")
+        snippets.append(
+            Snippet(
+                _field(snippet, "text", str, place),
+                _field(snippet, "document", str, place, ""),
+                _field(snippet, "beginSection", str, place, ""),
+                _field(snippet, "endSection", str, place, ""),
+                _field(snippet, "offsetInBeginSection", int, place, -1),
+                _field(snippet, "offsetInEndSection", int, place, -1),
+            )
+        )
+    documents = _field(item, "documents", list, where, ())
+    if not all(isinstance(document, str) for document in documents):
+        raise InputError(f"{where}: field 'documents' must be a list of strings")
+    return Question(
+        item["id"],
+        _field(item, "body", str, where),
+        item["type"],
+        tuple(snippets),
+        tuple(documents),
+        _entities(item.get("exact_answer"), where) if item["type"] == "factoid" else (),
+    )
+
+
+def _entities(value: object, where: str) -> tuple[tuple[str, ...], ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        value = [value]
+    if not isinstance(value, list) or not all(
+        isinstance(entity, list) and all(isinstance(text, str) for text in entity)
+        for entity in value
+    ):
+        raise InputError(
+            f"{where}: field 'exact_answer' must be a list of strings, or a list of such lists"
+        )
+    return tuple(tuple(entity) for entity in value if entity)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write UTF-8 text in one step: readers see the old file or the whole new one."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(text.encode("utf-8"))
+        os.replace(part, path)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: cannot write half a character ({error.reason})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        if part.is_file():
+            part.unlink()
+    return path
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """Write ``data`` as readable UTF-8 JSON in one step."""
+    return write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Path:
+    """Write ranked factoid answers (question id -> best first, at most five kept)."""
+    questions = [
+        {
+            "id": question_id,
+            "type": "factoid",
+            "exact_answer": [[text] for text in ranked[:MAX_ANSWERS]],
+            "ideal_answer": "",
+        }
+        for question_id, ranked in answers.items()
+    ]
+    return write_json(path, {"questions": questions})
+
+
+def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Read a system's factoid answers as the official evaluator does: id -> ranked strings.
+
+    Only the first string of each inner list counts; empty inner lists are dropped, so later
+    answers move up; "" and duplicates hold their rank (BioASQ evaluator, edition 5). The second
+    value lists what was out of the ordinary, one remark a string. Non-factoid entries are skipped.
+    """
+    ranked: dict[str, list[str]] = {}
+    remarks: list[str] = []
+    for number, item in enumerate(_raw_questions(path), 1):
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: question {number} is not an object; the file is damaged")
+        where = f"{path}: question {item.get('id', f'number {number}')!r}"
+        question_id = _field(item, "id", str, where)
+        if item.get("type", "factoid") != "factoid":
+            continue
+        if question_id in ranked:
+            remarks.append(f"{where}: id occurs again; its first answers count")
+            continue
+        answer = item.get("exact_answer")
+        if isinstance(answer, str):
+            answer = [answer]
+        if isinstance(answer, list) and any(isinstance(entry, str) for entry in answer):
+            remarks.append(f"{where}: 'exact_answer' is not a list of lists; each string counts")
+            answer = [[entry] if isinstance(entry, str) else entry for entry in answer]
+        if not isinstance(answer or [], list) or not all(
+            isinstance(entry, list) and all(isinstance(text, str) for text in entry)
+            for entry in answer or []
+        ):
+            raise InputError(f"{where}: field 'exact_answer' must be a list of lists of strings")
+        ranked[question_id] = [entry[0] for entry in answer or [] if entry]
+        if not ranked[question_id]:
+            remarks.append(f"{where}: no answer; it counts as wrong")
+        elif len(ranked[question_id]) > MAX_ANSWERS:
+            remarks.append(f"{where}: {len(ranked[question_id])} answers, the task allows 5")
+    return ranked, remarks

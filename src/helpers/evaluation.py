@@ -1,0 +1,146 @@
+"""From gold files and answer files to scores: what ``data_scripts/evaluate.py`` does.
+
+``metrics`` knows mappings only; this module reads the files, pairs them up and says what was odd
+about their ids. It writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import metrics
+from .bioasq import is_squad, read_answers, read_json, read_questions
+from .config import InputError
+from .squad import read_squad
+
+_SHOWN = 5  # ids named in one remark
+
+
+@dataclass
+class Evaluation:
+    """``scores`` is JSON-ready with fractions of 1; ``lines`` show it in percent, one a batch."""
+
+    scores: dict
+    lines: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+
+def evaluate_files(
+    gold_files: Sequence[str | Path],
+    answer_files: Sequence[str | Path],
+    missing: str = "wrong",
+) -> Evaluation:
+    """Score answer files against gold files, which pair up by position.
+
+    The golds are BioASQ golden files (factoids only), each a batch named after its file, or SQuAD
+    v1.1 files, answered by ``{row id: text}``. Raises ``InputError``.
+    """
+    if len(gold_files) != len(answer_files):
+        raise InputError(
+            f"{len(gold_files)} gold files but {len(answer_files)} answer files; "
+            "give one answer file for each gold file, in the same order"
+        )
+    kinds = {is_squad(read_json(path)) for path in gold_files}
+    if len(kinds) != 1:
+        raise InputError("gold: give BioASQ files or SQuAD files, not both in one call")
+    score = _squad if kinds.pop() else _bioasq
+    return score(gold_files, answer_files, missing)
+
+
+def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
+    scores, remarks, seen = [], [], {}
+    for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
+        questions = read_questions(gold_file, answers="required")
+        gold = {question.id: question.synonyms() for question in questions}
+        answers, odd = read_answers(answer_file)
+        remarks += odd + _about_ids(gold_file, gold, answer_file, answers, missing)
+        again = [name for name in gold if name in seen]
+        if again:
+            other = seen[again[0]]
+            remarks.append(f"{gold_file}: {_some(again)} also in {other} and counted twice")
+        seen.update(dict.fromkeys(gold, gold_file))
+        scores.append(metrics.score_batch(_batch(gold_file), gold, answers, missing))
+    means = metrics.summary(scores)
+    for score in (*scores, metrics.weighted(scores)):
+        metrics.check_bounds(score)
+    return Evaluation(
+        {"schema_version": 1, "missing": missing, **means, "remarks": remarks},
+        [metrics.as_line(score) for score in (*scores, metrics.weighted(scores))],
+        remarks,
+    )
+
+
+def _squad(gold_files, answer_files, missing: str) -> Evaluation:
+    rows, remarks, everything = [], [], []
+    for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
+        gold = {row.id: [span.text for span in row.spans] for row in read_squad(gold_file)}
+        empty = next((name for name, golds in gold.items() if not golds), None)
+        if empty is not None:
+            raise InputError(
+                f"{gold_file}: question {empty!r} has no answer to score against; EM and F1 are "
+                "those of SQuAD v1.1, give a file in which every question has one"
+            )
+        answers = _predictions(answer_file)
+        remarks += _about_ids(gold_file, gold, answer_file, answers, missing)
+        pairs = list(metrics.squad_scores(gold, answers, missing).values())
+        if not pairs:
+            raise InputError(f"{answer_file}: answers no question of {gold_file}; give its answers")
+        rows.append(_squad_row(_batch(gold_file), len(gold), pairs))
+        everything += pairs
+    total = _squad_row("weighted", sum(row["n"] for row in rows), everything)
+    scores = {"schema_version": 1, "missing": missing, "squad": rows, "weighted": total}
+    lines = [
+        f"{row['batch']:<10}  EM {100 * row['em']:6.2f} ({row['hits_exact']} of {row['counted']})"
+        f"  F1 {100 * row['f1']:6.2f} (mean of {row['counted']})"
+        for row in (*rows, total)
+    ]
+    return Evaluation({**scores, "remarks": remarks}, lines, remarks)
+
+
+def _squad_row(batch: str, n: int, pairs: Sequence[tuple[float, float]]) -> dict:
+    exact, f1 = (sum(column) for column in zip(*pairs, strict=True))
+    counted = len(pairs)
+    return {
+        "batch": batch, "n": n, "counted": counted, "hits_exact": int(exact),
+        "em": exact / counted, "f1": f1 / counted,
+    }  # fmt: skip
+
+
+def _predictions(path: str | Path) -> dict[str, str]:
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not SQuAD answers; expected one object {{row id: text}}")
+    wrong = next((name for name, text in data.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise InputError(f"{path}: {wrong!r} is no text; SQuAD answers are {{row id: text}}")
+    return data
+
+
+def _about_ids(gold_file, gold, answer_file, answers, missing: str) -> list[str]:
+    absent = [name for name in gold if name not in answers]
+    unknown = [name for name in answers if name not in gold]
+    bare = [name for name in gold if not gold[name]]
+    fate = "counted as wrong" if missing == "wrong" else "dropped"
+    remarks = []
+    if len(absent) == len(gold):
+        remarks.append(f"{answer_file}: answers no question of {gold_file}; do the two belong?")
+    if absent:
+        remarks.append(f"{answer_file}: without an entry and {fate}: {_some(absent)}")
+    if unknown:
+        remarks.append(f"{answer_file}: not in {gold_file} and ignored: {_some(unknown)}")
+    if bare:
+        remarks.append(f"{gold_file}: without a gold answer and counted as wrong: {_some(bare)}")
+    return remarks
+
+
+def _some(ids: Collection[str]) -> str:
+    names = ", ".join(repr(name) for name in list(ids)[:_SHOWN])
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
+
+
+def _batch(gold_file: str | Path) -> str:
+    stem = Path(gold_file).stem
+    return stem[: -len("_golden")] if stem.lower().endswith("_golden") else stem

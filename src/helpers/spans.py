@@ -1,0 +1,104 @@
+"""The strict rule: where the synonyms of an answer stand in a context, and what that allows.
+
+Strict means: each occurrence of each synonym, case-insensitive, with neither a letter, a digit
+nor an underscore on either side. Offsets are characters of the original context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .bioasq import Question
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer in a context: ``text == context[start:end]``."""
+
+    start: int
+    end: int
+    text: str
+
+
+def fold(text: str) -> str:
+    """Lower-case without moving any offset: ``len(fold(text)) == len(text)``.
+
+    'İ' is the only character whose lower case is longer, so it stays as it is. Both small sigmas
+    become one, since ``lower`` picks between them by position in the word. Nothing else is
+    equated ('ß' is not 'ss'), as the official evaluator compares lower-cased strings.
+    """
+    lower = "İ".join(map(str.lower, text.split("İ"))) if "İ" in text else text.lower()
+    return lower.replace("ς", "σ")
+
+
+def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
+    """Every occurrence of every synonym by the strict rule, sorted and unique.
+
+    Blanks around a synonym are ignored, an empty one finds nothing; overlapping occurrences of
+    different synonyms all count.
+    """
+    return [
+        Span(start, end, context[start:end])
+        for start, end in strict(fold(context), needles(synonyms))
+    ]
+
+
+def needles(synonyms: Iterable[str]) -> set[str]:
+    """What to look for in a folded context: the distinct synonyms, folded, blanks cut off."""
+    return {fold(text.strip()) for text in set(synonyms)} - {""}
+
+
+def strict(folded: str, wanted: Iterable[str]) -> list[tuple[int, int]]:
+    """(start, end) of every strict occurrence of folded synonyms in a folded context, sorted."""
+    found = set()
+    for needle in wanted:
+        start = folded.find(needle)
+        while start >= 0:
+            end = start + len(needle)
+            if not _in_word(folded[start - 1 : start]) and not _in_word(folded[end : end + 1]):
+                found.add((start, end))
+            start = folded.find(needle, start + 1)
+    return sorted(found)
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def ceiling(
+    questions: Iterable[Question], contexts: Mapping[str, Sequence[str]]
+) -> tuple[int, int]:
+    """How many questions any extractive system could answer: (k, n).
+
+    A question counts when some synonym is a substring of some context, whatever its case, word
+    boundaries or not. ``contexts`` maps question ids to the texts given to the system.
+    """
+    possible = total = 0
+    for question in questions:
+        wanted = needles(question.synonyms())
+        texts = [fold(text) for text in contexts.get(question.id, ())]
+        possible += any(needle in text for text in texts for needle in wanted)
+        total += 1
+    return possible, total
+
+
+# The only characters next to an answer in the public 7b training file, edges of the context aside.
+_PUBLISHED_NEIGHBOURS = " ().,:;"
+
+
+def extra_cause(span: Span, context: str, annotated: Collection[Span], answers: set[str]) -> str:
+    """Why the public 7b training file lacks a span that the strict rule finds in its context.
+
+    ``annotated`` are the file's spans there and ``answers`` all its answer texts for the question.
+    The file matches case and takes only blanks, brackets and sentence punctuation as boundaries
+    (observed: none of its 4,231 answers has another neighbour). "" when no cause fits.
+    """
+    if span.text not in answers:
+        return "case differs"
+    around = context[span.start - 1 : span.start] + context[span.end : span.end + 1]
+    if any(character not in _PUBLISHED_NEIGHBOURS for character in around):
+        return "joined to its neighbour by a character such as - / + [ '"
+    if any(other.start <= span.start and span.end <= other.end for other in annotated):
+        return "inside a longer answer"
+    return ""

@@ -1,0 +1,153 @@
+"""SQuAD files: examples in and out, the id map, the drop report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from .bioasq import is_squad, read_json, write_json, write_text
+from .config import InputError
+from .spans import Span
+
+_ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1."""
+
+    id: str
+    question_id: str
+    question: str
+    context: str
+    spans: tuple[Span, ...] = ()
+    snippet: int = -1
+    document: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A question that gave no example, and why."""
+
+    question_id: str
+    question: str
+    reason: str
+    detail: str = ""
+
+
+def by_occurrence(examples: Iterable[Example]) -> list[Example]:
+    """One example a span, numbered anew within the question; an example without spans stays one.
+
+    So the public 7b training file is built: an answer weighs as often as it occurs.
+    """
+    numbers: Counter[str] = Counter()
+    rows = []
+    for example in examples:
+        for spans in [(span,) for span in example.spans] or [()]:
+            numbers[example.question_id] += 1
+            row_id = f"{example.question_id}_{numbers[example.question_id]:03d}"
+            rows.append(replace(example, id=row_id, spans=spans))
+    return rows
+
+
+def write_squad(
+    path: str | Path, examples: Iterable[Example], *, rows: str = "pair", version: str = "1.1"
+) -> Path:
+    """Write a SQuAD file; ``answers`` is always present, as ``[]`` where there is no span.
+
+    ``rows="pair"``: one row an example, all its spans as answers. ``rows="occurrence"``: one row a
+    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span.
+    """
+    if rows not in ("pair", "occurrence") or version not in ("1.1", "2.0"):
+        raise ValueError(f"rows={rows!r}, version={version!r}")
+    if rows == "occurrence":
+        examples = by_occurrence(examples)
+    paragraphs = []
+    for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context)):
+        qas = []
+        for example in group:
+            row: dict[str, object] = {"id": example.id, "question": example.question}
+            row["answers"] = [{"text": s.text, "answer_start": s.start} for s in example.spans]
+            if version == "2.0":
+                row["is_impossible"] = not example.spans
+            qas.append(row)
+        paragraphs.append({"context": context, "qas": qas})
+    data = [{"title": "BioASQ", "paragraphs": paragraphs}]
+    return write_json(path, {"version": version, "data": data})
+
+
+def read_squad(path: str | Path) -> list[Example]:
+    """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
+
+    ``answers`` may be missing. Each answer is compared with its context character by character,
+    and ids must be unique. A row's question is its id up to ``_<3 digits>``.
+    """
+    data = read_json(path)
+    if not is_squad(data):
+        raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
+    examples, seen = [], set()
+    try:
+        for article in data["data"]:
+            for paragraph in article["paragraphs"]:
+                for row in paragraph["qas"]:
+                    example = _read_row(path, row, paragraph["context"], article.get("title", ""))
+                    if example.id in seen:
+                        raise InputError(f"{path}: question {example.id!r}: id occurs twice")
+                    seen.add(example.id)
+                    examples.append(example)
+    except (KeyError, TypeError, AttributeError) as error:
+        after = f" after question {examples[-1].id!r}" if examples else ""
+        raise InputError(f"{path}: not in SQuAD format{after} ({error}); rebuild it") from None
+    if not examples:
+        raise InputError(f"{path}: has no questions; rebuild it")
+    return examples
+
+
+def _read_row(path: str | Path, row: dict, context: str, title: str) -> Example:
+    where = f"{path}: question {row.get('id')!r}"
+    for name, text in (("id", row["id"]), ("question", row["question"]), ("context", context)):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
+    spans = set()
+    for answer in row.get("answers") or ():
+        start, text = answer["answer_start"], answer["text"]
+        if not text or start < 0 or context[start : start + len(text)] != text:
+            raise InputError(
+                f"{where}: answer {text!r} is not at character {start} of its context; rebuild it"
+            )
+        spans.add((start, start + len(text), text))
+    match = _ROW.fullmatch(row["id"])
+    question_id = match[1] if match else row["id"]
+    ordered = tuple(Span(*span) for span in sorted(spans))
+    return Example(row["id"], question_id, row["question"], context, ordered, -1, title)
+
+
+def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
+    """Write the id map as JSON lines: row id -> question, snippet, document, span offsets."""
+    return _write_lines(
+        path,
+        (
+            {
+                "id": example.id,
+                "question_id": example.question_id,
+                "snippet": example.snippet,
+                "document": example.document,
+                "spans": [[span.start, span.end] for span in example.spans],
+            }
+            for example in examples
+        ),
+    )
+
+
+def write_drops(path: str | Path, drops: Iterable[Drop]) -> Path:
+    """Write the dropped questions and their reasons as JSON lines."""
+    return _write_lines(path, map(asdict, drops))
+
+
+def _write_lines(path: str | Path, rows: Iterable[dict]) -> Path:
+    return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

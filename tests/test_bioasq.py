@@ -1,0 +1,165 @@
+"""Reading and writing BioASQ JSON, well-formed and otherwise."""
+
+import json
+
+import pytest
+
+from helpers.bioasq import (
+    Question,
+    Snippet,
+    read_answers,
+    read_questions,
+    write_answers,
+    write_json,
+)
+from helpers.config import InputError
+
+
+def test_reads_every_field_and_keeps_golds_as_written(save, tiny):
+    first, second = read_questions(save("train.json", tiny), answers="required")
+    assert first.exact_answer == (("TNF-α ", "tumour  necrosis factor"), ("cachectin",))
+    assert first.synonyms() == ("TNF-α ", "tumour  necrosis factor", "cachectin")
+    assert first.snippets[0].offset_begin == 3 and first.snippets[0].begin_section == "abstract"
+    assert first.snippets[1] == Snippet("It was approved in 1998.", "https://example.org/d/2")
+    assert first.documents == ("https://example.org/d/1", "https://example.org/d/2")
+    assert second.documents == () and second.exact_answer == (("ascorbic",),)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["a", "b"], (("a", "b"),)),
+        ([["a", "b"]], (("a", "b"),)),
+        ([["a"], ["b"]], (("a",), ("b",))),
+        ("a", (("a",),)),
+        ([[], [" a "]], ((" a ",),)),
+        ([], ()),
+    ],
+)
+def test_exact_answer_shapes(save, tiny, written, read):
+    tiny["questions"][0]["exact_answer"] = written
+    assert read_questions(save("f.json", tiny), answers="required")[0].exact_answer == read
+
+
+def test_null_is_absent_and_other_types_are_kept_on_request(save, tiny):
+    tiny["questions"][0].update(exact_answer=None, snippets=None, documents=None)
+    path = save("f.json", tiny)
+    assert read_questions(path)[0] == Question(
+        "0000000000000000000000a1", "Which cytokine does infliximab block?", "factoid"
+    )
+    assert [question.type for question in read_questions(path, kind=None)][-1] == "yesno"
+    assert [question.id[-2:] for question in read_questions(path, kind="yesno")] == ["a3"]
+
+
+def test_byte_order_mark_is_accepted(save, tiny):
+    data = b"\xef\xbb\xbf" + json.dumps(tiny, ensure_ascii=False).encode()
+    assert len(read_questions(save("bom.json", data))) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\xff\xfe{", "not UTF-8"),
+        (b"{'questions'", "not JSON (line 1, column 2"),
+        (b"[" * 100_000, "nested too deeply"),
+        ([], "not a BioASQ file"),
+        ({"questions": {}}, "not a BioASQ file"),
+        ({"version": "1.1", "data": []}, "a SQuAD file"),
+        ({"questions": []}, "none of its 0 questions is a factoid"),
+        ({"questions": ["x"]}, "question 1 is not an object"),
+    ],
+)
+def test_files_that_are_not_bioasq(save, data, words):
+    path = save("bad.json", data)
+    with pytest.raises(InputError) as caught:
+        read_questions(path)
+    assert words in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": None}, "question None: field 'id' is missing"),
+        ({"id": 7}, "question 7: field 'id' is int"),
+        ({"id": "0000000000000000000000a2"}, "0000000000000000000000a2': id occurs twice"),
+        ({"id": "0000000000000000000000a3"}, "0000000000000000000000a3': id occurs twice"),
+        ({"type": None}, "a1': field 'type' is missing"),
+        ({"body": " "}, "a1': field 'body' is empty"),
+        ({"snippets": {}}, "a1': field 'snippets' is dict"),
+        ({"snippets": ["x"]}, "a1', snippet 0: is str"),
+        ({"snippets": [{"text": "x"}, {"text": "\n"}]}, "a1', snippet 1: field 'text' is empty"),
+        ({"snippets": [{}]}, "a1', snippet 0: field 'text' is missing"),
+        ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "'offsetInBeginSection'"),
+        ({"documents": [1]}, "a1': field 'documents'"),
+        ({"exact_answer": {"a": 1}}, "a1': field 'exact_answer'"),
+        ({"exact_answer": ["a", ["b"]]}, "a1': field 'exact_answer'"),
+        ({"exact_answer": [["a", 3]]}, "a1': field 'exact_answer'"),
+    ],
+)
+def test_bad_fields_name_question_and_field(save, tiny, change, words):
+    tiny["questions"][0].update(change)
+    with pytest.raises(InputError) as caught:
+        read_questions(save("bad.json", tiny))
+    assert words in str(caught.value) and "bad.json" in str(caught.value)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_questions(tmp_path / "none.json")
+    with pytest.raises(InputError, match="is a folder"):
+        read_questions(tmp_path)
+
+
+def test_answers_required_and_forbidden(save, tiny):
+    with pytest.raises(InputError, match="a1': field 'exact_answer' in a test input"):
+        read_questions(save("gold.json", tiny), answers="forbidden")
+    del tiny["questions"][1]["exact_answer"]
+    with pytest.raises(InputError, match=r"a2': field 'exact_answer' is missing \(in 1 of 2\)"):
+        read_questions(save("part.json", tiny), answers="required")
+    del tiny["questions"][0]["exact_answer"]
+    with pytest.raises(InputError, match="this is a test input"):
+        read_questions(save("test.json", tiny), answers="required")
+    assert len(read_questions(save("test.json", tiny), answers="forbidden")) == 2
+
+
+def test_answers_round_trip_at_most_five(tmp_path):
+    path = write_answers(tmp_path / "new" / "7B1.json", {"q1": list("abcdef"), "q2": []})
+    assert json.loads(path.read_text(encoding="utf-8"))["questions"][1] == {
+        "id": "q2", "type": "factoid", "exact_answer": [], "ideal_answer": "",
+    }  # fmt: skip
+    answers, remarks = read_answers(path)
+    assert answers == {"q1": list("abcde"), "q2": []}
+    assert len(remarks) == 1 and "'q2'" in remarks[0]
+
+
+def test_answers_are_ranked_as_the_evaluator_ranks_them(save):
+    entries = [
+        {"id": "1", "exact_answer": [[], ["a", "x"], [""], ["a"]]},
+        {"id": "2", "type": "factoid", "exact_answer": ["a", ["b"]]},
+        {"id": "1", "exact_answer": [["late"]]},
+        {"id": "3", "type": "yesno", "exact_answer": "yes"},
+        {"id": "4"},
+        {"id": "5", "exact_answer": [[str(n)] for n in range(6)]},
+    ]
+    answers, remarks = read_answers(save("run.json", {"questions": entries}))
+    assert answers == {"1": ["a", "", "a"], "2": ["a", "b"], "4": [], "5": list("012345")}
+    assert [remark.split("question ")[1][:3] for remark in remarks] == ["'2'", "'1'", "'4'", "'5'"]
+
+
+@pytest.mark.parametrize("answer", [7, [7], [[7]], {"a": 1}])
+def test_answers_of_the_wrong_type_are_refused(save, answer):
+    path = save("run.json", {"questions": [{"id": "q9", "exact_answer": answer}]})
+    with pytest.raises(InputError, match="'q9': field 'exact_answer'"):
+        read_answers(path)
+
+
+def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
+    path = write_json(tmp_path / "out.json", {"α": [1]})
+    assert path.read_bytes() == '{\n "α": [\n  1\n ]\n}\n'.encode()
+    with pytest.raises(InputError, match="half a character"):
+        write_json(path, "\ud800")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_json(path / "below_a_file.json", {})
+    assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
+    assert json.loads(path.read_text(encoding="utf-8")) == {"α": [1]}
