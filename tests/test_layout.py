@@ -49,12 +49,12 @@ def test_names_of_the_public_copies(folder):
 
 
 def test_dmis_tree_by_context(folder):
+    tails = {"Snippet-as-is": "", "Appended-Snippet": "-2sent", "Full-Abstract": ""}
     names = [
         f"BioASQ-7b/{part}/{kind}/BioASQ-{part}-factoid-7b{number}{tail}.json"
-        for kind, tail in (("Snippet-as-is", ""), ("Appended-Snippet", "-2sent"), ("Full-Abstract", ""))
-        for part, numbers in (("train", ("",)), ("test", ("-1", "-2")))
-        for number in numbers
-    ]  # fmt: skip
+        for kind, tail in tails.items()
+        for part, number in (("train", ""), ("test", "-1"), ("test", "-2"))
+    ]
     older = ["BioASQ-6b/train/Full-Abstract/BioASQ-train-factoid-6b.json", "6B1_golden.json"]
     root = folder(*names, *older, *golds()[:2])
     for context, kind in (
@@ -110,7 +110,12 @@ def test_pooled_files_are_one_batch(folder):
         (["training7b.json", "x.csv"], "found training7b.json, x.csv"),
         (["7B1_golden.json", "training6b.json"], "no training file of edition 7b"),
         (
-            ["training7b.json", "7B1_golden.json", "7B2_golden.json", "BioASQ-task7bPhaseB-testset1"],
+            [
+                "training7b.json",
+                "7B1_golden.json",
+                "7B2_golden.json",
+                "BioASQ-task7bPhaseB-testset1",
+            ],
             "only one of test input and golden file: 7B2",
         ),
         (

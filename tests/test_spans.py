@@ -28,10 +28,12 @@ def found(context, *synonyms):
         # overlaps: of two synonyms, of one with itself, and one inside another
         ("a b c", ["a b", "b c"], [(0, "a b"), (2, "b c")]),
         ("AA AA AA", ["aa aa"], [(0, "AA AA"), (3, "AA AA")]),
-        ("type 1 diabetes", ["diabetes", "type 1 diabetes"], [(0, "type 1 diabetes"), (7, "diabetes")]),
-        # blanks around a gold, repeated golds, empty ones, signs with a meaning in patterns
-        ("TNF", [" TNF ", "tnf", "TNF\n"], [(0, "TNF")]),
-        ("a b", ["", " ", "\t"], []),
+        ("type 1 AML", ["aml", "type 1 aml"], [(0, "type 1 AML"), (7, "AML")]),
+        # repeated synonyms, blank ones, blanks at the edges, signs with a meaning in patterns
+        ("TNF", ["TNF", "tnf", "TNF"], [(0, "TNF")]),
+        ("a  b", ["", " ", "\t"], []),
+        ("( TNF)", [" TNF"], [(1, " TNF")]),
+        ("TNF (TNF) of TNF x", ["TNF "], [(0, "TNF ")]),
         ("(a|b)* [c] 95 % $", ["(a|b)*", "[c]", "95 %", "$"],
          [(0, "(a|b)*"), (7, "[c]"), (11, "95 %"), (16, "$")]),
         ("", ["a"], []),
@@ -79,7 +81,7 @@ def test_same_spans_as_trying_every_substring(context, synonyms):
         for end in range(start + 1, len(context) + 1)
         if not word(start - 1)
         and not word(end)
-        and any(same(context[start:end], synonym.strip()) for synonym in synonyms)
+        and any(same(context[start:end], synonym) for synonym in synonyms if synonym.strip())
     ]
     assert find_spans(context, synonyms) == expected
 
@@ -87,7 +89,7 @@ def test_same_spans_as_trying_every_substring(context, synonyms):
 @given(st.text(max_size=30), st.text(max_size=5), st.text(max_size=30))
 def test_a_synonym_between_blanks_is_always_found(before, synonym, after):
     context = f"{before} {synonym} {after}"
-    texts = [span.text for span in find_spans(context, [synonym])]
+    texts = [span.text for span in find_spans(context, [synonym.strip()])]
     assert synonym.strip() in texts or not synonym.strip()
     possible, total = ceiling(
         [Question("q", "?", "factoid", exact_answer=((synonym,),))], {"q": [context]}
@@ -99,14 +101,18 @@ def test_ceiling_ignores_word_boundaries_and_counts_questions_without_context():
     def question(name, *golds):
         return Question(name, "?", "factoid", exact_answer=(golds,))
 
-    questions = [question("1", "AML", "x y z"), question("2", "AML"), question("3"), question("4", "a")]
+    questions = [
+        question("1", "AML", "x y z"),
+        question("2", "AML"),
+        question("3"),
+        question("4", "a"),
+    ]
     contexts = {"1": ["none", "preamls"], "2": ["am l"], "3": ["AML"]}
     assert ceiling(questions, contexts) == (1, 4)
 
 
 def test_causes_of_extra_spans():
     context = "NF1, type NF1-like; nf1 (NF1 gene) [NF1] NF1"
-    spans = find_spans(context, ["NF1", "NF1 gene"])
-    annotated = [span for span in spans if span.text == "NF1 gene"]
-    causes = [extra_cause(span, context, annotated, {"NF1", "NF1 gene"}) for span in spans]
-    assert [cause[:6] for cause in causes] == ["", "joined", "case d", "inside", "inside", "joined", ""]
+    causes = [extra_cause(span, context, {"NF1"}) for span in find_spans(context, ["NF1"])]
+    expected = ["", "joined", "case", "", "joined", ""]
+    assert [cause.partition(" ")[0] for cause in causes] == expected

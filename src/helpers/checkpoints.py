@@ -170,6 +170,11 @@ def _from_config(path: Path, dropout: float) -> EncoderConfig:
             )
         if raw.get("hidden_act", "gelu") != "gelu":
             raise InputError(f"{path}: hidden_act {raw['hidden_act']!r}; only the exact gelu is")
+        if raw["hidden_size"] % raw["num_attention_heads"]:
+            raise InputError(
+                f"{path}: {raw['num_attention_heads']} heads do not divide "
+                f"hidden_size {raw['hidden_size']}"
+            )
         return EncoderConfig(
             vocab_size=raw["vocab_size"],
             hidden=raw["hidden_size"],

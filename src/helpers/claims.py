@@ -21,9 +21,9 @@ TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
 UNPUBLISHED = "unpublished"
 
 _SWAPPED = (
-    "The labels of MRR and LAcc are exchanged: MRR can exceed LAcc on no data, since a question "
-    "adds at most 1 to the reciprocal ranks and exactly 1 to the lenient hits; NVIDIA's notebook "
-    "and the official evaluator print SAcc, LAcc, MRR in this order."
+    "The labels of MRR and LAcc are exchanged. MRR cannot exceed LAcc: a question with a right "
+    "answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks, any other "
+    "adds nothing. NVIDIA's notebook and the official evaluator print SAcc, LAcc, MRR in this order."
 )
 
 
@@ -167,7 +167,8 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
     figure is no share of n questions; a non-empty one proves nothing.
     """
     printed = Fraction(digits)
-    step = Fraction(1, 10 ** len(digits.partition(".")[2]))
+    # The official evaluator prints doubles in full, so the last digits are the double's rounding.
+    step = max(Fraction(1, 10 ** len(digits.partition(".")[2])), Fraction(unit, 2**53))
     shares = ((k, Fraction(k * unit, n)) for k in range(n + 1))
     return [k for k, share in shares if -step / 2 <= share - printed < step]
 

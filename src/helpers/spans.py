@@ -35,18 +35,20 @@ def fold(text: str) -> str:
 def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
     """Every occurrence of every synonym by the strict rule, sorted and unique.
 
-    Blanks around a synonym are ignored, an empty one finds nothing; overlapping occurrences of
-    different synonyms all count.
+    Synonyms are taken literally, blanks at their edges included (one answer of the public 7b
+    training file begins with a blank); those of blanks only find nothing. Overlapping occurrences
+    of different synonyms all count. For golds as files have them, see ``needles``.
     """
-    return [
-        Span(start, end, context[start:end])
-        for start, end in strict(fold(context), needles(synonyms))
-    ]
+    wanted = {fold(text) for text in set(synonyms) if text.strip()}
+    return [Span(start, end, context[start:end]) for start, end in strict(fold(context), wanted)]
 
 
-def needles(synonyms: Iterable[str]) -> set[str]:
-    """What to look for in a folded context: the distinct synonyms, folded, blanks cut off."""
-    return {fold(text.strip()) for text in set(synonyms)} - {""}
+def needles(golds: Iterable[str]) -> set[str]:
+    """What to look for in a folded context: distinct golds, folded, without blanks at the edges.
+
+    A gold such as "TNF " would otherwise be found before a bracket but not before a word.
+    """
+    return {fold(text.strip()) for text in set(golds)} - {""}
 
 
 def strict(folded: str, wanted: Iterable[str]) -> list[tuple[int, int]]:
@@ -87,18 +89,16 @@ def ceiling(
 _PUBLISHED_NEIGHBOURS = " ().,:;"
 
 
-def extra_cause(span: Span, context: str, annotated: Collection[Span], answers: set[str]) -> str:
+def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
     """Why the public 7b training file lacks a span that the strict rule finds in its context.
 
-    ``annotated`` are the file's spans there and ``answers`` all its answer texts for the question.
-    The file matches case and takes only blanks, brackets and sentence punctuation as boundaries
-    (observed: none of its 4,231 answers has another neighbour). "" when no cause fits.
+    ``answers`` are all its answer texts for the question. The file matches case and takes only
+    blanks, round brackets and sentence punctuation as boundaries (observed: none of its 4,231
+    answers has another neighbour). "" when neither explains it.
     """
     if span.text not in answers:
         return "case differs"
     around = context[span.start - 1 : span.start] + context[span.end : span.end + 1]
     if any(character not in _PUBLISHED_NEIGHBOURS for character in around):
         return "joined to its neighbour by a character such as - / + [ '"
-    if any(other.start <= span.start and span.end <= other.end for other in annotated):
-        return "inside a longer answer"
     return ""

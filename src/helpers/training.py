@@ -8,6 +8,8 @@ on in that plan at the step where the checkpoint was written. With dropout seede
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import logging
 import math
 import os
@@ -21,12 +23,15 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from helpers.bioasq import write_json
 from helpers.config import InputError, Settings
 from helpers.features import Batch, Windows, gather, training_batches
-from helpers.prediction import Reader
+from helpers.metrics import score_batch
+from helpers.prediction import Reader, pair_exact_match, rank_answers
 from helpers.squad import Example
 
 HISTORY = "history.csv"
+PLAN = "plan.json"
 _SAVES = 10  # resumable checkpoints in the course of a run
 
 
@@ -63,10 +68,60 @@ def fine_tune(
     if not resume and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    _same_run(folder / PLAN, reader.settings, windows)
     started = time.monotonic()
     steps, history = _fit(reader, windows, folder, resume, progress)
     reader.model.eval()
     return Trained(steps, len(windows), time.monotonic() - started, history)
+
+
+def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
+    """How well the reader answers held-out examples, for every choice one makes.
+
+    Returns fractions ``sacc``, ``lacc``, ``mrr`` over questions and ``pair_em`` over distinct
+    pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
+    examples that repeat a pair count once.
+    """
+    golds: dict[str, set[str]] = {}
+    pairs: dict[tuple[str, str], Example] = {}
+    for e in examples:
+        golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
+        pairs.setdefault((e.question_id, e.context), e)
+    distinct = list(pairs.values())
+    candidates = reader.predict(distinct, progress=progress)
+    ranked = rank_answers(distinct, candidates, merge=reader.settings.merge)
+    answers = {question: [text for text, _ in found] for question, found in ranked.items()}
+    score = score_batch("dev", golds, answers)
+    hits, count = pair_exact_match(distinct, candidates, {e.id: e.spans for e in distinct})
+    return {
+        "questions": score.n,
+        "pairs": count,
+        "sacc": score.sacc,
+        "lacc": score.lacc,
+        "mrr": score.mrr,
+        "pair_em": hits / count if count else 0.0,
+    }
+
+
+def _same_run(path: Path, settings: Settings, windows: Windows) -> None:
+    """Write down what this run learns from, or refuse to resume another one."""
+    names = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
+             "dropout")  # fmt: skip
+    plan = {name: getattr(settings, name) for name in names}
+    data = hashlib.sha256()
+    for array in (windows.ids, windows.bounds, windows.start, windows.end):
+        data.update(array.tobytes())
+    plan["data"] = data.hexdigest()
+    if path.exists():
+        old = json.loads(path.read_text(encoding="utf-8"))
+        other = [name for name in plan if plan[name] != old.get(name)]
+        if other:
+            raise InputError(
+                f"{path.parent}: cannot resume, {', '.join(other)} changed since; "
+                "restore it or train anew without --resume"
+            )
+    else:
+        write_json(path, plan)
 
 
 def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress: bool):

@@ -1,0 +1,46 @@
+"""Fine-tune a checkpoint on a SQuAD-format file: the model card's own usage example.
+
+    python data_scripts/fine_tune.py --checkpoint minilm --train train.json --dev dev.json \
+        --output model --set learning_rate=1e-4 --set epochs=3
+"""
+
+import argparse
+import sys
+
+from helpers.config import InputError, parse_override
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", required=True, help="a name in the registry, or a path")
+    parser.add_argument("--train", required=True, help="SQuAD file with answers")
+    parser.add_argument("--dev", help="SQuAD file held out; its scores are printed at the end")
+    parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
+    parser.add_argument("--profile", default="mini", help="where unset values come from")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", action="append", default=[], metavar="name=value")
+    parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
+    args = parser.parse_args(argv)
+    try:
+        from helpers.fine_tuning import fine_tune_files
+
+        fine_tune_files(
+            args.checkpoint,
+            args.train,
+            args.output,
+            dev=args.dev,
+            resume=args.resume,
+            profile=args.profile,
+            seed=args.seed,
+            **dict(parse_override(text) for text in args.set),
+        )
+    except InputError as error:
+        print(f"fine_tune.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

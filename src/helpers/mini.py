@@ -1,0 +1,286 @@
+"""BioASQ-mini: a small data set in the exact BioASQ format, made from a table of facts.
+
+Teaching data, written for this project. Its scores compare with nothing published.
+
+A question asks for a fact's object. Each of its snippets names the same two *distractors*,
+objects of other facts of the relation, so that voting over snippets does not give the answer away
+(facts.md §7). Everything is drawn from ``random.Random`` seeded with text, so the files are the
+same on every machine. The facts and the sentences are in ``mini_text``.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from .bioasq import Question, write_json
+from .mini_text import DATA, Deck, Entity, Item, Made, capital, draft, facts, patterns, sentence
+from .squad import find_spans
+
+BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
+TRAIN = 450  # factoid questions; facts left over serve as distractors
+OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
+ABSTRACTS = {"train": 12, "test": 10}
+ADDRESS = "https://example.org/bioasq-mini"
+STOP = set(
+    "a an and are as at be by does for from has in into is it of on or s that the this through to "
+    "what where which who with used".split()
+)
+
+
+def make(folder: str | Path = DATA) -> list[Path]:
+    """Write all files of BioASQ-mini into ``folder`` and return their paths."""
+    return [write_json(Path(folder) / name, data) for name, data in files().items()]
+
+
+def check(folder: str | Path = DATA) -> list[str]:
+    """Compare the files in ``folder`` with what ``make`` writes: one string a difference."""
+    differences = []
+    with tempfile.TemporaryDirectory() as fresh:
+        for path in make(fresh):
+            shipped = Path(folder) / path.name
+            if not shipped.is_file():
+                differences.append(f"{shipped.name}: missing")
+            elif shipped.read_bytes() != path.read_bytes():
+                differences.append(f"{shipped.name}: not what the facts and patterns make")
+    return differences
+
+
+def files() -> dict[str, object]:
+    """The content of every file by name, in the BioASQ JSON's own layout."""
+    train, batches = build()
+    content: dict[str, object] = {
+        "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
+    }
+    for number, batch in enumerate(batches, 1):
+        inputs = [_test_input(item) for item in batch]
+        content[f"BioASQ-mini-PhaseB-testset{number}.json"] = {"questions": inputs}
+        content[f"mini{number}_golden.json"] = {"questions": [_golden(item) for item in batch]}
+    items = [*train, *(item for batch in batches for item in batch)]
+    content["abstracts.json"] = {i.snippets[0].document: i.abstract for i in items if i.abstract}
+    return content
+
+
+def build() -> tuple[list[Item], list[list[Item]]]:
+    """All questions in the making: those for training, and the five test batches."""
+    drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
+    sides = {}
+    for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
+        asked, spare = _round_robin([i for i in drafts if i.fact.side == side], number)
+        others = spare[: OTHERS[side]]
+        for index, item in enumerate(others):
+            item.type = ("yesno", "list", "yesno", "summary")[index % 4]
+        sides[side] = (asked, others)
+    train, others = sides["train"]
+    for index, item in enumerate(train):
+        item.kind = "no-snippet" if index % 16 == 7 else "answerable"
+    train = _finish([*train, *others], "train")
+    batches = []
+    test, others = sides["test"]
+    for number in range(BATCHES):
+        batch = test[number::BATCHES]
+        Random(f"batch|{number}").shuffle(batch)
+        for index, item in enumerate(batch):
+            if index % 5 == 2:
+                item.kind = "no-snippet" if index % 10 == 2 else "wording"
+        batches.append([*batch, *others[number::BATCHES]])
+    _finish([item for batch in batches for item in batch], "test")
+    return train, [_shuffled(batch, f"order|{n}") for n, batch in enumerate(batches)]
+
+
+def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]]:
+    """The first of each relation, then the second of each, ...: ``number`` items, and the rest."""
+    seen: Counter = Counter()
+    ranked = []
+    for item in items:
+        ranked.append((seen[item.fact.relation], item.fact.relation, item))
+        seen[item.fact.relation] += 1
+    ranked.sort(key=lambda entry: entry[:2])
+    # Of one relation after the other, so that dealing into batches gives each its share.
+    asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
+    return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
+
+
+def _finish(items: list[Item], side: str) -> list[Item]:
+    deck = Deck(side)
+    for item in items:
+        _fill(item, deck)
+    able = [i for i in items if i.type == "factoid" and i.kind == "answerable"]
+    for item in able[:: len(able) // ABSTRACTS[side]][: ABSTRACTS[side]]:
+        _add_abstract(item)
+    return _shuffled(items, f"order|{side}")
+
+
+def _shuffled(items: list, seed: str) -> list:
+    return Random(seed).sample(items, len(items))
+
+
+# --- One question --------------------------------------------------------------------------------
+
+
+def _fill(item: Item, deck: Deck) -> None:
+    """Give a question its snippets, documents and gold."""
+    rng = Random(f"fill|{item.fact.id}")
+    number = 0 if item.kind == "no-snippet" else rng.choice((2, 2, 2, 3))
+    item.snippets = deck.answering(item, number, rng)
+    item.snippets += deck.neutral(item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng)
+    rng.shuffle(item.snippets)
+    if item.fact.side == "test":  # golden files hold more snippets than the test inputs
+        item.extra = deck.answering(item, 1 if item.kind == "wording" else rng.choice((1, 2)), rng)
+        item.extra += deck.neutral(item, rng.choice((1, 2)), rng)
+    if rng.random() < 0.06 and len(item.snippets) < 4:
+        first = item.snippets[0]
+        item.snippets.append(Made(first.text, first.pattern, first.answers))
+    number = 1
+    for index, made in enumerate([*item.snippets, *item.extra]):
+        number += index > 0 and rng.random() < 0.75  # otherwise from the same document
+        made.document = f"{ADDRESS}/{item.fact.relation}/{item.id[4:12]}-{number}"
+        made.begin = rng.randrange(0, 900)
+        made.section = "sections.0" if rng.random() < 0.05 else "abstract"
+    item.gold = _gold(item, rng) if item.type == "factoid" else _other_type(item, rng)
+
+
+def _gold(item: Item, rng: Random) -> list:
+    """The exact answer: nested, at times flat (training files only), at times with odd blanks."""
+    entities = [list(entity) for entity in item.fact.entities]
+    texts = [made.text.lower() for made in item.snippets]
+    if item.kind == "wording":  # right, but no snippet says it in these words
+        for clause in patterns()["relations"][item.fact.relation]["so"]:
+            text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
+            if not any(text.lower() in other for other in texts):
+                return [[capital(text) + "."]]
+    names = entities[0]
+    if len(names) > 1 and rng.random() < 0.05:
+        spaced = rng.randrange(len(names))
+        name = names[spaced]
+        names[spaced] = name.replace(" ", "  ", 1) if " " in name else name + " "
+    elif len(entities) == 1 and len(names) > 1 and rng.random() < 0.05:
+        return [names[:1], names[1:]]  # two inner lists, as some real questions have
+    if item.fact.side == "train" and len(entities) == 1 and rng.random() < 0.15:
+        return names
+    return entities
+
+
+def _other_type(item: Item, rng: Random) -> list | str:
+    """Turn the question into one that is no factoid, and return its exact answer."""
+    relation = patterns()["relations"][item.fact.relation]
+    if item.type == "list":
+        item.body = sentence(f"Which {relation['nouns']} belong to {{s1}}, {{s2}} and {{s3}}?", item, rng)
+        ...
+    return "yes"
+
+
+def _add_abstract(item: Item) -> None:
+    """Write the first snippet's document: 150 to 250 words, the snippets' offsets in it."""
+    rng = Random(f"abstract|{item.fact.id}")
+    address = item.snippets[0].document
+    own = [made for made in [*item.snippets, *item.extra] if made.document == address]
+    frame = patterns()["abstract"]
+    parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
+    for other in _related(item, rng):
+        if len(" ".join([*parts, frame["close"]]).split()) >= 160:
+            break
+        parts.append(sentence(rng.choice(("<so1>.", "<os1>.")), other, rng))
+    item.abstract = " ".join([*parts, frame["close"]])
+    for made in own:
+        made.begin, made.section = item.abstract.index(made.text), "abstract"
+
+
+def _related(item: Item, rng: Random) -> list[Item]:
+    """Questions of the same relation and side that have another answer, in random order."""
+    same = [f for f in facts() if (f.relation, f.side) == (item.fact.relation, item.fact.side)]
+    drafts = [draft(f) for f in rng.sample(same, len(same)) if f.entities != item.fact.entities]
+    return [d for d in drafts if d]
+
+
+def _question(item: Item, snippets: list[Made]) -> dict:
+    return {
+        "body": item.body,
+        "documents": list(dict.fromkeys(made.document for made in snippets)),
+        "id": item.id,
+        "type": item.type,
+        "snippets": [
+            {
+                "offsetInBeginSection": made.begin,
+                "offsetInEndSection": made.begin + len(made.text),
+                "text": made.text,
+                "beginSection": made.section,
+                "endSection": made.section,
+                "document": made.document,
+            }
+            for made in snippets
+        ],
+    }
+
+
+def _test_input(item: Item) -> dict:
+    return _question(item, item.snippets)
+
+
+def _golden(item: Item) -> dict:
+    rng = Random(f"ideal|{item.fact.id}")
+    question = _question(item, [*item.snippets, *item.extra])
+    question["ideal_answer"] = [sentence("<so1>.", item, rng)]
+    if item.type != "summary":
+        question["exact_answer"] = item.gold
+    return question
+
+
+# --- The lexical baseline ------------------------------------------------------------------------
+
+
+@cache
+def relations() -> dict[str, str]:
+    """Factoid question id -> relation, for every fact."""
+    return {fact.id: fact.relation for fact in facts()}
+
+
+@cache
+def known_objects(relation: str) -> tuple[Entity, ...]:
+    """Every object of a relation with its synonyms: the candidates of the answer's type."""
+    found = (e for f in facts() if f.relation == relation for e in f.entities)
+    return tuple(dict.fromkeys(found))
+
+
+def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
+    """Rank the candidates of the answer's type by nearness to the question's words.
+
+    Candidates are the objects of the question's relation that stand in its snippets. Nearness is
+    the number of words to the nearest content word of the question, averaged over the snippets
+    the candidate stands in. Returns id -> ranked names, [] for a question that is not ours.
+    """
+    answers = {}
+    for question in questions:
+        distances = defaultdict(list)
+        for snippet in question.snippets:
+            found = nearness(question, snippet.text)
+            for entity, (distance, name) in found.items():
+                distances[entity].append((distance, name))
+        ranked = sorted(
+            distances.values(), key=lambda d: (sum(n for n, _ in d) / len(d), min(d)[1])
+        )
+        answers[question.id] = [min(found)[1] for found in ranked]
+    return answers
+
+
+def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
+    """Each candidate in ``text`` -> its distance in words to the question's words, its name."""
+    words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
+    wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
+    found = {}
+    for entity in known_objects(relations().get(question.id, "")):
+        for span in find_spans(text, entity):
+            inside = [i for i, w in enumerate(words) if w[0] < span.end and w[1] > span.start]
+            near = [
+                min(abs(i - k) for k in inside)
+                for i, word in enumerate(words)
+                if word[2] in wanted and i not in inside
+            ]
+            best = (min(near, default=len(words)), span.text)
+            found[entity] = min(best, found.get(entity, best))
+    return found

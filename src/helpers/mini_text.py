@@ -1,0 +1,260 @@
+"""The facts behind BioASQ-mini and the sentences made from them (see ``mini``).
+
+Facts are split by object: two facts of a relation that share one never lie on both sides. A
+sentence states the asked fact beside two other facts of its relation and side, or mentions their
+objects without a statement, so every sentence is as true as the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from .config import InputError
+from .squad import find_spans
+
+DATA = Path(__file__).parent / "mini_data"
+TEST_SHARE = 0.3  # of a relation's facts go to the test side
+Entity = tuple[str, ...]  # an object's main name, then its synonyms
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One subject of a relation and its objects, on one side of the split."""
+
+    relation: str
+    subject: str
+    entities: tuple[Entity, ...]
+    side: str = ""
+
+    @property
+    def id(self) -> str:
+        """The question id: 24 hex digits, ``0000`` first, from a hash."""
+        return question_id("factoid", self.relation, self.subject)
+
+
+@dataclass
+class Made:
+    """A snippet in the making: its text, the pattern it came from, whether it holds the answer."""
+
+    text: str
+    pattern: str
+    answers: bool
+    document: str = ""
+    begin: int = 0
+    section: str = "abstract"
+
+
+@dataclass
+class Item:
+    """A question in the making. ``kind`` is answerable, no-snippet or wording (see README)."""
+
+    fact: Fact
+    others: list[tuple[Entity, list[Fact]]]
+    body: str
+    kind: str = "answerable"
+    type: str = "factoid"
+    snippets: list[Made] = field(default_factory=list)
+    extra: list[Made] = field(default_factory=list)  # in the golden file only
+    gold: list = field(default_factory=list)
+    abstract: str = ""
+
+    @property
+    def id(self) -> str:
+        return question_id(self.type, self.fact.relation, self.fact.subject)
+
+
+def question_id(kind: str, relation: str, subject: str) -> str:
+    """24 hex digits that begin with 0000, stable for a question's kind, relation and subject."""
+    return "0000" + hashlib.sha256(f"{kind}|{relation}|{subject}".encode()).hexdigest()[:20]
+
+
+@cache
+def patterns() -> dict:
+    """The sentence and question patterns: frames, neutral sentences, clauses per relation."""
+    return json.loads((DATA / "patterns.json").read_text(encoding="utf-8"))
+
+
+@cache
+def facts() -> tuple[Fact, ...]:
+    """All facts with their side. Facts that share an object never lie on both sides."""
+    rows = defaultdict(list)
+    for path in sorted(DATA.glob("facts_*.tsv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                names = [row["object"], *(row["synonyms"] or "").split("|")]
+                names = tuple(dict.fromkeys(n.strip() for n in names if n.strip()))
+                rows[row["relation"]].append((row["subject"].strip(), names))
+    if not rows:
+        raise InputError(f"{DATA}: no facts_*.tsv found; restore the repository's files")
+    return tuple(fact for relation in sorted(rows) for fact in _split(relation, rows[relation]))
+
+
+def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
+    entities = {}
+    for group in _joined([{n.lower() for n in names} for _, names in rows]):
+        merged = tuple(dict.fromkeys(name for i in group for name in rows[i][1]))
+        entities.update({i: merged for i in group})
+    subjects = defaultdict(dict)
+    for i, (subject, _) in enumerate(rows):
+        subjects[subject][entities[i]] = None
+    drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
+    # What has to stay together is moved together, in the order of a hash.
+    groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
+    groups.sort(key=lambda group: min(drafts[i].id for i in group))
+    # Three objects are needed on each side: the answer and two distractors.
+    room, test, objects = max(3, round(TEST_SHARE * len(drafts))), set(), set()
+    for group in groups:
+        if len(group) <= room - len(test) or (len(objects) < 3 and len(group) * 4 < len(drafts)):
+            test.update(group)
+            objects.update(e for i in group for e in drafts[i].entities)
+    return [
+        Fact(f.relation, f.subject, f.entities, "test" if i in test else "train")
+        for i, f in enumerate(drafts)
+    ]
+
+
+def _joined(keys: list[set]) -> list[list[int]]:
+    """Group the indices whose key sets are linked, directly or through others."""
+    groups: list[tuple[set, list[int]]] = []
+    for index, key in enumerate(keys):
+        linked = [group for group in groups if group[0] & key]
+        merged = (set(key).union(*(g[0] for g in linked)), sum((g[1] for g in linked), []))
+        groups = [g for g in groups if g not in linked] + [(merged[0], [*merged[1], index])]
+    return [members for _, members in groups]
+
+
+# --- Sentences -----------------------------------------------------------------------------------
+
+
+def _clash(one: list[str], two: list[str]) -> bool:
+    """Whether a name of one side stands as words in a name of the other."""
+    return any(find_spans(a, two) for a in one) or any(find_spans(b, one) for b in two)
+
+
+def draft(fact: Fact) -> Item | None:
+    """A question with its two distractors, or None where the fact cannot be asked cleanly."""
+    rng = Random(f"item|{fact.id}")
+    answer = [name for entity in fact.entities for name in entity]
+    if find_spans(fact.subject, answer):
+        return None
+    pool = defaultdict(list)
+    for other in facts():
+        if (other.relation, other.side) != (fact.relation, fact.side) or other == fact:
+            continue
+        names = [name for entity in other.entities for name in entity]
+        if not _clash([*answer, fact.subject], [*names, other.subject]):
+            for entity in other.entities:
+                pool[entity].append(other)
+    others: list[tuple[Entity, list[Fact]]] = []
+    for entity in rng.sample(sorted(pool), len(pool)):
+        if len(others) < 2 and not any(_clash(list(entity), list(e)) for e, _ in others):
+            others.append((entity, pool[entity]))
+    body = rng.choice(patterns()["relations"][fact.relation]["questions"])
+    return Item(fact, others, body.replace("{s}", fact.subject)) if len(others) == 2 else None
+
+
+def sentence(template: str, item: Item, rng: Random) -> str:
+    """Fill a frame: clauses first, then names; the forms of a name are drawn once a sentence."""
+    relation = patterns()["relations"][item.fact.relation]
+    words = {"s1": item.fact.subject, "o1": _form(rng.choice(item.fact.entities), rng)}
+    for number, (entity, sources) in enumerate(item.others, 2):
+        words[f"s{number}"] = rng.choice(sources).subject
+        words[f"o{number}"] = _form(entity, rng)
+    drawn = {k: rng.sample(relation[k], len(relation[k])) for k in ("so", "os", "short")}
+    # Every kind of order is as likely for the two distractors.
+    if rng.random() < 0.5:
+        swap = {"s2": "s3", "o2": "o3", "s3": "s2", "o3": "o2"}
+        words = {swap.get(slot, slot): word for slot, word in words.items()}
+
+    def clause(match: re.Match) -> str:
+        kind, numbers, aside = match.groups()
+        if kind == "list":
+            subjects, objects = (_listed(letter, numbers) for letter in "so")
+            return relation["list"].replace("{S}", subjects).replace("{O}", objects)
+        text = drawn[kind].pop() if kind in drawn else relation[kind]
+        text = text.replace("|", (aside or "|")[1:]).replace("{d}", "{o2} or {o3}")
+        return re.sub(r"\{([so])([:}])", rf"{{\g<1>{numbers}\2", text)
+
+    def word(match: re.Match) -> str:
+        slot, one, many = match.groups()
+        if one:
+            return many if _plural(words[slot]) else one
+        bare = slot[0] == "s" or match.string[: match.start()].endswith("(")
+        return words[slot] if bare else _article(words[slot], relation) + words[slot]
+
+    text = re.sub(r"<([a-z]+?)(\d+)(\|[^>]*)?>", clause, template)
+    text = text.replace("{nouns}", relation["nouns"])
+    parts = re.sub(r"\{([so]\d)(?::([^|}]*)\|([^}]*))?\}", word, text).split(" // ")
+    return " ".join(capital(part) for part in parts)
+
+
+def _form(entity: Entity, rng: Random) -> str:
+    name = entity[0] if rng.random() < 0.65 else rng.choice(entity)
+    short = [n for n in entity[1:] if len(n) <= 6 and n.upper() == n]
+    if name == entity[0] and short and "(" not in name and rng.random() < 0.15:
+        return f"{name} ({short[0]})"
+    return name
+
+
+def _listed(letter: str, numbers: str) -> str:
+    first, second, third = (f"{{{letter}{number}}}" for number in numbers)
+    return f"{first}, {second} and {third}"
+
+
+def _article(name: str, relation: dict) -> str:
+    needs = relation.get("articles")
+    return "the " if needs and re.search(needs, name) and not name.startswith("the ") else ""
+
+
+def _plural(name: str) -> bool:
+    last = name.split(" (")[0].split()[-1].lower()
+    return last.endswith("s") and not re.search(patterns()["singular"], last)
+
+
+def capital(sentence: str) -> str:
+    # "p53", "mTOR" and "α-galactosidase" keep their first letter.
+    first = re.match(r"[a-z]{2,}(?![A-Z0-9])", sentence)
+    return sentence[0].upper() + sentence[1:] if first or sentence[:2] == "a " else sentence
+
+
+class Deck:
+    """Frames dealt like cards, so that all of them are used about equally often."""
+
+    def __init__(self, side: str):
+        self.rng, self.cards = Random(f"deck|{side}"), []
+        self.frames = [f for f in patterns()["frames"] if side == "test" or not f["unseen"]]
+
+    def answering(self, item: Item, number: int, rng: Random) -> list[Made]:
+        """``number`` sentences with the answer, no two from one frame."""
+        relation = patterns()["relations"][item.fact.relation]
+        used = {made.pattern for made in item.snippets}
+        made = []
+        while len(made) < number:
+            for index, frame in enumerate(self.cards):
+                if frame["id"] not in used and all(k in relation for k in frame.get("needs", [])):
+                    break
+            else:
+                self.cards += self.rng.sample(self.frames, len(self.frames))
+                continue
+            del self.cards[index]
+            used.add(frame["id"])
+            made.append(Made(sentence(frame["text"], item, rng), frame["id"], True))
+        return made
+
+    def neutral(self, item: Item, number: int, rng: Random) -> list[Made]:
+        """``number`` sentences that name the subject and the distractors, not the answer."""
+        used = {made.pattern for made in item.snippets}
+        free = [n for n in range(len(patterns()["neutral"])) if f"neutral-{n}" not in used]
+        chosen = rng.sample(free, number)
+        return [
+            Made(sentence(patterns()["neutral"][n], item, rng), f"neutral-{n}", False)
+            for n in chosen
+        ]

@@ -1,0 +1,116 @@
+"""Checkpoints: what is written is read back to equal logits, by us and by transformers."""
+
+import json
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny import VOCAB, tiny_examples, tiny_folder, tiny_reader
+
+from helpers import checkpoints
+from helpers.config import InputError, Settings
+from helpers.features import gather
+from helpers.prediction import compute_logits
+
+
+def logits_of(reader):
+    return torch.from_numpy(compute_logits(reader.model, reader.windows(tiny_examples(9))))
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["bert", "megatron-bert"])
+def test_both_formats_return_the_same_logits(tmp_path, seed):
+    reader = tiny_reader(seed)
+    expected = logits_of(reader)
+    checkpoints.save_transformers(reader, tmp_path / "transformers")
+    checkpoints.save_nemo(reader, tmp_path / "model.nemo")
+    for path in ("transformers", "model.nemo"):
+        again = checkpoints.load(tmp_path / path, reader.settings)
+        assert not again.fresh_head
+        assert list(again.vocab) == VOCAB
+        torch.testing.assert_close(logits_of(again), expected, atol=0, rtol=0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.nemo", "transformers"]
+
+
+@pytest.mark.parametrize("seed", [0, 1], ids=["bert", "megatron-bert"])
+def test_transformers_loads_our_folder_to_equal_logits(tmp_path, seed):
+    folder = tiny_folder(tmp_path / "m", seed)
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+    ours = checkpoints.load(folder, tiny_reader(seed).settings)
+    windows = ours.windows(tiny_examples(1))
+    batch = gather(windows, [0])
+    with torch.inference_mode():
+        out = theirs(input_ids=batch.ids[None], token_type_ids=batch.token_types[None])
+        expected = torch.stack([out.start_logits[0], out.end_logits[0]], -1)
+        torch.testing.assert_close(ours.model(batch), expected, atol=1e-5, rtol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    text = tiny_examples(1)[0]
+    assert tokenizer(text.question, text.context)["input_ids"] == windows.ids.tolist()
+
+
+def test_an_encoder_without_a_head_gets_a_random_one_and_says_so(tmp_path):
+    folder = tiny_folder(tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    bare = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("qa_")}
+    bare["pooler.dense.weight"] = torch.zeros(32, 32)
+    save_file(bare, folder / "model.safetensors")
+    first, again = (checkpoints.load(folder, Settings(seed=4)) for _ in range(2))
+    other = checkpoints.load(folder, Settings(seed=5))
+    assert first.fresh_head
+    assert torch.equal(first.model.head.weight, again.model.head.weight)
+    assert not torch.equal(first.model.head.weight, other.model.head.weight)
+
+
+def break_config(**change):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+
+    return damage
+
+
+def break_weights(change):
+    def damage(folder):
+        state = load_file(folder / "model.safetensors")
+        change(state)
+        save_file(state, folder / "model.safetensors")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
+        (lambda f: (f / "config.json").write_text("{"), "not a model's config.json"),
+        (lambda f: (f / "config.json").write_text("[]"), "not a model's config.json"),
+        (lambda f: (f / "vocab.txt").unlink(), "vocab.txt: no such vocabulary"),
+        (lambda f: (f / "vocab.txt").open("a").write("more\n"), "the model embeds"),
+        (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"<html>"), "fetch them again"),
+        (break_config(model_type="gpt2"), "'gpt2' is not one of"),
+        (break_config(hidden_act="relu"), "relu"),
+        (break_config(intermediate_size=65), "has shape"),
+        (break_config(num_hidden_layers=3), r"lack 'encoder.layer.2"),
+        (break_config(num_hidden_layers=1), "unexpected weights"),
+        (break_config(num_attention_heads=5), "heads"),
+        (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unexpected weights extra"),
+    ],
+)
+def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message):
+    folder = tiny_folder(tmp_path / "m")
+    damage(folder)
+    with pytest.raises(InputError, match=message) as error:
+        checkpoints.load(folder, Settings())
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        checkpoints.load(tmp_path / "nothing", Settings())
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(InputError, match="neither a folder"):
+        checkpoints.load(tmp_path / "a.txt", Settings())
+    (tmp_path / "a.nemo").write_text("x")
+    with pytest.raises(InputError, match="not a readable .nemo"):
+        checkpoints.load(tmp_path / "a.nemo", Settings())

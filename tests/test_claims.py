@@ -1,0 +1,225 @@
+import json
+from fractions import Fraction
+
+import pytest
+
+from helpers import claims
+from helpers.claims import CLAIMS, counts_that_print_as, get, granularity, in_order, verdict
+
+SIZES = claims.TEST_7B
+
+
+def run(strict, lenient, **settings):
+    """A run's ``scores.json`` on the 7b batches: the hits go to the batches in turn."""
+    rows, model = [], "BioMegatron345mUncasedSQuADv1"
+    for name, n in SIZES.items():
+        row = {"batch": name, "n": n, "counted": n}
+        for field, left in (("hits_strict", strict), ("hits_lenient", lenient)):
+            row[field] = round(left * n / 162)
+        rows.append(row)
+    defaults = {"model": model, "context": "abstract", "train_pairs": 4231, "batches": rows}
+    return {**defaults, **settings}
+
+
+def test_every_row_of_the_facts_is_there():
+    percent = {
+        (c.key, *(f"{100 * c.value(m):.1f}" for m in ("SAcc", "LAcc", "MRR")))
+        for c in CLAIMS
+        if "SAcc" in c.corrected
+    }
+    assert percent == {
+        ("card", "48.0", "63.9", "53.9"),
+        ("card-biobert", "39.0", "59.9", "47.0"),
+        ("notebook", "48.0", "64.0", "54.0"),
+        ("notebook-biobert", "39.0", "60.0", "47.0"),
+        ("notebook-7b-4", "64.7", "82.4", "72.5"),
+        ("notebook-7b-4-biobert", "45.2", "67.7", "54.0"),
+        ("paper-biobert-base", "30.8", "64.1", "41.1"),
+        ("paper-biobert-large", "42.8", "62.8", "50.1"),
+        ("paper-345m", "46.2", "62.6", "52.5"),
+        ("paper-800m", "45.2", "58.6", "50.4"),
+        ("paper-1.2b", "47.4", "60.9", "52.4"),
+        ("paper-345m-no-squad", "33.1", "50.4", "39.8"),
+        ("paper-megatron", "38.5", "52.6", "43.7"),
+        ("dmis-bert", "24.7", "39.5", "30.9"),
+        ("dmis-biobert", "31.5", "45.7", "37.1"),
+        ("dmis-biobert-squad", "40.1", "59.3", "48.3"),
+    }
+    assert get("paper-squad").value("F1") == 0.904
+    assert get("paper-squad").value("SAcc") is None
+    assert len({c.key for c in CLAIMS}) == len(CLAIMS) == 17
+
+
+def test_rows_say_where_they_come_from():
+    for claim in CLAIMS:
+        assert claim.source and claim.system and claim.protocol.training, claim.key
+        assert sorted(claim.printed.values()) == sorted(claim.corrected.values()), claim.key
+        assert claim.reason or claim.printed == claim.corrected, claim.key
+        assert claim.value("ROUGE") is None
+    assert sum(SIZES.values()) == get("card").n == 162
+
+
+def test_only_the_cards_break_the_order_and_the_correction_mends_it():
+    broken = {c.key for c in CLAIMS if "MRR" in c.printed and not in_order(c.printed)}
+    assert broken == {"card", "card-biobert"} == {c.key for c in CLAIMS if c.printed != c.corrected}
+    assert all(in_order(c.corrected) for c in CLAIMS if "MRR" in c.corrected)
+    assert list(get("card").printed.items()) == [
+        ("SAcc", "48"),
+        ("MRR", "63.88"),
+        ("LAcc", "53.87"),
+    ]
+
+
+def test_the_notebook_is_the_card_rounded():
+    for card, notebook in (("card", "notebook"), ("card-biobert", "notebook-biobert")):
+        for measure in claims.MEASURES:
+            assert round(get(card).value(measure), 2) == get(notebook).value(measure)
+
+
+def test_unknown_key():
+    with pytest.raises(KeyError, match="card-biobert"):
+        get("BioMegatron")
+
+
+@pytest.mark.parametrize(
+    ("digits", "n", "unit", "counts"),
+    [
+        ("63.88", 162, 100, []),
+        ("59.86", 162, 100, []),
+        ("48", 162, 100, [77, 78, 79]),  # without decimals it could be: 48.15 prints as 48
+        ("48.00", 162, 100, []),
+        ("31.48", 162, 100, [51]),
+        ("0.6470588235", 34, 1, [22]),
+        ("0.8235294118", 34, 1, [28]),
+        ("0.45161290322580644", 34, 1, []),
+        ("0.45161290322580644", 31, 1, [14]),
+        ("0.6774193548387096", 31, 1, [21]),  # cut off, not rounded: 0.67741935483870967...
+        ("66.66", 3, 100, [2]),
+        ("66.67", 3, 100, [2]),
+        ("66.65", 3, 100, []),
+        ("66.68", 3, 100, []),
+        ("50", 100, 100, [50]),  # 51 does not become 50, cut off or not
+        ("100", 5, 100, [5]),
+        ("0", 5, 100, [0]),
+    ],
+)
+def test_counts_that_print_as(digits, n, unit, counts):
+    assert counts_that_print_as(digits, n, unit) == counts
+
+
+def test_granularity_of_the_published_rows():
+    rows = {(r["claim"], r["measure"], r["n"]): r for r in granularity()}
+    assert not rows["card", "LAcc", 162]["possible"]
+    assert rows["card", "LAcc", 162]["exact"] == pytest.approx(103.4856)
+    assert rows["card", "SAcc", 162]["exact"] == pytest.approx(77.76)
+    possible = {key: row["possible"] for key, row in rows.items()}
+    pooled = [
+        c.key
+        for c in CLAIMS
+        if possible.get((c.key, "SAcc", 162)) and possible.get((c.key, "LAcc", 162))
+    ]
+    assert pooled == [
+        "notebook", "notebook-biobert",  # two digits rule nothing out
+        "paper-biobert-base", "dmis-bert", "dmis-biobert", "dmis-biobert-squad",
+    ]  # fmt: skip
+    for measure, k in (("SAcc", 22), ("LAcc", 28)):
+        assert rows["notebook-7b-4", measure, 34]["counts"] == [k]
+    assert all(Fraction(k, r["n"]) <= 1 for r in rows.values() for k in r["counts"])
+
+
+def test_comparable_run_inside_the_interval_is_reproduced():
+    result = verdict(get("card"), run(78, 103))
+    assert result.outcome == "reproduced"
+    assert "SAcc 48.00 against" in result.sentence
+    assert "LAcc 63.88 against" in result.sentence
+    assert "MRR" not in result.sentence  # the counts do not give its interval
+
+
+def test_comparable_run_outside_is_not_reproduced():
+    result = verdict(get("card"), run(50, 103))
+    assert result.outcome == "not reproduced"
+    assert "SAcc 48.00 against" in result.sentence
+    assert "LAcc" not in result.sentence
+
+
+def test_given_intervals_are_used():
+    wide = {"SAcc": (0.4, 0.5), "LAcc": (0.6, 0.7), "MRR": (0.5, 0.6)}
+    assert verdict(get("card"), run(0, 0), wide).outcome == "reproduced"
+    result = verdict(get("card"), run(78, 103), {**wide, "MRR": (0.55, 0.6)})
+    assert result.outcome == "not reproduced"
+    assert result.sentence == "Outside the run's 95% interval: MRR 53.87 against 55.00 to 60.00."
+    # .48 is printed with two digits: anything from .475 to .485 may be behind it
+    close = {**wide, "SAcc": (0.484, 0.5)}
+    assert verdict(get("notebook"), run(0, 0), close).outcome == "reproduced"
+    assert verdict(get("card"), run(0, 0), {**wide, "SAcc": (0.486, 0.5)}).outcome != "reproduced"
+
+
+def test_one_batch_can_be_read_off_a_run_on_all():
+    scores = run(78, 103)
+    scores["batches"][3].update(hits_strict=22, hits_lenient=28)
+    assert verdict(get("notebook-7b-4"), scores).outcome == "reproduced"
+    scores["batches"][3].update(hits_strict=10, hits_lenient=28)
+    assert verdict(get("notebook-7b-4"), scores).outcome == "not reproduced"
+    scores["batches"] = scores["batches"][3:4]
+    assert verdict(get("notebook-7b-4"), scores).outcome == "not reproduced"
+    assert verdict(get("card"), scores).outcome == "not comparable"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"context": "snippet"}, "other context (the run's is snippet, the claim's abstract)"),
+        ({"context": ""}, "other context (the run's is not named"),
+        ({"model": "minilm"}, "other model (the run's is minilm, the claim's BioMegatron 345M"),
+        ({"model": None}, "other model"),
+        ({"enriched": True}, "golden files, which hold extra snippets"),
+        ({"train_pairs": 0}, "skips the BioASQ step"),
+        ({"batches": [{"batch": "mini1", "n": 32}]}, "other data (the run has mini1, 32 questions"),
+        ({"batches": run(0, 0)["batches"][:4]}, "other data"),
+        ({"batches": [{"batch": b, "n": n + 1} for b, n in SIZES.items()]}, "other data"),
+        ({"batches": [*run(0, 0)["batches"], {"batch": "7B6", "n": 9}]}, "other data"),
+        (
+            {"batches": [{"batch": b, "n": n, "counted": n - 1} for b, n in SIZES.items()]},
+            "other protocol (the run drops missing questions",
+        ),
+    ],
+)
+def test_not_comparable(change, why):
+    result = verdict(get("card"), run(78, 103, **change))
+    assert result.outcome == "not comparable"
+    assert why in result.sentence
+
+
+def test_mini_compares_with_nothing_and_says_everything_that_differs():
+    rows = [{"batch": f"mini{n}", "n": 32, "counted": 32} for n in range(1, 6)]
+    mini = {"profile": "mini", "model": "minilm", "context": "snippet", "batches": rows}
+    for claim in CLAIMS:
+        assert verdict(claim, mini).outcome == "not comparable", claim.key
+    sentence = verdict(get("card"), mini).sentence
+    assert all(part in sentence for part in ("other data", "other model", "other context"))
+    assert "\n" not in sentence
+
+
+def test_rows_without_context_or_known_questions_compare_with_nothing():
+    for claim in CLAIMS:
+        if claim.key.startswith("paper") or claim.unusable:
+            assert verdict(claim, run(78, 103)).outcome == "not comparable", claim.key
+    assert "unknown" in verdict(get("notebook-7b-4-biobert"), run(78, 103)).sentence
+    assert "which context" in verdict(get("paper-345m"), run(78, 103)).sentence
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "biomegatron",
+        "models/BioMegatron345mUncasedSQuADv1/",
+        "C:\\models\\BioMegatron345m-uncased-SQuADv1.nemo",
+    ],
+)
+def test_names_of_the_same_model(model):
+    assert verdict(get("card"), run(78, 103, model=model)).outcome == "reproduced"
+
+
+def test_survives_json():
+    scores = json.loads(json.dumps(run(78, 103)))
+    assert verdict(get("card"), scores) == verdict(get("card"), run(78, 103))

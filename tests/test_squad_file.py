@@ -1,0 +1,137 @@
+"""SQuAD files in and out."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers.config import InputError
+from helpers.spans import Span, find_spans
+from helpers.squad_file import (
+    Drop,
+    Example,
+    by_occurrence,
+    read_squad,
+    write_drops,
+    write_ids,
+    write_squad,
+)
+
+ID = "0000000000000000000000a1"
+
+
+def example(row, context, *synonyms, question_id=ID):
+    spans = tuple(find_spans(context, synonyms))
+    return Example(f"{question_id}_{row:03d}", question_id, "Which?", context, spans)
+
+
+def rows_of(path):
+    data = json.loads(path.read_text(encoding="utf-8"))["data"]
+    return [row for article in data for part in article["paragraphs"] for row in part["qas"]]
+
+
+def squad(*rows, context="α p53 b", **more):
+    return {"data": [{"paragraphs": [{"context": context, "qas": list(rows)}], **more}]}
+
+
+def row(name, *answers, **more):
+    listed = [{"text": text, "answer_start": start} for start, text in answers]
+    return {"id": name, "question": "Which?", "answers": listed, **more}
+
+
+def test_rows_by_pair_and_by_occurrence(tmp_path):
+    examples = [example(2, "p53 p53 α", "p53"), example(5, "none"), example(6, "a P53", "p53")]
+    pairs = rows_of(write_squad(tmp_path / "pair.json", examples))
+    assert [(row["id"][-4:], len(row["answers"])) for row in pairs] == [
+        ("_002", 2), ("_005", 0), ("_006", 1),
+    ]  # fmt: skip
+    assert "is_impossible" not in pairs[0]
+    path = write_squad(tmp_path / "rows.json", examples, rows="occurrence", version="2.0")
+    assert [(row["id"][-4:], row["answers"], row["is_impossible"]) for row in rows_of(path)] == [
+        ("_001", [{"text": "p53", "answer_start": 0}], False),
+        ("_002", [{"text": "p53", "answer_start": 4}], False),
+        ("_003", [], True),
+        ("_004", [{"text": "P53", "answer_start": 2}], False),
+    ]
+    assert read_squad(path) == [
+        Example(f"{ID}_00{n}", ID, "Which?", context, spans, -1, "BioASQ")
+        for n, (context, spans) in enumerate(
+            [
+                ("p53 p53 α", (Span(0, 3, "p53"),)),
+                ("p53 p53 α", (Span(4, 7, "p53"),)),
+                ("none", ()),
+                ("a P53", (Span(2, 5, "P53"),)),
+            ],
+            1,
+        )
+    ]
+
+
+def test_more_than_999_rows_stay_unique(tmp_path):
+    rows = by_occurrence([example(1, "a " * 1001, "a")])
+    assert [rows[0].id[-5:], rows[-1].id[-5:]] == ["1_001", "_1001"]
+    assert read_squad(write_squad(tmp_path / "many.json", rows))[-1].question_id == ID
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contexts=st.lists(st.text('ab (αİ\n\\"', min_size=1).filter(str.strip), min_size=1))
+def test_writing_and_reading_gives_the_same_examples(tmp_path, contexts):
+    examples = [example(n, context, "a", "b (") for n, context in enumerate(contexts)]
+    read = read_squad(write_squad(tmp_path / "f.json", examples))
+    assert [(e.id, e.question_id, e.context, e.spans) for e in read] == [
+        (e.id, e.question_id, e.context, e.spans) for e in examples
+    ]
+
+
+def test_reads_the_shapes_in_use(save):
+    bare = {"id": f"{ID}_001", "question": "Which?"}
+    v1 = row("57", (2, "p53"), (0, "α"), (2, "p53"))
+    v2 = row("58_01", is_impossible=True, plausible_answers=[{"text": "b", "answer_start": 6}])
+    null = {**bare, "id": "x_y_0123", "answers": None}
+    read = read_squad(save("f.json", squad(bare, v1, v2, null, title="T")))
+    assert [e.question_id for e in read] == [ID, "57", "58_01", "x_y"]
+    assert [[span.text for span in e.spans] for e in read] == [[], ["α", "p53"], [], []]
+    assert read[0].document == "T" and read[0].context == "α p53 b"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"questions": []}, "not a SQuAD file"),
+        ([], "not a SQuAD file"),
+        ({"data": []}, "has no questions"),
+        ({"data": [{}]}, "not in SQuAD format ('paragraphs')"),
+        ({"data": ["x"]}, "not in SQuAD format"),
+        (squad(row("q1"), {"id": "q2"}), "not in SQuAD format after question 'q1' ('question')"),
+        (squad(row("q1"), 7), "not in SQuAD format after question 'q1'"),
+        (squad({"id": "q1", "question": "?", "answers": ["p53"]}), "not in SQuAD format"),
+        (squad(row("q1", ("2", "p53"))), "not in SQuAD format"),
+        (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
+        (squad(row("q1", (1, "p53"))), "'q1': answer 'p53' is not at character 1"),
+        (squad(row("q1", (2, "P53"))), "'q1': answer 'P53'"),
+        (squad(row("q1", (-1, "b"))), "'q1': answer 'b' is not at character -1"),
+        (squad(row("q1", (0, ""))), "'q1': answer ''"),
+        (squad(row("q1"), context=" "), "'q1': field 'context'"),
+        (squad(row(7)), "7: field 'id'"),
+        (squad({**row("q1"), "question": ""}), "'q1': field 'question'"),
+    ],
+)
+def test_bad_squad_files(save, data, words):
+    with pytest.raises(InputError) as caught:
+        read_squad(save("bad.json", data))
+    assert words in str(caught.value) and "bad.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_id_map_and_drop_report_are_json_lines(tmp_path):
+    one = Example("q_001", "q", "Which?", "α p53", (Span(2, 5, "p53"),), 0, "https://example.org/d")
+    lines = write_ids(tmp_path / "ids.jsonl", [one, one]).read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[1]) == {
+        "id": "q_001", "question_id": "q", "snippet": 0,
+        "document": "https://example.org/d", "spans": [[2, 5]],
+    }  # fmt: skip
+    path = write_drops(tmp_path / "drops.jsonl", [Drop("q", "Which α?", "no snippets")])
+    assert path.read_text(encoding="utf-8") == (
+        '{"question_id": "q", "question": "Which α?", "reason": "no snippets", "detail": ""}\n'
+    )
