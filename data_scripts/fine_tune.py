@@ -24,7 +24,8 @@ def main(argv=None) -> int:
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     args = parser.parse_args(argv)
     try:
-        from helpers.fine_tuning import fine_tune_files
+        overrides = dict(parse_override(text) for text in args.set)
+        from helpers.pipeline import fine_tune_files
 
         fine_tune_files(
             args.checkpoint,
@@ -34,7 +35,7 @@ def main(argv=None) -> int:
             resume=args.resume,
             profile=args.profile,
             seed=args.seed,
-            **dict(parse_override(text) for text in args.set),
+            **overrides,
         )
     except InputError as error:
         print(f"fine_tune.py: {error}", file=sys.stderr)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import metrics
-from helpers.bioasq import read_questions, write_answers
+from helpers.bioasq import find_files, read_questions, write_answers
 from helpers.evaluation import evaluate_files
 
 ROOT = Path(__file__).parents[1]
@@ -257,12 +256,13 @@ def test_as_a_command(files):
     assert "Traceback" not in bad.stderr
 
 
-REAL = ROOT.parent / "shared" / "data" / "bioasq7b"
+FOLDER = os.environ.get("BIOASQ_DIR", "")
+SQUAD_FILE = os.environ.get("SQUAD_FILE", "")
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real BioASQ files beside the project")
+@pytest.mark.skipif(not FOLDER, reason="BIOASQ_DIR is not set: no real BioASQ 7b files")
 def test_real_golden_batches(tmp_path):
-    golds = [REAL / f"7B{n}_golden.json" for n in range(1, 6)]
+    golds = find_files(FOLDER).golds
     answers, expected = [], 0
     for gold in golds:
         questions = read_questions(gold, answers="required")
@@ -279,9 +279,9 @@ def test_real_golden_batches(tmp_path):
     assert scores["weighted"]["mrr"] == pytest.approx((expected + (162 - expected) / 2) / 162)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real SQuAD file beside the project")
+@pytest.mark.skipif(not SQUAD_FILE, reason="SQUAD_FILE is not set: no real SQuAD v1.1 file")
 def test_real_squad_golds_answer_themselves(tmp_path, save):
-    path = REAL.parent / "squad" / "xquad.en.json"
+    path = Path(SQUAD_FILE)
     rows = [
         row
         for article in json.loads(path.read_text(encoding="utf-8"))["data"]
@@ -290,5 +290,4 @@ def test_real_squad_golds_answer_themselves(tmp_path, save):
     ]
     given = {row["id"]: f"The {row['answers'][0]['text']}." for row in rows[100:]}
     result = evaluate_files([path], [save("p.json", given)]).scores["weighted"]
-    assert (result["n"], result["hits_exact"], result["em"]) == (1190, 1090, 1090 / 1190)
-    assert metrics.normalize_answer("The A.") == ""
+    assert (result["n"], result["hits_exact"]) == (len(rows), len(rows) - 100)

@@ -23,7 +23,7 @@ UNPUBLISHED = "unpublished"
 _SWAPPED = (
     "The labels of MRR and LAcc are exchanged. MRR cannot exceed LAcc: a question with a right "
     "answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks, any other "
-    "adds nothing. NVIDIA's notebook and the official evaluator print SAcc, LAcc, MRR in this order."
+    "adds nothing. NVIDIA's notebook and the evaluator itself print SAcc, LAcc, MRR in this order."
 )
 
 

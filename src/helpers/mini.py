@@ -169,10 +169,17 @@ def _gold(item: Item, rng: Random) -> list:
 def _other_type(item: Item, rng: Random) -> list | str:
     """Turn the question into one that is no factoid, and return its exact answer."""
     relation = patterns()["relations"][item.fact.relation]
+    if item.type == "summary":
+        item.body = f"What should be remembered about {item.fact.subject}?"
+        return []
     if item.type == "list":
-        item.body = sentence(f"Which {relation['nouns']} belong to {{s1}}, {{s2}} and {{s3}}?", item, rng)
-        ...
-    return "yes"
+        item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
+        return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
+    # "no" needs a relation in which a subject has one object only.
+    wrong = "deny" in relation and rng.random() < 0.5
+    asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
+    item.body = sentence(asked, item, rng)
+    return "no" if wrong else "yes"
 
 
 def _add_abstract(item: Item) -> None:

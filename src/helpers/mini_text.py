@@ -12,13 +12,13 @@ import hashlib
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
 
 from .config import InputError
-from .squad import find_spans
 
 DATA = Path(__file__).parent / "mini_data"
 TEST_SHARE = 0.3  # of a relation's facts go to the test side
@@ -134,16 +134,22 @@ def _joined(keys: list[set]) -> list[list[int]]:
 # --- Sentences -----------------------------------------------------------------------------------
 
 
-def _clash(one: list[str], two: list[str]) -> bool:
+@cache
+def _words(name: str) -> str:
+    return " " + " ".join(re.findall(r"\w+", name.lower())) + " "
+
+
+def _clash(one: Iterable[str], two: Iterable[str]) -> bool:
     """Whether a name of one side stands as words in a name of the other."""
-    return any(find_spans(a, two) for a in one) or any(find_spans(b, one) for b in two)
+    pairs = [(_words(a), _words(b)) for a in one for b in two]
+    return any(a in b or b in a for a, b in pairs)
 
 
 def draft(fact: Fact) -> Item | None:
     """A question with its two distractors, or None where the fact cannot be asked cleanly."""
     rng = Random(f"item|{fact.id}")
     answer = [name for entity in fact.entities for name in entity]
-    if find_spans(fact.subject, answer):
+    if any(_words(name) in _words(fact.subject) for name in answer):
         return None
     pool = defaultdict(list)
     for other in facts():
@@ -155,7 +161,7 @@ def draft(fact: Fact) -> Item | None:
                 pool[entity].append(other)
     others: list[tuple[Entity, list[Fact]]] = []
     for entity in rng.sample(sorted(pool), len(pool)):
-        if len(others) < 2 and not any(_clash(list(entity), list(e)) for e, _ in others):
+        if len(others) < 2 and not any(_clash(entity, e) for e, _ in others):
             others.append((entity, pool[entity]))
     body = rng.choice(patterns()["relations"][fact.relation]["questions"])
     return Item(fact, others, body.replace("{s}", fact.subject)) if len(others) == 2 else None
@@ -192,6 +198,8 @@ def sentence(template: str, item: Item, rng: Random) -> str:
 
     text = re.sub(r"<([a-z]+?)(\d+)(\|[^>]*)?>", clause, template)
     text = text.replace("{nouns}", relation["nouns"])
+    if rng.random() < 0.2 and text.endswith("."):
+        text = f"{rng.choice(patterns()['leads'])} // {text}"
     parts = re.sub(r"\{([so]\d)(?::([^|}]*)\|([^}]*))?\}", word, text).split(" // ")
     return " ".join(capital(part) for part in parts)
 

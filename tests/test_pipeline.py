@@ -1,0 +1,115 @@
+"""From file to file: fine-tune, predict and evaluate through the command lines."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from tiny import tiny_examples, tiny_folder
+
+from helpers import bioasq, pipeline, squad
+
+SCRIPTS = Path(__file__).parents[1] / "data_scripts"
+
+
+def script(name):
+    return runpy.run_path(str(SCRIPTS / name))["main"]
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A folder with a tiny checkpoint, a train file, and a BioASQ test input with its golden."""
+    folder = tmp_path_factory.mktemp("task")
+    tiny_folder(folder / "base")
+    squad.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
+    questions = {}
+    for e in tiny_examples(12, seed=9):
+        item = questions.setdefault(
+            e.question_id, {"id": e.question_id, "type": "factoid", "body": e.question,
+                            "snippets": [], "exact_answer": []})  # fmt: skip
+        item["snippets"].append({"text": e.context})
+        item["exact_answer"].append([e.spans[0].text])
+    bioasq.write_json(folder / "golden.json", {"questions": list(questions.values())})
+    for item in questions.values():
+        del item["exact_answer"]
+    bioasq.write_json(folder / "test.json", {"questions": list(questions.values())})
+    return folder
+
+
+SETTINGS = ["max_length=48", "batch_size=4", "learning_rate=5e-3", "wandb_mode=disabled"]
+SETS = [part for s in SETTINGS for part in ("--set", s)]
+
+
+def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
+    args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--dev",
+            str(task / "train.json"), "--output", str(tmp_path / "m"), *SETS]  # fmt: skip
+    assert script("fine_tune.py")([*args, "--set", "epochs=12"]) == 0
+    assert "dev: questions 30, pairs 90, sacc" in capsys.readouterr().out
+    answers = {}
+    for checkpoint in ("model.nemo", "transformers"):
+        out = tmp_path / f"{checkpoint}.json"
+        args = ["--checkpoint", str(tmp_path / "m" / checkpoint), "--input",
+                str(task / "test.json"), "--output", str(out), "--set", "max_length=48",
+                "--nbest", str(tmp_path / "nbest.jsonl")]  # fmt: skip
+        assert script("predict.py")(args) == 0
+        answers[checkpoint] = json.loads(out.read_text())
+    assert answers["model.nemo"] == answers["transformers"]
+    assert len((tmp_path / "nbest.jsonl").read_text().splitlines()) == 12
+    args = ["--gold", str(task / "golden.json"), "--answers", str(tmp_path / "model.nemo.json")]
+    assert script("evaluate.py")([*args, "--json", str(tmp_path / "s.json")]) == 0
+    pooled = json.loads((tmp_path / "s.json").read_text())["pooled"]
+    assert pooled["n"] == 4
+    assert pooled["lacc"] >= 0.75
+
+
+def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
+    rows = [squad.Example(f"q{i}", f"q{i}", e.question, e.context, e.spans, 0, "")
+            for i, e in enumerate(tiny_examples(3))]  # fmt: skip
+    squad.write_squad(tmp_path / "rows.json", rows)
+    out = pipeline.predict_files(
+        task / "base", tmp_path / "rows.json", tmp_path / "out.json", max_length=48
+    )
+    answers = json.loads(out.read_text())
+    assert sorted(answers) == ["q0", "q1", "q2"]
+    assert all(answers[e.id] in e.context for e in rows)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--train", "{task}/test.json"], "test.json"),
+        (["--train", "{task}/none.json"], "none.json"),
+        (["--train", "{task}/train.json", "--dev", "{task}/golden.json"], "golden.json"),
+        (["--train", "{task}/train.json", "--set", "epoch=3"], "epoch"),
+        (["--train", "{task}/train.json", "--set", "epochs=three"], "'three' is not a int"),
+        (["--train", "{task}/train.json", "--set", "epochs=0"], "below 1"),
+        (["--train", "{task}/train.json", "--checkpoint", "nosuch"], "nosuch"),
+        (["--train", "{task}/train.json", "--profile", "maxi"], "'maxi' is unknown"),
+    ],
+)
+def test_bad_input_to_fine_tune_is_one_line_and_leaves_nothing(
+    task, tmp_path, capsys, args, message
+):
+    args = [a.format(task=task) for a in args]
+    full = ["--checkpoint", str(task / "base"), "--output", str(tmp_path / "m"), *args]
+    assert script("fine_tune.py")(full) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "m").exists()
+
+
+def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, capsys):
+    out = tmp_path / "answers.json"
+    base = ["--checkpoint", str(task / "base"), "--output", str(out)]
+    (tmp_path / "latin.json").write_bytes('{"questions": "é"}'.encode("latin-1"))
+    for extra, message in [
+        (["--input", str(tmp_path / "none.json")], "none.json"),
+        (["--input", str(tmp_path / "latin.json")], "UTF-8"),
+        (["--input", str(task / "test.json"), "--context", "abstract"], "abstracts"),
+    ]:
+        assert script("predict.py")([*base, *extra]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert message in error
+    assert not out.exists()
