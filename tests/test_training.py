@@ -49,10 +49,10 @@ def test_it_learns_and_writes_its_history(tmp_path):
     assert done.steps == 12 * 23 == len(done.history)
     assert done.windows == 90
     lines = (tmp_path / "t" / training.HISTORY).read_text().splitlines()
-    assert lines[0] == "step,loss,learning_rate"
+    assert lines[0] == "step,loss,learning_rate,seconds"
     assert [int(line.split(",")[0]) for line in lines[1:]] == list(range(1, 277))
     # linear warm-up over a tenth of the steps, then linearly to 0
-    rates = [rate for _, _, rate in done.history]
+    rates = [row[2] for row in done.history]
     assert max(rates) == pytest.approx(5e-3, rel=0.05)
     assert rates.index(max(rates)) == pytest.approx(27, abs=2)
     assert rates[-1] == pytest.approx(0, abs=5e-5)
@@ -87,11 +87,12 @@ def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run
     undisturbed = tiny_reader(1, dropout=0.1)
     whole = training.fine_tune(undisturbed, tiny_examples(60), tmp_path / "whole", progress=False)
     assert same(weights(resumed), weights(undisturbed))
-    assert done.history == whole.history
+    assert [row[:3] for row in done.history] == [row[:3] for row in whole.history]
     # a finished run that is resumed has nothing to do and keeps its weights
     again = tiny_reader(1, dropout=0.1)
-    training.fine_tune(again, tiny_examples(60), folder, resume=True, progress=False)
+    twice = training.fine_tune(again, tiny_examples(60), folder, resume=None, progress=False)
     assert same(weights(again), weights(undisturbed))
+    assert twice.seconds == done.seconds
 
 
 def test_the_loss_leaves_padding_out(tmp_path):
@@ -125,3 +126,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         training.fine_tune(
             tiny_reader(learning_rate=1e-4), tiny_examples(8), tmp_path / "t", resume=True
         )
+    # left to decide, it starts anew
+    reader = tiny_reader(learning_rate=1e-4)
+    done = training.fine_tune(reader, tiny_examples(8), tmp_path / "t", resume=None, progress=False)
+    assert done.history[0][2] <= 1e-4

@@ -48,9 +48,7 @@ def tiny_examples(count: int, seed: int = 0) -> list[Example]:
         question = f"{n // 3:024x}"
         span = Span(start, start + len(answer), answer)
         examples.append(
-            Example(
-                f"{question}_{n % 3 + 1:03d}", question, "which gene ?", context, (span,), 0, ""
-            )
+            Example(f"{question}_{n % 3 + 1:03d}", question, "which gene ?", context, (span,))
         )
     return examples
 

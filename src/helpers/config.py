@@ -61,8 +61,14 @@ class Settings:
 
     @property
     def run_dir(self) -> Path:
-        """Folder that holds everything this run writes."""
-        return Path(self.runs_dir) / self.run
+        """Folder that holds everything this run writes.
+
+        JupyterLab starts a notebook in its own folder, papermill where it was called; both mean
+        the project's folder.
+        """
+        here = Path.cwd()
+        root = here.parent if here.name == "notebooks" else here
+        return root / self.runs_dir / self.run
 
 
 # Values chosen on the dev split, never on a test batch; README says how.

@@ -189,7 +189,7 @@ def _add_abstract(item: Item) -> None:
     own = [made for made in [*item.snippets, *item.extra] if made.document == address]
     frame = patterns()["abstract"]
     parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
-    for other in _related(item, rng):
+    for other in _related(item, rng) * 2:  # twice, in other words, where the relation is small
         if len(" ".join([*parts, frame["close"]]).split()) >= 160:
             break
         parts.append(sentence(rng.choice(("<so1>.", "<os1>.")), other, rng))

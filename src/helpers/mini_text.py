@@ -106,15 +106,18 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # What has to stay together is moved together, in the order of a hash.
+    # What has to stay together is moved together: small groups first, in the order of a hash.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
-    groups.sort(key=lambda group: min(drafts[i].id for i in group))
-    # Three objects are needed on each side: the answer and two distractors.
-    room, test, objects = max(3, round(TEST_SHARE * len(drafts))), set(), set()
+    groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
+    # Three objects have to stay for training: an answer and two distractors.
+    room = max(3, round(TEST_SHARE * len(drafts)))
+    left = len({entity for fact in drafts for entity in fact.entities})
+    test: set[int] = set()
     for group in groups:
-        if len(group) <= room - len(test) or (len(objects) < 3 and len(group) * 4 < len(drafts)):
+        objects = len({entity for i in group for entity in drafts[i].entities})
+        if len(group) <= room - len(test) and left - objects >= 3:
             test.update(group)
-            objects.update(e for i in group for e in drafts[i].entities)
+            left -= objects
     return [
         Fact(f.relation, f.subject, f.entities, "test" if i in test else "train")
         for i, f in enumerate(drafts)
@@ -151,10 +154,12 @@ def draft(fact: Fact) -> Item | None:
     answer = [name for entity in fact.entities for name in entity]
     if any(_words(name) in _words(fact.subject) for name in answer):
         return None
+    same = [f for f in facts() if f.relation == fact.relation and f != fact]
+    side = [f for f in same if f.side == fact.side and f.entities != fact.entities]
+    if fact.side == "test" and len({f.entities for f in side}) < 2:
+        side = same  # a relation with few objects borrows distractors from the train side
     pool = defaultdict(list)
-    for other in facts():
-        if (other.relation, other.side) != (fact.relation, fact.side) or other == fact:
-            continue
+    for other in side:
         names = [name for entity in other.entities for name in entity]
         if not _clash([*answer, fact.subject], [*names, other.subject]):
             for entity in other.entities:
@@ -175,11 +180,6 @@ def sentence(template: str, item: Item, rng: Random) -> str:
         words[f"s{number}"] = rng.choice(sources).subject
         words[f"o{number}"] = _form(entity, rng)
     drawn = {k: rng.sample(relation[k], len(relation[k])) for k in ("so", "os", "short")}
-    # Every kind of order is as likely for the two distractors.
-    if rng.random() < 0.5:
-        swap = {"s2": "s3", "o2": "o3", "s3": "s2", "o3": "o2"}
-        words = {swap.get(slot, slot): word for slot, word in words.items()}
-
     def clause(match: re.Match) -> str:
         kind, numbers, aside = match.groups()
         if kind == "list":
@@ -193,14 +193,17 @@ def sentence(template: str, item: Item, rng: Random) -> str:
         slot, one, many = match.groups()
         if one:
             return many if _plural(words[slot]) else one
-        bare = slot[0] == "s" or match.string[: match.start()].endswith("(")
-        return words[slot] if bare else _article(words[slot], relation) + words[slot]
+        if slot[0] == "s":
+            return words[slot]
+        if match.string[: match.start()].endswith("("):
+            return words[slot].split(" (")[0]
+        return _article(words[slot], relation) + words[slot]
 
     text = re.sub(r"<([a-z]+?)(\d+)(\|[^>]*)?>", clause, template)
     text = text.replace("{nouns}", relation["nouns"])
     if rng.random() < 0.2 and text.endswith("."):
         text = f"{rng.choice(patterns()['leads'])} // {text}"
-    parts = re.sub(r"\{([so]\d)(?::([^|}]*)\|([^}]*))?\}", word, text).split(" // ")
+    parts = re.sub(r"\{([so]\d)(?::([^/}]*)/([^}]*))?\}", word, text).split(" // ")
     return " ".join(capital(part) for part in parts)
 
 

@@ -37,12 +37,15 @@ _SAVES = 10  # resumable checkpoints in the course of a run
 
 @dataclass(frozen=True)
 class Trained:
-    """What training was: steps, windows per epoch, seconds, and one (step, loss, rate) a step."""
+    """Steps, windows an epoch, seconds, and (step, loss, learning rate, seconds so far) a step.
+
+    Seconds of a resumed run are those of all its parts.
+    """
 
     steps: int
     windows: int
     seconds: float
-    history: list[tuple[int, float, float]]
+    history: list[tuple[int, float, float, float]]
 
 
 def fine_tune(
@@ -50,14 +53,15 @@ def fine_tune(
     examples: Sequence[Example],
     folder: str | Path,
     *,
-    resume: bool = False,
+    resume: bool | None = False,
     progress: bool = True,
 ) -> Trained:
     """Fine-tune the reader's model in place on the examples' spans; log into ``folder``.
 
     One row per gold span (see ``features.make_windows``). With ``resume`` the newest checkpoint
     in ``folder`` is continued; settings, seed and data must be the same. Without it, what an
-    earlier run left there is removed. Raises ``InputError`` when no example has a span.
+    earlier run left there is removed. None decides by whether they are the same. Raises
+    ``InputError`` when no example has a span, or when another run is to be resumed.
     """
     folder = Path(folder)
     if not any(e.spans for e in examples):
@@ -65,14 +69,25 @@ def fine_tune(
             "nothing to train on: no example has an answer span (is this a test file?)"
         )
     windows = reader.windows([e for e in examples if e.spans], training=True)
-    if not resume and folder.exists():
+    changed = _changes(folder / PLAN, reader, windows)
+    if resume and changed:
+        raise InputError(
+            f"{folder}: cannot resume, {', '.join(changed)} changed since; "
+            "restore it or train anew without --resume"
+        )
+    if (not resume if resume is not None else changed) and folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _same_run(folder / PLAN, reader.settings, windows)
-    started = time.monotonic()
-    steps, history = _fit(reader, windows, folder, resume, progress)
+    write_json(folder / PLAN, _plan_of(reader, windows))
+    steps, history = _fit(reader, windows, folder, progress)
     reader.model.eval()
-    return Trained(steps, len(windows), time.monotonic() - started, history)
+    return Trained(steps, len(windows), history[-1][3], history)
+
+
+def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
+    """The rows of a ``history.csv``: step, loss, learning rate, seconds so far."""
+    with Path(path).open(newline="") as file:
+        return [(int(row[0]), *map(float, row[1:])) for row in list(csv.reader(file))[1:]]
 
 
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
@@ -103,28 +118,28 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
     }
 
 
-def _same_run(path: Path, settings: Settings, windows: Windows) -> None:
-    """Write down what this run learns from, or refuse to resume another one."""
+def _plan_of(reader: Reader, windows: Windows) -> dict:
+    """What decides the outcome of a training: settings, data and the weights it starts from."""
     names = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
-    plan = {name: getattr(settings, name) for name in names}
-    data = hashlib.sha256()
+    data, start = hashlib.sha256(), hashlib.sha256()
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(array.tobytes())
-    plan["data"] = data.hexdigest()
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in plan if plan[name] != old.get(name)]
-        if other:
-            raise InputError(
-                f"{path.parent}: cannot resume, {', '.join(other)} changed since; "
-                "restore it or train anew without --resume"
-            )
-    else:
-        write_json(path, plan)
+    for parameter in reader.model.parameters():
+        start.update(parameter.detach().double().sum().numpy().tobytes())
+    plan = {name: getattr(reader.settings, name) for name in names}
+    return {**plan, "data": data.hexdigest(), "checkpoint": start.hexdigest()}
 
 
-def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress: bool):
+def _changes(path: Path, reader: Reader, windows: Windows) -> list[str]:
+    """Which parts of the plan in ``path`` are others now; none when there is no such file."""
+    if not path.exists():
+        return []
+    old, new = json.loads(path.read_text(encoding="utf-8")), _plan_of(reader, windows)
+    return [name for name in new if new[name] != old.get(name)]
+
+
+def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
     settings = reader.settings
     # wandb must neither ask for a login nor print a banner; NeMo's imports take seconds.
     os.environ["WANDB_MODE"] = settings.wandb_mode
@@ -162,7 +177,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress:
     trainer.callbacks.append(recorder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
-        exp_manager(trainer, _experiment(settings, folder, resume, len(plan)))
+        exp_manager(trainer, _experiment(settings, folder, len(plan)))
         loader = DataLoader(_Rows(windows), batch_size=None, sampler=plan)
         try:
             trainer.fit(model, loader)
@@ -173,14 +188,14 @@ def _fit(reader: Reader, windows: Windows, folder: Path, resume: bool, progress:
     return len(plan), recorder.rows
 
 
-def _experiment(settings: Settings, folder: Path, resume: bool, steps: int):
-    """NeMo's experiment manager: where to log, what to keep, whether to resume."""
+def _experiment(settings: Settings, folder: Path, steps: int):
+    """NeMo's experiment manager: where to log, what to keep; it resumes what it finds."""
     from omegaconf import OmegaConf
 
     return OmegaConf.create(
         {
             "explicit_log_dir": str(folder / "nemo"),  # it moves older files aside on resume
-            "resume_if_exists": resume,
+            "resume_if_exists": True,
             "resume_ignore_no_checkpoint": True,
             "resume_past_end": True,
             "create_tensorboard_logger": False,
@@ -251,16 +266,15 @@ def _recorder(pl):
 
         def __init__(self, path: Path, steps: int, progress: bool):
             self.path, self.steps, self.progress = path, steps, progress
-            self.rows: list[tuple[int, float, float]] = []
+            self.rows = read_history(path) if path.exists() else []
 
         def on_train_start(self, trainer, module):
             done = trainer.global_step
-            if self.path.exists():
-                with self.path.open(newline="") as file:
-                    kept = [(int(s), float(x), float(r)) for s, x, r in list(csv.reader(file))[1:]]
-                self.rows = [row for row in kept if row[0] <= done]
+            self.rows = [row for row in self.rows if row[0] <= done]
+            self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
             self.file = self.path.open("w", newline="", buffering=1)
-            csv.writer(self.file).writerows([("step", "loss", "learning_rate"), *self.rows])
+            header = ("step", "loss", "learning_rate", "seconds")
+            csv.writer(self.file).writerows([header, *self.rows])
             # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
             self.bar = tqdm(
                 total=self.steps, initial=done, desc="training", unit="step",
@@ -269,10 +283,11 @@ def _recorder(pl):
 
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            row = (trainer.global_step, round(float(outputs["loss"]), 6), rate)
+            loss, seconds = float(outputs["loss"]), time.monotonic() - self.started
+            row = (trainer.global_step, round(loss, 6), rate, round(seconds, 3))
             self.rows.append(row)
             csv.writer(self.file).writerow(row)
-            recent = [loss for _, loss, _ in self.rows[-20:]]
+            recent = [row[1] for row in self.rows[-20:]]
             self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
             self.bar.update()
 

@@ -1,0 +1,55 @@
+# The kit in commands. `make` alone lists them; the README says what to type without make.
+PYTHON ?= python3.11
+PROFILE ?= mini
+SEEDS ?= 0 1 2
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/.ready
+TORCH := $(shell grep '^torch==' constraints.txt)
+OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
+
+.DEFAULT_GOAL := help
+.PHONY: help setup walkthrough lab test seeds lint clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
+	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch's own index of CPU or CUDA wheels)"
+
+setup: $(READY) ## make .venv with the pinned packages
+
+# Torch goes first and alone, so that it can come from another index than everything else.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	  || { echo "$(PYTHON) is missing or is not Python 3.11 or 3.12. Install Python 3.11, or name" \
+	  "one you have: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "$(PYTHON) cannot make virtual environments; Debian and Ubuntu have them in the" \
+	  "package python3.11-venv" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip check
+	@touch $@
+
+walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and the report's place
+	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
+
+seeds: $(READY) ## the same training with several seeds: mean and spread
+	$(BIN)/python -m helpers.batch seeds $(OPTIONS) --seeds $(SEEDS)
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+test: $(READY) ## run the tests (BIOASQ_DIR adds those on the real files)
+	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
+
+lint: $(READY) ## check style, and that no notebook carries outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --verify
+
+clean: ## remove .venv and caches; runs/ and the fetched weights stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	find src tests data_scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,261 @@
+"""A run's folder and its ``manifest.json``: what lies in it, what made it, on which machine.
+
+Notebooks hand each other files through here and never kernel state. A file counts only while its
+bytes are the recorded ones and it was made for the same data, so a notebook run by hand out of
+order gets a clear message instead of a stale number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from helpers import __version__
+from helpers.bioasq import read_json, write_json, write_text
+from helpers.config import InputError, Settings
+from helpers.files import sha256
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+LATEST = "latest"
+DATA_SETTINGS = ("profile", "bioasq_dir", "context")  # a file made with others is another's file
+PACKAGES = (
+    "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
+    "pandas", "matplotlib", "papermill", "wandb",
+)  # fmt: skip
+
+
+class Run:
+    """One run's folder. The manifest is read anew at every step, since notebooks share it."""
+
+    def __init__(self, folder: Path, settings: Settings):
+        self.folder = folder
+        self.settings = settings
+
+    @classmethod
+    def open(cls, settings: Settings) -> Run:
+        """Create or continue the folder ``settings.run_dir`` and bring its header up to date."""
+        if settings.run in (LATEST, f"{LATEST}.txt"):
+            raise InputError(f"run: {settings.run!r} is kept for the link to the newest run")
+        run = cls(settings.run_dir, settings)
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{run.folder}: cannot make this folder ({error.strerror})") from None
+        known = run.manifest() if (run.folder / MANIFEST).exists() else {}
+        run._save({**known, **_header(settings, known)})
+        _point_latest_at(run.folder)
+        return run
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it is on disk now."""
+        path = self.folder / MANIFEST
+        data = read_json(path)
+        remedy = "choose another run name, or delete this folder"
+        if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
+            raise InputError(f"{path}: is not a run's manifest; {remedy}")
+        if data.get("schema_version") != SCHEMA_VERSION:
+            found = data.get("schema_version")
+            raise InputError(f"{path}: has schema {found}, this kit {SCHEMA_VERSION}; {remedy}")
+        return data
+
+    def path(self, name: str) -> Path:
+        """Where the file ``name`` of this run goes; its folder is made. It may not exist yet."""
+        path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{name}: lies outside the run's folder {self.folder}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
+        """Enter a finished file, or every file of a folder, into the manifest.
+
+        ``made_by`` is the notebook's or script's name; ``extra`` are facts about the file that
+        JSON can hold (a count, a context). Recording a folder forgets what it held before.
+        """
+        path = Path(path)
+        name = self._name(path)
+        if not path.exists() or name in (".", MANIFEST):
+            raise InputError(f"{path}: cannot be recorded, it is not a file or folder of the run")
+        files = self.manifest()["files"]
+        if path.is_dir():
+            files = {key: entry for key, entry in files.items() if not key.startswith(f"{name}/")}
+        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path}: cannot be recorded, it holds no file")
+        for file in found:
+            files[self._name(file)] = {
+                **extra,
+                "bytes": file.stat().st_size,
+                "sha256": sha256(file),
+                "made_by": made_by,
+                "made_at": _now(),
+                "made_for": _made_for(self.settings),
+            }
+        self._save({**self.manifest(), "files": files})
+        return path
+
+    def need(self, name: str, notebook: str) -> Path:
+        """The path of a recorded file or folder that ``notebook`` makes, checked.
+
+        Raises ``InputError`` naming the notebook to run when it is missing, has changed since it
+        was recorded, or was made from other data than these settings ask for.
+        """
+        path, run_it = self.folder / name, f"run notebook {notebook} first"
+        files = self.manifest()["files"]
+        keys = [key for key in files if key == name or key.startswith(f"{name}/")]
+        if not keys:
+            there = "is there but not recorded" if path.exists() else "is missing"
+            raise InputError(f"{path}: {there}; {run_it}")
+        again = f"run notebook {notebook} again"
+        for key in keys:
+            file, entry = self.folder / key, files[key]
+            if not file.is_file():
+                raise InputError(f"{file}: is recorded but gone; {again}")
+            if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
+                raise InputError(f"{file}: no longer matches its recorded SHA-256; {again}")
+            for setting, now in _made_for(self.settings).items():
+                before = entry["made_for"].get(setting)
+                if before != now:
+                    raise InputError(
+                        f"{file}: was made with {setting}={before!r}, now it is {now!r}; {again}, "
+                        "or give this run another name"
+                    )
+        return path
+
+    def read_json(self, name: str, notebook: str) -> Any:
+        """The content of a recorded JSON file that ``notebook`` makes, checked like ``need``."""
+        return read_json(self.need(name, notebook))
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a fact that is no file of this folder, such as where the checkpoint lies."""
+        known = self.manifest()
+        self._save({**known, "notes": {**known.get("notes", {}), key: value}})
+
+    def noted(self, key: str, notebook: str) -> Any:
+        """A fact kept by ``note``; ``InputError`` names the notebook to run when it is missing."""
+        notes = self.manifest().get("notes", {})
+        if key not in notes:
+            raise InputError(
+                f"{self.folder / MANIFEST}: says nothing of {key!r}; run notebook {notebook} first"
+            )
+        return notes[key]
+
+    def _name(self, path: Path) -> str:
+        try:
+            return path.resolve().relative_to(self.folder.resolve()).as_posix()
+        except ValueError:
+            raise InputError(f"{path}: lies outside the run's folder {self.folder}") from None
+
+    def _save(self, data: dict[str, Any]) -> None:
+        write_json(self.folder / MANIFEST, data)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _made_for(settings: Settings) -> dict[str, str]:
+    return {name: getattr(settings, name) for name in DATA_SETTINGS}
+
+
+def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
+    gpus = _gpus()
+    if gpus is None:  # torch is not imported yet; an earlier notebook of this run may have looked
+        gpus = known.get("hardware", {}).get("gpus")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kit": {"name": "biomegatron-bioasq-kit", "version": __version__, "commit": _commit()},
+        "created": known.get("created", _now()),
+        "opened": _now(),
+        "profile": settings.profile,
+        "settings": dataclasses.asdict(settings),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": _cpu_model(),
+            "cores": _cores(),
+            "memory_bytes": _memory(),
+            "gpus": gpus,
+        },
+        "notes": known.get("notes", {}),
+        "files": known.get("files", {}),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of the kit's own checkout, with ``+changes`` when files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    answers = []
+    for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        answers.append(done.stdout.strip())
+    return answers[0] + ("+changes" if answers[1] else "")
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    """Cores this process may use, which a container or a cluster can make fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def _gpus() -> list[str] | None:
+    """Names of the GPUs, or None while torch is not imported: this alone is no reason to."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _point_latest_at(folder: Path) -> None:
+    """Make ``latest`` beside the run's folder lead to it; a text file where links are refused."""
+    link, fresh = folder.parent / LATEST, folder.parent / f".{LATEST}.{os.getpid()}"
+    try:
+        fresh.symlink_to(folder.name, target_is_directory=True)
+        os.replace(fresh, link)
+        link.with_suffix(".txt").unlink(missing_ok=True)
+    except (OSError, NotImplementedError):
+        fresh.unlink(missing_ok=True)
+        write_text(folder.parent / f"{LATEST}.txt", f"{folder.name}\n")
