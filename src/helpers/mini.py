@@ -19,7 +19,20 @@ from pathlib import Path
 from random import Random
 
 from .bioasq import Question, write_json
-from .mini_text import DATA, Deck, Entity, Item, Made, capital, draft, facts, patterns, sentence
+from .mini_text import (
+    DATA,
+    Deck,
+    Entity,
+    Item,
+    Made,
+    capital,
+    draft,
+    facts,
+    known_objects,
+    of_relation,
+    patterns,
+    sentence,
+)
 from .squad import find_spans
 
 BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
@@ -27,10 +40,11 @@ TRAIN = 450  # factoid questions; facts left over serve as distractors
 OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
 ABSTRACTS = {"train": 12, "test": 10}
 ADDRESS = "https://example.org/bioasq-mini"
-STOP = set(
-    "a an and are as at be by does for from has in into is it of on or s that the this through to "
-    "what where which who with used".split()
-)
+STOP = frozenset(
+    ["a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "in", "into",
+     "is", "it", "of", "on", "or", "that", "the", "this", "through", "to", "what", "where", "which",
+     "who", "with", "used"]
+)  # fmt: skip
 
 
 def make(folder: str | Path = DATA) -> list[Path]:
@@ -58,7 +72,7 @@ def files() -> dict[str, object]:
         "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
     }
     for number, batch in enumerate(batches, 1):
-        inputs = [_test_input(item) for item in batch]
+        inputs = [_question(item, item.snippets) for item in batch]
         content[f"BioASQ-mini-PhaseB-testset{number}.json"] = {"questions": inputs}
         content[f"mini{number}_golden.json"] = {"questions": [_golden(item) for item in batch]}
     items = [*train, *(item for batch in batches for item in batch)]
@@ -128,7 +142,9 @@ def _fill(item: Item, deck: Deck) -> None:
     rng = Random(f"fill|{item.fact.id}")
     number = 0 if item.kind == "no-snippet" else rng.choice((2, 2, 2, 3))
     item.snippets = deck.answering(item, number, rng)
-    item.snippets += deck.neutral(item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng)
+    item.snippets += deck.neutral(
+        item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng
+    )
     rng.shuffle(item.snippets)
     if item.fact.side == "test":  # golden files hold more snippets than the test inputs
         item.extra = deck.answering(item, 1 if item.kind == "wording" else rng.choice((1, 2)), rng)
@@ -200,7 +216,7 @@ def _add_abstract(item: Item) -> None:
 
 def _related(item: Item, rng: Random) -> list[Item]:
     """Questions of the same relation and side that have another answer, in random order."""
-    same = [f for f in facts() if (f.relation, f.side) == (item.fact.relation, item.fact.side)]
+    same = [f for f in of_relation(item.fact.relation) if f.side == item.fact.side]
     drafts = [draft(f) for f in rng.sample(same, len(same)) if f.entities != item.fact.entities]
     return [d for d in drafts if d]
 
@@ -225,10 +241,6 @@ def _question(item: Item, snippets: list[Made]) -> dict:
     }
 
 
-def _test_input(item: Item) -> dict:
-    return _question(item, item.snippets)
-
-
 def _golden(item: Item) -> dict:
     rng = Random(f"ideal|{item.fact.id}")
     question = _question(item, [*item.snippets, *item.extra])
@@ -245,13 +257,6 @@ def _golden(item: Item) -> dict:
 def relations() -> dict[str, str]:
     """Factoid question id -> relation, for every fact."""
     return {fact.id: fact.relation for fact in facts()}
-
-
-@cache
-def known_objects(relation: str) -> tuple[Entity, ...]:
-    """Every object of a relation with its synonyms: the candidates of the answer's type."""
-    found = (e for f in facts() if f.relation == relation for e in f.entities)
-    return tuple(dict.fromkeys(found))
 
 
 def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:

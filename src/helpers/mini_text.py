@@ -97,11 +97,24 @@ def facts() -> tuple[Fact, ...]:
     return tuple(fact for relation in sorted(rows) for fact in _split(relation, rows[relation]))
 
 
+@cache
+def of_relation(relation: str) -> tuple[Fact, ...]:
+    """The facts of one relation."""
+    return tuple(fact for fact in facts() if fact.relation == relation)
+
+
+@cache
+def known_objects(relation: str) -> tuple[Entity, ...]:
+    """Every object of a relation with its synonyms: the candidates of the answer's type."""
+    found = (e for f in of_relation(relation) for e in f.entities)
+    return tuple(dict.fromkeys(found))
+
+
 def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     entities = {}
     for group in _joined([{n.lower() for n in names} for _, names in rows]):
         merged = tuple(dict.fromkeys(name for i in group for name in rows[i][1]))
-        entities.update({i: merged for i in group})
+        entities.update(dict.fromkeys(group, merged))
     subjects = defaultdict(dict)
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
@@ -128,10 +141,15 @@ def _joined(keys: list[set]) -> list[list[int]]:
     """Group the indices whose key sets are linked, directly or through others."""
     groups: list[tuple[set, list[int]]] = []
     for index, key in enumerate(keys):
-        linked = [group for group in groups if group[0] & key]
-        merged = (set(key).union(*(g[0] for g in linked)), sum((g[1] for g in linked), []))
-        groups = [g for g in groups if g not in linked] + [(merged[0], [*merged[1], index])]
-    return [members for _, members in groups]
+        all_keys, members, apart = set(key), [index], []
+        for group in groups:
+            if group[0] & key:
+                all_keys |= group[0]
+                members = [*group[1], *members]
+            else:
+                apart.append(group)
+        groups = [*apart, (all_keys, members)]
+    return [sorted(members) for _, members in groups]
 
 
 # --- Sentences -----------------------------------------------------------------------------------
@@ -154,20 +172,26 @@ def draft(fact: Fact) -> Item | None:
     answer = [name for entity in fact.entities for name in entity]
     if any(_words(name) in _words(fact.subject) for name in answer):
         return None
-    same = [f for f in facts() if f.relation == fact.relation and f != fact]
+    same = [f for f in of_relation(fact.relation) if f.subject != fact.subject]
     side = [f for f in same if f.side == fact.side and f.entities != fact.entities]
     if fact.side == "test" and len({f.entities for f in side}) < 2:
         side = same  # a relation with few objects borrows distractors from the train side
     pool = defaultdict(list)
     for other in side:
-        names = [name for entity in other.entities for name in entity]
-        if not _clash([*answer, fact.subject], [*names, other.subject]):
-            for entity in other.entities:
-                pool[entity].append(other)
+        for entity in other.entities:
+            pool[entity].append(other)
     others: list[tuple[Entity, list[Fact]]] = []
     for entity in rng.sample(sorted(pool), len(pool)):
-        if len(others) < 2 and not any(_clash(entity, e) for e, _ in others):
-            others.append((entity, pool[entity]))
+        taken = [*answer, fact.subject, *(name for e, _ in others for name in e)]
+        sources = [
+            f
+            for f in pool[entity]
+            if not _clash(taken, [f.subject, *(name for e in f.entities for name in e)])
+        ]
+        if sources:
+            others.append((entity, sources))
+        if len(others) == 2:
+            break
     body = rng.choice(patterns()["relations"][fact.relation]["questions"])
     return Item(fact, others, body.replace("{s}", fact.subject)) if len(others) == 2 else None
 
@@ -180,6 +204,7 @@ def sentence(template: str, item: Item, rng: Random) -> str:
         words[f"s{number}"] = rng.choice(sources).subject
         words[f"o{number}"] = _form(entity, rng)
     drawn = {k: rng.sample(relation[k], len(relation[k])) for k in ("so", "os", "short")}
+
     def clause(match: re.Match) -> str:
         kind, numbers, aside = match.groups()
         if kind == "list":
@@ -249,15 +274,17 @@ class Deck:
         used = {made.pattern for made in item.snippets}
         made = []
         while len(made) < number:
-            for index, frame in enumerate(self.cards):
-                if frame["id"] not in used and all(k in relation for k in frame.get("needs", [])):
-                    break
-            else:
+            fit = [
+                frame
+                for frame in self.cards
+                if frame["id"] not in used and all(k in relation for k in frame.get("needs", []))
+            ]
+            if not fit:
                 self.cards += self.rng.sample(self.frames, len(self.frames))
                 continue
-            del self.cards[index]
-            used.add(frame["id"])
-            made.append(Made(sentence(frame["text"], item, rng), frame["id"], True))
+            self.cards.remove(fit[0])
+            used.add(fit[0]["id"])
+            made.append(Made(sentence(fit[0]["text"], item, rng), fit[0]["id"], True))
         return made
 
     def neutral(self, item: Item, number: int, rng: Random) -> list[Made]:

@@ -47,3 +47,127 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     right.set(xlabel="optimizer step", ylabel="learning rate", title="Schedule", ylim=(0, None))
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure
+
+
+def funnel(steps: Sequence[tuple[str, int]]):
+    """How many questions each conversion step leaves: (name, count), first to last."""
+    names, counts = zip(*steps, strict=True)
+    figure, axes = new_figure(7.5, 0.9 + 0.38 * len(steps))
+    bars = axes.barh(names, counts, color=[LIGHT] * (len(steps) - 1) + [DARK], edgecolor=DARK)
+    axes.bar_label(bars, padding=4)
+    axes.invert_yaxis()
+    axes.set(xlabel="questions", title="Training questions left after each step")
+    axes.set_xlim(0, 1.1 * max(counts))
+    return figure
+
+
+def window_map(windows, vocab: Sequence[str]):
+    """Which tokens of one context each window sees, and which window is best for which token.
+
+    ``windows`` is a ``features.Windows`` of a single example with one gold span, made with
+    ``training``; ``vocab`` gives the token of an id.
+    """
+    rows = [slice(*bounds) for bounds in zip(windows.bounds[:-1], windows.bounds[1:], strict=True)]
+    text = windows.chars[:, 1] > 0  # the question and the special tokens have no characters
+    columns = {tuple(pair): 0 for pair in sorted(map(tuple, windows.chars[text].tolist()))}
+    columns = {pair: number for number, pair in enumerate(columns)}
+    labels = [""] * len(columns)
+    inner = np.ones(len(columns), bool)  # inside a word: neither its first piece nor its last
+    figure, axes = new_figure(0.13 * len(columns) + 1.6, 1.9 + 0.3 * len(rows))
+    cells = []
+    for row, where in enumerate(rows):
+        for token in range(where.start, where.stop):
+            if text[token]:
+                column = columns[tuple(windows.chars[token].tolist())]
+                edge = bool(windows.can_start[token] or windows.can_end[token])
+                gold = 0 < windows.start[row] <= token - where.start <= windows.end[row]
+                labels[column] = vocab[windows.ids[token]]
+                inner[column] &= not edge
+                cells.append((row, column, edge, gold))
+    best = {(row, column) for row, column, edge, _ in cells if edge}
+    for row, column, _, gold in cells:
+        if inner[column] and (row, column - 1) in best:  # a word's middle follows its first piece
+            best.add((row, column))
+        shade = DARK if (row, column) in best else LIGHT
+        axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
+        if gold:
+            axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
+    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=7)
+    axes.set_yticks(range(len(rows)), [f"window {row + 1}" for row in range(len(rows))])
+    axes.set(xlim=(0, len(labels)), xlabel="tokens of the context", ylim=(len(rows) - 0.5, -0.5))
+    axes.tick_params(length=0)
+    keys = [
+        plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="seen"),
+        plt.Rectangle((0, 0), 1, 1, color=DARK, label="best window for this token"),
+        plt.Line2D([], [], marker="o", color=ACCENT, linestyle="", label="the answer, whole"),
+    ]
+    figure.legend(handles=keys, loc="outside upper left", ncols=3, fontsize=9)
+    return figure
+
+
+def length_histogram(lengths: Sequence[int], limit: int):
+    """Tokens per window, against windows that are all padded to ``limit`` tokens."""
+    lengths = np.asarray(lengths)
+    figure, axes = new_figure(7.5, 3.2)
+    axes.hist(lengths, bins=range(0, limit + 9, 8), color=MIDDLE, edgecolor=DARK, linewidth=0.5)
+    top = axes.get_ylim()[1]
+    marks = [
+        (lengths.mean(), "-", f"mean: {lengths.mean():.0f}"),
+        (limit, "--", f"padded: {limit}"),
+    ]
+    for at, style, label in marks:
+        axes.axvline(at, color=ACCENT, linestyle=style)
+        side = {"ha": "right", "xytext": (-5, -10)} if at == limit else {"xytext": (5, -10)}
+        axes.annotate(label, (at, top), textcoords="offset points", **side)
+    axes.set(xlabel="length of a window (tokens)", ylabel="windows", xlim=(0, limit + 8))
+    axes.set_title("What the model has to read")
+    return figure
+
+
+def ceiling_bars(batches: Sequence[str], counts: Sequence[tuple[int, int]]):
+    """Extractive ceiling of each batch, in percent, labelled with its count (k of n)."""
+    shares = [100 * k / n if n else 0.0 for k, n in counts]
+    figure, axes = new_figure(7.5, 3.2)
+    axes.bar(batches, [100] * len(shares), color="white", edgecolor=DARK, hatch="//", linewidth=0.5)
+    bars = axes.bar(batches, shares, color=MIDDLE, edgecolor=DARK)
+    labels = [f"{share:.0f}%\n{k} of {n}" for share, (k, n) in zip(shares, counts, strict=True)]
+    axes.bar_label(bars, labels, label_type="center", color="black")
+    axes.set(xlabel="test batch", ylabel="questions (%)", ylim=(0, 100))
+    axes.set_title("Filled: some text holds an answer. Hatched: none does")
+    return figure
+
+
+def score_bars(scores: dict):
+    """Strict accuracy, MRR and lenient accuracy of every batch, with the ceiling as a line."""
+    rows = [*scores["batches"], scores["pooled"]]
+    measures = (("sacc", "strict accuracy", DARK, ""), ("mrr", "MRR", MIDDLE, "//"),
+                ("lacc", "lenient accuracy", LIGHT, ".."))  # fmt: skip
+    figure, axes = new_figure(9, 3.6)
+    at = np.arange(len(rows))
+    for number, (name, label, colour, hatch) in enumerate(measures):
+        values = [100 * row[name] for row in rows]
+        axes.bar(at + 0.26 * (number - 1), values, 0.24, color=colour, edgecolor=DARK,
+                 hatch=hatch, label=label)  # fmt: skip
+    for x, row in zip(at, rows, strict=True):
+        axes.hlines(100 * row["ceiling"], x - 0.42, x + 0.42, color=ACCENT, linewidth=2,
+                    label="extractive ceiling" if x == 0 else None)  # fmt: skip
+    axes.set_xticks(at, [f"{row['batch']}\nn = {row['n']}" for row in rows])
+    axes.set(ylabel="questions (%)", xlabel="test batch", ylim=(0, 105))
+    axes.set_title("Scores by batch")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def intervals(values: dict[str, tuple[float, float, float]]):
+    """Scores as dots with their 95% intervals: name -> (score, low, high), fractions of 1."""
+    figure, axes = new_figure(7, 0.9 + 0.45 * len(values))
+    for number, (score, low, high) in enumerate(values.values()):
+        axes.hlines(number, 100 * low, 100 * high, color=DARK, linewidth=2)
+        axes.plot(100 * score, number, "o", color=ACCENT, markersize=8)
+        axes.annotate(f"{100 * score:.1f}  [{100 * low:.1f}, {100 * high:.1f}]",
+                      (100 * score, number), xytext=(0, 8), textcoords="offset points",
+                      ha="center", fontsize=9)  # fmt: skip
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set(xlabel="score (%)", xlim=(0, 100), ylim=(len(values) - 0.4, -0.7))
+    axes.set_title("95% intervals over questions")
+    return figure

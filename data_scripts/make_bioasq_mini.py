@@ -1,0 +1,40 @@
+"""Write BioASQ-mini, the kit's teaching data, from its facts and sentence patterns."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from helpers import mini
+from helpers.config import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0, or 1 where --check finds a difference, or 2 on bad input."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="BioASQ-mini is teaching data: its scores compare with nothing published.",
+    )
+    parser.add_argument(
+        "--to", type=Path, default=mini.DATA, help="folder to write to (default: the package's)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; compare the folder's files instead"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.check:
+            differences = mini.check(options.to)
+            print("\n".join(differences) or f"{options.to}: all files are as the facts make them")
+            return 1 if differences else 0
+        for path in mini.make(options.to):
+            print(path)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

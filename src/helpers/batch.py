@@ -1,0 +1,187 @@
+"""The notebooks without hands: one run through papermill, or several seeds and their spread.
+
+python -m helpers.batch run --profile mini
+python -m helpers.batch seeds --seeds 0 1 2 --profile mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers import scores as scoring
+from helpers.bioasq import read_json, write_json
+from helpers.config import InputError, Settings, from_parameters, parse_override
+from helpers.runs import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
+
+
+def notebooks() -> list[Path]:
+    """The numbered notebooks in their order."""
+    found = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise InputError(f"{ROOT / 'notebooks'}: no notebooks here; run from a clone of the kit")
+    return found
+
+
+def run(parameters: dict, *, fresh: bool = False) -> Path:
+    """Execute all notebooks into the run folder; return it. What is done already is kept.
+
+    ``parameters`` are names of ``config.Settings``; each notebook gets those it declares. Raises
+    ``InputError`` with the message of a notebook that met bad input.
+    """
+    settings = from_parameters(**parameters)
+    if parameters.get("bioasq_dir"):
+        parameters = {**parameters, "bioasq_dir": str(Path(settings.bioasq_dir).resolve())}
+        settings = from_parameters(**parameters)
+    folder = Run.open(settings)
+    found = notebooks()
+    started, stale = time.monotonic(), fresh
+    for number, notebook in enumerate(found, 1):
+        done = folder.manifest()["notes"].get(DONE, {})
+        print_, name = _fingerprint(notebook, settings), notebook.stem
+        stale = stale or done.get(name, {}).get("fingerprint") != print_ or not _whole(folder, name)
+        label = f"[{number}/{len(found)}] {name}"
+        if not stale:
+            print(f"{label}: done before in {done[name]['seconds']:.0f} s, kept", flush=True)
+            continue
+        print(label, flush=True)
+        seconds = _execute(notebook, folder, parameters)
+        done = folder.manifest()["notes"].get(DONE, {})
+        done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
+        folder.note(DONE, done)
+        print(f"{label}: {seconds:.0f} s", flush=True)
+    from helpers.report import write_report  # matplotlib and nbconvert take a second
+
+    report = write_report(folder)
+    scores = read_json(folder.folder / "scores.json")
+    print(f"\n{settings.profile}, seed {settings.seed}, context {settings.context}; in percent:")
+    print(scoring.table(scores))
+    print(f"\n{time.monotonic() - started:.0f} s in all. Report: {report}")
+    return folder.folder
+
+
+def seeds(numbers: Sequence[int], parameters: dict, *, fresh: bool = False) -> list[dict]:
+    """One run per seed, named ``<run>-seed<n>``; prints each score, their mean and their spread."""
+    base = parameters.get("run") or f"{parameters.get('profile', 'mini')}-seeds"
+    results = []
+    for seed in numbers:
+        folder = run({**parameters, "run": f"{base}-seed{seed}", "seed": seed}, fresh=fresh)
+        results.append(read_json(folder / "scores.json"))
+    print(f"\n{spread(results)}")
+    path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
+    print(f"written to {write_json(path, results)}")
+    return results
+
+
+def spread(results: Sequence[dict]) -> str:
+    """Mean and sample standard deviation over runs of the pooled scores, as a small table."""
+    measures = ("sacc", "mrr", "lacc", "pair_em")
+    lines = [f"{'seed':<8}" + "".join(f"{name:>10}" for name in measures)]
+    rows = [[100 * result["pooled"][name] for name in measures] for result in results]
+    for result, row in zip(results, rows, strict=True):
+        lines.append(f"{result['seed']:<8}" + "".join(f"{value:>10.2f}" for value in row))
+    columns = list(zip(*rows, strict=True))
+    lines.append(f"{'mean':<8}" + "".join(f"{statistics.mean(c):>10.2f}" for c in columns))
+    if len(results) > 1:
+        lines.append(f"{'std':<8}" + "".join(f"{statistics.stdev(c):>10.2f}" for c in columns))
+    return "\n".join(lines)
+
+
+def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    given = _for_notebooks(folder.settings, parameters)
+    unknown = set(given) - set(papermill.inspect_notebook(str(notebook)))
+    if unknown:  # papermill itself would only warn
+        raise InputError(f"{notebook}: its parameters cell lacks {', '.join(sorted(unknown))}")
+    output = folder.path(f"notebooks/{notebook.name}")
+    started = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=given,
+            cwd=str(ROOT),
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,  # the progress bars of training and prediction
+        )
+    except PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise InputError(f"{notebook.stem}: {error.evalue}") from None
+        print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
+        raise
+    return time.monotonic() - started
+
+
+def _for_notebooks(settings: Settings, parameters: dict) -> dict:
+    """The parameters every notebook declares; whatever else was asked for goes into one line."""
+    named = ("profile", "run", "bioasq_dir", "seed")
+    others = (f"{name}={value}" for name, value in parameters.items() if name not in named)
+    return {name: getattr(settings, name) for name in named} | {"overrides": " ".join(others)}
+
+
+def _fingerprint(notebook: Path, settings: Settings) -> str:
+    """Changes when the notebook, a helper or a setting does, so that a stale result is redone."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for path in [notebook, *sorted(Path(__file__).parent.rglob("*.*"))]:
+        if path.suffix in (".ipynb", ".py", ".json", ".tsv"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _whole(folder: Run, name: str) -> bool:
+    """Whether the executed notebook and all files it recorded are still there."""
+    files = folder.manifest()["files"]
+    made = [key for key, entry in files.items() if entry["made_by"] == name]
+    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file() and all(
+        (folder.folder / key).is_file()
+        and (folder.folder / key).stat().st_size == files[key]["bytes"]
+        for key in made
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; 2 on bad input, 130 when stopped by hand."""
+    parser = argparse.ArgumentParser(prog="helpers.batch", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, help_text in (("run", "one run"), ("seeds", "several seeds and their spread")):
+        sub = commands.add_parser(name, help=help_text)
+        sub.add_argument("--profile", default="mini")
+        sub.add_argument("--run", default=None, help="name of the folder under runs/")
+        sub.add_argument("--bioasq-dir", default=None, help="folder with your BioASQ files")
+        sub.add_argument("--set", action="append", default=[], metavar="name=value")
+        sub.add_argument("--fresh", action="store_true", help="redo what is done already")
+        if name == "run":
+            sub.add_argument("--seed", type=int, default=0)
+        else:
+            sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args(argv)
+    try:
+        parameters = {"profile": args.profile, "run": args.run, "bioasq_dir": args.bioasq_dir}
+        parameters |= dict(parse_override(text) for text in args.set)
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        if args.command == "run":
+            run({"run": args.profile, **parameters, "seed": args.seed}, fresh=args.fresh)
+        else:
+            seeds(args.seeds, parameters, fresh=args.fresh)
+    except InputError as error:
+        print(f"helpers.batch: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

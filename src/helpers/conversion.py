@@ -1,0 +1,291 @@
+"""The conversion stage of a run: training rows, held-out pairs and test inputs, as SQuAD files.
+
+``convert_run`` reads everything and decides, ``write_run`` writes, so a problem in the last file
+leaves no half-written folder behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .bioasq import BioasqFiles, Question, find_files, read_questions
+from .config import InputError, Settings
+from .mini_text import DATA
+from .squad import (
+    Drop,
+    Example,
+    by_occurrence,
+    ceiling,
+    convert,
+    read_abstracts,
+    read_squad,
+    split_dev,
+    write_drops,
+    write_ids,
+    write_squad,
+)
+
+if TYPE_CHECKING:
+    from .runs import Run
+
+FOLDER = "squad"  # in the run's folder
+
+
+@dataclass(frozen=True)
+class TestBatch:
+    """One test batch: what the system reads (``examples``, no spans) and the golden questions."""
+
+    __test__ = False  # not a test of pytest's
+
+    name: str
+    examples: tuple[Example, ...]
+    golds: tuple[Question, ...]
+
+    @property
+    def ceiling(self) -> tuple[int, int]:
+        """(k, n): golden questions with an answer verbatim in a context that is given."""
+        contexts: dict[str, list[str]] = {}
+        for example in self.examples:
+            contexts.setdefault(example.question_id, []).append(example.context)
+        return ceiling(self.golds, contexts)
+
+    @property
+    def golden_ceiling(self) -> tuple[int, int]:
+        """The same if the golden file's snippets were given."""
+        return ceiling(self.golds, {q.id: [s.text for s in q.snippets] for q in self.golds})
+
+    @property
+    def golden_snippets(self) -> int:
+        """How many snippets the golden file holds for the batch."""
+        return sum(len(question.snippets) for question in self.golds)
+
+
+@dataclass(frozen=True)
+class ConvertedRun:
+    """Everything the conversion makes. ``train`` has one row an occurrence of the answer, ``dev``
+    one a pair. ``steps`` counts the training questions left after each step, with its name."""
+
+    files: BioasqFiles
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    batches: tuple[TestBatch, ...]
+    drops: tuple[Drop, ...]
+    steps: tuple[tuple[str, int], ...]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Questions, pairs and rows of each part, by its name."""
+        parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
+        return {name: _counts(rows) for name, rows in parts.items()}
+
+
+def find_run_files(settings: Settings) -> BioasqFiles:
+    """The files of ``settings.bioasq_dir``, or those of BioASQ-mini when it is empty."""
+    folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
+    return find_files(folder, context=settings.context)
+
+
+def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
+    """Read and convert all files of a run; nothing is written.
+
+    The organisers' training file is converted by the strict rule; a ready SQuAD file is taken as
+    it is, without the rows that have no answer. Training questions that a test batch asks too, by
+    id or by wording, are dropped: some public training files of later years contain them. Raises
+    ``InputError`` for anything that a file has wrong, and when no training question is left.
+    """
+    batches, test_drops = read_batches(files, settings.context)
+    empty = [batch.name for batch in batches if not batch.examples]
+    if empty:
+        raise InputError(
+            f"{files.tests[files.batches.index(empty[0])]}: no question has a text to read under "
+            f"context {settings.context!r}; choose another context"
+        )
+    asked = _Asked(batches)
+    if files.train is None:
+        raise InputError("no training file among these files; add one to the folder")
+    read = _train_squad if files.train_is_squad else _train_bioasq
+    pairs, drops, steps = read(files, asked, settings.context)
+    if not pairs:
+        reasons = ", ".join(sorted({drop.reason for drop in drops}))
+        raise InputError(f"{files.train}: no question is left to train on ({reasons})")
+    train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
+    return ConvertedRun(
+        files,
+        tuple(_occurrences(train)),
+        tuple(_pairs(dev)),
+        tuple(batches),
+        (*drops, *test_drops),
+        tuple(steps),
+    )
+
+
+def read_batches(files: BioasqFiles, context: str) -> tuple[list[TestBatch], list[Drop]]:
+    """The test batches under a context setting, and the questions that they lose, with reasons."""
+    batches, drops = [], []
+    abstracts = {} if files.tests_are_squad else _abstracts(files, context)
+    for name, test, gold in zip(files.batches, files.tests, files.golds, strict=True):
+        batch, dropped = _test_batch(files, name, test, gold, context, abstracts)
+        batches.append(batch)
+        drops += dropped
+    return batches, drops
+
+
+def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
+    """Write the SQuAD files, id maps and the drop report into ``squad/`` of the run's folder.
+
+    Files of an earlier conversion that this one does not make are removed. Every file is recorded
+    in the manifest; the note "data", which is returned, says where the originals lie.
+    """
+    parts = {"train": converted.train, "dev": converted.dev}
+    parts = {name: rows for name, rows in parts.items() if rows}
+    parts |= {batch.name: batch.examples for batch in converted.batches}
+    written = {run.path(f"{FOLDER}/drops.jsonl"): len(converted.drops)}
+    write_drops(run.path(f"{FOLDER}/drops.jsonl"), converted.drops)
+    for name, rows in parts.items():
+        path, ids = run.path(f"{FOLDER}/{name}.json"), run.path(f"{FOLDER}/{name}.ids.jsonl")
+        write_squad(path, rows)
+        write_ids(ids, rows)
+        written |= {path: len(rows), ids: len(rows)}
+    for path in run.path(f"{FOLDER}/drops.jsonl").parent.iterdir():
+        if path.suffix in (".json", ".jsonl") and path not in written:
+            path.unlink()
+    run.record(run.path(FOLDER), made_by)
+    for path, rows in written.items():
+        run.record(path, made_by, rows=rows)
+    run.note("data", _note(converted, run.settings))
+    return _note(converted, run.settings)
+
+
+def _note(converted: ConvertedRun, settings: Settings) -> dict:
+    files, counts = converted.files, converted.counts()
+    return {
+        "train": str(files.train.resolve()),
+        "train_is_squad": files.train_is_squad,
+        "tests": [str(path.resolve()) for path in files.tests],
+        "golds": [str(path.resolve()) for path in files.golds],
+        "batches": list(files.batches),
+        "enriched": files.enriched,
+        "context": settings.context,
+        "dev_fraction": settings.dev_fraction,
+        "seed": settings.seed,
+        "train_pairs": counts["train"]["pairs"],
+        "train_rows": counts["train"]["rows"],
+        "dev_pairs": counts["dev"]["pairs"],
+        "dropped": len(converted.drops),
+    }
+
+
+def _counts(rows: Sequence[Example]) -> dict[str, int]:
+    return {
+        "questions": len({row.question_id for row in rows}),
+        "pairs": len({(row.question_id, row.context) for row in rows}),
+        "rows": len(rows),
+    }
+
+
+def _abstracts(files: BioasqFiles, context: str) -> dict[str, str]:
+    if context != "abstract":
+        return {}
+    if not files.abstracts:
+        raise InputError(
+            f"{files.golds[0].parent}: context 'abstract' needs a file abstracts.json "
+            "({document address or PubMed id: text}); add it or choose another context"
+        )
+    return {key: text for path in files.abstracts for key, text in read_abstracts(path).items()}
+
+
+def _test_batch(
+    files: BioasqFiles, name: str, test: Path, gold: Path, context: str, abstracts: dict[str, str]
+) -> tuple[TestBatch, list[Drop]]:
+    golds = read_questions(gold, answers="required")
+    if files.tests_are_squad:
+        examples, drops = read_squad(test), []
+        asked = {example.question_id for example in examples}
+    else:
+        questions = read_questions(test, answers="any" if files.enriched else "forbidden")
+        examples, drops = convert(questions, context=context, test=True, abstracts=abstracts)
+        asked = {question.id for question in questions}
+    if not asked & {question.id for question in golds}:
+        raise InputError(f"{test}: shares no question with {gold}; put files of one batch together")
+    drops += [
+        Drop(question.id, question.body, "not in the test input", test.name)
+        for question in golds
+        if question.id not in asked
+    ]
+    # A test input says nothing of the answer, even where a golden file stands in for it.
+    blind = tuple(replace(example, spans=()) for example in examples)
+    drops = [replace(drop, reason=f"{name}: {drop.reason}") for drop in drops]
+    return TestBatch(name, blind, tuple(golds)), drops
+
+
+class _Asked:
+    """Whether a test batch asks a question, by its id or its wording."""
+
+    def __init__(self, batches: Iterable[TestBatch]):
+        rows = [(e.question_id, e.question) for batch in batches for e in batch.examples]
+        rows += [(question.id, question.body) for batch in batches for question in batch.golds]
+        self._ids = {name for name, _ in rows}
+        self._texts = {_plain(text) for _, text in rows}
+
+    def drop(self, question_id: str, text: str) -> Drop | None:
+        """The reason not to train on it, or None."""
+        same = "id" if question_id in self._ids else "wording"
+        if same == "wording" and _plain(text) not in self._texts:
+            return None
+        return Drop(question_id, text, "also a test question", f"same {same}")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip("?. ")
+
+
+def _train_bioasq(files: BioasqFiles, asked: _Asked, context: str):
+    path, abstracts = files.train, _abstracts(files, context)
+    total = len(read_questions(path, kind=None))
+    factoids = read_questions(path, answers="required")
+    drops = [drop for q in factoids if (drop := asked.drop(q.id, q.body))]
+    leaked = {drop.question_id for drop in drops}
+    questions = [question for question in factoids if question.id not in leaked]
+    pairs, dropped = convert(questions, context=context, abstracts=abstracts)
+    steps = [
+        ("all types", total),
+        ("factoid", len(factoids)),
+        ("not in a test batch", len(questions)),
+        ("with an exact answer", sum(1 for q in questions if any(map(str.strip, q.synonyms())))),
+        ("answer found in a context", _counts(pairs)["questions"]),
+    ]
+    return pairs, drops + dropped, steps
+
+
+def _train_squad(files: BioasqFiles, asked: _Asked, context: str):
+    rows = read_squad(files.train)
+    questions = {row.question_id: row.question for row in rows}
+    answered = {row.question_id for row in rows if row.spans}
+    drops = [drop for item in questions.items() if (drop := asked.drop(*item))]
+    leaked = {drop.question_id for drop in drops}
+    bare = [name for name in questions if name not in answered | leaked]
+    drops += [Drop(name, questions[name], "no answer in the SQuAD file") for name in bare]
+    kept = [row for row in rows if row.spans and row.question_id not in leaked]
+    steps = [
+        ("in the SQuAD file", len(questions)),
+        ("not in a test batch", len(questions) - len(leaked)),
+        ("with an answer", len(answered - leaked)),
+    ]
+    return kept, drops, steps
+
+
+def _occurrences(rows: Sequence[Example]) -> Sequence[Example]:
+    """One row a span; rows that are so already keep their ids."""
+    return rows if all(len(row.spans) == 1 for row in rows) else by_occurrence(rows)
+
+
+def _pairs(rows: Iterable[Example]) -> list[Example]:
+    """One row a question-context pair, with the spans of all its rows and the first one's id."""
+    pairs: dict[tuple[str, str], Example] = {}
+    for row in rows:
+        first = pairs.setdefault((row.question_id, row.context), row)
+        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
+        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
+    return list(pairs.values())

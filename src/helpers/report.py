@@ -1,0 +1,168 @@
+"""A run on one page: ``index.html``, self-contained, and the notebooks as HTML beside it."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from helpers import __version__
+from helpers.bioasq import read_json, write_text
+from helpers.runs import Run
+
+_FIGURES = {
+    "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
+    "answer from the texts can pass it.",
+    "causes": "What became of every test question.",
+    "loss": "Training loss and learning rate, step by step.",
+}
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .7rem;text-align:right}
+td:first-child,th:first-child{text-align:left}thead th{border-bottom:2px solid #1f3b57}
+tbody tr:nth-child(odd){background:#f4f7fa}tr.all td{border-top:2px solid #1f3b57;font-weight:600}
+img{max-width:100%}figure{margin:1.5rem 0}figcaption{color:#555;font-size:.9rem}
+.note{border-left:4px solid #b4541a;background:#fdf5ef;padding:.6rem 1rem}
+code{background:#f0f0f0;padding:0 .2rem}.facts td{text-align:left;vertical-align:top}
+"""
+
+
+def write_report(run: Run) -> Path:
+    """Write ``index.html`` and ``notebooks/*.html`` of a finished run; returns the former."""
+    scores = read_json(run.folder / "scores.json")
+    manifest = run.manifest()
+    body = [
+        f"<h1>BioMegatron BioASQ kit: run <code>{html.escape(run.settings.run)}</code></h1>",
+        _note(scores),
+        "<h2>Scores</h2>",
+        _score_table(scores),
+        "<p>In percent, with the number of questions. <b>SAcc</b>: the first answer is right. "
+        "<b>LAcc</b>: one of five is. <b>MRR</b>: mean of 1/rank of the first right one. "
+        "<b>Ceiling</b>: questions whose answer stands in a given text. <b>Pair EM</b>: texts with "
+        "an answer whose best span is one.</p>",
+        *_figures(run),
+        "<h2>The notebooks as they ran</h2>",
+        _notebooks(run, manifest),
+        "<h2>What made this</h2>",
+        _facts(manifest, scores),
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(run.settings.run)}: BioASQ factoid scores</title>"
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+    return write_text(run.folder / "index.html", page)
+
+
+def _note(scores: dict) -> str:
+    if scores["profile"] == "mini":
+        text = (
+            "These scores are on <b>BioASQ-mini</b>, teaching data written for this project. They "
+            "compare with nothing published; they show that every step works."
+        )
+    else:
+        text = (
+            f"Model <code>{html.escape(scores['model'])}</code>, context "
+            f"<b>{scores['context']}</b>. A figure compares only with one from the same questions, "
+            "the same context and the same model; notebook 05 judges each published row."
+        )
+    if scores["enriched"]:
+        text += (
+            " <b>The test inputs were missing: the golden files' snippets were read instead, which "
+            "are more than participants got. This is not the official task.</b>"
+        )
+    return f'<p class="note">{text}</p>'
+
+
+def _score_table(scores: dict) -> str:
+    rows = []
+    for row in [*scores["batches"], scores["weighted"], scores["macro"]]:
+        kind = ' class="all"' if row["batch"] == "weighted" else ""
+        cells = [
+            row["batch"],
+            row["n"],
+            f"{100 * row['sacc']:.2f} ({row['hits_strict']})",
+            f"{100 * row['mrr']:.2f}",
+            f"{100 * row['lacc']:.2f} ({row['hits_lenient']})",
+            f"{100 * row['ceiling']:.2f}",
+            f"{100 * row['pair_em']:.2f}",
+        ]
+        rows.append((kind, cells))
+    for name, row in scores["baselines"].items():
+        cells = [
+            f"baseline: {name}",
+            row["n"],
+            f"{100 * row['sacc']:.2f} ({row['hits_strict']})",
+            f"{100 * row['mrr']:.2f}",
+            f"{100 * row['lacc']:.2f} ({row['hits_lenient']})",
+            "",
+            "",
+        ]
+        rows.append(("", cells))
+    head = ("batch", "n", "SAcc", "MRR", "LAcc", "ceiling", "pair EM")
+    return (
+        f"<table><thead><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr></thead><tbody>"
+        + "".join(
+            f"<tr{kind}>{''.join(f'<td>{html.escape(str(c))}</td>' for c in cells)}</tr>"
+            for kind, cells in rows
+        )
+        + "</tbody></table>"
+    )
+
+
+def _figures(run: Run) -> list[str]:
+    shown = []
+    for name, caption in _FIGURES.items():
+        path = run.folder / "figures" / f"{name}.png"
+        if path.is_file():
+            data = base64.b64encode(path.read_bytes()).decode()
+            shown.append(
+                f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+            )
+    return shown
+
+
+def _notebooks(run: Run, manifest: dict) -> str:
+    """Convert each executed notebook and link it, with the seconds it took."""
+    done = manifest["notes"].get("notebooks_done", {})
+    items = []
+    for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
+        page, _ = HTMLExporter(template_name="lab").from_filename(str(path))
+        write_text(path.with_suffix(".html"), page)
+        title = next(
+            (c.source.splitlines()[0].lstrip("# ") for c in nbformat.read(path, 4).cells), path.stem
+        )
+        took = done.get(path.stem, {}).get("seconds")
+        items.append(
+            f'<li><a href="notebooks/{path.stem}.html">{html.escape(title)}</a>'
+            + (f", {took:.0f} s" if took is not None else "")
+            + "</li>"
+        )
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def _facts(manifest: dict, scores: dict) -> str:
+    hardware, settings = manifest["hardware"], manifest["settings"]
+    memory = hardware["memory_bytes"]
+    facts = {
+        "kit": f"{__version__}, commit {manifest['kit']['commit'] or 'unknown'}",
+        "made": manifest["opened"],
+        "settings": ", ".join(f"{k}={v}" for k, v in settings.items() if v != ""),
+        "training rows": scores["train_pairs"],
+        "seconds": ", ".join(f"{k} {v:.0f}" for k, v in scores["seconds"].items()),
+        "machine": f"{hardware['cpu']}, {hardware['cores']} cores, "
+        f"{memory / 2**30:.0f} GiB, GPU: {', '.join(hardware['gpus'] or []) or 'none'}",
+        "packages": f"Python {manifest['python']}, "
+        + ", ".join(f"{k} {v}" for k, v in manifest["packages"].items() if v),
+        "files": "every file with its SHA-256 is in manifest.json",
+    }
+    rows = "".join(
+        f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>"
+        for k, v in facts.items()
+    )
+    return f'<table class="facts"><tbody>{rows}</tbody></table>'

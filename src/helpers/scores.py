@@ -1,0 +1,144 @@
+"""A run's ``scores.json``: its answers against the golden files, with ceiling and pair match.
+
+Everything is read from the run folder: answers, n-best, and the contexts that were really given
+to the model, so the ceiling is that of the same input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers import metrics
+from helpers.bioasq import Question, read_answers, read_questions, write_json
+from helpers.config import InputError
+from helpers.prediction import pair_exact_match, read_nbest
+from helpers.runs import Run
+from helpers.spans import ceiling, find_spans
+from helpers.squad import read_squad
+
+SCHEMA_VERSION = 1
+CONVERT, TRAIN, PREDICT = "02_bioasq_to_squad", "03_fine_tune", "04_error_analysis"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A test batch: its golden questions, the contexts read, and every question's hit rank."""
+
+    name: str
+    questions: tuple[Question, ...]
+    contexts: dict[str, list[str]]
+    ranks: dict[str, int]  # question id -> rank of the first right answer, 0 for none
+    score: metrics.BatchScore
+
+
+def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
+    """Score the run's answer files, batch by batch. ``answers`` is a folder of the run.
+
+    Raises ``InputError`` when golden and answer files do not belong together, and ``ValueError``
+    when a score breaks SAcc <= MRR <= LAcc <= ceiling, which would be a mistake of ours.
+    """
+    data = run.noted("data", CONVERT)
+    batches = []
+    for name, gold in zip(data["batches"], data["golds"], strict=True):
+        questions = tuple(read_questions(gold, answers="required"))
+        wanted = {q.id: q.synonyms() for q in questions}
+        contexts: dict[str, list[str]] = {}
+        for example in read_squad(run.need(f"squad/{name}.json", CONVERT)):
+            contexts.setdefault(example.question_id, []).append(example.context)
+        strangers = sorted(set(contexts) - set(wanted))
+        if strangers:
+            raise InputError(
+                f"{gold}: has no answer to question {strangers[0]} of test input {name}; "
+                "do the golden file and the test input belong together?"
+            )
+        given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
+        missing = run.settings.missing
+        score = metrics.score_batch(name, wanted, given, missing)
+        possible, count = ceiling(questions, contexts)
+        if missing == "wrong":  # with questions dropped, hits and ceiling have other denominators
+            metrics.check_bounds(score, possible / count)
+        ranks = metrics.hit_ranks(wanted, given, missing)
+        batches.append(Batch(name, questions, contexts, ranks, score))
+    return batches
+
+
+def score_run(run: Run, seconds: dict[str, float]) -> dict:
+    """All of ``scores.json``; fractions of 1, seconds as given. Writes nothing."""
+    settings = run.settings
+    batches = read_batches(run)
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "profile": settings.profile,
+        "model": settings.model,
+        "seed": settings.seed,
+        "context": settings.context,
+        "merge": settings.merge,
+        "missing": settings.missing,
+        "train_pairs": run.noted("train_pairs", TRAIN),
+        "enriched": run.noted("data", CONVERT)["enriched"],
+        **metrics.summary([b.score for b in batches]),
+        "seconds": seconds,
+    }
+    extras = [_extras(run, batch) for batch in batches]
+    for row, extra in zip(result["batches"], extras, strict=True):
+        row |= _fractions(extra)
+    total = {name: sum(extra[name] for extra in extras) for name in extras[0]}
+    result["pooled"] |= _fractions(total)
+    result["weighted"] |= _fractions(total)
+    names = ("ceiling", "pair_em")
+    result["macro"] |= {
+        name: sum(row[name] for row in result["batches"]) / len(batches) for name in names
+    }
+    result["baselines"] = {
+        folder.name: metrics.pooled(
+            [b.score for b in read_batches(run, f"baselines/{folder.name}")]
+        ).as_row()
+        for folder in sorted(run.path("baselines").glob("*/"))
+    }
+    return result
+
+
+def write_scores(run: Run, scores: dict, made_by: str) -> Path:
+    """Write and record ``scores.json``."""
+    return run.record(write_json(run.path("scores.json"), scores), made_by)
+
+
+def table(scores: dict) -> str:
+    """The score table as plain text, for a terminal."""
+    head = f"{'batch':<10}{'n':>5}{'SAcc':>16}{'MRR':>8}{'LAcc':>16}{'ceiling':>9}{'pair EM':>9}"
+    lines = [head]
+    for row in [*scores["batches"], scores["weighted"], scores["macro"]]:
+        strict, lenient = (
+            f"{100 * row[name]:.2f} ({row[hits]})"
+            for name, hits in (("sacc", "hits_strict"), ("lacc", "hits_lenient"))
+        )
+        lines.append(
+            f"{row['batch']:<10}{row['n']:>5}{strict:>16}{100 * row['mrr']:>8.2f}{lenient:>16}"
+            f"{100 * row['ceiling']:>9.2f}{100 * row['pair_em']:>9.2f}"
+        )
+    for name, row in scores["baselines"].items():
+        strict = f"{100 * row['sacc']:.2f} ({row['hits_strict']})"
+        lenient = f"{100 * row['lacc']:.2f} ({row['hits_lenient']})"
+        lines.append(f"{name:<10}{row['n']:>5}{strict:>16}{100 * row['mrr']:>8.2f}{lenient:>16}")
+    return "\n".join(lines)
+
+
+def _extras(run: Run, batch: Batch) -> dict[str, int]:
+    """Counts behind the ceiling and the pair exact match of one batch."""
+    possible, questions = ceiling(batch.questions, batch.contexts)
+    synonyms = {q.id: [s.strip() for s in q.synonyms()] for q in batch.questions}
+    rows = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
+    examples, candidates = [e for e, _ in rows], [c for _, c in rows]
+    golds = {e.id: find_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
+    hits, pairs = pair_exact_match(examples, candidates, golds)
+    return {"possible": possible, "questions": questions, "pair_hits": hits, "pairs": pairs}
+
+
+def _fractions(counts: dict[str, int]) -> dict:
+    return {
+        "ceiling": counts["possible"] / counts["questions"],
+        "hits_ceiling": counts["possible"],
+        "pair_em": counts["pair_hits"] / counts["pairs"] if counts["pairs"] else 0.0,
+        "pairs": counts["pairs"],
+    }

@@ -1,0 +1,261 @@
+"""Hand-made cases for every cause, and the highlighting's invariants."""
+
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from html import unescape
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import errors
+from helpers.bioasq import Question
+from helpers.spans import Span
+from helpers.squad import Example
+
+
+@dataclass
+class Found:
+    """What ``prediction.Candidate`` looks like from here."""
+
+    text: str
+    start: int
+    end: int
+    probability: float
+
+
+def nbest(context, *texts):
+    """An n-best of these texts at their first places, each twice as likely as the next."""
+    total = sum(0.5**n for n in range(len(texts)))
+    return [
+        Found(t, context.index(t), context.index(t) + len(t), 0.5**n / total)
+        for n, t in enumerate(texts)
+    ]
+
+
+SCURVY = "Scurvy comes from a lack of vitamin C, not of iron, zinc, copper, iodine or magnesium."
+
+
+def case(golds, answers, *pairs):
+    return errors.cause(golds, answers, [c for c, _ in pairs], [n for _, n in pairs])
+
+
+def both(context, *texts):
+    return context, nbest(context, *texts)
+
+
+FIVE = ["iron", "zinc", "copper", "iodine", "magnesium"]
+
+
+@pytest.mark.parametrize(
+    ("golds", "answers", "pairs", "expected"),
+    [
+        (["Vitamin C"], ["vitamin c", "iron"], [both(SCURVY, "vitamin C")], errors.RIGHT),
+        (["vitamin C"], ["iron", "vitamin C"], [both(SCURVY, "iron")], errors.LATE),
+        # Five answers count, whatever else is handed in.
+        (["vitamin C"], [*FIVE, "vitamin C"], [both(SCURVY, "vitamin C")], errors.OUTVOTED),
+        # A gold with a blank at its edge is never matched by the evaluator.
+        (["vitamin C "], ["vitamin C"], [both(SCURVY, "vitamin C")], errors.WRITING),
+        (["TNF-alpha"], ["x", "the TNF-α"], [both("It is TNF-α.", "TNF-α")], errors.WRITING),
+        (["ascorbate"], ["vitamin C"], [both(SCURVY, "vitamin C")], errors.NONE),
+        (["ascorbate"], [], [], errors.NONE),
+        ([], ["vitamin C"], [both(SCURVY, "vitamin C")], errors.NONE),
+        # Only a part of a word: not an answer that can be extracted.
+        (["cop"], ["iron"], [both(SCURVY, "iron")], errors.NONE),
+        (["vitamin C"], ["lack of vitamin C"], [both(SCURVY, "vitamin C")], errors.BOUNDARY),
+        (["vitamin C, not of iron"], ["vitamin C"], [both(SCURVY, "iron")], errors.BOUNDARY),
+        (["of vitamin C"], ["vitamin C, not"], [both(SCURVY, "iron")], errors.BOUNDARY),
+        (["vitamin C"], FIVE, [both(SCURVY, "iron"), both(SCURVY, "vitamin C", "iron")],
+         errors.OUTVOTED),
+        (["vitamin C"], FIVE, [both(SCURVY, "iron", "vitamin C")], errors.BELOW),
+        (["vitamin C"], FIVE, [both(SCURVY, "iron", "zinc")], errors.NOT_FOUND),
+        (["vitamin C"], [], [(SCURVY, [])], errors.NOT_FOUND),
+    ],
+)  # fmt: skip
+def test_each_cause(golds, answers, pairs, expected):
+    assert case(golds, answers, *pairs) == expected
+
+
+def test_the_rules_are_tried_in_their_documented_order():
+    # Right at rank 2, and the first answer is only another writing: the earlier rule counts.
+    assert case(["vitamin C"], ["vitamin-C", "vitamin C"], both(SCURVY, "iron")) == errors.LATE
+    # Another writing of a gold that no snippet holds: writing comes before "no snippet".
+    text = "It is interleukin-6."
+    pair = both(text, "interleukin-6")
+    assert case(["interleukin 6"], ["interleukin-6"], pair) == errors.WRITING
+    # Too long, and the gold was a snippet's best as well.
+    pair = both(SCURVY, "vitamin C")
+    assert case(["vitamin C"], ["of vitamin C"], pair) == errors.BOUNDARY
+    assert list(errors.CAUSES) == [
+        errors.RIGHT, errors.LATE, errors.WRITING, errors.NONE,
+        errors.BOUNDARY, errors.OUTVOTED, errors.BELOW, errors.NOT_FOUND,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("TNF-α", "TNF alpha"),
+        ("TNFα", "tnf-Alpha"),
+        ("the mitochondria", "Mitochondria"),
+        ("An enzyme", "enzymes"),
+        ("Sjögren's syndrome", "Sjogren syndrome"),
+        ("95 %", "95%"),
+        ("Ca²⁺", "Ca2+"),
+        ("λ phage", "lambda phage"),
+        ("β-blockers", "beta blocker"),
+        ("IL6", "IL-6"),
+    ],
+)
+def test_plain_equates_writings(one, other):
+    assert errors.plain(one) == errors.plain(other) != ""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("vitamin A", "vitamin"),
+        ("1.5", "15"),
+        ("1-2", "12"),
+        ("TNF-α", "TNF-β"),
+        ("hypertension", "hypotension"),
+        ("AIDS virus", "AIDS"),
+    ],
+)
+def test_plain_keeps_meanings_apart(one, other):
+    assert errors.plain(one) != errors.plain(other)
+
+
+@given(st.text())
+def test_plain_ignores_case_and_is_stable(text):
+    assert errors.plain(text.casefold()) == errors.plain(text)
+    assert " ".join(errors.words(text)) == " ".join(errors.words(f"  {text}. "))
+
+
+QUESTION = Question("q1", "What does <scurvy> lack?", "factoid", exact_answer=(("vitamin C ",),))
+
+
+@pytest.fixture
+def frame():
+    second = Question("q2", "Without snippets?", "factoid", exact_answer=(("a", "b"), ("c",)))
+    examples = [
+        Example("q1_001", "q1", "", SCURVY),
+        Example("q1_002", "q1", "", SCURVY),
+        Example("q1_003", "q1", "", "Iron & zinc do not help."),
+    ]
+    found = [
+        nbest(SCURVY, "iron"),
+        nbest(SCURVY, "iron", "zinc"),
+        nbest(examples[2].context, "Iron"),
+    ]
+    ranked = {"q1": [("iron", 1.5), ("zinc", 0.5)], "elsewhere": [("x", 1.0)]}
+    return errors.table([QUESTION, second], examples, found, ranked, "mini1"), examples, found
+
+
+def test_table_has_a_row_per_question(frame):
+    df = frame[0]
+    assert list(df.columns) == [
+        "id", "batch", "question", "gold", "synonyms", "answer", "score", "rank", "snippets",
+        "with_answer", "opinions", "cause",
+    ]  # fmt: skip
+    first, second = df.to_dict("records")
+    assert (first["batch"], first["gold"], first["answer"]) == ("mini1", "vitamin C ", "iron")
+    assert (first["snippets"], first["with_answer"], first["opinions"]) == (3, 2, 1)
+    assert (first["score"], first["rank"], first["cause"]) == (1.5, 0, errors.NOT_FOUND)
+    assert second["synonyms"] == ("a", "b", "c")
+    assert (second["answer"], second["score"], second["snippets"]) == ("", 0.0, 0)
+    assert second["cause"] == errors.NONE
+
+
+def test_table_wants_an_nbest_for_each_example(frame):
+    with pytest.raises(ValueError):
+        errors.table([QUESTION], frame[1], frame[2][:2], {})
+
+
+def test_summary_counts_every_question_once(frame):
+    df = pd.concat([frame[0], frame[0].assign(batch="mini2")])
+    counts = errors.summary(df)
+    assert list(counts.index) == list(errors.CAUSES)
+    assert list(counts.columns) == ["mini1", "mini2", "all", "percent"]
+    assert counts["all"].sum() == len(df) == counts[["mini1", "mini2"]].to_numpy().sum()
+    assert counts.loc[errors.NONE, "percent"] == 50.0
+    assert counts.loc[errors.RIGHT, "all"] == 0
+
+
+def test_worst_are_wrong_confident_and_answerable_first():
+    df = pd.DataFrame(
+        {
+            "rank": [1, 0, 2, 0],
+            "with_answer": [1, 0, 1, 3],
+            "score": [9.0, 8.0, 1.0, 2.0],
+        }
+    )
+    assert list(errors.worst(df).index) == [3, 2]
+    assert list(errors.worst(df, 2, answerable=False).index) == [1, 3]
+    assert errors.worst(df.iloc[:1]).empty
+
+
+def test_save_writes_synonyms_readably(frame, tmp_path):
+    path = errors.save(frame[0], tmp_path / "errors.csv")
+    assert list(pd.read_csv(path)["synonyms"]) == ["vitamin C ", "a | b | c"]
+
+
+def test_highlight_marks_gold_and_box_and_escapes():
+    context = "a <b> & vitamin C"
+    page = errors.highlight(context, [Span(8, 17, "vitamin C")], Found("& vitamin", 6, 15, 1.0))
+    assert "a &lt;b&gt; " in page
+    assert page.count("<span") == 1
+    box = page.split("<span")[1].split("</span>")[0]
+    assert re.sub("<.*?>", "", box.split(">", 1)[1]) == "&amp; vitamin"
+    assert len(re.findall("<b ", page)) == 2  # inside and outside the box
+    assert "<span" not in errors.highlight(context, [])
+
+
+@given(st.text(max_size=40), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40))))
+def test_highlight_never_changes_the_text(text, cuts):
+    spans = [Span(min(a, b, len(text)), min(max(a, b), len(text)), "") for a, b in cuts]
+    page = errors.highlight(text, spans[1:], spans[0] if spans else None)
+    assert unescape(re.sub(r"</?(?:b|span)\b[^>]*>", "", page)) == text
+    assert page.count("<b ") == page.count("</b>")
+
+
+def test_case_shows_each_snippet_once_with_its_own_best(frame):
+    df, examples, found = frame
+    row, bare = df.to_dict("records")
+    page = errors.case_html(row, examples, found)
+    assert "&lt;scurvy&gt;" in page and "<scurvy>" not in page
+    assert page.count("<li") == 2 and "(given 2 times)" in page
+    assert "Iron</span> &amp; zinc" in page
+    assert "<i>and" not in page
+    assert "and 1 more" in errors.case_html(row, examples, found, most=1)
+    assert "no snippet</li>" in errors.case_html(bare, examples, found)
+
+
+def test_case_puts_telling_snippets_first():
+    dull, telling = "Nothing to see.", "Iron is missing."
+    examples = [Example("q1_001", "q1", "", dull), Example("q1_002", "q1", "", telling)]
+    row = {"id": "q1", "question": "?", "answer": "iron", "synonyms": (), "batch": "b",
+           "score": 1.0, "cause": errors.NONE}  # fmt: skip
+    page = errors.case_html(row, examples, [nbest(dull, "Nothing"), nbest(telling, "Iron")])
+    assert page.index("missing") < page.index("to see")
+
+
+def test_cases_have_one_legend_and_say_when_there_are_none(frame):
+    df, examples, found = frame
+    assert errors.cases_html(df, examples, found).count(errors.LEGEND) == 1
+    assert "No such case" in errors.cases_html(df[:0], examples, found)
+
+
+def test_nbest_bars_escape_and_show_percent():
+    page = errors.nbest_html([Found("<i>", 0, 3, 0.75), Found("b", 4, 5, 0.25)], most=1)
+    assert "&lt;i&gt;" in page and "75.0%" in page and "25.0%" not in page
+    assert "No span" in errors.nbest_html([])
+
+
+def test_errors_imports_neither_torch_nor_matplotlib():
+    code = "import sys, helpers.errors; print({'torch', 'matplotlib', 'nemo'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
