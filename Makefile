@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough lab test seeds lint clean
+.PHONY: help setup walkthrough seeds lab test lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,7 +48,7 @@ test: $(READY) ## run the tests (BIOASQ_DIR adds those on the real files)
 lint: $(READY) ## check style, and that no notebook carries outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --verify
+	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
 
 clean: ## remove .venv and caches; runs/ and the fetched weights stay
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info

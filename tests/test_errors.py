@@ -198,6 +198,13 @@ def test_worst_are_wrong_confident_and_answerable_first():
     assert errors.worst(df.iloc[:1]).empty
 
 
+def test_telling_prefers_few_snippets_that_disagree():
+    columns = {"with_answer": [0, 1, 2, 1], "opinions": [9, 3, 4, 2], "snippets": [2, 5, 4, 2]}
+    df = pd.DataFrame({"id": list("abcd"), **columns})
+    assert errors.telling(df)["id"] == "c"
+    assert errors.telling(df[:1])["id"] == "a"
+
+
 def test_save_writes_synonyms_readably(frame, tmp_path):
     path = errors.save(frame[0], tmp_path / "errors.csv")
     assert list(pd.read_csv(path)["synonyms"]) == ["vitamin C ", "a | b | c"]

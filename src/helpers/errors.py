@@ -163,6 +163,13 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
     return wrong.sort_values("score", ascending=False, kind="stable").head(n)
 
 
+def telling(df: pd.DataFrame) -> dict:
+    """The row to look at in detail: an answerable question whose few snippets disagree."""
+    order = df.assign(_clear=df["with_answer"] > 0, _many=df["opinions"].clip(upper=3))
+    by = ["_clear", "_many", "snippets"]
+    return df.loc[order.sort_values(by, ascending=[False, False, True]).index[0]].to_dict()
+
+
 def save(df: pd.DataFrame, path: str | Path) -> Path:
     """Write the table as CSV, synonyms joined by " | "."""
     flat = df.assign(synonyms=df["synonyms"].map(" | ".join))

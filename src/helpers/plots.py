@@ -56,7 +56,8 @@ def funnel(steps: Sequence[tuple[str, int]]):
     bars = axes.barh(names, counts, color=[LIGHT] * (len(steps) - 1) + [DARK], edgecolor=DARK)
     axes.bar_label(bars, padding=4)
     axes.invert_yaxis()
-    axes.set(xlabel="questions", title="Training questions left after each step")
+    axes.set_xlabel("questions")
+    axes.set_title("Training questions left after each step", loc="left", fontsize=11)
     axes.set_xlim(0, 1.1 * max(counts))
     return figure
 
@@ -73,7 +74,7 @@ def window_map(windows, vocab: Sequence[str]):
     columns = {pair: number for number, pair in enumerate(columns)}
     labels = [""] * len(columns)
     inner = np.ones(len(columns), bool)  # inside a word: neither its first piece nor its last
-    figure, axes = new_figure(0.13 * len(columns) + 1.6, 1.9 + 0.3 * len(rows))
+    figure, axes = new_figure(0.15 * len(columns) + 1.6, 1.9 + 0.3 * len(rows))
     cells = []
     for row, where in enumerate(rows):
         for token in range(where.start, where.stop):
@@ -92,7 +93,7 @@ def window_map(windows, vocab: Sequence[str]):
         axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
         if gold:
             axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
-    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=7)
+    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=9)
     axes.set_yticks(range(len(rows)), [f"window {row + 1}" for row in range(len(rows))])
     axes.set(xlim=(0, len(labels)), xlabel="tokens of the context", ylim=(len(rows) - 0.5, -0.5))
     axes.tick_params(length=0)
@@ -101,7 +102,7 @@ def window_map(windows, vocab: Sequence[str]):
         plt.Rectangle((0, 0), 1, 1, color=DARK, label="best window for this token"),
         plt.Line2D([], [], marker="o", color=ACCENT, linestyle="", label="the answer, whole"),
     ]
-    figure.legend(handles=keys, loc="outside upper left", ncols=3, fontsize=9)
+    figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False)
     return figure
 
 
@@ -120,7 +121,7 @@ def length_histogram(lengths: Sequence[int], limit: int):
         side = {"ha": "right", "xytext": (-5, -10)} if at == limit else {"xytext": (5, -10)}
         axes.annotate(label, (at, top), textcoords="offset points", **side)
     axes.set(xlabel="length of a window (tokens)", ylabel="windows", xlim=(0, limit + 8))
-    axes.set_title("What the model has to read")
+    axes.set_title("What the model has to read", loc="left", fontsize=11)
     return figure
 
 
@@ -133,7 +134,7 @@ def ceiling_bars(batches: Sequence[str], counts: Sequence[tuple[int, int]]):
     labels = [f"{share:.0f}%\n{k} of {n}" for share, (k, n) in zip(shares, counts, strict=True)]
     axes.bar_label(bars, labels, label_type="center", color="black")
     axes.set(xlabel="test batch", ylabel="questions (%)", ylim=(0, 100))
-    axes.set_title("Filled: some text holds an answer. Hatched: none does")
+    axes.set_title("Filled: some text holds an answer. Hatched: none does", loc="left", fontsize=11)
     return figure
 
 
@@ -170,4 +171,184 @@ def intervals(values: dict[str, tuple[float, float, float]]):
     axes.set_yticks(range(len(values)), list(values))
     axes.set(xlabel="score (%)", xlim=(0, 100), ylim=(len(values) - 0.4, -0.7))
     axes.set_title("95% intervals over questions")
+    return figure
+
+
+_CAUSE_FILLS = (  # pale and plain where all is well, then darker or hatched: readable in grey
+    ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
+    (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
+)  # fmt: skip
+
+
+def cause_bars(summary):
+    """Questions by cause as stacked bars, one a batch; ``summary`` is ``errors.summary``'s."""
+    names = [name for name in summary.columns if name not in ("all", "percent")]
+    sizes = summary[names].sum()
+    left = np.zeros(len(names))
+    figure, axes = new_figure(9, 1.6 + 0.42 * len(names))
+    for (cause, counts), (color, hatch) in zip(
+        summary[names].iterrows(), _CAUSE_FILLS, strict=True
+    ):
+        share = (100 * counts / sizes).to_numpy()
+        axes.barh(range(len(names)), share, left=left, color=color, hatch=hatch, height=0.72,
+                  edgecolor="black", linewidth=0.8, label=cause)  # fmt: skip
+        left += share
+    axes.set_yticks(range(len(names)), [f"{name}\nn = {sizes[name]}" for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="questions (%)", ylabel="test batch", xlim=(0, 100))
+    axes.set_title("What became of the questions", pad=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4,
+                  handlelength=2.6, handleheight=1.3)  # fmt: skip
+    return figure
+
+
+def softmax_bars(nbest, most: int = 8):
+    """The first candidates of one n-best: sums of logits on the left, probabilities right."""
+    shown = list(nbest)[:most]
+    places = range(len(shown))
+    figure, (left, right) = new_figure(9, 1.2 + 0.32 * len(shown), columns=2)
+    sums = [c.start_logit + c.end_logit for c in shown]
+    bars = left.barh(places, sums, color=MIDDLE, edgecolor="black", linewidth=0.6)
+    left.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
+    left.axvline(0, color="black", linewidth=0.8)
+    left.set_yticks(places, [_cut(c.text) for c in shown])
+    left.set(xlabel="start logit + end logit (no unit)", title="What the span head says")
+    left.margins(x=0.18)
+    chances = [100 * c.probability for c in shown]
+    bars = right.barh(places, chances, color=DARK, edgecolor="black", linewidth=0.6)
+    right.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
+    right.set_yticks(places, [""] * len(shown))
+    right.set(xlabel="probability (%)", title="After the softmax", xlim=(0, 112))
+    left.invert_yaxis()
+    right.invert_yaxis()
+    return figure
+
+
+def merge_bars(parts):
+    """Each answer's probability in each snippet, stacked; ``parts``: answer × snippet, 0 to 1.
+
+    A whole bar is the score of merging by sum, its longest piece that of merging by max.
+    """
+    figure, axes = new_figure(9, 1.6 + 0.42 * len(parts))
+    looks = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
+    left = np.zeros(len(parts))
+    for number, (name, column) in enumerate(parts.items()):
+        color, hatch = looks[number % len(looks)]
+        axes.barh(range(len(parts)), column, left=left, color=color, hatch=hatch, height=0.7,
+                  edgecolor="black", linewidth=0.8, label=str(name))  # fmt: skip
+        left += column.to_numpy()
+    longest = parts.max(axis=1).to_numpy()
+    for place, (total, peak) in enumerate(zip(left, longest, strict=True)):
+        axes.text(total, place, f"  sum {total:.2f}, max {peak:.2f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(parts)), [_cut(text) for text in parts.index])
+    axes.set(xlabel="probability, added up over the snippets (no unit)",
+             xlim=(0, 1.28 * max(left.max(initial=0), 0.1)))  # fmt: skip
+    axes.set_title("One question's answers, snippet by snippet")
+    axes.invert_yaxis()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _cut(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def notebook_flow(steps: Sequence[tuple[str, str, str]]):
+    """The notebooks from top to bottom, (name, what it does, files it hands on)."""
+    figure, axes = new_figure(7.5, 0.25 + 0.95 * len(steps))
+    for number, (name, does, writes) in enumerate(steps):
+        y = -number
+        axes.add_patch(plt.Rectangle((0, y - 0.28), 3.6, 0.56, facecolor=LIGHT, edgecolor=DARK))
+        axes.text(0.12, y + 0.1, name, va="center", fontsize=10, weight="bold")
+        axes.text(0.12, y - 0.13, does, va="center", fontsize=9)
+        last = number == len(steps) - 1
+        axes.annotate("", (1.8, y - (0.62 if last else 0.72)), (1.8, y - 0.28),
+                      arrowprops={"arrowstyle": "-|>", "color": DARK})  # fmt: skip
+        axes.text(1.95, y - 0.5, writes, va="center", fontsize=9, family="monospace")
+    axes.set(xlim=(-0.05, 5.2), ylim=(-len(steps) + 0.25, 0.4))
+    axes.set_axis_off()  # a drawing, not a measurement
+    return figure
+
+
+def part_bars(models: dict[str, dict[str, int]]):
+    """Weights of each part of a model in millions, one panel a model: name -> part -> count."""
+    figure, panels = new_figure(9, 2.6, columns=len(models))
+    for axes, (name, parts) in zip(np.atleast_1d(panels), models.items(), strict=True):
+        millions = [count / 1e6 for count in parts.values()]
+        total = sum(millions)
+        bars = axes.barh(list(parts), millions, color=MIDDLE, edgecolor=DARK)
+        labels = [
+            f"{100 * value / total:.0f}%" if value > 0.01 * total else "< 1%" for value in millions
+        ]
+        axes.bar_label(bars, labels, padding=4)
+        axes.invert_yaxis()
+        axes.set(xlabel="weights (millions)", xlim=(0, 1.2 * max(millions)))
+        axes.set_title(f"{name}: {total:.1f} million", loc="left", fontsize=11)
+    return figure
+
+
+def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int] = ()):
+    """Start and end logit of every token, (token, start, end); ``chosen`` tokens are marked."""
+    names, start, end = zip(*tokens, strict=True)
+    figure, axes = new_figure(max(6.0, 0.27 * len(names) + 1), 3.6)
+    at = np.arange(len(names))
+    axes.bar(at - 0.2, start, 0.4, color=DARK, label="start")
+    axes.bar(at + 0.2, end, 0.4, color="white", edgecolor=DARK, hatch="////", label="end")
+    axes.axhline(0, color="black", linewidth=0.8)
+    if len(chosen):
+        axes.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=ACCENT, alpha=0.25, zorder=0,
+                     label="the answer chosen")  # fmt: skip
+    axes.set_xticks(at, names, rotation=90, fontsize=9)
+    axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
+    axes.set_title("What the span head says of every token", loc="left", fontsize=11)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    return figure
+
+
+_STACKS = ((False, "post-LayerNorm", "o", DARK), (True, "pre-LayerNorm", "s", ACCENT))
+
+
+def _mean_of(stacks, layers: int, norm_first: bool, what: str) -> np.ndarray:
+    """Mean over seeds of a ``lessons.Stack``'s values, one for each layer."""
+    same = [s for s in stacks if s.layers == layers and s.norm_first == norm_first]
+    return np.mean([getattr(s, what) for s in same], axis=0)
+
+
+def depth_gradients(stacks):
+    """Gradients of ``lessons.Stack`` rows: by layer in the deepest, and of each one's last layer."""
+    depths = sorted({s.layers for s in stacks})
+    figure, (left, right) = new_figure(9, 3.3, columns=2)
+    for norm_first, name, marker, colour in _STACKS:
+        deepest = _mean_of(stacks, depths[-1], norm_first, "gradients")
+        left.plot(range(1, depths[-1] + 1), deepest, marker=marker, color=colour, markersize=4,
+                  label=name)  # fmt: skip
+        last = [_mean_of(stacks, depth, norm_first, "gradients")[-1] for depth in depths]
+        right.plot(depths, last, marker=marker, color=colour, label=name)
+        slope = [last[0] * (1 if not norm_first else (depths[0] / d) ** 0.5) for d in depths]
+        right.plot(depths, slope, ":", color="black", linewidth=1.5,
+                   label=None if norm_first else "theory: constant, 1/√layers")  # fmt: skip
+    left.set(xlabel="layer (1 reads the embeddings)", ylabel="norm of the gradient", ylim=(0, None))
+    left.set_title(f"Every layer of a stack of {depths[-1]}", loc="left", fontsize=11)
+    right.set(xlabel="layers in the stack", ylabel="norm of the gradient", xscale="log",
+              ylim=(0, None))  # fmt: skip
+    right.set_xticks(depths, [str(depth) for depth in depths])
+    right.minorticks_off()
+    right.set_title("The last layer, by depth of the stack", loc="left", fontsize=11)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3,
+                  frameon=False)  # fmt: skip
+    return figure
+
+
+def depth_likeness(stacks):
+    """How alike the tokens of a window become, layer by layer, in the deepest ``lessons.Stack``."""
+    layers = max(s.layers for s in stacks)
+    figure, axes = new_figure(7, 3)
+    for norm_first, name, marker, colour in _STACKS:
+        values = _mean_of(stacks, layers, norm_first, "likeness")
+        axes.plot(range(1, layers + 1), values, marker=marker, color=colour, markersize=4,
+                  label=name)  # fmt: skip
+    axes.set(xlabel="layer (1 reads the embeddings)", ylabel="mean cosine of two tokens")
+    axes.set(ylim=(0, 1.05))
+    axes.set_title(f"How alike tokens are in a random stack of {layers}", loc="left", fontsize=11)
+    axes.legend(loc="lower right", frameon=False)
     return figure

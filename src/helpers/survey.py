@@ -51,6 +51,12 @@ def telling_example(questions: list[Question]) -> tuple[Question, Example]:
     return by_id[example.question_id], example
 
 
+def text_table(frame):
+    """A pandas table for the eye: text to the left, and shown as it is, ``<`` and ``&`` too."""
+    left = {"selector": "th, td", "props": "text-align: left; vertical-align: top"}
+    return frame.style.format(escape="html").set_table_styles([left])
+
+
 def compare_contexts(files: BioasqFiles) -> list[dict]:
     """What each possible context setting gives the system in the test: a row a setting.
 

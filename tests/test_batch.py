@@ -1,0 +1,54 @@
+"""The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
+
+import pytest
+
+from helpers import batch
+from helpers.config import from_parameters
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--profile", "maxi"], "'maxi' is unknown"),
+        (["--set", "epoch=1"], "epoch"),
+        (["--set", "epochs=0"], "below 1"),
+        (["--run", "a/b"], "plain folder name"),
+        (["--run", "latest"], "latest"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert batch.main(["run", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_bioasq_files_is_told_through_the_notebook(tmp_path, capsys, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("nothing")
+    args = ["run", "--profile", "bioasq-cpu", "--bioasq-dir", str(tmp_path / "data"),
+            "--set", f"runs_dir={tmp_path / 'runs'}"]  # fmt: skip
+    assert batch.main(args) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if "helpers.batch:" in line]
+    assert len(error) == 1
+    assert "golden" in error[0]
+
+
+def test_the_spread_is_mean_and_sample_standard_deviation():
+    results = [
+        {"seed": seed, "pooled": {"sacc": s, "mrr": 0.5, "lacc": 0.6, "pair_em": 0.4}}
+        for seed, s in ((0, 0.25), (1, 0.27), (2, 0.29))
+    ]
+    lines = batch.spread(results).splitlines()
+    assert lines[-2].split() == ["mean", "27.00", "50.00", "60.00", "40.00"]
+    assert lines[-1].split() == ["std", "2.00", "0.00", "0.00", "0.00"]
+    assert "std" not in batch.spread(results[:1])
+
+
+def test_notebooks_get_what_they_declare():
+    settings = from_parameters("mini", run="x", epochs=2, merge="max")
+    given = batch._for_notebooks(settings, {"run": "x", "epochs": 2, "merge": "max"})
+    assert given == {"profile": "mini", "run": "x", "bioasq_dir": "", "seed": 0,
+                     "overrides": "epochs=2 merge=max"}  # fmt: skip

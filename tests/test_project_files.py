@@ -1,0 +1,234 @@
+"""The files around the code: that they agree with each other and hold what they promise."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import helpers
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOT_OURS = {".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in text("constraints.txt").splitlines() if not line.startswith("#")]
+    found = [re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)", line) for line in lines]
+    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
+    names = [canonicalize_name(match[1]) for match in found]
+    assert len(names) == len(set(names))
+    return dict(zip(names, (match[2] for match in found), strict=True))
+
+
+def own_files() -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [
+            name
+            for name in folders
+            if name not in NOT_OURS and not name.endswith((".egg-info", "cache__", "_cache"))
+            if name not in (".hypothesis", ".ipynb_checkpoints")
+        ]
+        found += [Path(folder) / name for name in names]
+    return found
+
+
+def test_versions_agree():
+    version = PROJECT["version"]
+    assert helpers.__version__ == version
+    assert yaml.safe_load(text("CITATION.cff"))["version"] == version
+    assert re.search(r"^## (\S+)", text("CHANGELOG.md"), re.MULTILINE)[1] == version
+    assert (
+        f":{version}-cpu" in yaml.safe_load(text("docker/compose.yaml"))["services"]["lab"]["image"]
+    )
+
+
+def test_every_requirement_is_pinned_within_its_range():
+    known = pins()
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    for requirement in map(Requirement, wanted):
+        version = known[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), (requirement, version)
+
+
+def test_environments_take_the_same_python_and_torch():
+    environment = yaml.safe_load(text("environment.yml"))
+    assert environment["name"] == PROJECT["name"]
+    python = next(item for item in environment["dependencies"] if str(item).startswith("python="))
+    version = python.removeprefix("python=")
+    assert re.search(r"^FROM python:([0-9.]+)-", text("docker/Dockerfile"), re.MULTILINE)[1] == (
+        version
+    )
+    assert f"PYTHON ?= python{version}\n" in text("Makefile")
+    assert PROJECT["requires-python"].startswith(f">={version},")
+    (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
+    assert pip[0] == "-c constraints.txt"  # first, so that it holds for the rest
+    assert f"torch=={pins()['torch']}" in pip and "-e .[dev]" in pip
+
+
+def test_container_runs_as_an_ordinary_user_on_this_host_only():
+    dockerfile = text("docker/Dockerfile")
+    users = re.findall(r"^USER (\S+)", dockerfile, re.MULTILINE)
+    assert users and users[-1].split(":")[0] not in ("root", "0")
+    stages = re.findall(r"^FROM \S+ AS (\S+)", dockerfile, re.MULTILINE)
+    for service in yaml.safe_load(text("docker/compose.yaml"))["services"].values():
+        assert service["build"]["target"] in stages
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert (ROOT / "docker" / service["build"]["context"]).resolve() == ROOT.resolve()
+    allowed = [
+        line[1:] for line in text("docker/Dockerfile.dockerignore").split() if line[0] == "!"
+    ]
+    copied = [
+        source
+        for line in re.findall(r"^COPY --chown=kit:kit (.*)$", dockerfile, re.MULTILINE)
+        for source in line.split()[:-1]
+        if source != "."
+    ]
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert source.split("/")[0] in allowed, source
+
+
+def test_hooks_use_tools_of_the_dev_environment():
+    tools = {Requirement(item).name for item in PROJECT["optional-dependencies"]["dev"]}
+    hooks = yaml.safe_load(text(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert {hook["id"] for hook in hooks} == {"ruff-check", "ruff-format", "nbstripout"}
+    for hook in hooks:
+        folder, tool = os.path.split(hook["entry"].split()[0])
+        assert folder == ".venv/bin" and tool in tools
+    for hook in hooks:
+        assert "jupyter" in hook.get("types_or", hook.get("types"))
+
+
+def test_citation_and_license():
+    citation = yaml.safe_load(text("CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    license_text = text("LICENSE")
+    assert "Version 2.0, January 2004" in license_text and "END OF TERMS" in license_text
+    assert len(license_text.split()) > 1500
+
+
+def test_no_notebook_carries_outputs():
+    notebooks = [path for path in own_files() if path.suffix == ".ipynb"]
+    assert notebooks
+    for path in notebooks:
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == [] and cell["execution_count"] is None, path.name
+
+
+def test_no_file_names_this_machine_or_a_registry():
+    # Put together from pieces, or this file would be the first to fail.
+    places = ["/" + name + "/" for name in ("work", "root", "Users")] + ["/" + "tmp/w"]
+    hosts = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "conda.ana" + "conda.org"]
+    for path in own_files():
+        try:
+            content = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for sign in places + hosts:
+            assert sign not in content, f"{path.relative_to(ROOT)} holds {sign}"
+
+
+def test_modules_import_one_way():
+    folder = ROOT / "src" / "helpers"
+    graph = {}
+    for path in folder.glob("*.py"):
+        needs = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                inside = node.level == 1 or (node.module or "").split(".")[0] == "helpers"
+                module = (node.module or "").removeprefix("helpers").strip(".")
+                if inside:
+                    needs |= {module} if module else {alias.name for alias in node.names}
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+                needs |= {name.split(".")[1] for name in names if name.startswith("helpers.")}
+        graph[path.stem] = {name for name in needs if (folder / f"{name}.py").exists()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names a circle
+    assert order.index("config") < order.index("fetch")
+
+
+def test_ci_script_is_a_program():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text(encoding="utf-8").startswith("#!/usr/bin/env bash\n")
+    subprocess.run(["bash", "-n", str(script)], check=True)
+
+
+@pytest.fixture
+def make(tmp_path):
+    if not shutil.which("make"):
+        pytest.skip("make is not installed; the README says what to type instead")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        # These tests may themselves run under make, which hands its own settings down.
+        ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH_INDEX"}
+        ours |= {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
+        clean = {name: value for name, value in os.environ.items() if name not in ours}
+        return subprocess.run(
+            ["make", *arguments], cwd=tmp_path, env=clean, capture_output=True, text=True
+        )
+
+    return run
+
+
+def test_make_without_a_target_lists_the_targets(make):
+    listed = re.findall(r"^make (\w+)", make().stdout, re.MULTILINE)
+    promised = re.search(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)[1].split()
+    assert listed == promised
+    assert len(text("Makefile").splitlines()) < 70
+
+
+def test_missing_python_is_one_clear_line_and_leaves_nothing(make, tmp_path):
+    done = make("setup", "PYTHON=no-such-python")
+    assert done.returncode == 2
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("no-such-python is missing") and "PYTHON=/path/to/python3.11" in first
+    assert all(line.startswith("make: ***") for line in rest)
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_walkthrough_passes_its_settings_on(make, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    run = ".venv/bin/python -m helpers.batch run"
+    assert make("-n", "walkthrough").stdout.split() == f"{run} --profile mini".split()
+    said = make(
+        "-n", "walkthrough", "PROFILE=bioasq-cpu", "BIOASQ_DIR=/a b", "RUN=mine", "SEED=3"
+    ).stdout
+    assert said.split() == (
+        f'{run} --profile bioasq-cpu --bioasq-dir "/a b" --run "mine" --seed 3'.split()
+    )
+
+
+def test_setup_is_not_repeated_until_the_pins_change(make, tmp_path):
+    assert "pip install" in make("-n", "test").stdout
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    assert "pip install" not in make("-n", "test").stdout
+    later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
+    os.utime(tmp_path / "constraints.txt", (later, later))
+    assert "pip install" in make("-n", "test").stdout
+    torch = f"--index-url address torch=={pins()['torch']}"
+    assert torch in make("-n", "test", "TORCH_INDEX=address").stdout
