@@ -62,7 +62,8 @@ def test_the_run_folder_is_what_the_readme_promises(mini_run):
     kinds = ("squad/{}.json", "squad/{}.ids.jsonl", "answers/{}.json", "nbest/{}.jsonl")
     expected = [kind.format(f"mini{i}") for i in range(1, 6) for kind in kinds]
     expected += ["manifest.json", "index.html", "scores.json", "squad/train.json",
-                 "squad/drops.jsonl", "model/model.nemo", "model/transformers/config.json"]  # fmt: skip
+                 "squad/drops.jsonl", "model/model.nemo",
+                 "model/transformers/config.json"]  # fmt: skip
     assert [name for name in expected if not (mini_run / name).is_file()] == []
     assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
     manifest = json.loads((mini_run / "manifest.json").read_text())

@@ -1,5 +1,6 @@
 """The widgets driven without a browser: what they show, and what is left in a saved page."""
 
+import re
 from dataclasses import dataclass
 
 import pandas as pd
@@ -29,12 +30,12 @@ class Parrot:
 
 
 def saved(view):
-    return view._repr_mimebundle_()["text/html"]
+    return view.outputs()[0]["text/html"]
 
 
 def test_ask_answers_at_once_and_on_the_button():
     view = widgets.ask(Parrot(), "Which <one>?", "Zinc is & stays.")
-    asked, given, button, shown = view.widget.children
+    asked, given, button, shown, _ = view.widget.children
     assert "Zinc</span> is &amp; stays." in shown.value and "90.0%" in shown.value
     assert "&lt;one&gt;" in saved(view) and shown.value in saved(view)
     given.value = "Iron and more"
@@ -69,7 +70,7 @@ def cases():
 
 def test_browse_starts_with_an_error_and_follows_the_menus(cases):
     view = widgets.browse(*cases)
-    cause, question, shown = view.widget.children
+    cause, question, shown, _ = view.widget.children
     assert cause.value == errors.NONE
     assert [label for label, _ in cause.options] == ["right (1)", "no snippet holds it (2)"]
     assert [name for _, name in question.options] == ["q2", "q3"]
@@ -87,6 +88,16 @@ def test_browse_of_right_answers_only_or_of_nothing(cases):
     assert "No question" in saved(widgets.browse(df[:0], examples, found))
 
 
-def test_a_live_notebook_gets_the_widget(cases):
-    bundle = widgets.browse(*cases)._repr_mimebundle_(include=None, exclude=None)
-    assert "text/html" in bundle and "text/plain" in bundle
+def test_the_widget_hides_its_own_static_page_and_no_other(cases):
+    one, two = widgets.browse(*cases), widgets.browse(*cases)
+    name = re.search('class="([^"]+)"', saved(one))[1]
+    assert f".{name} {{ display: none }}" in one.widget.children[-1].value
+    assert name not in two.widget.children[-1].value
+    assert "text/plain" in one.outputs()[1]
+
+
+def test_displaying_shows_page_and_widget(cases, monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
+    widgets.browse(*cases)._ipython_display_()
+    assert len(shown) == 2 and "Iron" in shown[0]["text/html"]

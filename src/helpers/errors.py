@@ -1,4 +1,4 @@
-"""What went wrong with each question, as a table, and one question's snippets as HTML.
+"""What went wrong with each question, as a table; ``helpers.markup`` shows it in the snippets.
 
 The cause of an error is decided by the rules of ``CAUSES``, tried in order: the first that fits
 counts. Nothing here needs a model, only its n-best lists, so a saved ``nbest`` file will do.
@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from helpers.bioasq import Question, write_text
+from helpers.markup import (
+    LEGEND,
+    by_question,
+    case_html,
+    cases_html,
+    gold_spans,
+    highlight,
+    left,
+    nbest_html,
+    visible,
+)
 from helpers.metrics import hit_rank, lower
-from helpers.spans import Span, find_spans
+from helpers.spans import find_spans
 from helpers.squad import Example
+
+__all__ = [
+    "CAUSES", "LEGEND", "case_html", "cases_html", "cause", "gold_spans", "highlight", "left",
+    "nbest_html", "plain", "save", "summary", "table", "telling", "visible", "words", "worst",
+]  # fmt: skip
 
 KEPT = 5  # answers of a question that count
 RIGHT, LATE, WRITING, NONE = "right", "right at 2-5", "writing", "no snippet holds it"
@@ -40,8 +55,6 @@ _GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode's lambda lacks its b
 }
 _GREEK_LETTER = re.compile("|".join(_GREEK))
 _WORD = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
-_GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
-_BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
 
 
 def table(
@@ -59,7 +72,7 @@ def table(
     there is none), score, rank (of the first gold among the five, 0 when none is), snippets,
     with_answer (how many of them hold a gold), opinions (different best spans), cause.
     """
-    pairs = _by_question(examples, candidates)
+    pairs = by_question(examples, candidates)
     rows = []
     for question in questions:
         golds = question.synonyms()
@@ -114,11 +127,6 @@ def cause(
     return NOT_FOUND
 
 
-def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """Where golds stand in a context by the strict rule, blanks at a gold's edges aside."""
-    return find_spans(context, [gold.strip() for gold in golds])
-
-
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without accents, articles and a plural or possessive s.
 
@@ -155,12 +163,16 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFrame:
-    """The ``n`` wrong first answers with the highest scores.
+    """The ``n`` worst wrong first answers: those without a right one among the five, then others.
 
-    ``answerable``: only where some snippet holds a gold, so that there is something to compare.
+    Within both the highest score comes first. ``answerable``: only where some snippet holds a
+    gold, so that there is something to compare.
     """
     wrong = df[(df["rank"] != 1) & ((df["with_answer"] > 0) | (not answerable))]
-    return wrong.sort_values("score", ascending=False, kind="stable").head(n)
+    order = wrong.assign(_late=wrong["rank"] > 0).sort_values(
+        ["_late", "score"], ascending=[True, False], kind="stable"
+    )
+    return order.drop(columns="_late").head(n)
 
 
 def telling(df: pd.DataFrame) -> dict:
@@ -174,106 +186,6 @@ def save(df: pd.DataFrame, path: str | Path) -> Path:
     """Write the table as CSV, synonyms joined by " | "."""
     flat = df.assign(synonyms=df["synonyms"].map(" | ".join))
     return write_text(path, flat.to_csv(index=False, lineterminator="\n"))
-
-
-def highlight(context: str, gold: Iterable, predicted=None) -> str:
-    """A context as HTML: golds bold and underlined, the prediction in a box. See ``LEGEND``.
-
-    Spans are objects with start and end, in characters. They may overlap and touch.
-    """
-    golden = [False] * len(context)
-    for span in gold:
-        golden[span.start : span.end] = [True] * len(golden[span.start : span.end])
-    low, high = (predicted.start, predicted.end) if predicted else (0, 0)
-    parts = (
-        _golden(context[:low], golden[:low]),
-        _golden(context[low:high], golden[low:high]),
-        _golden(context[high:], golden[high:]),
-    )
-    return (
-        parts[0]
-        + (f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else "")
-        + parts[2]
-    )
-
-
-def _golden(text: str, golden: Sequence[bool]) -> str:
-    pieces, start = [], 0
-    for end in range(1, len(text) + 1):
-        if end == len(text) or golden[end] != golden[start]:
-            piece = escape(text[start:end])
-            pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if golden[start] else piece)
-            start = end
-    return "".join(pieces)
-
-
-LEGEND = (
-    f'<p>How to read it: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
-    f'<span style="{_BOX_STYLE}">boxed</span> is the model\'s best span in this snippet, '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is where they meet.</p>'
-)
-
-
-def case_html(
-    row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
-) -> str:
-    """One row of the table with its snippets, each with its own best span and probability.
-
-    Equal snippets are shown once. Of more than ``most``, those that hold a gold or speak for the
-    first answer come first and the rest is counted.
-    """
-    shown: dict[str, tuple[str, int]] = {}
-    pairs = _by_question(examples, candidates).get(row["id"], [])
-    spoken = lower(row["answer"])
-    spans = {example.context: gold_spans(example.context, row["synonyms"]) for example, _ in pairs}
-    pairs.sort(key=lambda p: not (spans[p[0].context] or (p[1] and lower(p[1][0].text) == spoken)))
-    for example, nbest in pairs:
-        times = shown.get(example.context, ("", 0))[1]
-        best = nbest[0] if nbest else None
-        marked = highlight(example.context, spans[example.context], best)
-        chance = f"{best.probability:.0%}" if best else "no span"
-        shown[example.context] = (f"<b>{chance}</b>&ensp;{marked}", times + 1)
-    items = [
-        f'<li style="margin:4px 0">{text}{f" <i>(given {n} times)</i>" if n > 1 else ""}</li>'
-        for text, n in list(shown.values())[:most]
-    ]
-    more = len(shown) - len(items)
-    facts = (("answer", row["answer"] or "(none)"), ("gold", " | ".join(row["synonyms"])))
-    told = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
-    return (
-        '<div style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
-        f"<b>{escape(row['question'])}</b><br>{told}<br>"
-        f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
-        f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
-        f"{f'<i>and {more} more</i>' if more > 0 else ''}</div>"
-    )
-
-
-def cases_html(
-    rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
-) -> str:
-    """The legend and ``case_html`` of every row."""
-    cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
-    return LEGEND + ("".join(cases) or "<p>No such case.</p>")
-
-
-def nbest_html(nbest: Sequence, most: int = 5) -> str:
-    """The first candidates of one n-best as a table with a bar for each probability."""
-    rows = [
-        f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
-        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
-        f'width:{max(200 * c.probability, 1):.0f}px"></div></td></tr>'
-        for c in nbest[:most]
-    ]
-    head = "<tr><th>answer</th><th>probability</th><th></th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
-
-
-def _by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
-    pairs: dict[str, list] = {}
-    for example, nbest in zip(examples, candidates, strict=True):
-        pairs.setdefault(example.question_id, []).append((example, nbest))
-    return pairs
 
 
 def _shares_words(answer: str, golds, contexts, holding) -> bool:

@@ -1,18 +1,20 @@
 """The interactive parts: ask the model, browse the errors. The only import of ipywidgets.
 
-Each call returns at once and never waits for input. What it returns also carries plain HTML, which
-a viewer shows where there is no running kernel: GitHub, an exported page, a report.
+Each call returns at once and never waits for input. What it shows includes plain HTML for viewers
+without a running kernel: GitHub, an exported page, a report.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets
 import pandas as pd
+from IPython.display import display
 
-from helpers import errors
+from helpers import errors, markup
 from helpers.squad import Example
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
@@ -20,15 +22,30 @@ _LONGEST = 90  # characters of a question in the menu
 
 
 class View:
-    """A widget, and the HTML that stands in for it where widgets do not work."""
+    """A widget below a static page that stands in for it wherever widgets do not work.
 
-    def __init__(self, widget: ipywidgets.Widget, page: Callable[[], str]):
-        self.widget = widget
+    Both are in the output. A part of the widget hides the page, so whoever sees the widget does
+    not see the page: no viewer has to be asked what it can do.
+    """
+
+    def __init__(self, parts: Sequence[ipywidgets.Widget], page: Callable[[], str]):
+        self._name = f"helpers-static-{uuid.uuid4().hex[:12]}"
+        hide = ipywidgets.HTML(f"<style>.{self._name} {{ display: none }}</style>")
+        self.widget = ipywidgets.VBox([*parts, hide])
         self._page = page
 
-    def _repr_mimebundle_(self, **options) -> dict:
-        bundle = dict(self.widget._repr_mimebundle_(**options) or {})
-        return {**bundle, "text/html": self._page()}
+    def outputs(self) -> list[dict]:
+        """MIME bundles: the page as it is now, then the widget."""
+        live = dict(self.widget._repr_mimebundle_() or {})
+        page = f'<div class="{self._name}">{self._page()}</div>'
+        return [
+            {"text/html": page, "text/plain": "(an HTML page)"},
+            {**live, "text/html": "<!-- the widget, in a running notebook -->"},
+        ]
+
+    def _ipython_display_(self) -> None:
+        for bundle in self.outputs():
+            display(bundle, raw=True)
 
 
 def ask(reader, question: str = "", context: str = "") -> View:
@@ -51,7 +68,7 @@ def ask(reader, question: str = "", context: str = "") -> View:
     def page() -> str:
         return f"<p><b>{escape(asked.value.strip())}</b></p>{shown.value}"
 
-    return View(ipywidgets.VBox([asked, given, button, shown]), page)
+    return View([asked, given, button, shown], page)
 
 
 def _answer(reader, question: str, context: str) -> str:
@@ -61,8 +78,8 @@ def _answer(reader, question: str, context: str) -> str:
         nbest = reader.answer(question, context)
     except ValueError as error:  # InputError is one; the cell must not show a stack
         return f"<p>{escape(str(error))}</p>"
-    marked = errors.highlight(context, [], nbest[0] if nbest else None)
-    return f'{errors.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
+    marked = markup.highlight(context, [], nbest[0] if nbest else None)
+    return f'{markup.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
 
 
 def browse(
@@ -81,7 +98,7 @@ def browse(
     def show(_=None):
         row = by_id.get(question.value)
         shown.value = (
-            errors.LEGEND + errors.case_html(row, examples, candidates, most)
+            markup.LEGEND + markup.case_html(row, examples, candidates, most)
             if row
             else "<p>No question to show.</p>"
         )
@@ -95,7 +112,7 @@ def browse(
     cause.observe(fill, "value")
     question.observe(show, "value")
     fill()
-    return View(ipywidgets.VBox([cause, question, shown]), lambda: shown.value)
+    return View([cause, question, shown], lambda: shown.value)
 
 
 def _short(text: str) -> str:

@@ -1,0 +1,141 @@
+"""Answers in their snippets, as HTML that a saved notebook, a report and a widget can show.
+
+All text is escaped. Weight, underline and frame carry the meaning, so black and white is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+import pandas as pd
+
+from helpers.metrics import lower
+from helpers.spans import Span, find_spans
+from helpers.squad import Example
+
+_GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
+_BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
+
+
+def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
+    """Where golds stand in a context by the strict rule, blanks at a gold's edges aside."""
+    return find_spans(context, [gold.strip() for gold in golds])
+
+
+def highlight(context: str, gold: Iterable, predicted=None) -> str:
+    """A context as HTML: golds bold and underlined, the prediction in a box. See ``LEGEND``.
+
+    Spans are objects with start and end, in characters. They may overlap and touch.
+    """
+    golden = [False] * len(context)
+    for span in gold:
+        golden[span.start : span.end] = [True] * len(golden[span.start : span.end])
+    low, high = (predicted.start, predicted.end) if predicted else (0, 0)
+    parts = (
+        _golden(context[:low], golden[:low]),
+        _golden(context[low:high], golden[low:high]),
+        _golden(context[high:], golden[high:]),
+    )
+    return (
+        parts[0]
+        + (f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else "")
+        + parts[2]
+    )
+
+
+def _golden(text: str, golden: Sequence[bool]) -> str:
+    pieces, start = [], 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or golden[end] != golden[start]:
+            piece = escape(text[start:end])
+            pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if golden[start] else piece)
+            start = end
+    return "".join(pieces)
+
+
+LEGEND = (
+    f'<p>How to read it: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
+    f'<span style="{_BOX_STYLE}">boxed</span> is the model\'s best span in this snippet, '
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is where they meet.</p>'
+)
+
+
+def case_html(
+    row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
+) -> str:
+    """One row of the table with its snippets, each with its own best span and probability.
+
+    Equal snippets are shown once. Of more than ``most``, those that hold a gold or speak for the
+    first answer come first and the rest is counted.
+    """
+    shown: dict[str, tuple[str, int]] = {}
+    pairs = by_question(examples, candidates).get(row["id"], [])
+    spoken = lower(row["answer"])
+    spans = {example.context: gold_spans(example.context, row["synonyms"]) for example, _ in pairs}
+    pairs.sort(key=lambda p: not (spans[p[0].context] or (p[1] and lower(p[1][0].text) == spoken)))
+    for example, nbest in pairs:
+        times = shown.get(example.context, ("", 0))[1]
+        best = nbest[0] if nbest else None
+        marked = highlight(example.context, spans[example.context], best)
+        chance = f"{best.probability:.0%}" if best else "no span"
+        shown[example.context] = (f"<b>{chance}</b>&ensp;{marked}", times + 1)
+    items = [
+        f'<li style="margin:4px 0">{text}{f" <i>(given {n} times)</i>" if n > 1 else ""}</li>'
+        for text, n in list(shown.values())[:most]
+    ]
+    more = len(shown) - len(items)
+    facts = (
+        ("answer", row["answer"] or "(none)"),
+        ("gold", " | ".join(map(visible, row["synonyms"]))),
+    )
+    told = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
+    return (
+        '<div style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
+        f"<b>{escape(row['question'])}</b><br>{told}<br>"
+        f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
+        f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
+        f"{f'<i>and {more} more</i>' if more > 0 else ''}</div>"
+    )
+
+
+def cases_html(
+    rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
+) -> str:
+    """The legend and ``case_html`` of every row."""
+    cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
+    return LEGEND + ("".join(cases) or "<p>No such case.</p>")
+
+
+def nbest_html(nbest: Sequence, most: int = 5) -> str:
+    """The first candidates of one n-best as a table with a bar for each probability."""
+    rows = [
+        f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
+        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
+        f'width:{max(200 * c.probability, 1):.0f}px"></div></td></tr>'
+        for c in nbest[:most]
+    ]
+    head = "<tr><th>answer</th><th>probability</th><th></th></tr>"
+    return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
+
+
+def visible(text: str) -> str:
+    """A text whose blanks at the edges, and second blanks in a row, are shown as "␣"."""
+    return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
+
+
+def left(df: pd.DataFrame):
+    """A table of texts for display: flush left, two decimals, no index, escaped."""
+    style = df.reset_index(drop=True).style.hide(axis="index")
+    style.format(precision=2, escape="html").format_index(escape="html", axis="columns")
+    flush = "text-align: left; vertical-align: top"
+    return style.set_table_styles([{"selector": "th, td", "props": flush}])
+
+
+def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
+    """Question id -> its (example, n-best) pairs, in their order."""
+    pairs: dict[str, list] = {}
+    for example, nbest in zip(examples, candidates, strict=True):
+        pairs.setdefault(example.question_id, []).append((example, nbest))
+    return pairs

@@ -1,0 +1,109 @@
+"""scores.json and the report from a hand-made run folder of two batches."""
+
+import json
+
+import pytest
+
+from helpers import report, scores
+from helpers.bioasq import write_answers, write_json
+from helpers.config import InputError, from_parameters
+from helpers.prediction import Candidate, write_nbest
+from helpers.runs import Run
+from helpers.squad import Example, write_squad
+
+# question id: (synonyms, contexts, ranked answers)
+BATCHES = {
+    "B1": {
+        "a" * 24: (["CFTR"], ["the CFTR gene", "mutated CFTR"], ["cftr", "HBB"]),
+        "b" * 24: (["TNF-α", "TNF-alpha "], ["here TNF-alpha is"], ["IL-6", "tnf-alpha "]),
+    },
+    "B2": {
+        "c" * 24: (["zinc"], ["iron only"], ["iron"]),
+        "d" * 24: (["insulin"], ["insulin-like", "an insulin shot"], []),
+        "e" * 24: (["HBB"], ["HBB"], ["x", "HBB"]),
+    },
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = Run.open(from_parameters(run="r", runs_dir=str(tmp_path / "runs")))
+    golds = []
+    for name, questions in BATCHES.items():
+        items, examples, found = [], [], []
+        for q, (synonyms, contexts, ranked) in questions.items():
+            items.append({"id": q, "type": "factoid", "body": "what?", "exact_answer": [synonyms]})
+            for n, context in enumerate(contexts):
+                examples.append(Example(f"{q}_{n + 1:03d}", q, "what?", context, (), n, ""))
+                best = next((a for a in ranked if a in context), "")
+                at = context.find(best)
+                found.append([Candidate(best, at, at + len(best), 1.0, 1.0, 1.0)] if best else [])
+        golds.append(str(write_json(tmp_path / f"{name}_golden.json", {"questions": items})))
+        folder.record(write_squad(folder.path(f"squad/{name}.json"), examples), scores.CONVERT)
+        given = {q: ranked for q, (_, _, ranked) in questions.items()}
+        for where in ("answers", "baselines/untrained"):
+            path = write_answers(folder.path(f"{where}/{name}.json"), given)
+            folder.record(path, scores.PREDICT)
+        path = write_nbest(folder.path(f"nbest/{name}.jsonl"), examples, found)
+        folder.record(path, scores.PREDICT)
+    folder.note("data", {"batches": list(BATCHES), "golds": golds, "enriched": False})
+    folder.note("train_pairs", 7)
+    return folder
+
+
+def test_scores_count_what_the_files_say(run):
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    first, second = result["batches"]
+    assert (first["n"], first["hits_strict"], first["hits_lenient"]) == (2, 1, 2)
+    assert first["mrr"] == pytest.approx(0.75)
+    assert (second["n"], second["hits_strict"], second["hits_lenient"]) == (3, 0, 1)
+    # zinc stands in no context; "insulin" is a substring of one and a word of the other
+    assert (first["hits_ceiling"], second["hits_ceiling"]) == (2, 2)
+    # pairs with an answer: two CFTR, TNF-alpha, one insulin (a hyphen ends a word: two), HBB
+    assert (first["pairs"], second["pairs"]) == (3, 3)
+    assert second["pair_em"] == pytest.approx(1 / 3)
+    assert result["pooled"]["sacc"] == pytest.approx(1 / 5)
+    assert result["weighted"]["mrr"] == pytest.approx(result["pooled"]["mrr"])
+    assert result["macro"]["sacc"] == pytest.approx((1 / 2 + 0) / 2)
+    assert result["macro"]["ceiling"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["baselines"]["untrained"]["hits_strict"] == 1
+    assert result["train_pairs"] == 7
+
+
+def test_the_terminal_table_shows_every_row_with_its_counts(run):
+    result = scores.score_run(run, {})
+    lines = scores.table(result).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "batch", "B1", "B2", "weighted", "macro", "untrained",
+    ]  # fmt: skip
+    assert "50.00 (1)" in lines[1]
+    assert "100.00 (2)" in lines[1]
+
+
+def test_a_golden_file_of_other_questions_is_named(run, tmp_path):
+    item = {"id": "f" * 24, "type": "factoid", "body": "what?", "exact_answer": [["x"]]}
+    write_json(tmp_path / "B1_golden.json", {"questions": [item]})
+    with pytest.raises(InputError, match="B1_golden.json.*a{24}"):
+        scores.read_batches(run)
+
+
+def test_a_missing_answer_file_names_the_notebook(run):
+    (run.folder / "answers" / "B2.json").unlink()
+    with pytest.raises(InputError, match="04_error_analysis"):
+        scores.read_batches(run)
+
+
+def test_the_report_shows_scores_and_escapes_what_it_shows(run):
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    scores.write_scores(run, result | {"model": "<b>x</b>", "profile": "bioasq-cpu"}, "05")
+    page = report.write_report(run).read_text()
+    assert "20.00 (1)" in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+    assert "<b>x</b>" not in page
+    assert json.loads((run.folder / "scores.json").read_text())["schema_version"] == 1
+
+
+def test_the_report_says_when_golden_snippets_were_read(run):
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    scores.write_scores(run, result | {"enriched": True}, "05")
+    assert "not the official task" in report.write_report(run).read_text()
