@@ -315,7 +315,7 @@ def _mean_of(stacks, layers: int, norm_first: bool, what: str) -> np.ndarray:
 
 
 def depth_gradients(stacks):
-    """Gradients of ``lessons.Stack`` rows: by layer in the deepest, and of each one's last layer."""
+    """Gradients of ``lessons.Stack`` rows: layer by layer, and each stack's last layer."""
     depths = sorted({s.layers for s in stacks})
     figure, (left, right) = new_figure(9, 3.3, columns=2)
     for norm_first, name, marker, colour in _STACKS:
