@@ -8,6 +8,7 @@ this module, and only when they need it.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from helpers.config import InputError
 from helpers.encoder import EncoderConfig, SpanModel, pad
 from helpers.features import Batch, read_vocab
+
+# NVIDIA's telemetry announces, at import, that it sends nothing.
+logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # hundreds of lines about optional parts of NeMo

@@ -144,14 +144,15 @@ def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
     # wandb must neither ask for a login nor print a banner; NeMo's imports take seconds.
     os.environ["WANDB_MODE"] = settings.wandb_mode
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "nv_one_logger"):
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
-    from nemo.utils.exp_manager import exp_manager
 
-    from helpers import qa_model
+    from helpers import qa_model  # before NeMo itself: it keeps the imports quiet
 
     qa_model.quiet_nemo()
+    from nemo.utils.exp_manager import exp_manager
+
     trainer = pl.Trainer(
         max_epochs=1,  # the plan below holds all epochs
         accelerator="auto",
