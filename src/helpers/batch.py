@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from traitlets.config import Config
 
 from helpers import scores as scoring
 from helpers.bioasq import read_json, write_json
@@ -20,6 +23,8 @@ from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
+# A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
+_CHANNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -114,6 +119,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,  # the progress bars of training and prediction
+            config=_CHANNEL,
         )
     except PapermillExecutionError as error:
         if error.ename == "InputError":

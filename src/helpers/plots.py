@@ -16,8 +16,6 @@ ACCENT = "#b4541a"
 _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
     "figure.dpi": 110,
     "font.size": 10,
     "legend.frameon": False,
@@ -41,10 +39,12 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     width = min(20, len(losses))
     mean = np.convolve(losses, np.ones(width) / width, mode="valid")
     left.plot(steps[width - 1 :], mean, color=DARK, linewidth=2, label=f"mean of {width}")
-    left.set(xlabel="optimizer step", ylabel="loss (nats)", title="Training loss", ylim=(0, None))
+    left.set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
+    left.set_title("Training loss", loc="left", fontsize=11)
     left.legend()
     right.plot(steps, rates, color=DARK)
-    right.set(xlabel="optimizer step", ylabel="learning rate", title="Schedule", ylim=(0, None))
+    right.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
+    right.set_title("Schedule", loc="left", fontsize=11)
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     return figure
 
@@ -154,7 +154,7 @@ def score_bars(scores: dict):
                     label="extractive ceiling" if x == 0 else None)  # fmt: skip
     axes.set_xticks(at, [f"{row['batch']}\nn = {row['n']}" for row in rows])
     axes.set(ylabel="questions (%)", xlabel="test batch", ylim=(0, 105))
-    axes.set_title("Scores by batch")
+    axes.set_title("Scores by batch", loc="left", fontsize=11)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -170,7 +170,7 @@ def intervals(values: dict[str, tuple[float, float, float]]):
                       ha="center", fontsize=9)  # fmt: skip
     axes.set_yticks(range(len(values)), list(values))
     axes.set(xlabel="score (%)", xlim=(0, 100), ylim=(len(values) - 0.4, -0.7))
-    axes.set_title("95% intervals over questions")
+    axes.set_title("95% intervals over questions", loc="left", fontsize=11)
     return figure
 
 
@@ -196,7 +196,7 @@ def cause_bars(summary):
     axes.set_yticks(range(len(names)), [f"{name}\nn = {sizes[name]}" for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="questions (%)", ylabel="test batch", xlim=(0, 100))
-    axes.set_title("What became of the questions", pad=10)
+    axes.set_title("What became of the questions", loc="left", fontsize=11, pad=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4,
                   handlelength=2.6, handleheight=1.3)  # fmt: skip
     return figure
@@ -212,13 +212,15 @@ def softmax_bars(nbest, most: int = 8):
     left.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
     left.axvline(0, color="black", linewidth=0.8)
     left.set_yticks(places, [_cut(c.text) for c in shown])
-    left.set(xlabel="start logit + end logit (no unit)", title="What the span head says")
+    left.set(xlabel="start logit + end logit (no unit)")
+    left.set_title("What the span head says", loc="left", fontsize=11)
     left.margins(x=0.18)
     chances = [100 * c.probability for c in shown]
     bars = right.barh(places, chances, color=DARK, edgecolor="black", linewidth=0.6)
     right.bar_label(bars, fmt="%.1f", padding=3, fontsize=9)
     right.set_yticks(places, [""] * len(shown))
-    right.set(xlabel="probability (%)", title="After the softmax", xlim=(0, 112))
+    right.set(xlabel="probability (%)", xlim=(0, 112))
+    right.set_title("After the softmax", loc="left", fontsize=11)
     left.invert_yaxis()
     right.invert_yaxis()
     return figure
@@ -243,7 +245,7 @@ def merge_bars(parts):
     axes.set_yticks(range(len(parts)), [_cut(text) for text in parts.index])
     axes.set(xlabel="probability, added up over the snippets (no unit)",
              xlim=(0, 1.28 * max(left.max(initial=0), 0.1)))  # fmt: skip
-    axes.set_title("One question's answers, snippet by snippet")
+    axes.set_title("One question's answers, snippet by snippet", loc="left", fontsize=11)
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
