@@ -107,3 +107,7 @@ def test_the_report_says_when_golden_snippets_were_read(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
     scores.write_scores(run, result | {"enriched": True}, "05")
     assert "not the official task" in report.write_report(run).read_text()
+
+
+def test_of_a_progress_bar_only_its_last_state_is_kept():
+    assert report.last_states("a\n\r 0%\r50%\r100%\r\nb") == "a\n100%\nb"

@@ -71,10 +71,12 @@ class Settings:
         return root / self.runs_dir / self.run
 
 
-# Values chosen on the dev split, never on a test batch; README says how.
+# Learning rate and epochs were chosen on held-out training questions, never on a test batch; the
+# README says how. With real data the final training then takes all questions, as the published
+# recipes do; that is also why it holds none out.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
-    "bioasq-cpu": {},
+    "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
 }
 
 _CHOICES = {

@@ -132,11 +132,13 @@ def _notebooks(run: Run, manifest: dict) -> str:
     done = manifest["notes"].get("notebooks_done", {})
     items = []
     for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
-        page, _ = HTMLExporter(template_name="lab").from_filename(str(path))
+        notebook = nbformat.read(path, 4)
+        for output in (o for c in notebook.cells for o in c.get("outputs", ())):
+            if output.output_type == "stream":
+                output.text = last_states(output.text)
+        page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
         write_text(path.with_suffix(".html"), page)
-        title = next(
-            (c.source.splitlines()[0].lstrip("# ") for c in nbformat.read(path, 4).cells), path.stem
-        )
+        title = next((c.source.splitlines()[0].lstrip("# ") for c in notebook.cells), path.stem)
         took = done.get(path.stem, {}).get("seconds")
         items.append(
             f'<li><a href="notebooks/{path.stem}.html">{html.escape(title)}</a>'
@@ -144,6 +146,11 @@ def _notebooks(run: Run, manifest: dict) -> str:
             + "</li>"
         )
     return f"<ul>{''.join(items)}</ul>"
+
+
+def last_states(text: str) -> str:
+    """What a terminal would show in the end: of a progress bar, its last state only."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
 
 def _facts(manifest: dict, scores: dict) -> str:

@@ -147,9 +147,11 @@ def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
+    import wandb
 
     from helpers import qa_model  # before NeMo itself: it keeps the imports quiet
 
+    wandb.setup()  # reads both variables now; Lightning's logger provokes a warning before that
     qa_model.quiet_nemo()
     from nemo.utils.exp_manager import exp_manager
 
