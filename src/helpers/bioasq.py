@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import InputError
-from .layout import BioasqFiles, find_files, role_of
+from helpers.config import InputError
+from helpers.layout import BioasqFiles, find_files, role_of
 
 __all__ = [
     "MAX_ANSWERS", "BioasqFiles", "Question", "Snippet", "find_files", "is_squad", "read_answers",

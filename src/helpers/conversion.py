@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bioasq import BioasqFiles, Question, find_files, read_questions
-from .config import InputError, Settings
-from .mini_text import DATA
-from .squad import (
+from helpers.bioasq import BioasqFiles, Question, find_files, read_questions
+from helpers.config import InputError, Settings
+from helpers.mini_text import DATA
+from helpers.squad import (
     Drop,
     Example,
     by_occurrence,
@@ -29,7 +29,7 @@ from .squad import (
 )
 
 if TYPE_CHECKING:
-    from .runs import Run
+    from helpers.runs import Run
 
 FOLDER = "squad"  # in the run's folder
 

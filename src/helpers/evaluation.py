@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import metrics
-from .bioasq import is_squad, read_answers, read_json, read_questions
-from .config import InputError
-from .squad import read_squad
+from helpers import metrics
+from helpers.bioasq import is_squad, read_answers, read_json, read_questions
+from helpers.config import InputError
+from helpers.squad import read_squad
 
 _SHOWN = 5  # ids named in one remark
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import CONTEXTS, InputError
+from helpers.config import CONTEXTS, InputError
 
 _EDITION = r"(?P<edition>\d+b|mini)"
 # role, whether SQuAD, pattern for the whole name (any case), an example for the error message

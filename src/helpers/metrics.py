@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .config import MISSING, InputError
+from helpers.config import MISSING, InputError
 
 _ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "lacc", "mrr")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

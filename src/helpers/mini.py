@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from .bioasq import Question, write_json
-from .mini_text import (
+from helpers.bioasq import Question, write_json
+from helpers.mini_text import (
     DATA,
     Deck,
     Entity,
@@ -33,7 +33,7 @@ from .mini_text import (
     patterns,
     sentence,
 )
-from .squad import find_spans
+from helpers.squad import find_spans
 
 BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
 TRAIN = 450  # factoid questions; facts left over serve as distractors

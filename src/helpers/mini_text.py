@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from .config import InputError
+from helpers.config import InputError
 
 DATA = Path(__file__).parent / "mini_data"
 TEST_SHARE = 0.3  # of a relation's facts go to the test side

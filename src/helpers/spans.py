@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .bioasq import Question
+from helpers.bioasq import Question
 
 
 @dataclass(frozen=True)

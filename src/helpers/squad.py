@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .bioasq import Question, read_json, read_questions, role_of
-from .config import CONTEXTS, InputError
-from .spans import Span, ceiling, extra_cause, find_spans, fold, needles, strict
-from .squad_file import (
+from helpers.bioasq import Question, read_json, read_questions, role_of
+from helpers.config import CONTEXTS, InputError
+from helpers.spans import Span, ceiling, extra_cause, find_spans, fold, needles, strict
+from helpers.squad_file import (
     Drop,
     Example,
     by_occurrence,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from .bioasq import BioasqFiles, Question, read_questions
-from .config import CONTEXTS
-from .conversion import read_batches
-from .squad import Example, convert, read_squad
+from helpers.bioasq import BioasqFiles, Question, read_questions
+from helpers.config import CONTEXTS
+from helpers.conversion import read_batches
+from helpers.squad import Example, convert, read_squad
 
 TYPES = ("factoid", "list", "yesno", "summary")
 
