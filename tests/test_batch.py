@@ -1,5 +1,6 @@
 """The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
 
+import nbformat
 import pytest
 
 from helpers import batch
@@ -34,6 +35,12 @@ def test_a_folder_without_bioasq_files_is_told_through_the_notebook(tmp_path, ca
     error = [line for line in capsys.readouterr().err.splitlines() if "helpers.batch:" in line]
     assert len(error) == 1
     assert "golden" in error[0]
+    # the executed notebook shows the same message and no stack
+    failed = tmp_path / "runs" / "bioasq-cpu" / "notebooks" / "02_bioasq_to_squad.ipynb"
+    outputs = [o for c in nbformat.read(failed, 4).cells for o in c.get("outputs", [])]
+    shown = next(o for o in outputs if o.output_type == "error")
+    assert len(shown.traceback) == 1
+    assert shown.evalue in shown.traceback[0]
 
 
 def test_the_spread_is_mean_and_sample_standard_deviation():

@@ -7,8 +7,8 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import checkpoints
-from helpers.config import Settings
+from helpers import checkpoints, fetch
+from helpers.config import InputError, Settings
 from helpers.encoder import EncoderConfig, SpanModel, _attend_by_length, _attend_padded, pad
 from helpers.features import Batch
 
@@ -74,6 +74,21 @@ def pair(request, tmp_path_factory):
 def test_logits_equal_those_of_transformers_for_any_batch(pair, lengths, seed):
     theirs, ours = pair
     batch = batch_of(lengths, seed)
+    with torch.inference_mode():
+        got = ours(batch)
+    torch.testing.assert_close(got, reference_logits(theirs, batch), atol=1e-4, rtol=1e-4)
+
+
+def test_minilm_gives_the_logits_of_transformers():
+    """The real weights, with the same random span head on both sides."""
+    try:
+        folder = fetch.fetch("minilm").folder
+    except InputError as error:
+        pytest.skip(f"the MiniLM weights cannot be had here: {error}")
+    ours = checkpoints.load(folder, Settings()).model
+    theirs = transformers.BertForQuestionAnswering.from_pretrained(folder).eval()
+    theirs.qa_outputs.load_state_dict(ours.head.state_dict())
+    batch = batch_of((60, 60, 7, 200, 384), vocab=30_000)
     with torch.inference_mode():
         got = ours(batch)
     torch.testing.assert_close(got, reference_logits(theirs, batch), atol=1e-4, rtol=1e-4)

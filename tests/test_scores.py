@@ -105,6 +105,8 @@ def test_the_report_shows_scores_and_escapes_what_it_shows(run):
 
 def test_the_report_says_when_golden_snippets_were_read(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    assert "enriched" not in scores.table(result)
+    assert "not the official task" in scores.table(result | {"enriched": True})
     scores.write_scores(run, result | {"enriched": True}, "05")
     assert "not the official task" in report.write_report(run).read_text()
 
