@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from helpers import plots
+from helpers import model_plots, plots
 from helpers.lessons import PARTS, Stack
 
 STACKS = [
@@ -24,11 +24,11 @@ FIGURES = {
         {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
     ),
     "intervals": lambda: plots.intervals({"SAcc": (0.5, 0.4, 0.6)}),
-    "part_bars": lambda: plots.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
-    "part_bars of one": lambda: plots.part_bars({"a": dict.fromkeys(PARTS, 10)}),
-    "span_logits": lambda: plots.span_logits(LOGITS, [1, 2]),
-    "depth_gradients": lambda: plots.depth_gradients(STACKS),
-    "depth_likeness": lambda: plots.depth_likeness(STACKS),
+    "part_bars": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
+    "part_bars of one": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10)}),
+    "span_logits": lambda: model_plots.span_logits(LOGITS, [1, 2]),
+    "depth_gradients": lambda: model_plots.depth_gradients(STACKS),
+    "depth_likeness": lambda: model_plots.depth_likeness(STACKS),
 }
 
 
@@ -51,13 +51,15 @@ def _names_on_y(axes) -> bool:
 
 
 def test_the_flow_names_every_notebook_and_file():
-    figure = plots.notebook_flow([("00 start", "checks", "a.json"), ("01 go", "goes", "b.json")])
+    figure = model_plots.notebook_flow(
+        [("00 start", "checks", "a.json"), ("01 go", "goes", "b.json")]
+    )
     words = {text.get_text() for text in figure.axes[0].texts}
     assert {"00 start", "checks", "a.json", "01 go", "goes", "b.json"} <= words
 
 
 def test_parts_are_drawn_in_millions_with_their_shares():
-    figure = plots.part_bars({"model": {"a": 3_000_000, "b": 1_000_000, "c": 10}})
+    figure = model_plots.part_bars({"model": {"a": 3_000_000, "b": 1_000_000, "c": 10}})
     axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == [3.0, 1.0, 1e-5]
     assert [text.get_text() for text in axes.texts] == ["75%", "25%", "< 1%"]
@@ -65,13 +67,13 @@ def test_parts_are_drawn_in_millions_with_their_shares():
 
 
 def test_logits_are_drawn_token_by_token():
-    axes = plots.span_logits(LOGITS).axes[0]
+    axes = model_plots.span_logits(LOGITS).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.1, 1.5, -0.4, -0.2, 0.3, 1.1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "insulin", "##s"]
 
 
 def test_depth_curves_are_means_over_seeds():
-    left, right = plots.depth_gradients(STACKS).axes
+    left, right = model_plots.depth_gradients(STACKS).axes
     post = left.get_lines()[0].get_ydata()
     np.testing.assert_allclose(post, [0.15, 0.25, 0.35, 0.45])
     lasts = right.get_lines()[0].get_ydata()
