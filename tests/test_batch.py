@@ -59,3 +59,10 @@ def test_notebooks_get_what_they_declare():
     given = batch._for_notebooks(settings, {"run": "x", "epochs": 2, "merge": "max"})
     assert given == {"profile": "mini", "run": "x", "bioasq_dir": "", "seed": 0,
                      "overrides": "epochs=2 merge=max"}  # fmt: skip
+
+
+def test_until_stops_early_and_looks_at_no_answer(tmp_path, capsys):
+    args = ["run", "--until", "00", "--set", f"runs_dir={tmp_path}"]
+    assert batch.main(args) == 0
+    assert "stopped after 00_start_here" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "mini").iterdir()) == ["manifest.json", "notebooks"]

@@ -36,18 +36,19 @@ def notebooks() -> list[Path]:
     return found
 
 
-def run(parameters: dict, *, fresh: bool = False) -> Path:
-    """Execute all notebooks into the run folder; return it. What is done already is kept.
+def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
+    """Execute the notebooks into the run folder; return it. What is done already is kept.
 
-    ``parameters`` are names of ``config.Settings``; each notebook gets those it declares. Raises
+    ``parameters`` are names of ``config.Settings``. ``until`` is the number of the last notebook
+    to run: "03" compares settings by their dev scores without a look at a test question. Raises
     ``InputError`` with the message of a notebook that met bad input.
     """
     settings = from_parameters(**parameters)
     if parameters.get("bioasq_dir"):
         parameters = {**parameters, "bioasq_dir": str(Path(settings.bioasq_dir).resolve())}
         settings = from_parameters(**parameters)
+    found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     folder = Run.open(settings)
-    found = notebooks()
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):
         done = folder.manifest()["notes"].get(DONE, {})
@@ -63,6 +64,10 @@ def run(parameters: dict, *, fresh: bool = False) -> Path:
         done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
         folder.note(DONE, done)
         print(f"{label}: {seconds:.0f} s", flush=True)
+    if until:
+        print(f"\nstopped after {found[-1].stem}; see {folder.folder / 'notebooks'}")
+        print(_dev_scores(folder.folder / "model" / "dev_scores.json"))
+        return folder.folder
     from helpers.report import write_report  # matplotlib and nbconvert take a second
 
     report = write_report(folder)
@@ -136,6 +141,13 @@ def _for_notebooks(settings: Settings, parameters: dict) -> dict:
     return {name: getattr(settings, name) for name in named} | {"overrides": " ".join(others)}
 
 
+def _dev_scores(path: Path) -> str:
+    scores = read_json(path)["fine_tuned"] if path.is_file() else {}
+    return "dev: " + (
+        ", ".join(f"{k} {v:.3g}" for k, v in scores.items()) or "no questions held out"
+    )
+
+
 def _fingerprint(notebook: Path, settings: Settings) -> str:
     """Changes when the notebook, a helper or a setting does, so that a stale result is redone."""
     digest = hashlib.sha256(repr(settings).encode())
@@ -169,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sub.add_argument("--fresh", action="store_true", help="redo what is done already")
         if name == "run":
             sub.add_argument("--seed", type=int, default=0)
+            sub.add_argument("--until", default="", metavar="NN", choices=[f"{n:02}" for n in range(6)],
+                             help="stop after this notebook: 03 looks at no test question")  # fmt: skip
         else:
             sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args(argv)
@@ -177,7 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parameters |= dict(parse_override(text) for text in args.set)
         parameters = {name: value for name, value in parameters.items() if value is not None}
         if args.command == "run":
-            run({"run": args.profile, **parameters, "seed": args.seed}, fresh=args.fresh)
+            given = {"run": args.profile, **parameters, "seed": args.seed}
+            run(given, fresh=args.fresh, until=args.until)
         else:
             seeds(args.seeds, parameters, fresh=args.fresh)
     except InputError as error:
