@@ -58,7 +58,8 @@ def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int
     axes.set_xticks(at, names, rotation=90, fontsize=9)
     axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
     axes.set_title("What the span head says of every token", loc="left", fontsize=11)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 
