@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
 from helpers import scores as scoring
@@ -125,6 +126,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             progress_bar=False,
             stderr_file=sys.stderr,  # the progress bars of training and prediction
             config=_CHANNEL,
+            kernel_manager_class=_logged_kernel(folder.path("notebooks/kernel.log")),
         )
     except PapermillExecutionError as error:
         if error.ename == "InputError":
@@ -132,6 +134,20 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
     return time.monotonic() - started
+
+
+def _logged_kernel(log: Path) -> type[AsyncKernelManager]:
+    """Kernels whose own complaints, such as a stack after Ctrl-C, go to a file.
+
+    What a cell prints is not among them: that reaches the notebook and the terminal.
+    """
+
+    class Kernel(AsyncKernelManager):
+        async def start_kernel(self, **kwargs):
+            with log.open("ab") as file:
+                return await super().start_kernel(**kwargs, stderr=file)
+
+    return Kernel
 
 
 def _for_notebooks(settings: Settings, parameters: dict) -> dict:
