@@ -1,7 +1,9 @@
 """The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from helpers import batch
 from helpers.config import from_parameters
@@ -26,21 +28,39 @@ def test_bad_input_is_one_line_and_status_2(args, message, capsys, tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_without_bioasq_files_is_told_through_the_notebook(tmp_path, capsys, monkeypatch):
+def test_a_folder_without_bioasq_files_is_told_at_once(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "notes.txt").write_text("nothing")
     args = ["run", "--profile", "bioasq-cpu", "--bioasq-dir", str(tmp_path / "data"),
             "--set", f"runs_dir={tmp_path / 'runs'}"]  # fmt: skip
     assert batch.main(args) == 2
-    error = [line for line in capsys.readouterr().err.splitlines() if "helpers.batch:" in line]
-    assert len(error) == 1
-    assert "golden" in error[0]
-    # the executed notebook shows the same message and no stack
-    failed = tmp_path / "runs" / "bioasq-cpu" / "notebooks" / "02_bioasq_to_squad.ipynb"
-    outputs = [o for c in nbformat.read(failed, 4).cells for o in c.get("outputs", [])]
-    shown = next(o for o in outputs if o.output_type == "error")
-    assert len(shown.traceback) == 1
-    assert shown.evalue in shown.traceback[0]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "golden" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_profile_for_ones_own_files_needs_them(tmp_path, capsys):
+    assert batch.main(["run", "--profile", "bioasq-cpu", "--set", f"runs_dir={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "bioasq_dir" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_notebook_bad_input_is_one_line_and_no_stack(tmp_path):
+    notebook = next(path for path in batch.notebooks() if path.stem.startswith("02"))
+    given = {"profile": "bioasq-cpu", "bioasq_dir": str(tmp_path / "none"),
+             "overrides": f"runs_dir={tmp_path}"}  # fmt: skip
+    with pytest.raises(PapermillExecutionError):
+        papermill.execute_notebook(
+            str(notebook), str(tmp_path / "out.ipynb"), given, progress_bar=False
+        )
+    cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    outputs = [o for c in cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert outputs[0].ename == "InputError"
+    assert len(outputs[0].traceback) == 1
+    assert outputs[0].evalue in outputs[0].traceback[0]
 
 
 def test_the_spread_is_mean_and_sample_standard_deviation():

@@ -27,7 +27,8 @@ BATCHES = {
 
 @pytest.fixture
 def run(tmp_path):
-    folder = Run.open(from_parameters(run="r", runs_dir=str(tmp_path / "runs")))
+    runs_dir, own = str(tmp_path / "runs"), str(tmp_path)
+    folder = Run.open(from_parameters(run="r", runs_dir=runs_dir, bioasq_dir=own))
     golds = []
     for name, questions in BATCHES.items():
         items, examples, found = [], [], []

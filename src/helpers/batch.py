@@ -21,6 +21,7 @@ from traitlets.config import Config
 from helpers import scores as scoring
 from helpers.bioasq import read_json, write_json
 from helpers.config import InputError, Settings, from_parameters, parse_override
+from helpers.conversion import find_run_files
 from helpers.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,7 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
         parameters = {**parameters, "bioasq_dir": str(Path(settings.bioasq_dir).resolve())}
         settings = from_parameters(**parameters)
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
+    find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
     folder = Run.open(settings)
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):

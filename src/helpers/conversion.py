@@ -82,7 +82,15 @@ class ConvertedRun:
 
 
 def find_run_files(settings: Settings) -> BioasqFiles:
-    """The files of ``settings.bioasq_dir``, or those of BioASQ-mini when it is empty."""
+    """The files of ``settings.bioasq_dir``, or BioASQ-mini's when it is empty and profile "mini".
+
+    Any other profile is for real files: teaching data under its name would look like a result.
+    """
+    if settings.profile != "mini" and not settings.bioasq_dir:
+        raise InputError(
+            f"profile {settings.profile} needs the folder with your BioASQ files: give bioasq_dir "
+            "(BIOASQ_DIR=… with make, --bioasq-dir with helpers.batch)"
+        )
     folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
     return find_files(folder, context=settings.context)
 
