@@ -19,9 +19,10 @@ from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
 from helpers import scores as scoring
-from helpers.bioasq import read_json, write_json
+from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.conversion import find_run_files
+from helpers.outputs import write_json
 from helpers.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]

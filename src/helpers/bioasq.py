@@ -8,7 +8,7 @@ the question and the field.
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,14 @@ from typing import Any
 
 from helpers.config import InputError
 from helpers.layout import BioasqFiles, find_files, role_of
+from helpers.outputs import write_json
 
 __all__ = [
     "MAX_ANSWERS", "BioasqFiles", "Question", "Snippet", "find_files", "is_squad", "read_answers",
-    "read_json", "read_questions", "role_of", "write_answers", "write_json", "write_text",
+    "read_json", "read_questions", "role_of", "write_answers", "write_json",
 ]  # fmt: skip
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
 
 
@@ -57,14 +59,25 @@ def read_json(path: str | Path) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``."""
     path = Path(path)
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8-sig")
+        data = json.loads(text)
+        half = _HALF.search(text)
+        if half:  # mostly pairs, which are whole characters
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        return data
+    except UnicodeEncodeError:
+        line = text.count("\n", 0, half.start()) + 1
+        raise InputError(
+            f"{path}: holds half a character (from line {line}: {half[0]} without its other half); "
+            "repair the text"
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; name one file in it") from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path}: not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t utf-8"
+            f"{path}: not UTF-8 (byte {error.start}); convert it, e.g. iconv -f latin1 -t utf-8"
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(
@@ -117,7 +130,10 @@ def read_questions(
             )
         questions.append(_question(item, where))
     if not questions:
-        raise InputError(f"{path}: none of its {len(raw)} questions is a {kind or 'question'}")
+        raise InputError(
+            f"{path}: none of its {len(raw)} questions is a {kind or 'question'}; "
+            "give a file that has some"
+        )
     if answers == "required" and len(without) == len(questions):
         raise InputError(
             f"{path}: no question has 'exact_answer' (first: {without[0]!r}); "
@@ -134,9 +150,9 @@ def read_questions(
 def _raw_questions(path: str | Path) -> list:
     data = read_json(path)
     if is_squad(data):
-        raise InputError(f"{path}: a SQuAD file where a BioASQ file is expected (no 'questions')")
+        raise InputError(f"{path}: a SQuAD file; a BioASQ file with 'questions' is needed here")
     if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
-        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top)")
+        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top); give one")
     return data["questions"]
 
 
@@ -202,29 +218,6 @@ def _entities(value: object, where: str) -> tuple[tuple[str, ...], ...]:
             f"{where}: field 'exact_answer' must be a list of strings, or a list of such lists"
         )
     return tuple(tuple(entity) for entity in value if entity)
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text in one step: readers see the old file or the whole new one."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(text.encode("utf-8"))
-        os.replace(part, path)
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path}: cannot write half a character ({error.reason})") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        if part.is_file():
-            part.unlink()
-    return path
-
-
-def write_json(path: str | Path, data: Any) -> Path:
-    """Write ``data`` as readable UTF-8 JSON in one step."""
-    return write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Path:

@@ -36,6 +36,7 @@ _PER_LAYER = {
 }
 _QKV = tuple(f"attention.self.{part}" for part in ("query", "key", "value"))
 _IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
+_SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"}
 _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
 
 
@@ -61,9 +62,11 @@ def load(path: str | Path, settings: Settings) -> Reader:
 def save_transformers(reader: Reader, folder: str | Path) -> Path:
     """Write a folder that ``transformers.AutoModelForQuestionAnswering`` loads to equal logits.
 
-    The folder appears under its name only when it is complete.
+    The folder appears under its name only when it is complete. An older one is replaced; raises
+    ``InputError`` when the folder holds anything that this function does not write.
     """
     folder = Path(folder)
+    check_replaceable(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
         partial = Path(temporary) / folder.name
@@ -83,6 +86,19 @@ def save_transformers(reader: Reader, folder: str | Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     return folder
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise ``InputError`` unless ``folder`` is absent or holds only what we would write there."""
+    if folder.is_dir():
+        others = sorted({path.name for path in folder.iterdir()} - _SAVED)
+        if others:
+            raise InputError(
+                f"{folder}: holds {others[0]}, which is not of a saved model; "
+                "move it away or choose another folder"
+            )
+    elif folder.exists():
+        raise InputError(f"{folder}: is a file; a folder has to go there")
 
 
 def save_nemo(reader: Reader, path: str | Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.bioasq import Question, write_text
+from helpers.bioasq import Question
 from helpers.markup import (
     LEGEND,
     by_question,
@@ -26,6 +26,7 @@ from helpers.markup import (
     visible,
 )
 from helpers.metrics import hit_rank, lower
+from helpers.outputs import write_text
 from helpers.spans import find_spans
 from helpers.squad import Example
 

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from helpers.bioasq import Question, write_json
+from helpers.bioasq import Question
 from helpers.mini_text import (
     DATA,
     Deck,
@@ -33,6 +33,7 @@ from helpers.mini_text import (
     patterns,
     sentence,
 )
+from helpers.outputs import write_json
 from helpers.squad import find_spans
 
 BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)

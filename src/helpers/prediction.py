@@ -28,6 +28,7 @@ from helpers.features import (
     make_windows,
     prediction_batches,
 )
+from helpers.outputs import write_text
 from helpers.squad import Example, Span
 
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
@@ -196,22 +197,18 @@ def write_nbest(
     path: str | Path, examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
 ) -> Path:
     """One JSON line per pair: its id, question, snippet number, document and n-best."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for example, found in zip(examples, candidates, strict=True):
-            row = {
-                "id": example.id,
-                "question_id": example.question_id,
-                "snippet": example.snippet,
-                "document": example.document,
-                "context": example.context,
-                "nbest": [asdict(c) for c in found],
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(path)
-    return path
+    lines = []
+    for example, found in zip(examples, candidates, strict=True):
+        row = {
+            "id": example.id,
+            "question_id": example.question_id,
+            "snippet": example.snippet,
+            "document": example.document,
+            "context": example.context,
+            "nbest": [asdict(c) for c in found],
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    return write_text(path, "".join(lines))
 
 
 def read_nbest(path: str | Path) -> list[tuple[Example, list[Candidate]]]:

@@ -10,7 +10,8 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from helpers import __version__
-from helpers.bioasq import read_json, write_text
+from helpers.bioasq import read_json
+from helpers.outputs import write_text
 from helpers.runs import Run
 
 _FIGURES = {

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from helpers import __version__
-from helpers.bioasq import read_json, write_json, write_text
+from helpers.bioasq import read_json
 from helpers.config import InputError, Settings
 from helpers.files import sha256
+from helpers.outputs import write_json, write_text
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

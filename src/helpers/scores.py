@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import Question, read_answers, read_questions, write_json
+from helpers.bioasq import Question, read_answers, read_questions
 from helpers.config import InputError
+from helpers.outputs import write_json
 from helpers.prediction import pair_exact_match, read_nbest
 from helpers.runs import Run
 from helpers.spans import ceiling, find_spans

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from helpers.bioasq import Question, read_json, read_questions, role_of
 from helpers.config import CONTEXTS, InputError
+from helpers.outputs import check_outputs
 from helpers.spans import Span, ceiling, extra_cause, find_spans, fold, needles, strict
 from helpers.squad_file import (
     Drop,
@@ -186,13 +187,10 @@ def convert_files(
     Everything is read and converted before the first file is written. Without ``test``, golden
     files are refused: their questions are test questions. Raises ``InputError``.
     """
+    check_outputs((output,))  # its name is taken apart next
     output = Path(output)
     dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
-    written = [Path(path).resolve() for path in (output, dev_output, drops, ids) if path]
-    for path in written:
-        if written.count(path) > 1 or path in [Path(file).resolve() for file in files]:
-            raise InputError(f"{path}: would be overwritten; give each output a name of its own")
-
+    check_outputs((output, dev_output, drops, ids), (*files, abstracts))
     questions = _read_all(files, test)
     texts = read_abstracts(abstracts) if abstracts else None
     examples, dropped = convert(questions, context=context, test=test, abstracts=texts)

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
-from helpers.bioasq import is_squad, read_json, write_json, write_text
+from helpers.bioasq import is_squad, read_json
 from helpers.config import InputError
+from helpers.outputs import write_json, write_text
 from helpers.spans import Span
 
 _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files

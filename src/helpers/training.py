@@ -23,10 +23,10 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from helpers.bioasq import write_json
 from helpers.config import InputError, Settings
 from helpers.features import Batch, Windows, gather, training_batches
 from helpers.metrics import score_batch
+from helpers.outputs import write_json
 from helpers.prediction import Reader, pair_exact_match, rank_answers
 from helpers.squad import Example
 
@@ -75,13 +75,29 @@ def fine_tune(
             f"{folder}: cannot resume, {', '.join(changed)} changed since; "
             "restore it or train anew without --resume"
         )
+    check_replaceable(folder)
     if (not resume if resume is not None else changed) and folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PLAN, _plan_of(reader, windows))
-    steps, history = _fit(reader, windows, folder, progress)
+    try:
+        steps, history = _fit(reader, windows, folder, progress)
+    except InputError:  # the loss is lost, and so are the checkpoints
+        shutil.rmtree(folder)
+        raise
     reader.model.eval()
     return Trained(steps, len(windows), history[-1][3], history)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raise ``InputError`` when ``folder`` holds something but is not a training's folder."""
+    if folder.exists() and not (folder / PLAN).is_file():
+        if not folder.is_dir():
+            raise InputError(f"{folder}: is a file; a folder has to go there")
+        if any(folder.iterdir()):
+            raise InputError(
+                f"{folder}: holds files but is no training's folder (no {PLAN}); "
+                "move it away or choose another output"
+            )
 
 
 def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
@@ -287,6 +303,11 @@ def _recorder(pl):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             loss, seconds = float(outputs["loss"]), time.monotonic() - self.started
+            if not math.isfinite(loss):
+                raise InputError(
+                    f"training: the loss is {loss} at step {trainer.global_step}; "
+                    f"set a lower learning_rate than {trainer.lightning_module.cfg.optim.lr}"
+                )
             row = (trainer.global_step, round(loss, 6), rate, round(seconds, 3))
             self.rows.append(row)
             csv.writer(self.file).writerow(row)
