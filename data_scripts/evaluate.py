@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from helpers.bioasq import write_json
 from helpers.config import MISSING, InputError
 from helpers.evaluation import evaluate_files
+from helpers.outputs import check_outputs, write_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        check_outputs([args.json], [*args.gold, *args.answers])
         evaluation = evaluate_files(args.gold, args.answers, args.missing)
         if args.json:
             write_json(args.json, evaluation.scores)

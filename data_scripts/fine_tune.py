@@ -1,4 +1,4 @@
-"""Fine-tune a checkpoint on a SQuAD-format file: the model card's own usage example.
+r"""Fine-tune a checkpoint on a SQuAD-format file: the model card's own usage example.
 
     python data_scripts/fine_tune.py --checkpoint minilm --train train.json --dev dev.json \
         --output model --set learning_rate=1e-4 --set epochs=3
@@ -7,7 +7,7 @@
 import argparse
 import sys
 
-from helpers.config import InputError, parse_override
+from helpers.config import PROFILES, InputError, parse_override
 
 
 def main(argv=None) -> int:
@@ -18,13 +18,15 @@ def main(argv=None) -> int:
     parser.add_argument("--train", required=True, help="SQuAD file with answers")
     parser.add_argument("--dev", help="SQuAD file held out; its scores are printed at the end")
     parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
-    parser.add_argument("--profile", default="mini", help="where unset values come from")
+    names = ", ".join(PROFILES)
+    parser.add_argument("--profile", default="mini", help=f"where unset values come from: {names}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     args = parser.parse_args(argv)
     try:
-        overrides = dict(parse_override(text) for text in args.set)
+        parameters = {"profile": args.profile, "seed": args.seed}
+        parameters |= dict(parse_override(text) for text in args.set)
         from helpers.pipeline import fine_tune_files
 
         fine_tune_files(
@@ -33,9 +35,7 @@ def main(argv=None) -> int:
             args.output,
             dev=args.dev,
             resume=args.resume,
-            profile=args.profile,
-            seed=args.seed,
-            **overrides,
+            **parameters,
         )
     except InputError as error:
         print(f"fine_tune.py: {error}", file=sys.stderr)

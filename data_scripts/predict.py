@@ -1,4 +1,4 @@
-"""Answer a BioASQ test input (or a SQuAD file) with any checkpoint, ranked the BioASQ way.
+r"""Answer a BioASQ test input (or a SQuAD file) with any checkpoint, ranked the BioASQ way.
 
     python data_scripts/predict.py --checkpoint runs/latest/model/model.nemo \
         --input testset1.json --output answers.json --nbest nbest.jsonl
@@ -24,7 +24,8 @@ def main(argv=None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     args = parser.parse_args(argv)
     try:
-        overrides = dict(parse_override(text) for text in args.set)
+        parameters = {"context": args.context, "merge": args.merge}
+        parameters |= dict(parse_override(text) for text in args.set)
         from helpers.pipeline import predict_files
 
         predict_files(
@@ -33,9 +34,7 @@ def main(argv=None) -> int:
             args.output,
             abstracts=args.abstracts,
             nbest=args.nbest,
-            context=args.context,
-            merge=args.merge,
-            **overrides,
+            **parameters,
         )
     except InputError as error:
         print(f"predict.py: {error}", file=sys.stderr)

@@ -87,3 +87,11 @@ def test_until_stops_early_and_looks_at_no_answer(tmp_path, capsys):
     assert "stopped after 00_start_here" in capsys.readouterr().out
     made = {p.name for p in (tmp_path / "mini").iterdir()}
     assert made == {"manifest.json", "notebooks", "figures"}
+
+
+def test_another_working_directory_keeps_a_run_in_one_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert batch.main(["run", "--until", "00", "--run", "away", "--set", "runs_dir=my runs"]) == 0
+    made = {p.name for p in (tmp_path / "my runs" / "away").iterdir()}
+    assert made == {"manifest.json", "notebooks", "figures"}
+    assert not (batch.ROOT / "my runs").exists()

@@ -80,7 +80,7 @@ def test_files_that_are_not_bioasq(save, data, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"id": None}, "question None: field 'id' is missing"),
+        ({"id": None}, "question number 1: field 'id' is missing"),
         ({"id": 7}, "question 7: field 'id' is int"),
         ({"id": "0000000000000000000000a2"}, "0000000000000000000000a2': id occurs twice"),
         ({"id": "0000000000000000000000a3"}, "0000000000000000000000a3': id occurs twice"),

@@ -1,6 +1,7 @@
 """Checkpoints: what is written is read back to equal logits, by us and by transformers."""
 
 import json
+import tarfile
 
 import pytest
 import torch
@@ -114,3 +115,34 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "a.nemo").write_text("x")
     with pytest.raises(InputError, match="not a readable .nemo"):
         checkpoints.load(tmp_path / "a.nemo", Settings())
+
+
+def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
+    reader = tiny_reader()
+    with torch.no_grad():
+        reader.model.head.weight[0, 0] = float("nan")
+    checkpoints.save_transformers(reader, tmp_path / "m")
+    checkpoints.save_nemo(reader, tmp_path / "m.nemo")
+    for name in ("m", "m.nemo"):
+        with pytest.raises(InputError, match="head.weight holds numbers that are not finite"):
+            checkpoints.load(tmp_path / name, Settings())
+
+
+def test_a_nemo_file_damaged_inside_is_one_line(tmp_path):
+    whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
+    with tarfile.open(whole) as archive:
+        archive.extractall(tmp_path / "parts", filter="data")
+    weights = next((tmp_path / "parts").rglob("*.ckpt"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with tarfile.open(tmp_path / "cut.nemo", "w") as archive:
+        archive.add(tmp_path / "parts", arcname=".")
+    with pytest.raises(InputError, match="cut.nemo: damaged inside") as error:
+        checkpoints.load(tmp_path / "cut.nemo", Settings())
+    assert "\n" not in str(error.value)
+
+
+def test_a_vocabulary_that_is_not_utf8_is_named(tmp_path):
+    folder = tiny_folder(tmp_path / "m")
+    (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(InputError, match="vocab.txt: not UTF-8"):
+        checkpoints.load(folder, Settings())

@@ -8,6 +8,7 @@ import pytest
 from tiny import tiny_examples, tiny_folder
 
 from helpers import bioasq, pipeline, squad
+from helpers.config import InputError
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 
@@ -81,7 +82,7 @@ def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
         (["--train", "{task}/none.json"], "none.json"),
         (["--train", "{task}/train.json", "--dev", "{task}/golden.json"], "golden.json"),
         (["--train", "{task}/train.json", "--set", "epoch=3"], "epoch"),
-        (["--train", "{task}/train.json", "--set", "epochs=three"], "'three' is not a int"),
+        (["--train", "{task}/train.json", "--set", "epochs=three"], "'three' is no whole number"),
         (["--train", "{task}/train.json", "--set", "epochs=0"], "below 1"),
         (["--train", "{task}/train.json", "--checkpoint", "nosuch"], "nosuch"),
         (["--train", "{task}/train.json", "--profile", "maxi"], "'maxi' is unknown"),
@@ -113,3 +114,77 @@ def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, cap
         assert error.count("\n") == 1
         assert message in error
     assert not out.exists()
+
+
+def test_a_folder_of_the_users_is_never_removed(task, tmp_path, capsys):
+    for name, words in (("training", "no training's folder"), ("transformers", "not of a saved")):
+        own = tmp_path / name / name / "mine.txt"
+        own.parent.mkdir(parents=True)
+        own.write_text("mine")
+        args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json")]
+        assert script("fine_tune.py")([*args, "--output", str(tmp_path / name), *SETS]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert words in error
+        assert own.read_text() == "mine"
+
+
+def test_a_training_file_where_the_model_would_go_is_refused(task, tmp_path, capsys):
+    train = tmp_path / "training" / "train.json"
+    train.parent.mkdir()
+    train.write_bytes((task / "train.json").read_bytes())
+    args = ["--checkpoint", str(task / "base"), "--train", str(train), "--output", str(tmp_path)]
+    assert script("fine_tune.py")([*args, *SETS]) == 2
+    assert "choose another --output" in capsys.readouterr().err
+    assert train.is_file()
+
+
+def test_no_script_writes_over_what_it_reads(task, tmp_path, capsys):
+    copy = tmp_path / "test.json"
+    copy.write_bytes((task / "test.json").read_bytes())
+    base = ["--checkpoint", str(task / "base"), "--input", str(copy)]
+    answers = tmp_path / "answers.json"
+    answers.write_text('{"questions": []}')
+    scoring = ["--gold", str(task / "golden.json"), "--answers", str(answers)]
+    for name, args in [
+        ("predict.py", [*base, "--output", str(copy)]),
+        ("predict.py", [*base, "--output", str(tmp_path / "o"), "--nbest", str(copy)]),
+        ("predict.py", [*base, "--output", str(tmp_path / "o"), "--nbest", str(tmp_path / "o")]),
+        ("evaluate.py", [*scoring, "--json", str(answers)]),
+        ("evaluate.py", [*scoring, "--json", str(task / "golden.json")]),
+    ]:
+        assert script(name)(args) == 2
+        error = capsys.readouterr().err
+        assert "would be overwritten" in error
+        assert error.count("\n") == 1
+    assert copy.read_bytes() == (task / "test.json").read_bytes()
+    assert answers.read_text() == '{"questions": []}'
+
+
+def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path, capsys):
+    data = json.loads((task / "test.json").read_text())
+    silent = data["questions"][0]
+    silent["snippets"] = None
+    source = bioasq.write_json(tmp_path / "q.json", data)
+    out = pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
+    answers, _ = bioasq.read_answers(out)
+    assert list(answers) == [item["id"] for item in data["questions"]]
+    assert answers[silent["id"]] == []
+    assert silent["id"] in capsys.readouterr().err
+    for item in data["questions"]:
+        item["snippets"] = []
+    bioasq.write_json(source, data)
+    with pytest.raises(InputError, match="no question has a text"):
+        pipeline.predict_files(task / "base", source, tmp_path / "a.json")
+
+
+def test_a_golden_file_as_test_input_is_told(task, tmp_path, capsys):
+    pipeline.predict_files(task / "base", task / "golden.json", tmp_path / "a.json", max_length=48)
+    assert "it is a golden file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["seed=1", "run=x", "profile=mini"])
+def test_set_may_name_what_has_an_option_too(task, tmp_path, text):
+    args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
+            str(tmp_path / "m"), *SETS, "--set", "epochs=1", "--set", text]  # fmt: skip
+    assert script("fine_tune.py")(args) == 0

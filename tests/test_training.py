@@ -130,3 +130,11 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     reader = tiny_reader(learning_rate=1e-4)
     done = training.fine_tune(reader, tiny_examples(8), tmp_path / "t", resume=None, progress=False)
     assert done.history[0][2] <= 1e-4
+
+
+def test_a_loss_that_is_lost_stops_the_training_and_leaves_nothing(tmp_path):
+    with pytest.raises(InputError, match="set a lower learning_rate than 1e"):
+        training.fine_tune(
+            tiny_reader(learning_rate=1e20), tiny_examples(60), tmp_path / "t", progress=False
+        )
+    assert not (tmp_path / "t").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -48,7 +49,8 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     """
     settings = from_parameters(**parameters)
     if parameters.get("bioasq_dir"):
-        parameters = {**parameters, "bioasq_dir": str(Path(settings.bioasq_dir).resolve())}
+        own = Path(settings.bioasq_dir).expanduser().resolve()
+        parameters = {**parameters, "bioasq_dir": str(own)}
         settings = from_parameters(**parameters)
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
@@ -124,7 +126,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             str(notebook),
             str(output),
             parameters=given,
-            cwd=str(ROOT),
+            cwd=str(Path.cwd()),  # so that both mean the same runs folder
             kernel_name="python3",
             progress_bar=False,
             stderr_file=sys.stderr,  # the progress bars of training and prediction
@@ -156,7 +158,9 @@ def _logged_kernel(log: Path) -> type[AsyncKernelManager]:
 def _for_notebooks(settings: Settings, parameters: dict) -> dict:
     """The parameters every notebook declares; whatever else was asked for goes into one line."""
     named = ("profile", "run", "bioasq_dir", "seed")
-    others = (f"{name}={value}" for name, value in parameters.items() if name not in named)
+    others = (
+        shlex.quote(f"{name}={value}") for name, value in parameters.items() if name not in named
+    )
     return {name: getattr(settings, name) for name in named} | {"overrides": " ".join(others)}
 
 

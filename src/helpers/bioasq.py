@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+TYPES = ("factoid", "list", "yesno", "summary")
 MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
 
 
@@ -113,12 +114,16 @@ def read_questions(
     for number, item in enumerate(raw, 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        where = f"{path}: question {item.get('id', f'number {number}')!r}"
+        where = _where(path, item, number)
         question_id = _field(item, "id", str, where)
         if question_id in seen:
             raise InputError(f"{where}: id occurs twice; keep one of the two")
         seen.add(question_id)
         question_type = _field(item, "type", str, where)
+        if question_type not in TYPES:
+            raise InputError(
+                f"{where}: field 'type' is {question_type!r}, expected one of {', '.join(TYPES)}"
+            )
         if kind is not None and question_type != kind:
             continue
         if item.get("exact_answer") is None:
@@ -145,6 +150,11 @@ def read_questions(
             f"(in {len(without)} of {len(questions)}); add it or remove the question"
         )
     return questions
+
+
+def _where(path: str | Path, item: dict, number: int) -> str:
+    known = item.get("id")
+    return f"{path}: question {known!r}" if known else f"{path}: question number {number}"
 
 
 def _raw_questions(path: str | Path) -> list:
@@ -246,7 +256,7 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     for number, item in enumerate(_raw_questions(path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        where = f"{path}: question {item.get('id', f'number {number}')!r}"
+        where = _where(path, item, number)
         question_id = _field(item, "id", str, where)
         if item.get("type", "factoid") != "factoid":
             continue

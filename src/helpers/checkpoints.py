@@ -55,6 +55,12 @@ def load(path: str | Path, settings: Settings) -> Reader:
         raise InputError(f"{path}: neither a folder with config.json nor a .nemo file")
     else:
         raise InputError(f"{path}: no such checkpoint")
+    for name, parameter in reader.model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise InputError(
+                f"{path}: damaged weights, {name} holds numbers that are not finite; "
+                "fetch or train it again"
+            )
     reader.model.eval()
     return reader
 

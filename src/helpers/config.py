@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +93,7 @@ _AT_LEAST = {
     "nbest": 1, "max_answer": 1, "learning_rate": 0, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
 }  # fmt: skip
+_WORDS = {"int": "whole number", "float": "number"}
 _BELOW_ONE = ("warmup_fraction", "dropout", "dev_fraction")
 
 
@@ -102,16 +105,15 @@ def from_parameters(profile: str = "mini", overrides: str = "", **parameters) ->
     ``InputError`` on an unknown profile or name, a wrong type, or a value out of range, naming the
     nearest valid one.
     """
+    parameters |= dict(parse_override(text) for text in _split(overrides))
+    profile = parameters.pop("profile", profile)
     if profile not in PROFILES:
         raise InputError(f"profile: {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
-    parameters |= dict(parse_override(text) for text in overrides.split())
     types = {f.name: f.type for f in dataclasses.fields(Settings)}
     values = {"profile": profile, **PROFILES[profile]}
     for name, value in parameters.items():
         if name not in types:
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"parameter {name!r} is unknown{hint} Known: {', '.join(types)}")
+            raise _unknown(name, types)
         if value is not None:
             values[name] = _checked(name, types[name], value)
     run = values.get("run", Settings.run)
@@ -124,13 +126,29 @@ def parse_override(text: str) -> tuple[str, object]:
     """Turn ``name=value`` into a typed pair."""
     name, equals, raw = text.partition("=")
     types = {f.name: f.type for f in dataclasses.fields(Settings)}
-    if not equals or name not in types:
-        raise InputError(f"{text!r}: write name=value with name one of {', '.join(types)}")
+    if not equals:
+        raise InputError(f"{text!r}: write name=value, such as epochs=4")
+    if name not in types:
+        raise _unknown(name, types)
     convert = {"int": int, "float": float, "str": str}[types[name]]
     try:
         return name, convert(raw)
     except ValueError:
-        raise InputError(f"{text!r}: {raw!r} is not a {types[name]}") from None
+        raise InputError(f"{text!r}: {raw!r} is no {_WORDS[types[name]]}") from None
+
+
+def _split(overrides: str) -> list[str]:
+    """The words of ``overrides``; a value with blanks stands in quotes, as in a shell."""
+    try:
+        return shlex.split(overrides)
+    except ValueError as error:
+        raise InputError(f"overrides: {overrides!r} cannot be read ({error}); close it") from None
+
+
+def _unknown(name: str, types: dict[str, str]) -> InputError:
+    near = difflib.get_close_matches(name, types, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(types)}"
+    return InputError(f"parameter {name!r} is unknown; {hint}")
 
 
 def _checked(name: str, type_name: str, value: object) -> object:
@@ -143,8 +161,12 @@ def _checked(name: str, type_name: str, value: object) -> object:
         raise InputError(f"{name}: expected {type_name}, got {value!r} ({type(value).__name__})")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(_CHOICES[name])}")
+    if expected is float and not math.isfinite(value):
+        raise InputError(f"{name}: {value!r} is not a finite number; choose one")
+    if expected is int and value > 2**31 - 1:
+        raise InputError(f"{name}: {value!r} is too large; stay below 2**31")
     if name in _AT_LEAST and not value >= _AT_LEAST[name]:
-        raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}")
+        raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}, the least that works")
     if name in _BELOW_ONE and not value < 1:
         raise InputError(f"{name}: {value!r} must be below 1")
     return value

@@ -124,8 +124,11 @@ def _about_ids(gold_file, gold, answer_file, answers, missing: str) -> list[str]
     bare = [name for name in gold if not gold[name]]
     fate = "counted as wrong" if missing == "wrong" else "dropped"
     remarks = []
-    if len(absent) == len(gold):
-        remarks.append(f"{answer_file}: answers no question of {gold_file}; do the two belong?")
+    if len(absent) == len(gold) and answers:
+        raise InputError(
+            f"{answer_file}: answers no question of {gold_file}; "
+            "give the files of both kinds in the same order"
+        )
     if absent:
         remarks.append(f"{answer_file}: without an entry and {fate}: {_some(absent)}")
     if unknown:

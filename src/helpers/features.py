@@ -78,7 +78,10 @@ def read_vocab(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such vocabulary; expected BERT's vocab.txt, one token a line")
-    tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    try:
+        tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); fetch it again") from None
     missing = {"[UNK]", "[CLS]", "[SEP]", "[PAD]"} - set(tokens)
     if missing:
         raise InputError(f"{path}: not a BERT vocabulary, it lacks {', '.join(sorted(missing))}")

@@ -143,7 +143,13 @@ def _gather(name: str, entry: Entry, target: Path, source, in_cache: bool) -> st
                     f"{path}: is not the file of {name} (its SHA-256 differs) and not ours to "
                     "overwrite; move it away or choose another folder"
                 )
-            path.unlink()
+            try:
+                path.unlink()
+            except OSError as error:
+                raise InputError(
+                    f"{path}: has a wrong SHA-256 and cannot be deleted ({error.strerror}); "
+                    "delete it, or choose another HELPERS_CACHE"
+                ) from None
             refused.append(f"cache: {file.name} had a wrong SHA-256 and was deleted")
     if source is not None:
         _from_user(entry, target, Path(source).expanduser())

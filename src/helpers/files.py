@@ -37,8 +37,11 @@ class File:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file as 64 hex digits; the file is read in pieces."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from None
 
 
 def unzip(path: Path, files: list[File], target: Path) -> None:
@@ -127,5 +130,5 @@ def locked(target: Path, name: str):
         raise InputError(f"{target}: cannot write here ({error.strerror or error})") from None
     try:
         yield
-    finally:
+    finally:  # the lock's file stays: removing it would let two waiting processes in at once
         lock.release()

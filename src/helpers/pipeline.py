@@ -6,11 +6,13 @@ The notebooks walk the same path in smaller steps.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import bioasq, checkpoints, fetch, squad, training
 from helpers.config import InputError, Settings, from_parameters
+from helpers.outputs import check_outputs
 from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
 from helpers.squad import Example
 
@@ -36,10 +38,17 @@ def fine_tune_files(
     ``parameters`` are names of ``config.Settings``. Everything is read and checked before
     training starts. Returns the trained reader, after printing its dev scores if there is a file.
     """
-    output = Path(output)
-    settings = from_parameters(run=output.name, **parameters)
+    output = Path(output).resolve()
+    settings = from_parameters(**{"run": output.name or "model", **parameters})
+    check_outputs([output / "model.nemo"])
+    parts = output / "training", output / "transformers"
+    for path in (path for path in (train, dev) if path):
+        if any(Path(path).resolve().is_relative_to(part) for part in parts):
+            raise InputError(f"{path}: lies where the model's files go; choose another --output")
     examples = _answered(train)
     held_out = _answered(dev) if dev else None
+    training.check_replaceable(parts[0])
+    checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
     done = training.fine_tune(reader, examples, output / "training", resume=resume)
     save_model(reader, output)
@@ -72,31 +81,47 @@ def predict_files(
 
     A BioASQ file, or a SQuAD file whose row ids are BioASQ's ``<24 hex digits>_<number>``, gives a
     BioASQ answer file. Any other SQuAD file gives ``{row id: text}``, as SQuAD's own script reads.
+    A question without any text gets an empty answer, and a line on standard error says so.
     """
     settings = from_parameters(**parameters)
+    check_outputs((output, nbest), (questions, abstracts))
     is_squad = bioasq.is_squad(bioasq.read_json(questions))
-    examples = (
-        squad.read_squad(questions) if is_squad else read_inputs(questions, settings, abstracts)
-    )
+    asked: list[str] = []
+    if is_squad:
+        examples = squad.read_squad(questions)
+    else:
+        examples, asked = read_inputs(questions, settings, abstracts)
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
     candidates = reader.predict(examples)
     if nbest:
         write_nbest(nbest, examples, candidates)
+    print(f"{len(examples)} texts read; answers in {output}")
     if is_squad and not all(_BIOASQ_ROW.fullmatch(e.id) for e in examples):
         best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
         return bioasq.write_json(output, best)
-    return write_ranked(output, examples, candidates, settings.merge)
+    return write_ranked(output, examples, candidates, settings.merge, asked)
 
 
 def read_inputs(
     path: str | Path, settings: Settings, abstracts: str | Path | None = None
-) -> list[Example]:
-    """Test questions as examples under the settings' context, every context kept."""
+) -> tuple[list[Example], list[str]]:
+    """Test questions as examples under the settings' context, and the ids of all of them.
+
+    Questions without any text are named on standard error; when all are, it is an ``InputError``.
+    """
     texts = squad.read_abstracts(abstracts) if abstracts else None
     questions = bioasq.read_questions(path)
-    return squad.convert(questions, context=settings.context, test=True, abstracts=texts)[0]
+    examples, drops = squad.convert(questions, context=settings.context, test=True, abstracts=texts)
+    if not examples:
+        raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
+    if any(question.exact_answer for question in questions):
+        print(f"{path}: {squad.GOLDEN}", file=sys.stderr)
+    if drops:
+        names = ", ".join(drop.question_id for drop in drops)
+        print(f"{path}: no text, so no answer, for question {names}", file=sys.stderr)
+    return examples, [question.id for question in questions]
 
 
 def write_ranked(
@@ -104,16 +129,25 @@ def write_ranked(
     examples: Sequence[Example],
     candidates: Sequence[Sequence[Candidate]],
     merge: str,
+    asked: Sequence[str] = (),
 ) -> Path:
-    """Merge the n-bests of each question and write the BioASQ answer file."""
-    ranked = rank_answers(examples, candidates, merge=merge)
-    return bioasq.write_answers(path, {q: [text for text, _ in best] for q, best in ranked.items()})
+    """Merge the n-bests of each question and write the BioASQ answer file.
+
+    ``asked`` are ids that get an entry in any case, an empty one when nothing was found.
+    """
+    answers: dict[str, list[str]] = {question: [] for question in asked}
+    for question, best in rank_answers(examples, candidates, merge=merge).items():
+        answers[question] = [text for text, _ in best]
+    return bioasq.write_answers(path, answers)
 
 
 def _answered(path: str | Path) -> list[Example]:
     examples = squad.read_squad(path)
     if not any(e.spans for e in examples):
         raise InputError(f"{path}: no row has an answer; give a training file, not a test input")
+    without = sum(not e.spans for e in examples)
+    if without:
+        print(f"{path}: {without} of {len(examples)} rows have no answer", file=sys.stderr)
     return examples
 
 

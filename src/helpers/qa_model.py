@@ -144,7 +144,13 @@ def restore_nemo(path: str | Path) -> ExtractiveQAModel:
     if target != ours:
         raise InputError(f"{path}: holds a {target}, not a {ours}; convert it to a folder first")
     del cfg.target
-    return ExtractiveQAModel.restore_from(str(path), override_config_path=cfg, map_location="cpu")
+    try:
+        return ExtractiveQAModel.restore_from(
+            str(path), override_config_path=cfg, map_location="cpu"
+        )
+    except Exception as error:  # whatever tarfile, torch or the model's own checks raise
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"{path}: damaged inside, make or fetch it again ({why})") from error
 
 
 def quiet_nemo() -> None:

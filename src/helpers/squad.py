@@ -6,6 +6,7 @@ The span rule is in ``helpers.spans``, the file format in ``helpers.squad_file``
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ __all__ = [
     "extra_cause", "find_abstract", "find_spans", "read_abstracts", "read_squad", "split_dev",
     "write_drops", "write_ids", "write_squad",
 ]  # fmt: skip
+
+
+GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
 
 
 def convert(
@@ -199,6 +203,9 @@ def convert_files(
         raise InputError(f"{files[0]}: no question could be converted ({reasons})")
     train, dev = split_dev(examples, dev_fraction, seed)
     rows = train if test else by_occurrence(train)
+    if test and any(question.exact_answer for question in questions):
+        names = ", ".join(str(file) for file in files)
+        print(f"{names}: {GOLDEN}", file=sys.stderr)
 
     if drops:
         write_drops(drops, dropped)
