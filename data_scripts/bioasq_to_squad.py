@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
             test=args.test,
         )
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"bioasq_to_squad.py: {error}", file=sys.stderr)
         return 2
     print(summary)
     return 0

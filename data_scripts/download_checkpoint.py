@@ -22,7 +22,7 @@ def main() -> int:
     try:
         checkpoint = fetch(options.name, source=options.source, to=options.to)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"download_checkpoint.py: {error}", file=sys.stderr)
         return 2
     print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
     for name, digest in checkpoint.files.items():

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             write_json(args.json, evaluation.scores)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
     for remark in evaluation.remarks:
         print(remark, file=sys.stderr)

@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in mini.make(options.to):
             print(path)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"make_bioasq_mini.py: {error}", file=sys.stderr)
         return 2
     return 0
 

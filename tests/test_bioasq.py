@@ -144,7 +144,9 @@ def test_answers_are_ranked_as_the_evaluator_ranks_them(save):
     ]
     answers, remarks = read_answers(save("run.json", {"questions": entries}))
     assert answers == {"1": ["a", "", "a"], "2": ["a", "b"], "4": [], "5": list("012345")}
-    assert [remark.split("question ")[1][:3] for remark in remarks] == ["'2'", "'1'", "'4'", "'5'"]
+    assert [remark.split(": ")[-1] for remark in remarks] == [
+        f"1 question ('{name}')" for name in "2145"
+    ]
 
 
 @pytest.mark.parametrize("answer", [7, [7], [[7]], {"a": 1}])

@@ -48,6 +48,12 @@ def test_names_of_the_public_copies(folder):
     assert [path.name for path in files.tests] == tests and not files.tests_are_squad
 
 
+def test_a_training_file_for_another_context_is_named(folder):
+    root = folder("BioASQ-train-factoid-7b.json", *golds())
+    with pytest.raises(InputError, match="context 'abstract', and BioASQ-train-factoid-7b.json"):
+        find_files(root, context="abstract")
+
+
 def test_dmis_tree_by_context(folder):
     tails = {"Snippet-as-is": "", "Appended-Snippet": "-2sent", "Full-Abstract": ""}
     names = [

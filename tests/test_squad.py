@@ -197,6 +197,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([hopeless], "no question could be converted (no snippets)"),
         ([train, "--context", "abstract"], "needs abstracts"),
         ([train, "--dev-fraction", "2"], "dev fraction 2.0"),
+        ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),
         ([tmp_path / "none.json"], "no such file"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from helpers.outputs import write_json
 
 __all__ = [
     "MAX_ANSWERS", "BioasqFiles", "Question", "Snippet", "find_files", "is_squad", "read_answers",
-    "read_json", "read_questions", "role_of", "write_answers", "write_json",
+    "read_json", "read_questions", "role_of", "some_ids", "write_answers", "write_json",
 ]  # fmt: skip
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -249,10 +249,10 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
 
     Only the first string of each inner list counts; empty inner lists are dropped, so later
     answers move up; "" and duplicates hold their rank (BioASQ evaluator, edition 5). The second
-    value lists what was out of the ordinary, one remark a string. Non-factoid entries are skipped.
+    value lists what was out of the ordinary, one remark a kind. Non-factoid entries are skipped.
     """
     ranked: dict[str, list[str]] = {}
-    remarks: list[str] = []
+    odd: dict[str, list[str]] = {}
     for number, item in enumerate(_raw_questions(path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
@@ -261,13 +261,14 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
         if item.get("type", "factoid") != "factoid":
             continue
         if question_id in ranked:
-            remarks.append(f"{where}: id occurs again; its first answers count")
+            odd.setdefault("id occurs again, its first answers count", []).append(question_id)
             continue
         answer = item.get("exact_answer")
         if isinstance(answer, str):
             answer = [answer]
         if isinstance(answer, list) and any(isinstance(entry, str) for entry in answer):
-            remarks.append(f"{where}: 'exact_answer' is not a list of lists; each string counts")
+            flat = "'exact_answer' is not a list of lists, each string counts"
+            odd.setdefault(flat, []).append(question_id)
             answer = [[entry] if isinstance(entry, str) else entry for entry in answer]
         if not isinstance(answer or [], list) or not all(
             isinstance(entry, list) and all(isinstance(text, str) for text in entry)
@@ -276,7 +277,14 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
             raise InputError(f"{where}: field 'exact_answer' must be a list of lists of strings")
         ranked[question_id] = [entry[0] for entry in answer or [] if entry]
         if not ranked[question_id]:
-            remarks.append(f"{where}: no answer; it counts as wrong")
+            odd.setdefault("no answer, counted as wrong", []).append(question_id)
         elif len(ranked[question_id]) > MAX_ANSWERS:
-            remarks.append(f"{where}: {len(ranked[question_id])} answers, the task allows 5")
-    return ranked, remarks
+            odd.setdefault("more answers than the 5 the task allows", []).append(question_id)
+    return ranked, [f"{path}: {what}: {some_ids(ids)}" for what, ids in odd.items()]
+
+
+def some_ids(ids: Collection[str], shown: int = 5) -> str:
+    """How many questions, and the first few of their ids, for a remark."""
+    names = ", ".join(repr(name) for name in list(ids)[:shown])
+    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+    return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"

@@ -47,6 +47,8 @@ def load(path: str | Path, settings: Settings) -> Reader:
     the reader says so in ``fresh_head``. Raises ``InputError`` naming the file and what it lacks.
     """
     path = Path(path)
+    if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
+        raise InputError(f"{path}: a folder of fine_tune.py; give {path / 'model.nemo'}")
     if path.is_dir():
         reader = _load_transformers(path, settings)
     elif path.suffix == ".nemo":

@@ -90,7 +90,7 @@ _CHOICES = {
 }
 _AT_LEAST = {
     "seed": 0, "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
-    "nbest": 1, "max_answer": 1, "learning_rate": 0, "weight_decay": 0, "warmup_fraction": 0,
+    "nbest": 1, "max_answer": 1, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
 }  # fmt: skip
 _WORDS = {"int": "whole number", "float": "number"}
@@ -167,6 +167,8 @@ def _checked(name: str, type_name: str, value: object) -> object:
         raise InputError(f"{name}: {value!r} is too large; stay below 2**31")
     if name in _AT_LEAST and not value >= _AT_LEAST[name]:
         raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}, the least that works")
+    if name == "learning_rate" and not value > 0:
+        raise InputError(f"{name}: {value!r} teaches nothing; choose one above 0, such as 1e-4")
     if name in _BELOW_ONE and not value < 1:
         raise InputError(f"{name}: {value!r} must be below 1")
     return value

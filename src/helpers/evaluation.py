@@ -6,16 +6,14 @@ about their ids. It writes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import is_squad, read_answers, read_json, read_questions
+from helpers.bioasq import is_squad, read_answers, read_json, read_questions, some_ids
 from helpers.config import InputError
 from helpers.squad import read_squad
-
-_SHOWN = 5  # ids named in one remark
 
 
 @dataclass
@@ -45,7 +43,19 @@ def evaluate_files(
     kinds = {is_squad(read_json(path)) for path in gold_files}
     if len(kinds) != 1:
         raise InputError("gold: give BioASQ files or SQuAD files, not both in one call")
-    score = _squad if kinds.pop() else _bioasq
+    squad = kinds.pop()
+    for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
+        given = read_json(answer_file)
+        if squad and isinstance(given, dict) and isinstance(given.get("questions"), list):
+            raise InputError(
+                f"{answer_file}: BioASQ answers, but {gold_file} is a SQuAD file; "
+                "give the golden file of the batch (7B1_golden.json)"
+            )
+        if not squad and is_squad(given):
+            raise InputError(
+                f"{answer_file}: a SQuAD file; did --gold and --answers change places?"
+            )
+    score = _squad if squad else _bioasq
     return score(gold_files, answer_files, missing)
 
 
@@ -59,7 +69,7 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
         again = [name for name in gold if name in seen]
         if again:
             other = seen[again[0]]
-            remarks.append(f"{gold_file}: {_some(again)} also in {other} and counted twice")
+            remarks.append(f"{gold_file}: {some_ids(again)} also in {other} and counted twice")
         seen.update(dict.fromkeys(gold, gold_file))
         scores.append(metrics.score_batch(_batch(gold_file), gold, answers, missing))
     means = metrics.summary(scores)
@@ -130,18 +140,12 @@ def _about_ids(gold_file, gold, answer_file, answers, missing: str) -> list[str]
             "give the files of both kinds in the same order"
         )
     if absent:
-        remarks.append(f"{answer_file}: without an entry and {fate}: {_some(absent)}")
+        remarks.append(f"{answer_file}: without an entry and {fate}: {some_ids(absent)}")
     if unknown:
-        remarks.append(f"{answer_file}: not in {gold_file} and ignored: {_some(unknown)}")
+        remarks.append(f"{answer_file}: not in {gold_file} and ignored: {some_ids(unknown)}")
     if bare:
-        remarks.append(f"{gold_file}: without a gold answer and counted as wrong: {_some(bare)}")
+        remarks.append(f"{gold_file}: without a gold answer and counted as wrong: {some_ids(bare)}")
     return remarks
-
-
-def _some(ids: Collection[str]) -> str:
-    names = ", ".join(repr(name) for name in list(ids)[:_SHOWN])
-    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
 
 
 def _batch(gold_file: str | Path) -> str:

@@ -112,7 +112,9 @@ def find_files(
     if not golds:
         raise _missing(folder, paths, f"no golden file of edition {edition}")
     if need_train and not train:
-        raise _missing(folder, paths, f"no training file of edition {edition}")
+        other = [f.path.name for f in found if f and f.role == "train" and f.edition == edition]
+        hint = f" for context {context!r}, and {other[0]} is for another" if other else ""
+        raise _missing(folder, paths, f"no training file of edition {edition}{hint}")
     if tests and set(tests) != set(golds):
         names = ", ".join(_batch(edition, n) for n in sorted(set(tests) ^ set(golds)))
         raise InputError(

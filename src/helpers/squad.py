@@ -192,6 +192,8 @@ def convert_files(
     files are refused: their questions are test questions. Raises ``InputError``.
     """
     check_outputs((output,))  # its name is taken apart next
+    if test and dev_fraction:
+        raise InputError("dev fraction: a test input is not split; leave out one of the two")
     output = Path(output)
     dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
     check_outputs((output, dev_output, drops, ids), (*files, abstracts))
