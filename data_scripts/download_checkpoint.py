@@ -12,11 +12,16 @@ from helpers.fetch import REGISTRY, fetch
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="HELPERS_CACHE moves the cache, HF_ENDPOINT names a mirror of the hub, "
-        "HELPERS_OFFLINE=1 forbids every network connection.",
+        epilog="HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at the "
+        "first fetch, HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors, NGC_API_KEY is a "
+        "key for NGC, HELPERS_OFFLINE=1 forbids every network connection.",
     )
-    parser.add_argument("name", help=f"one of: {', '.join(REGISTRY)}; or a folder or .nemo file")
-    parser.add_argument("--source", help="your own copy: a folder, a file, or a zip or wheel")
+    parser.add_argument(
+        "name",
+        help=f"one of: {', '.join(REGISTRY)}; a hub name "
+        "(organisation/model[@revision]); or a folder or .nemo file",
+    )
+    parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
     parser.add_argument("--to", help="folder for the files (default: the cache)")
     options = parser.parse_args()
     try:

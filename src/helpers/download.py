@@ -5,11 +5,18 @@ Nothing here decides whether the bytes are the right ones; ``fetch`` checks them
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import tempfile
 import time
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved notebook
+
+from helpers.config import InputError
 
 CHUNK = 1 << 16  # bytes; what a cut connection can lose
 TIMEOUTS = (5, 30)  # seconds: to connect, between two pieces of an answer
@@ -36,18 +43,21 @@ def offline() -> bool:
     return os.environ.get("HELPERS_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-def download(url: str, part: Path, size: int) -> None:
-    """Bring ``part`` to the ``size`` bytes of ``url``, continuing with what it already holds.
+def download(url: str, part: Path, size: int | None = None, headers: dict | None = None) -> None:
+    """Bring ``part`` to the whole of ``url``, continuing with what it already holds.
 
-    A host that cannot be reached is not tried twice. Raises ``NotHere`` with the reason; what
-    arrived until then stays in ``part`` for the next call.
+    ``size`` is the number of bytes expected, ``None`` when only the server knows; what was begun
+    then goes on only while the server's ETag or date stays the same. ``headers`` may hold credentials:
+    requests drops them when a redirect leads to another host. A host that cannot be reached is
+    not tried twice. Raises ``NotHere`` with the reason; what arrived until then stays in ``part``.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
     failures, best = 0, _size(part)
     while True:
         try:
-            _attempt(url, part, size)
+            _attempt(url, part, size, headers or {})
+            _tag(part).unlink(missing_ok=True)
             return
         except _Again as reason:
             failures = 1 if _size(part) >= best + PROGRESS else failures + 1
@@ -58,21 +68,40 @@ def download(url: str, part: Path, size: int) -> None:
             time.sleep(min(pause, LONGEST_PAUSE))
 
 
+def get_json(url: str, headers: dict | None = None) -> Any:
+    """The JSON behind an address. Raises ``NotHere`` with the reason."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        download(url, answer, headers=headers)
+        try:
+            return json.loads(answer.read_bytes())
+        except ValueError:
+            raise NotHere(f"{url}: the answer is not JSON") from None
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _attempt(url: str, part: Path, size: int) -> None:
+def _tag(part: Path) -> Path:
+    """Where the server's mark of a half-fetched file is kept."""
+    return part.with_name(part.name + ".etag")
+
+
+def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
     import requests  # here, since importing it takes longer than most of the kit
 
-    if _size(part) > size:
+    tag = _tag(part).read_text() if _tag(part).exists() else ""
+    if size is None and not tag:
+        part.unlink(missing_ok=True)  # nothing says that it is a piece of what is there now
+    elif size is not None and _size(part) > size:
         part.unlink()
     have = _size(part)
-    if have == size > 0:
+    if have and have == size:
         return
-    headers = {"Accept-Encoding": "identity", "User-Agent": "biomegatron-bioasq-kit"}
+    headers = headers | {"Accept-Encoding": "identity", "User-Agent": "biomegatron-bioasq-kit"}
     if have:
-        headers["Range"] = f"bytes={have}-"
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": tag} if tag else {})
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS)
     except requests.exceptions.RequestException as error:
@@ -80,21 +109,32 @@ def _attempt(url: str, part: Path, size: int) -> None:
             raise NotHere(f"{url}: {_in_words(error)}") from None
         raise _Again(_in_words(error)) from None
     with answer:
-        have = _check_answer(url, answer, part, have, size)
+        if size is None:
+            _tag(part).write_text(_validator(answer.headers))
+        have, size = _check_answer(url, answer, part, have, size)
         try:
             _save(url, answer, part, have, size)
         except requests.exceptions.RequestException as error:
-            raise _Again(f"cut after {_size(part)} of {size} bytes ({_in_words(error)})") from None
-    if _size(part) < size:
-        raise _Again(f"cut after {_size(part)} of {size} bytes")
+            raise _Again(f"cut after {_of(part, size)} bytes ({_in_words(error)})") from None
+    if size is not None and _size(part) < size:
+        raise _Again(f"cut after {_of(part, size)} bytes")
 
 
-def _check_answer(url: str, answer, part: Path, have: int, size: int) -> int:
-    """Refuse what is not the file; return the byte at which the answer's body starts."""
+def _validator(headers) -> str:
+    """What If-Range may send back: a strong ETag (a weak one promises no equal bytes), or a date."""
+    tag = headers.get("ETag", "")
+    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
+
+
+def _of(part: Path, size: int | None) -> str:
+    return f"{_size(part)}" if size is None else f"{_size(part)} of {size}"
+
+
+def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
+    """Refuse what is not the file; return where the answer's body starts, and the whole size."""
     status = answer.status_code
     if status in RETRY_STATUS:
-        wait = answer.headers.get("Retry-After", "")
-        raise _Again(f"HTTP {status}", float(wait) if wait.isdigit() else None)
+        raise _Again(f"HTTP {status}", _asked_pause(answer.headers.get("Retry-After", "")))
     start = answer.headers.get("Content-Range", "")
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
         part.unlink(missing_ok=True)
@@ -106,18 +146,42 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int) -> int:
     if status == 200:
         have = 0  # the server ignores ranges, so this is the whole file again
     length = answer.headers.get("Content-Length", "")
-    if length.isdigit() and have + int(length) != size:
+    if length.isdigit() and size is None:
+        size = have + int(length)
+        check_disk(part.parent, int(length))
+    elif length.isdigit() and have + int(length) != size:
         raise NotHere(f"{url}: {have + int(length)} bytes are offered where {size} are expected")
-    return have
+    return have, size
 
 
-def _save(url: str, answer, part: Path, have: int, size: int) -> None:
-    bar = tqdm(desc=url.rsplit("/", 1)[-1], total=size, initial=have, unit="B", unit_scale=True)
+def _asked_pause(after: str) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date."""
+    if after.isdigit():
+        return float(after)
+    try:
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise ``InputError`` unless ``needed`` bytes and a little more fit into ``folder``."""
+    free = shutil.disk_usage(folder).free
+    if free < needed * 1.05:
+        raise InputError(
+            f"{folder}: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; make "
+            "room, or choose another folder through --to or the environment's HELPERS_CACHE"
+        )
+
+
+def _save(url: str, answer, part: Path, have: int, size: int | None) -> None:
+    title = url.rsplit("/", 1)[-1].rsplit("path=", 1)[-1]
+    bar = tqdm(desc=title, total=size, initial=have, unit="B", unit_scale=True)
     with bar, open(part, "ab") as out:
         out.truncate(have)
         for chunk in answer.iter_content(CHUNK):
             have += len(chunk)
-            if have > size:
+            if size is not None and have > size:
                 part.unlink()
                 raise NotHere(f"{url}: more than the expected {size} bytes came")
             out.write(chunk)

@@ -103,16 +103,6 @@ def is_good(path: Path, file: File) -> bool:
     return path.is_file() and path.stat().st_size == file.bytes and sha256(path) == file.sha256
 
 
-def check_disk(target: Path, needed: int) -> None:
-    """Raise ``InputError`` unless ``needed`` bytes and a little more fit beside ``target``."""
-    free = shutil.disk_usage(target).free
-    if free < needed * 1.05:
-        raise InputError(
-            f"{target}: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; make "
-            "room, or choose another folder through --to or the environment's HELPERS_CACHE"
-        )
-
-
 @contextmanager
 def locked(target: Path, name: str):
     """Let one process at a time fetch into ``target``."""
