@@ -12,9 +12,9 @@ from helpers.fetch import REGISTRY, fetch
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at the "
-        "first fetch, HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors, NGC_API_KEY is a "
-        "key for NGC, HELPERS_OFFLINE=1 forbids every network connection.",
+        epilog="HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at "
+        "the first fetch; HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors; NGC_API_KEY "
+        "is a key for NGC; HELPERS_OFFLINE=1 forbids every network connection.",
     )
     parser.add_argument(
         "name",

@@ -47,9 +47,10 @@ def download(url: str, part: Path, size: int | None = None, headers: dict | None
     """Bring ``part`` to the whole of ``url``, continuing with what it already holds.
 
     ``size`` is the number of bytes expected, ``None`` when only the server knows; what was begun
-    then goes on only while the server's ETag or date stays the same. ``headers`` may hold credentials:
-    requests drops them when a redirect leads to another host. A host that cannot be reached is
-    not tried twice. Raises ``NotHere`` with the reason; what arrived until then stays in ``part``.
+    then goes on only while the server's ETag or date stays the same. ``headers`` may hold
+    credentials: requests drops them when a redirect leads to another host. A host that cannot be
+    reached is not tried twice. Raises ``NotHere`` with the reason; what arrived until then stays
+    in ``part``.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -121,7 +122,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
 
 
 def _validator(headers) -> str:
-    """What If-Range may send back: a strong ETag (a weak one promises no equal bytes), or a date."""
+    """What If-Range may send: a strong ETag (a weak one promises no equal bytes), or a date."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 

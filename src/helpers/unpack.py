@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -73,8 +74,9 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
 
 def _extract(archive: Path, folder: Path) -> None:
     taken: set[str] = set()
-    with _opened(archive) as members:
-        found = list(members(archive))
+    is_zip = zipfile.is_zipfile(archive)
+    with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as file:
+        found = list(_zip_members(archive, file) if is_zip else _tar_members(archive, file))
         total = sum(member.bytes for member in found)
         _check_size(archive, total)
         if len(found) > MEMBERS:
@@ -98,36 +100,22 @@ def _extract(archive: Path, folder: Path) -> None:
                         bar.update(len(chunk))
 
 
-class _opened:
-    """The archive, open, as a function that lists its members."""
+def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:
+    for info in file.infolist():
+        if info.flag_bits & 1:
+            raise InputError(f"{archive}: {info.filename!r} is encrypted; refused")
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _no_file(archive, info.filename)
+        if not info.is_dir():
+            yield _Member(info.filename, info.file_size, partial(file.open, info))
 
-    def __init__(self, archive: Path):
-        self.file = (
-            zipfile.ZipFile(archive) if zipfile.is_zipfile(archive) else tarfile.open(archive)
-        )
 
-    def __enter__(self) -> Callable[[Path], Iterator[_Member]]:
-        return self._zip if isinstance(self.file, zipfile.ZipFile) else self._tar
-
-    def __exit__(self, *_) -> None:
-        self.file.close()
-
-    def _zip(self, archive: Path) -> Iterator[_Member]:
-        for info in self.file.infolist():
-            mode = info.external_attr >> 16
-            if info.flag_bits & 1:
-                raise InputError(f"{archive}: {info.filename!r} is encrypted; refused")
-            if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _no_file(archive, info.filename)
-            if not info.is_dir():
-                yield _Member(info.filename, info.file_size, lambda i=info: self.file.open(i))
-
-    def _tar(self, archive: Path) -> Iterator[_Member]:
-        for info in self.file:
-            if not info.isreg() and not info.isdir():
-                raise _no_file(archive, info.name)
-            if info.isreg():
-                yield _Member(info.name, info.size, lambda i=info: self.file.extractfile(i))
+def _tar_members(archive: Path, file: tarfile.TarFile) -> Iterator[_Member]:
+    for info in file:
+        if not info.isreg() and not info.isdir():
+            raise _no_file(archive, info.name)
+        if info.isreg():
+            yield _Member(info.name, info.size, partial(file.extractfile, info))
 
 
 def _no_file(archive: Path, name: str) -> InputError:
