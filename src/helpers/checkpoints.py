@@ -1,76 +1,64 @@
-"""Checkpoints on disk, in and out: transformers folders and our own ``.nemo``.
+"""Checkpoints on disk, in and out: transformers folders, ``.nemo``, Megatron's files of 2021.
 
-One table of names serves both directions. Query, key and value are one matrix here (rows: all
-queries, then keys, then values) and three in transformers.
+Names are in ``key_map``, Megatron's formats in ``megatron``, the order of its rows in ``probe``.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from helpers import megatron, model_card, probe
 from helpers.config import InputError, Settings
 from helpers.encoder import EncoderConfig, SpanModel
-from helpers.features import read_vocab
+from helpers.features import is_cased, read_vocab
+from helpers.key_map import bare, transformers_names
 from helpers.prediction import Reader
+from helpers.weights import join, write_safetensors
 
-# ours: (BERT's name, Megatron-BERT's name) in transformers' modeling_bert, modeling_megatron_bert
-_WHOLE = {
-    "words": ("embeddings.word_embeddings",) * 2,
-    "positions": ("embeddings.position_embeddings",) * 2,
-    "token_types": ("embeddings.token_type_embeddings",) * 2,
-    "norm": ("embeddings.LayerNorm", "encoder.ln"),
-}
-_PER_LAYER = {
-    "attention.out": ("attention.output.dense",) * 2,
-    "attention_norm": ("attention.output.LayerNorm", "attention.ln"),
-    "up": ("intermediate.dense",) * 2,
-    "down": ("output.dense",) * 2,
-    "mlp_norm": ("output.LayerNorm", "ln"),
-}
-_QKV = tuple(f"attention.self.{part}" for part in ("query", "key", "value"))
 _IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
-_SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors"}
+_SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors", "README.md"}
 _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
 
 
 def load(path: str | Path, settings: Settings) -> Reader:
-    """Read a checkpoint: a transformers folder (BERT, Megatron-BERT) or our ``.nemo`` file.
+    """Read a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file of ours or
+    of NeMo 1.x, or a folder with Megatron's ``.pt`` files.
 
     A checkpoint without a span head gets a random one that follows from ``settings.seed``, and
-    the reader says so in ``fresh_head``. Raises ``InputError`` naming the file and what it lacks.
+    the reader says so in ``fresh_head``. Megatron's files leave the order of their rows open:
+    ``settings.qkv_order`` names it, else ``helpers.probe`` decides, and ``Reader.origin`` says
+    what was found. Raises ``InputError`` naming the file and what it lacks.
     """
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
         raise InputError(f"{path}: a folder of fine_tune.py; give {path / 'model.nemo'}")
-    if path.is_dir():
+    if megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path)):
+        reader = _load_megatron(path, settings)
+    elif path.is_dir():
         reader = _load_transformers(path, settings)
     elif path.suffix == ".nemo":
         reader = _load_nemo(path, settings)
     elif path.exists():
-        raise InputError(f"{path}: neither a folder with config.json nor a .nemo file")
+        raise InputError(f"{path}: neither a folder with a checkpoint nor a .nemo file")
     else:
         raise InputError(f"{path}: no such checkpoint")
-    for name, parameter in reader.model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise InputError(
-                f"{path}: damaged weights, {name} holds numbers that are not finite; "
-                "fetch or train it again"
-            )
     reader.model.eval()
     return reader
 
 
-def save_transformers(reader: Reader, folder: str | Path) -> Path:
+def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
     """Write a folder that ``transformers.AutoModelForQuestionAnswering`` loads to equal logits.
 
-    The folder appears under its name only when it is complete. An older one is replaced; raises
+    Beside weights, configuration and tokenizer it holds a model card (README.md). The folder
+    appears under its name only when it is complete, and replaces an older one. ``with_head=False``
+    leaves out a random head, so that it is known for one when the folder is loaded again. Raises
     ``InputError`` when the folder holds anything that this function does not write.
     """
     folder = Path(folder)
@@ -82,15 +70,19 @@ def save_transformers(reader: Reader, folder: str | Path) -> Path:
         config = reader.model.config
         (partial / "config.json").write_text(json.dumps(_to_config(config), indent=2) + "\n")
         (partial / "vocab.txt").write_text("\n".join(reader.vocab) + "\n", encoding="utf-8")
-        (partial / "tokenizer_config.json").write_text(
-            '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}\n'
-        )
+        tokenizer = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": not is_cased(reader.vocab),
+        }
+        (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer) + "\n")
+        (partial / "README.md").write_text(model_card.text(reader, with_head), encoding="utf-8")
         state = reader.model.state_dict()
         tensors = {}
-        for ours, theirs, rows in _pairs(config):
-            value = state[ours] if rows is None else state[ours].chunk(3)[rows]
-            tensors[theirs] = value.detach().cpu().contiguous()
-        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        for ours, theirs, rows in transformers_names(config):
+            if not with_head and ours.startswith("head."):
+                continue
+            tensors[theirs] = state[ours] if rows is None else state[ours].chunk(3)[rows]
+        write_safetensors(partial / "model.safetensors", tensors)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
     return folder
@@ -125,9 +117,59 @@ def _load_nemo(path: Path, settings: Settings) -> Reader:
     return Reader(model.net, model.vocab, settings)
 
 
+def _is_nemo_1(path: Path) -> bool:
+    """Whether an archive is of NeMo 1.x: its configuration names a class of NVIDIA's."""
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if Path(member.name).name == "model_config.yaml" and member.isreg():
+                    text = archive.extractfile(member).read(1 << 20).decode("utf-8", "replace")
+                    return "target: nemo.collections.nlp" in text
+    except (tarfile.TarError, OSError, EOFError):
+        pass  # what is wrong with it is said where it is read
+    return False
+
+
+def _load_megatron(path: Path, settings: Settings) -> Reader:
+    read = megatron.read(path, settings.dropout)
+    has_head = "head.weight" in read.state
+    with torch.device("meta"):
+        model = SpanModel(read.config)
+    # One by one, so that the old numbers are freed as the new ones come.
+    ours = {name: read.state.pop(name).to(torch.float32) for name in list(read.state)}
+    _fill(model, ours, settings.seed, fresh_head=not has_head)
+    reader = Reader(model, read.vocab, settings, fresh_head=not has_head)
+    if settings.qkv_order:
+        probe.reorder(model, "0", settings.qkv_order)
+        found = probe.Evidence(settings.qkv_order, "given")
+    else:
+        model.eval()
+        found = probe.find_order(
+            reader, path, has_head=has_head, version=read.version, lm_head=read.lm_head
+        )
+    reader.origin.update(path=path.name, format="Megatron", files=read.files, qkv=found.as_dict())
+    return reader
+
+
+def _fill(model: SpanModel, state: dict, seed: int, fresh_head: bool) -> None:
+    """Put float32 weights into a model on the meta device, and a random head where there is none.
+
+    Whether they are finite numbers shows in the first logits (``prediction``): to look here would
+    read a file that is only mapped into memory.
+    """
+    if fresh_head:
+        ours = model.state_dict()
+        state |= {n: torch.empty(ours[n].shape) for n in ("head.weight", "head.bias")}
+    model.load_state_dict(state, assign=True)
+    for parameter in model.parameters():  # assigned tensors come without it
+        parameter.requires_grad_()
+    if fresh_head:
+        model.new_head(seed)
+
+
 def _load_transformers(folder: Path, settings: Settings) -> Reader:
     config = _from_config(folder / "config.json", settings.dropout)
-    state = {_bare(name): value for name, value in _read_weights(folder).items()}
+    state = {bare(name): value for name, value in _read_weights(folder).items()}
     state = {k: v for k, v in state.items() if not k.startswith(_IGNORED)}
     with torch.device("meta"):
         model = SpanModel(config)
@@ -135,8 +177,8 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     fresh_head = "qa_outputs.weight" not in state
     ours: dict[str, torch.Tensor] = {}
     parts: dict[str, list[torch.Tensor]] = {}
-    for name, theirs, rows in _pairs(config):
-        theirs = _bare(theirs)
+    for name, theirs, rows in transformers_names(config):
+        theirs = bare(theirs)
         if theirs.startswith("qa_outputs") and fresh_head:
             continue
         if theirs not in state:
@@ -146,7 +188,7 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
             ours[name] = value
         else:
             parts.setdefault(name, []).append(value)
-    ours |= {name: torch.cat(values) for name, values in parts.items()}
+    ours |= {name: join(values) for name, values in parts.items()}
     if state:
         raise InputError(f"{folder}: unexpected weights {', '.join(sorted(state)[:5])}")
     for name, value in ours.items():
@@ -154,14 +196,7 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
             raise InputError(
                 f"{folder}: {name} has shape {tuple(value.shape)}, config.json says {shapes[name]}"
             )
-    if fresh_head:
-        ours["head.weight"] = torch.empty(shapes["head.weight"])
-        ours["head.bias"] = torch.empty(shapes["head.bias"])
-    model.load_state_dict(ours, assign=True)
-    for parameter in model.parameters():  # assigned tensors come without it
-        parameter.requires_grad_()
-    if fresh_head:
-        model.new_head(settings.seed)
+    _fill(model, ours, settings.seed, fresh_head)
     vocab = read_vocab(folder / "vocab.txt")
     if len(vocab) > config.vocab_size:
         raise InputError(
@@ -237,32 +272,3 @@ def _to_config(config: EncoderConfig) -> dict:
         "pad_token_id": 0,
         "position_embedding_type": "absolute",
     }
-
-
-def _pairs(config: EncoderConfig) -> Iterator[tuple[str, str, int | None]]:
-    """(our name, transformers' name, third of the query-key-value matrix or None), all weights."""
-    which = int(config.norm_first)
-    for ours, theirs in _WHOLE.items():
-        for kind in ("weight", "bias") if ours == "norm" else ("weight",):
-            yield f"encoder.{ours}.{kind}", f"bert.{theirs[which]}.{kind}", None
-    for n in range(config.layers):
-        for kind in ("weight", "bias"):
-            for rows, theirs in enumerate(_QKV):
-                yield (
-                    f"encoder.layers.{n}.attention.qkv.{kind}",
-                    f"bert.encoder.layer.{n}.{theirs}.{kind}",
-                    rows,
-                )
-            for ours, theirs in _PER_LAYER.items():
-                yield (
-                    f"encoder.layers.{n}.{ours}.{kind}",
-                    f"bert.encoder.layer.{n}.{theirs[which]}.{kind}",
-                    None,
-                )
-    for kind in ("weight", "bias"):
-        yield f"head.{kind}", f"qa_outputs.{kind}", None
-
-
-def _bare(name: str) -> str:
-    """A name without the model's prefix: encoders are saved with and without ``bert.``."""
-    return name.removeprefix("bert.")

@@ -18,6 +18,7 @@ CONTEXTS = ("snippet", "appended", "abstract")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
 WANDB_MODES = ("offline", "online", "disabled")
+QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.qkv
 
 
 class InputError(ValueError):
@@ -40,6 +41,7 @@ class Settings:
     runs_dir: str = "runs"
     seed: int = 0
     model: str = "minilm"  # a registry name, a folder, or a .nemo file
+    qkv_order: str = ""  # of a Megatron checkpoint's rows; empty: found out by trying
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = "snippet"
@@ -79,6 +81,18 @@ class Settings:
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
+    # Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert has the same
+    # numbers), with full abstracts for training and test; dropout is Megatron's.
+    "biomegatron": {
+        "model": "BioMegatron345mUncasedSQuADv1",
+        "context": "abstract",
+        "epochs": 5,
+        "batch_size": 12,
+        "learning_rate": 5e-6,
+        "warmup_fraction": 0.0,
+        "dropout": 0.1,
+        "dev_fraction": 0.0,
+    },
 }
 
 _CHOICES = {
@@ -86,6 +100,7 @@ _CHOICES = {
     "merge": MERGES,
     "missing": MISSING,
     "wandb_mode": WANDB_MODES,
+    "qkv_order": QKV_ORDERS,
     "profile": tuple(PROFILES),
 }
 _AT_LEAST = {

@@ -88,9 +88,15 @@ def read_vocab(path: str | Path) -> list[str]:
     return tokens
 
 
+def is_cased(tokens: Sequence[str]) -> bool:
+    """Whether a vocabulary tells capitals from small letters; special tokens aside."""
+    return any(token != token.lower() for token in tokens if not token.startswith("["))
+
+
 def make_tokenizer(tokens: Sequence[str]) -> BertWordPieceTokenizer:
-    """BERT's uncased WordPiece tokenizer over the given vocabulary."""
-    return BertWordPieceTokenizer({t: i for i, t in enumerate(tokens)}, lowercase=True)
+    """BERT's WordPiece tokenizer; it lower-cases unless the vocabulary has capitals (BioBERT's)."""
+    ids = {token: number for number, token in enumerate(tokens)}
+    return BertWordPieceTokenizer(ids, lowercase=not is_cased(tokens))
 
 
 def make_windows(

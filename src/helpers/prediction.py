@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from helpers.config import Settings
+from helpers.config import InputError, Settings
 from helpers.encoder import SpanModel
 from helpers.features import (
     Windows,
@@ -55,6 +55,7 @@ class Reader:
     vocab: Sequence[str]  # tokens in the order of their ids
     settings: Settings
     fresh_head: bool = False  # the span head is random: fine-tune before believing an answer
+    origin: dict = field(default_factory=dict)  # of converted weights: files, hashes, row order
 
     @cached_property
     def tokenizer(self):
@@ -105,7 +106,15 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
                     low += b - a
     finally:
         model.train(was_training)
+    if not np.isfinite(result).all():
+        raise _damaged(model)
     return result
+
+
+def _damaged(model: SpanModel) -> InputError:
+    bad = (n for n, p in model.named_parameters() if not torch.isfinite(p).all())
+    name = next(bad, "its output")
+    return InputError(f"model: {name} holds numbers that are not finite; fetch or train it again")
 
 
 def nbest(

@@ -1,0 +1,253 @@
+"""Megatron checkpoints of 2020–2021 as NVIDIA published them, read without trusting them.
+
+Two layouts: a folder with ``.pt`` files (one with the encoder and one with the head, or both in
+one; names vary), ``config.json`` and ``vocab.txt``; and the ``.nemo`` archive of NeMo 1.x. Names
+may be flat or nested, wrapped and spelt in several ways (``key_map.canonical``), numbers of 16 or
+32 bits, vocabularies padded. All sizes but the number of heads follow from the weights' shapes.
+Pickles are read with ``weights_only=True``, which runs no code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helpers.config import InputError
+from helpers.encoder import EncoderConfig
+from helpers.features import read_vocab
+from helpers.files import sha256
+from helpers.key_map import MEGATRON_HEAD, MEGATRON_QKV, canonical, megatron_names
+from helpers.unpack import unpack
+
+HEAD_SIZE = 64  # dimensions a head in every BERT and Megatron-BERT of the time
+_WEIGHTS = ("*.pt", "*.ckpt")
+_LM_HEAD = re.compile(r"(.*\.)?lm_head\.(.+)")
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32)
+
+
+@dataclass
+class MegatronFile:
+    """What a checkpoint holds. ``state`` maps our names to tensors as stored, query-key-value
+    rows still in the file's order; ``lm_head`` is the masked-word head of pre-training, if any."""
+
+    config: EncoderConfig
+    state: dict[str, torch.Tensor]
+    vocab: list[str]
+    version: str  # the file's own tag of the row order, "" when it has none
+    lm_head: dict[str, torch.Tensor] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
+
+
+def is_megatron(path: Path) -> bool:
+    """Whether a folder holds ``.pt`` files and no transformers model."""
+    if not path.is_dir() or not any(path.glob("*.pt")):
+        return False
+    return "model_type" not in _read_config(path)
+
+
+def read(path: Path, dropout: float) -> MegatronFile:
+    """Read a folder, or the ``.nemo`` file of NeMo 1.x.
+
+    Raises ``InputError`` that names the file, and a key that is unknown, missing or misshapen
+    with the nearest expected ones.
+    """
+    path = Path(path)
+    hashes = {path.name: sha256(path)} if path.is_file() else {}
+    with _folder(path) as folder:
+        files = sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
+        if not files:
+            raise InputError(f"{path}: holds no .pt or .ckpt file with weights")
+        vocabulary = _vocabulary(path, folder)
+        hashes = hashes or {p.name: sha256(p) for p in (*files, vocabulary)}
+        raw: dict[str, torch.Tensor] = {}
+        version = ""
+        for file in files:
+            tensors, tag = _flatten(_load(path, file))
+            twice = sorted(raw.keys() & tensors.keys())
+            if twice:
+                raise InputError(f"{path}: {twice[0]!r} is in two files; keep one of them")
+            raw |= tensors
+            version = version or tag
+        vocab = read_vocab(vocabulary)
+        return _assemble(path, raw, vocab, version, _read_config(folder), dropout, hashes)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[Path]:
+    """The folder itself, or an archive unpacked for as long as it is read."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="nemo-") as folder:
+        unpack(path, Path(folder) / "files")
+        yield Path(folder) / "files"
+
+
+def _load(path: Path, file: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):  # Megatron-LM's "args"
+        try:
+            # Only torch's newer, zipped format can be mapped; the older one is read.
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
+        except Exception as error:  # pickle, zipfile and torch each raise their own
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise InputError(
+                f"{path}: {file.name} cannot be read as plain weights ({why[:200]}); fetch it again"
+            ) from None
+
+
+def _zipped(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def _flatten(data: Any) -> tuple[dict[str, torch.Tensor], str]:
+    """Nested dictionaries as one, with dotted names; and the tag of the row order."""
+    version = ""
+    if isinstance(data, dict):
+        tag = data.get("checkpoint_version")
+        version = str(float(tag)) if isinstance(tag, (int, float)) else ""
+        version = "0" if version == "0.0" else version
+        for inner in ("model", "state_dict", "module"):  # beside them: optimizer, random state
+            if isinstance(data.get(inner), dict):
+                data = data[inner]
+    tensors: dict[str, torch.Tensor] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}" if name else str(key))
+
+    walk(data, "")
+    return tensors, version
+
+
+def _assemble(path, raw, vocab, version, settings, dropout, hashes) -> MegatronFile:
+    lm_head = {m[2]: value for key, value in raw.items() if (m := _LM_HEAD.fullmatch(key))}
+    state: dict[str, torch.Tensor] = {}
+    written: dict[str, str] = {}
+    for key in list(raw):
+        value, name = raw.pop(key), canonical(key)
+        if not name:
+            continue
+        if name in state:
+            raise InputError(f"{path}: {key!r} and {written[name]!r} are the same weight")
+        state[name], written[name] = value, key
+    config = _config(path, state, settings, dropout)
+    names = megatron_names(config.layers)
+    missing = [name for name in names if name not in state and not name.startswith(MEGATRON_HEAD)]
+    unknown = [name for name in state if name not in names]
+    if unknown:
+        raise _strange(path, "unknown weight", written[unknown[0]], unknown[0], missing or names)
+    if missing:
+        raise _strange(path, "no weight", missing[0], missing[0], written.values())
+    if (f"{MEGATRON_HEAD}.weight" in state) != (f"{MEGATRON_HEAD}.bias" in state):
+        raise InputError(f"{path}: the head has a weight or a bias only; fetch it again")
+    for name, value in state.items():
+        expected = _shape(name, config)
+        if tuple(value.shape) != expected or value.dtype not in _NUMBERS:
+            raise InputError(
+                f"{path}: {written[name]!r} is {str(value.dtype).removeprefix('torch.')} "
+                f"{tuple(value.shape)}, expected floats {expected} beside the other weights"
+            )
+    if len(vocab) > config.vocab_size:
+        raise InputError(
+            f"{path}: the vocabulary has {len(vocab)} tokens, the model embeds {config.vocab_size}"
+        )
+    return MegatronFile(
+        config,
+        {names[name]: state.pop(name) for name in list(state)},
+        vocab,
+        version,
+        lm_head,
+        hashes,
+    )
+
+
+def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderConfig:
+    numbers = [
+        int(m[1]) for name in state if (m := re.match(r"transformer\.layers\.(\d+)\.", name))
+    ]
+
+    def size(name: str, axis: int) -> int:
+        if name not in state or state[name].dim() <= axis:
+            raise _strange(path, "no weight", name, name, state)
+        return state[name].shape[axis]
+
+    hidden = size("embedding.word_embeddings.weight", 1)
+    config = EncoderConfig(
+        vocab_size=size("embedding.word_embeddings.weight", 0),
+        hidden=hidden,
+        layers=max(numbers, default=-1) + 1,
+        heads=settings.get("num_attention_heads") or max(1, hidden // HEAD_SIZE),
+        feed_forward=size("transformer.layers.0.mlp.dense_h_to_4h.weight", 0),
+        positions=size("embedding.position_embeddings.weight", 0),
+        token_types=size("embedding.tokentype_embeddings.weight", 0),
+        dropout=dropout,
+    )
+    if hidden % config.heads:
+        raise InputError(f"{path}: config.json's {config.heads} heads do not divide {hidden}")
+    said = {"hidden_size": hidden, "num_layers": config.layers}
+    for name, found in said.items():
+        if settings.get(name, found) != found:
+            raise InputError(
+                f"{path}: config.json says {name} {settings[name]}, the weights have {found}; "
+                "they are of two models"
+            )
+    return config
+
+
+def _shape(name: str, config: EncoderConfig) -> tuple[int, ...]:
+    hidden, wide = config.hidden, config.feed_forward
+    part, kind = name.rsplit(".", 1)
+    rows = {
+        "embedding.word_embeddings": config.vocab_size,
+        "embedding.position_embeddings": config.positions,
+        "embedding.tokentype_embeddings": config.token_types,
+        MEGATRON_HEAD: 2,
+    }.get(part)
+    if rows is None:
+        within = re.sub(r"^transformer\.layers\.\d+\.", "", part)
+        rows = {MEGATRON_QKV: 3 * hidden, "mlp.dense_h_to_4h": wide}.get(within, hidden)
+        if within.endswith("layernorm"):
+            return (hidden,)
+        if within == "mlp.dense_4h_to_h" and kind == "weight":
+            return (hidden, wide)
+    return (rows,) if kind == "bias" else (rows, hidden)
+
+
+def _read_config(folder: Path) -> dict:
+    """``config.json`` with underscores for the dashes of 2020; empty when there is none."""
+    path = next(iter(sorted(folder.rglob("config.json"))), None)
+    if path is None:
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return {name.replace("-", "_"): value for name, value in data.items()}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not a model's config.json ({error})") from None
+
+
+def _vocabulary(path: Path, folder: Path) -> Path:
+    found = sorted(folder.rglob("*vocab*.txt"))
+    if len(found) != 1:
+        names = ", ".join(p.name for p in found) or "none"
+        raise InputError(f"{path}: one vocabulary file *vocab*.txt is needed, found {names}")
+    return found[0]
+
+
+def _strange(path: Path, what: str, key: str, name: str, known) -> InputError:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return InputError(f"{path}: {what} {key!r}{hint}")

@@ -1,0 +1,66 @@
+"""The model card (README.md) of a checkpoint that the kit writes."""
+
+from __future__ import annotations
+
+from helpers.prediction import Reader
+
+
+def text(reader: Reader, with_head: bool = True) -> str:
+    """What the weights are, where they come from, and how to use them; front matter as the hub's.
+
+    ``Reader.origin`` gives the source with hashes, and the query-key-value order with its scores.
+    """
+    config, origin = reader.model.config, reader.origin
+    kind = "Megatron-BERT" if config.norm_first else "BERT"
+    million = sum(p.numel() for p in reader.model.parameters()) / 1e6
+    lines = [
+        "---",
+        "language: en",
+        "library_name: transformers",
+        "pipeline_tag: question-answering",
+        "license: other",
+        "license_name: that-of-the-source-weights",
+        f"tags: [{kind.lower()}, extractive-question-answering, biomedical]",
+        "---",
+        "",
+        f"# {kind} for extractive question answering, {million:.0f} million parameters",
+        "",
+        f"{config.layers} layers of {config.hidden}, {config.heads} heads, feed-forward "
+        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}. Written by the BioMegatron "
+        "BioASQ kit.",
+        "",
+        "```python",
+        "from transformers import pipeline",
+        'answer = pipeline("question-answering", model="THIS FOLDER")',
+        "```",
+        "",
+        "## Source",
+        "",
+    ]
+    if origin.get("files"):
+        lines += [f"Weights read from `{origin['path']}` ({origin['format']} format):", ""]
+        lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
+        lines += ["", *_about_order(origin["qkv"])]
+    else:
+        lines += ["Weights: see the run's `manifest.json`, which names them with their hashes."]
+    if not with_head:
+        lines += ["", "**An encoder without a span head: fine-tune it before asking questions.**"]
+    lines += [
+        "",
+        "## Licence",
+        "",
+        "The terms of the source weights hold for these too. NVIDIA's checkpoints come under the "
+        "terms on their NGC page; all-MiniLM-L6-v2 is Apache-2.0. Data used to fine-tune may add "
+        "its own (BioASQ: see bioasq.org).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _about_order(qkv: dict) -> list[str]:
+    lines = [
+        f"Query-key-value rows were read in order {qkv['order']}, decided by {qkv['measure']}."
+    ]
+    if qkv["scores"]:
+        shown = ", ".join(f"{order}: {score:.3f}" for order, score in qkv["scores"].items())
+        lines.append(f"Scores of the three orders: {shown}.")
+    return lines

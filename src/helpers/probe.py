@@ -1,0 +1,172 @@
+"""Which query-key-value order a Megatron checkpoint has, decided by what the model can do.
+
+A file does not say in which of the three orders (``qkv``) its rows are, a wrong one loads without
+a word, and every later number is then worthless. But only in the right order is the model any
+good, so each order is tried on questions a trained model answers, or, for a model without a span
+head, on words it was pre-trained to guess. When no order stands out, nothing is decided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved notebook
+
+from helpers.config import InputError
+from helpers.encoder import SpanModel
+from helpers.features import gather
+from helpers.metrics import squad_em_f1
+from helpers.prediction import Reader
+from helpers.qkv import ORDERS, from_ours, to_ours
+from helpers.squad import Example
+
+QUESTIONS = Path(__file__).parent / "probe_questions.json"
+# The best score must reach the first number and lead by the second. Wrong orders leave a model
+# that points at random words (F1 below 0.2, no masked word in ten), a trained one gets most right.
+_NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
+_MEASURES = {
+    "answers": "mean token F1 on the questions of probe_questions.json",
+    "words": "share of masked words guessed by the pre-training head",
+    "tag": "the file's own checkpoint_version",
+    "given": "the setting qkv_order",
+}
+_EVERY = 6  # one word in so many is masked
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The order a checkpoint was read in, and why: ``scores`` (0 to 1) of the orders tried."""
+
+    order: str
+    kind: str  # a key of _MEASURES
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def measure(self) -> str:
+        """What the decision rests on, in words."""
+        return _MEASURES[self.kind]
+
+    def as_dict(self) -> dict:
+        """JSON-ready, for a manifest or a model card."""
+        return asdict(self) | {"measure": self.measure}
+
+
+def questions() -> list[tuple[Example, str]]:
+    """The questions, each with a short context that holds its answer and another of its kind."""
+    items = json.loads(QUESTIONS.read_text(encoding="utf-8"))["items"]
+    return [
+        (Example(f"{n:024x}_001", f"{n:024x}", i["question"], i["context"], ()), i["answer"])
+        for n, i in enumerate(items)
+    ]
+
+
+def find_order(
+    reader: Reader, path: Path, *, has_head: bool, version: str, lm_head: Mapping[str, torch.Tensor]
+) -> Evidence:
+    """Decide the row order and leave the model in it; its rows come in order "0" as read.
+
+    A span head is evidence, else a head for masked words, else the file's version tag. Where both
+    a score and a tag speak they must agree. Raises ``InputError`` when nothing decides.
+    """
+    remedy = f"name the order with qkv_order ({', '.join(ORDERS)}) if you know it"
+    if not has_head and not lm_head:
+        if version not in ORDERS:
+            raise InputError(
+                f"{path}: no span head, no masked-word head and no version tag, so nothing tells "
+                f"the order of its query-key-value rows; {remedy}"
+            )
+        reorder(reader.model, "0", version)
+        return Evidence(version, "tag")
+    kind = "answers" if has_head else "words"
+    measure = answer_score if has_head else _word_score(lm_head)
+    scores = try_orders(reader, measure)
+    best = choose(scores, kind)
+    shown = ", ".join(f"{order}: {score:.2f}" for order, score in scores.items())
+    if best is None:
+        raise InputError(
+            f"{path}: no order of its query-key-value rows stands out ({_MEASURES[kind]}: "
+            f"{shown}), so it is damaged, not trained, or not what it says; {remedy}"
+        )
+    if version in ORDERS and version != best:
+        raise InputError(
+            f"{path}: tagged as version {version}, but answers best as {best} ({shown}); {remedy}"
+        )
+    reorder(reader.model, ORDERS[-1], best)
+    return Evidence(best, kind, scores)
+
+
+def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, float]:
+    """The measure under each order; the model's rows start in "0" and end in the last order."""
+    scores, now = {}, "0"
+    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=1):
+        reorder(reader.model, now, order)
+        scores[order], now = measure(reader), order
+    return scores
+
+
+def choose(scores: Mapping[str, float], kind: str) -> str | None:
+    """The order that stands out by the rule above, or None."""
+    least, lead = _NEEDED[kind]
+    best, second, *_ = sorted(scores, key=scores.__getitem__, reverse=True)
+    clear = scores[best] >= least and scores[best] - scores[second] >= lead
+    return best if clear else None
+
+
+def reorder(model: SpanModel, now: str, wanted: str) -> None:
+    """Take rows that were read as order ``now`` for rows of order ``wanted``, layer by layer."""
+    if now == wanted:
+        return
+    heads = model.config.heads
+    with torch.no_grad():
+        for layer in model.encoder.layers:
+            for rows in (layer.attention.qkv.weight, layer.attention.qkv.bias):
+                rows.copy_(to_ours(from_ours(rows, heads, now), heads, wanted))
+
+
+def answer_score(reader: Reader) -> float:
+    """Mean token F1 of the best answers to ``questions``."""
+    examples, answers = zip(*questions(), strict=True)
+    found = reader.predict(examples, progress=False)
+    return float(
+        np.mean([
+            squad_em_f1(best[0].text if best else "", [answer])[1]
+            for best, answer in zip(found, answers, strict=True)
+        ])
+    )  # fmt: skip
+
+
+def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float]:
+    """A measure: the share of masked words that the pre-training head guesses."""
+    needed = ("dense.weight", "dense.bias", "layernorm.weight", "layernorm.bias", "bias")
+    missing = [name for name in needed if name not in lm_head]
+    if missing:
+        raise InputError(f"lm_head: {missing[0]!r} is missing, so it cannot guess words")
+    head = {name: lm_head[name].float() for name in needed}
+
+    def measure(reader: Reader) -> float:
+        windows = reader.windows([example for example, _ in questions()])
+        batch = gather(windows, range(len(windows)))
+        # Words that are one token, so that a guess is right or wrong.
+        alone = np.flatnonzero(windows.can_start & windows.can_end)
+        letters = [n for n in alone if reader.vocab[windows.ids[n]].isalpha()]
+        masked = torch.tensor(
+            [n for n in letters if len(reader.vocab[windows.ids[n]]) > 3][::_EVERY]
+        )
+        truth = batch.ids[masked]
+        batch.ids[masked] = reader.vocab.index("[MASK]")
+        with torch.inference_mode():
+            x = reader.model.encoder(batch)[masked]
+            x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
+            size = (x.shape[-1],)
+            x = F.layer_norm(x, size, head["layernorm.weight"], head["layernorm.bias"], 1e-5)
+            words = reader.model.encoder.words.weight
+            guess = F.linear(x, words, head["bias"]).argmax(-1)
+        return float((guess == truth).float().mean())
+
+    return measure
