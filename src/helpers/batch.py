@@ -25,10 +25,12 @@ from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.conversion import find_run_files
 from helpers.outputs import write_json
 from helpers.runs import Run
+from helpers.squad_step import check as check_squad_step
 
 ROOT = Path(__file__).resolve().parents[2]
 # A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
 _CHANNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
+PATHS = ("bioasq_dir", "squad_file", "squad_dev")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -47,13 +49,11 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     to run: "03" compares settings by their dev scores without a look at a test question. Raises
     ``InputError`` with the message of a notebook that met bad input.
     """
+    parameters = {**parameters, **_absolute(from_parameters(**parameters), parameters)}
     settings = from_parameters(**parameters)
-    if parameters.get("bioasq_dir"):
-        own = Path(settings.bioasq_dir).expanduser().resolve()
-        parameters = {**parameters, "bioasq_dir": str(own)}
-        settings = from_parameters(**parameters)
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
+    check_squad_step(settings)
     folder = Run.open(settings)
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):
@@ -109,6 +109,16 @@ def spread(results: Sequence[dict]) -> str:
     if len(results) > 1:
         lines.append(f"{'std':<8}" + "".join(f"{statistics.stdev(c):>10.2f}" for c in columns))
     return "\n".join(lines)
+
+
+def _absolute(settings: Settings, parameters: dict) -> dict[str, str]:
+    """The given paths in full, since the manifest and ``reproduce.sh`` outlive this folder.
+
+    A name in the registry stays what it is.
+    """
+    given = {name: getattr(settings, name) for name in PATHS if parameters.get(name)}
+    paths = {name: Path(text).expanduser() for name, text in given.items()}
+    return {name: str(p.resolve()) for name, p in paths.items() if p.exists()}
 
 
 def _execute(notebook: Path, folder: Run, parameters: dict) -> float:

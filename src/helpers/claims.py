@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from helpers.metrics import bootstrap_interval
+from helpers.uncertainty import bootstrap_interval
 
 OUTCOMES = ("reproduced", "not reproduced", "not comparable")
 MEASURES = ("SAcc", "LAcc", "MRR")

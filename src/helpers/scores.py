@@ -78,6 +78,7 @@ def score_run(run: Run, seconds: dict[str, float]) -> dict:
         "missing": settings.missing,
         "train_pairs": run.noted("train_pairs", TRAIN),
         "enriched": run.noted("data", CONVERT)["enriched"],
+        "squad_step": run.manifest()["notes"].get("squad_step", {}),  # empty: no such step
         **metrics.summary([b.score for b in batches]),
         "seconds": seconds,
     }
