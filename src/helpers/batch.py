@@ -1,7 +1,9 @@
-"""The notebooks without hands: one run through papermill, or several seeds and their spread.
+"""The notebooks without hands: one run, several seeds, and finished runs in one table.
 
 python -m helpers.batch run --profile mini
 python -m helpers.batch seeds --seeds 0 1 2 --profile mini
+python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
+python -m helpers.batch same runs/mini runs/mini-again
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from pathlib import Path
 from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
+from helpers import compare, reproduce
 from helpers import scores as scoring
 from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.conversion import find_run_files
-from helpers.outputs import write_json
+from helpers.outputs import write_json, write_text
 from helpers.runs import Run
 from helpers.squad_step import check as check_squad_step
 
 ROOT = Path(__file__).resolve().parents[2]
 # A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
 _CHANNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
-PATHS = ("bioasq_dir", "squad_file", "squad_dev")
+PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -95,6 +98,49 @@ def seeds(numbers: Sequence[int], parameters: dict, *, fresh: bool = False) -> l
     path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
     print(f"written to {write_json(path, results)}")
     return results
+
+
+def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
+    """Collect finished runs into ``output``: ``results.json``, ``results.md`` and two figures.
+
+    With ``readme`` the table between its two marks is replaced. Prints the table and the paired
+    differences between the ways of making a run.
+    """
+    from helpers import result_plots  # matplotlib takes a second
+    from helpers.uncertainty import sources
+
+    found = [compare.read(folder) for folder in folders]
+    ours, theirs = compare.rows(found), compare.published()
+    if any(row["n"] != theirs[0]["n"] for row in ours):
+        theirs = []  # other questions: published rows beside them would mislead
+    text = compare.into_readme(readme, ours, theirs) if readme else ""
+    changes = compare.differences(found)
+    page = compare.markdown(ours, theirs) + "\n" + compare.facts(ours)
+    for change in changes:
+        page += "- {second} less {first}, {measure}: ".format(**change)
+        page += "{:+.1f} points, 95% interval {:+.1f} to {:+.1f}".format(
+            *(100 * change[name] for name in ("mean", "low", "high"))
+        )
+        page += f", permutation test p = {change['p']:.3f}\n"
+    data = {"runs": ours, "published": theirs, "differences": changes}
+    write_json(output / "results.json", data)
+    write_text(output / "results.md", page)
+    result_plots.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
+    for members in compare.group(found):
+        spread_of = sources([run.ranks[scoring.OWN] for run in members], members[0].strata)
+        figure = result_plots.two_sources(spread_of, [run.scores["seed"] for run in members])
+        figure.savefig(output / f"sources-{members[0].manifest['profile']}.png", dpi=140)
+    if readme:
+        write_text(readme, text)
+    print(f"{page}\nwritten to {output}" + (f" and {readme}" if readme else ""))
+    return output
+
+
+def same(first: Path, second: Path) -> bool:
+    """Print whether two runs have the same scores, and what else differs."""
+    equal, lines = reproduce.same(first, second)
+    print(*lines, "the same scores" if equal else "NOT the same scores", sep="\n")
+    return equal
 
 
 def spread(results: Sequence[dict]) -> str:
@@ -202,7 +248,7 @@ def _whole(folder: Run, name: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 2 on bad input, 130 when stopped by hand."""
+    """The command line; 1 when ``same`` finds a difference, 2 on bad input, 130 when stopped."""
     parser = argparse.ArgumentParser(prog="helpers.batch", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_text in (("run", "one run"), ("seeds", "several seeds and their spread")):
@@ -219,8 +265,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("--until", default="", choices=steps, help=help_text)
         else:
             sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    sub = commands.add_parser("table", help="finished runs in one table, beside published rows")
+    sub.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of finished runs")
+    sub.add_argument("--output", type=Path, default=Path("runs/table"), help="folder to write to")
+    sub.add_argument(
+        "--readme", type=Path, help="also put the table between the marks of this file"
+    )
+    sub = commands.add_parser("same", help="whether two finished runs have the same scores")
+    sub.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
     try:
+        if args.command == "table":
+            table(args.folders, args.output, args.readme)
+            return 0
+        if args.command == "same":
+            return 0 if same(*args.folders) else 1
         parameters = {"profile": args.profile, "run": args.run, "bioasq_dir": args.bioasq_dir}
         parameters |= dict(parse_override(text) for text in args.set)
         parameters = {name: value for name, value in parameters.items() if value is not None}

@@ -68,6 +68,9 @@ class Settings:
     max_answer: int = 30
     merge: str = "sum"
     missing: str = "wrong"
+    # How it is checked.
+    official_jar: str = ""  # the organisers' BioASQEvaluation.jar; empty: not run
+    protocol_seconds: int = 180  # for a prediction that only shows what another protocol is worth
 
     @property
     def run_dir(self) -> Path:
@@ -128,8 +131,8 @@ _CHOICES = {
     "profile": tuple(PROFILES),
 }
 _AT_LEAST = {
-    "seed": 0, "squad_epochs": 0, "squad_batch_size": 1, "max_length": 16, "step": 1,
-    "max_query": 1, "epochs": 1, "batch_size": 1,
+    "seed": 0, "squad_epochs": 0, "squad_batch_size": 1, "protocol_seconds": 0,
+    "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
     "nbest": 1, "max_answer": 1, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from helpers.bioasq import BioasqFiles, Question, find_files, read_questions
 from helpers.config import InputError, Settings
+from helpers.files import sha256
 from helpers.mini_text import DATA
 from helpers.squad import (
     Drop,
@@ -182,6 +183,7 @@ def _note(converted: ConvertedRun, settings: Settings) -> dict:
         "train_rows": counts["train"]["rows"],
         "dev_pairs": counts["dev"]["pairs"],
         "dropped": len(converted.drops),
+        "inputs": {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)},
     }
 
 

@@ -44,6 +44,12 @@ class BioasqFiles:
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
 
+    def inputs(self, context: str) -> list[Path]:
+        """Every file that a run under this context reads, each once."""
+        train = [self.train] if self.train else []
+        abstracts = self.abstracts if context == "abstract" else ()
+        return list(dict.fromkeys([*train, *self.tests, *self.golds, *abstracts]))
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -59,6 +65,13 @@ def role_of(path: str | Path) -> str:
     """What a file is by its name: "train", "test", "golden", or "" when the name is not known."""
     found = _classify(Path(path), Path(Path(path).name))
     return found.role if found else ""
+
+
+def ready_tests(folder: str | Path, context: str) -> list[Path]:
+    """The SQuAD test inputs below ``folder`` that were made for this context."""
+    paths = sorted(path for path in Path(folder).rglob("*.json") if path.is_file())
+    found = [_classify(path, path.relative_to(folder)) for path in paths]
+    return [f.path for f in found if f and (f.role, f.squad, f.context) == ("test", True, context)]
 
 
 def _classify(path: Path, relative: Path) -> _Found | None:

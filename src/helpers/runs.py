@@ -8,6 +8,7 @@ order gets a clear message instead of a stale number.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import subprocess
@@ -29,7 +30,7 @@ LATEST = "latest"
 DATA_SETTINGS = ("profile", "bioasq_dir", "context")  # a file made with others is another's file
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
-    "pandas", "matplotlib", "papermill", "wandb",
+    "scipy", "pandas", "matplotlib", "papermill", "wandb",
 )  # fmt: skip
 
 
@@ -173,7 +174,12 @@ def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
         gpus = known.get("hardware", {}).get("gpus")
     return {
         "schema_version": SCHEMA_VERSION,
-        "kit": {"name": "biomegatron-bioasq-kit", "version": __version__, "commit": _commit()},
+        "kit": {
+            "name": "biomegatron-bioasq-kit",
+            "version": __version__,
+            "commit": _commit(),
+            "source_sha256": _source_hash(),
+        },
         "created": known.get("created", _now()),
         "opened": _now(),
         "profile": settings.profile,
@@ -216,6 +222,15 @@ def _commit() -> str | None:
             return None
         answers.append(done.stdout.strip())
     return answers[0] + ("+changes" if answers[1] else "")
+
+
+def _source_hash() -> str:
+    """One SHA-256 of the package's files, which names the code even without git."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def _cpu_model() -> str:
