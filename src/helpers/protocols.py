@@ -51,6 +51,24 @@ def effects(run: Run, batches: Sequence[Batch]) -> list[Effect]:
     ]
 
 
+def table(found: Sequence[Effect]) -> list[dict]:
+    """The effects as rows in percent, with the change of each score from the run's own."""
+    base = {effect.switch: effect.score for effect in found if effect.own}
+    rows = []
+    for effect in found:
+        row = {"switch": effect.switch, "setting": effect.setting}
+        for measure in ("sacc", "mrr", "lacc"):
+            if effect.score is None:
+                row |= {measure: "–", f"{measure} change": "–"}
+                continue
+            value = 100 * getattr(effect.score, measure)
+            change = value - 100 * getattr(base[effect.switch], measure)
+            row |= {measure: f"{value:.1f}"}
+            row |= {f"{measure} change": "this run" if effect.own else f"{change:+.1f}"}
+        rows.append({**row, "note": effect.note})
+    return rows
+
+
 def _averaging(batches: Sequence[Batch]) -> list[Effect]:
     scores = [batch.score for batch in batches]
     notes = {

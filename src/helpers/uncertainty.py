@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv
 
+from helpers.config import InputError
+
 MEASURES = ("SAcc", "MRR", "LAcc")
 
 
@@ -146,7 +148,7 @@ def sources(
     are; the standard deviation over seeds leaves the questions as they are.
     """
     if not runs or any(set(run) != set(runs[0]) for run in runs):
-        raise ValueError("the runs are not on the same questions")
+        raise InputError("seeds: the runs do not count the same questions; use missing=wrong")
     ids = list(runs[0])
     labels = None if strata is None else [strata[name] for name in ids]
     table = [question_values([run[name] for name in ids]) for run in runs]
