@@ -14,6 +14,7 @@ import os
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,6 @@ from helpers.runs import Run
 from helpers.squad_step import check as check_squad_step
 
 ROOT = Path(__file__).resolve().parents[2]
-# A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
-_CHANNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
@@ -177,6 +176,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
         raise InputError(f"{notebook}: its parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
     started = time.monotonic()
+    sockets = tempfile.TemporaryDirectory(prefix="kernel-")
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -185,8 +185,9 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             cwd=str(Path.cwd()),  # so that both mean the same runs folder
             kernel_name="python3",
             progress_bar=False,
+            start_timeout=300,  # seconds; a kernel takes long to start on a machine under load
             stderr_file=sys.stderr,  # the progress bars of training and prediction
-            config=_CHANNEL,
+            config=_channel(sockets.name),
             kernel_manager_class=_logged_kernel(folder.path("notebooks/kernel.log")),
         )
     except PapermillExecutionError as error:
@@ -194,7 +195,19 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             raise InputError(f"{notebook.stem}: {error.evalue}") from None
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
+    finally:
+        sockets.cleanup()
     return time.monotonic() - started
+
+
+def _channel(folder: str) -> Config:
+    """A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
+
+    In a folder of their own: two runs that start at once in one place would take the same names.
+    """
+    if os.name != "posix":
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _logged_kernel(log: Path) -> type[AsyncKernelManager]:
