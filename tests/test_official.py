@@ -225,6 +225,9 @@ CRASH = 'Exception in thread "main" java.lang.'
         ("sys.exit('Error: Could not find or load main class evaluation.EvaluatorTask1b\\n"
          "Caused by: java.lang.ClassNotFoundException: evaluation.EvaluatorTask1b')",
          "so it is not the evaluator's jar"),
+        ("sys.exit('Error: Unable to initialize main class evaluation.EvaluatorTask1b\\n"
+         "Caused by: java.lang.NoClassDefFoundError: org/apache/commons/cli/ParseException')",
+         "lacks a library (org/apache/commons/cli/ParseException); keep the folder lib"),
         ("print('Wrong challenge version. I will exit.')", "Wrong challenge version"),
         ("print('Usage: -phaseX [-e version] goldenfile systemfile [-verbose]')", "Usage"),
         ("pass", "it printed nothing"),

@@ -208,10 +208,11 @@ def _why(done: subprocess.CompletedProcess) -> str:
     lines = [line.strip() for line in f"{done.stderr}\n{done.stdout}".splitlines() if line.strip()]
     if not lines:
         return "it printed nothing; is it the evaluator?"
+    lacking = next((line for line in lines if "NoClassDefFoundError" in line), "")
+    if lacking:
+        return f"lacks a library ({lacking.rpartition(' ')[2]}); keep the folder lib beside the jar"
     words = next((line for line in lines if "Exception" in line or "Error" in line), lines[-1])
-    words = words.removeprefix('Exception in thread "main" ')
-    if "main class" in words:
+    if "find or load main class" in words:
         return f"has no class {MAIN}, so it is not the evaluator's jar; give BioASQEvaluation.jar"
-    if "NoClassDefFoundError" in words:
-        return f"lacks a library ({words}); keep the folder lib beside the jar"
+    words = words.removeprefix('Exception in thread "main" ')
     return f"the evaluator failed: {words[:300]}"
