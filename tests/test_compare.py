@@ -173,9 +173,8 @@ def test_other_questions_stand_beside_no_published_row(finished, tmp_path):
 def test_figures_have_labelled_axes(finished):
     ours = compare.rows([compare.read(finished("a", seed)) for seed in (0,)])
     figure = result_plots.forest(ours, compare.published())
-    (axes,) = figure.axes
-    assert axes.get_xlabel() == "SAcc (%)"
-    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["SAcc (%)", "MRR (%)", "LAcc (%)"]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(set(labels)) == len(ours) + 12
     ranks = {f"q{k}": k % 3 for k in range(30)}
     for seeds in ([0], [0, 1]):

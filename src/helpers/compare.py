@@ -225,7 +225,9 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     }
     words = reproduce.options(settings, seed=False, places=places)
     return {
-        "name": _NAMES.get(settings["model"], Path(settings["model"]).name),
+        "name": "lexical baseline"
+        if system == "lexical"
+        else _NAMES.get(settings["model"], Path(settings["model"]).name),
         "profile": first.manifest["profile"],
         "system": system,
         "context": settings["context"],

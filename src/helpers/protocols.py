@@ -139,6 +139,8 @@ def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
             given[batch.name] = _texts(ranked)
             pairs += len(best)
         note = f"{pairs} texts predicted anew, by the model trained on {settings.context}"
+        bare = sum(not given[b.name].get(q.id) for b in batches for q in b.questions)
+        note += f"; {bare} questions have no text" if bare else ""
         found.append(Effect(switch, name, _score(batches, given, settings.missing), note=note))
     return found
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from helpers.plots import ACCENT, DARK, LIGHT, MIDDLE, new_figure
-
-_MARKS = {"SAcc": "o", "MRR": "D", "LAcc": "s"}
+from helpers.uncertainty import MEASURES
 
 
 def two_sources(found: Mapping, seeds: Sequence[int]):
@@ -63,52 +62,47 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
     return figure
 
 
-def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping], measure: str = "SAcc"):
-    """Rows of ``compare`` from top to bottom: ours filled with intervals, published ones hollow.
+def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
+    """Rows of ``compare`` from top to bottom, one panel a measure: ours filled, published hollow.
 
-    A published row has an interval only where its figure can be a share of its questions. A thin
-    line separates the two; grey bands tell the contexts apart.
+    Ours have the interval over questions and one stroke a seed. A published row has an interval
+    only where its figure can be a share of its questions. A thin line separates the two.
     """
     rows = [*ours, *theirs]
-    figure, axes = new_figure(9.5, 1.2 + 0.36 * len(rows))
-    for place, row in enumerate(rows):
-        value = row["measures"][measure]
-        mine = place < len(ours)
-        if value["low"] is not None:
-            axes.plot(
-                [100 * value["low"], 100 * value["high"]],
-                [place, place],
-                color=DARK if mine else MIDDLE,
-                linewidth=2 if mine else 1.2,
-                linestyle="-" if mine else ":",
-            )
-        for one in value.get("by_seed", ()):
-            axes.plot(100 * one, place, "|", color=ACCENT, markersize=10, markeredgewidth=1.5)
-        axes.plot(
-            100 * value["mean"],
-            place,
-            _MARKS[measure],
-            markersize=7,
-            color=DARK,
-            markerfacecolor=DARK if mine else "white",
-        )
-        axes.annotate(
-            f"{100 * value['mean']:.1f}",
-            (1.01, place),
-            va="center",
-            fontsize=9,
-            xycoords=("axes fraction", "data"),
-        )
-    axes.axhline(len(ours) - 0.5, color="black", linewidth=0.6)
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=9)
-    axes.invert_yaxis()
-    axes.grid(axis="x", color=LIGHT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.set(xlabel=f"{measure} (%)")
-    axes.set_title(
-        f"{measure}: runs of this kit (filled) and published rows (hollow)", loc="left", fontsize=11
-    )
+    figure, panels = new_figure(12.5, 1.2 + 0.34 * len(rows), columns=len(MEASURES))
+    for measure, axes in zip(MEASURES, panels, strict=True):
+        for place, row in enumerate(rows):
+            _forest_row(axes, place, row["measures"][measure], mine=place < len(ours))
+        if theirs:
+            axes.axhline(len(ours) - 0.5, color="black", linewidth=0.6)
+        labels = [_label(row) for row in rows] if axes is panels[0] else [""] * len(rows)
+        axes.set_yticks(range(len(rows)), labels, fontsize=9)
+        axes.set(xlabel=f"{measure} (%)", ylim=(len(rows) - 0.4, -0.6))
+        axes.margins(x=0.12)
+        axes.grid(axis="x", color=LIGHT, linewidth=0.8)
+        axes.set_axisbelow(True)
+    hollow = " and published rows (hollow)" if theirs else ""
+    figure.suptitle(f"Runs of this kit (filled){hollow}", fontsize=11)
     return figure
+
+
+def _forest_row(axes, place: int, value: Mapping, mine: bool) -> None:
+    if value["low"] is not None:
+        ends = [100 * value["low"], 100 * value["high"]]
+        look = {"color": DARK, "linewidth": 2} if mine else {"color": MIDDLE, "linestyle": ":"}
+        axes.plot(ends, [place, place], **look)
+    for one in value.get("by_seed", ()):
+        axes.plot(100 * one, place, "|", color=ACCENT, markersize=13, markeredgewidth=1.3)
+    face = DARK if mine else "white"
+    axes.plot(100 * value["mean"], place, "o", markersize=5, color=DARK, markerfacecolor=face)
+    axes.annotate(
+        f"{100 * value['mean']:.1f}",
+        (100 * value["mean"], place),
+        fontsize=8,
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="center",
+    )
 
 
 def switches(found: Sequence):
@@ -131,11 +125,10 @@ def switches(found: Sequence):
 
 
 def _label(row: Mapping) -> str:
-    context = "context unpublished" if row["context"] == "unpublished" else row["context"]
-    made = {"untrained": ", untrained", "squad-only": ", SQuAD step only"}
-    extra = made.get(row.get("system", ""), "")
-    if "system" in row and not extra:
-        extra = f" ({row['profile']})" if row["system"] == "run" else f", {row['system']}"
-    elif "no SQuAD" not in row["name"] and "SQuAD" in row["training"] and "system" not in row:
-        extra = " after SQuAD" if "SQuAD" not in row["name"] else ""
-    return f"{row['name']}{extra}, {context}"
+    made = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": ""}
+    if "system" in row:
+        extra = made.get(row["system"], f" ({row['profile']})")
+    else:
+        extra = " after SQuAD" if "then" in row["training"] and "SQuAD" not in row["name"] else ""
+    context = "?" if row["context"] == "unpublished" else row["context"]
+    return f"{row['name']}{extra}: {context}"

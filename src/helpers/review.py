@@ -58,7 +58,7 @@ def granularity() -> Rows:
             "printed": row["printed"],
             "of": row["n"],
             "right answers needed": f"{row['exact']:.2f}",
-            "whole numbers that print so": ", ".join(map(str, row["counts"])) or "none",
+            "whole numbers that print so": _shown(row["counts"]),
         }
         for row in claims.granularity()
         if row["n"] == (34 if "7b-4" in row["claim"] else 162)
@@ -164,6 +164,12 @@ def _order(claim: claims.Claim) -> str:
     if "MRR" not in claim.printed:
         return "–"
     return "yes" if claims.in_order(claim.printed) else "NO"
+
+
+def _shown(counts: Sequence[int]) -> str:
+    if len(counts) > 3:  # neighbours, from a figure with one digit
+        return f"{counts[0]} to {counts[-1]}"
+    return ", ".join(map(str, counts)) or "none"
 
 
 def _ranks(batches: Sequence[Batch]) -> dict[str, int]:
