@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers import official
-from helpers.bioasq import write_answers
+from helpers.bioasq import find_files, read_questions, write_answers
 from helpers.config import InputError
 from helpers.mini_text import DATA
 
@@ -139,6 +139,24 @@ def test_other_question_types_and_odd_fields_do_not_reach_the_program(jar, tmp_p
     golden.write_text(json.dumps({"questions": rows}))
     (found,) = official.compare_files(jar, [golden], [given])
     assert found.agrees and "1 questions that are not scored" in found.repairs[0]
+
+
+@pytest.mark.skipif(not os.environ.get("BIOASQ_DIR"), reason="BIOASQ_DIR is not set")
+def test_the_real_golden_files_score_the_same_in_both_programs(jar, tmp_path):
+    files = find_files(os.environ["BIOASQ_DIR"], need_train=False)
+    answers = []
+    for gold in files.golds:
+        asked = read_questions(gold, answers="required")
+        # Right at rank 1, at rank 2, in capitals, wrong by a blank, and no answer at all, in turn.
+        rankings = [
+            ([g], ["no", g], [g.upper()], [f"{g} "], [])[n % 5]
+            for n, g in enumerate(q.synonyms()[-1] for q in asked)
+        ]
+        ranked = dict(zip((q.id for q in asked), rankings, strict=True))
+        answers.append(write_answers(tmp_path / gold.name, ranked))
+    found = official.compare_files(jar, files.golds, answers)
+    assert [batch.line() for batch in found if not batch.agrees] == []
+    assert sum(batch.official["SAcc"] > 0 for batch in found) == 5
 
 
 texts = st.text(alphabet='aAbB .α"\\İı', max_size=3)

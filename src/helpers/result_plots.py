@@ -53,8 +53,7 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
             else None,
         )
     axes.set_yticks(range(len(found)), list(found))
-    axes.invert_yaxis()
-    axes.set(xlabel="score (%)")
+    axes.set(xlabel="score (%)", ylim=(len(found) - 0.5, -0.5))
     axes.grid(axis="x", color=LIGHT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_title("Two things that move a score", loc="left", fontsize=11)
@@ -92,14 +91,14 @@ def _forest_row(axes, place: int, value: Mapping, mine: bool) -> None:
         look = {"color": DARK, "linewidth": 2} if mine else {"color": MIDDLE, "linestyle": ":"}
         axes.plot(ends, [place, place], **look)
     for one in value.get("by_seed", ()):
-        axes.plot(100 * one, place, "|", color=ACCENT, markersize=13, markeredgewidth=1.3)
+        axes.plot(100 * one, place, "|", color=ACCENT, markersize=10, markeredgewidth=1.3)
     face = DARK if mine else "white"
     axes.plot(100 * value["mean"], place, "o", markersize=5, color=DARK, markerfacecolor=face)
     axes.annotate(
         f"{100 * value['mean']:.1f}",
         (100 * value["mean"], place),
         fontsize=8,
-        xytext=(0, 5),
+        xytext=(0, 6),
         textcoords="offset points",
         ha="center",
     )
