@@ -77,8 +77,10 @@ def test_the_script_checks_the_inputs_and_gives_the_commands(run, tmp_path):
 def test_a_changed_input_stops_the_script_before_the_run(run, tmp_path):
     (tmp_path / "squad.json").write_text("another")
     done = shell(run, tmp_path)
-    assert done.returncode != 0 and done.stdout == ""
+    assert done.returncode == 2 and done.stdout == ""
     assert "squad.json: FAILED" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("say where those are: BIOASQ_DIR=… SQUAD_FILE=…")
 
 
 def test_inputs_may_lie_elsewhere(run, tmp_path):

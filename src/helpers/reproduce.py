@@ -150,12 +150,16 @@ def _input_check(manifest: Mapping, places: Mapping[str, str]) -> list[str]:
                 lines.append(f'  printf "%s  %s\\n" {digest} "${variable}{rest}"')
     if not lines:
         return ["# They come with the kit."]
+    names = " ".join(f"{variable}=…" for variable in places.values())
     return [
         "sums() { if command -v sha256sum >/dev/null; then sha256sum -c -; "
         "else shasum -a 256 -c -; fi; }",
         "{",
         *lines,
-        "} | sums >&2",
+        "} | sums >&2 || {",
+        f'  echo "not the files of the run; say where those are: {names}" >&2',
+        "  exit 2",
+        "}",
     ]
 
 
