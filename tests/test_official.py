@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from helpers import official
 from helpers.bioasq import find_files, read_questions, write_answers
 from helpers.config import InputError
+from helpers.evaluation import evaluate_files
 from helpers.mini_text import DATA
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,14 @@ def test_both_programs_follow_the_table(jar, tmp_path, name):
     found = one(jar, tmp_path, {1: gold}, {1: answer})
     assert tuple(found.ours[m] for m in official.FACTOID) == pytest.approx(expected)
     assert found.repairs == ()
+
+
+@pytest.mark.parametrize("name", SEMANTICS)
+def test_ours_follows_the_table_without_java(tmp_path, name):
+    gold, answer, expected = SEMANTICS[name]
+    golden, given = pair(tmp_path, {1: gold}, {1: answer})
+    row = evaluate_files([golden], [given]).scores["pooled"]
+    assert (row["sacc"], row["lacc"], row["mrr"]) == pytest.approx(expected)
 
 
 REPAIRS = {
