@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from helpers import megatron, model_card, probe
 from helpers.config import InputError, Settings
@@ -20,7 +19,7 @@ from helpers.encoder import EncoderConfig, SpanModel
 from helpers.features import is_cased, read_vocab
 from helpers.key_map import bare, transformers_names
 from helpers.prediction import Reader
-from helpers.weights import join, write_safetensors
+from helpers.weights import join, read_safetensors, write_safetensors
 
 _IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
 _SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors", "README.md"}
@@ -208,7 +207,7 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     try:
         if (folder / "model.safetensors").is_file():
-            return load_file(folder / "model.safetensors")
+            return read_safetensors(folder / "model.safetensors")
         if (folder / "pytorch_model.bin").is_file():
             return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle each raise their own

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from helpers.config import InputError
 from helpers.encoder import EncoderConfig
@@ -228,20 +228,28 @@ def _shape(name: str, config: EncoderConfig) -> tuple[int, ...]:
 
 
 def _read_config(folder: Path) -> dict:
-    """``config.json`` with underscores for the dashes of 2020; empty when there is none."""
-    path = next(iter(sorted(folder.rglob("config.json"))), None)
+    """The model's settings, with underscores for the dashes of 2020; empty when there are none.
+
+    They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the part
+    ``language_model.config`` of its ``model_config.yaml``.
+    """
+    path = next(iter(sorted(folder.rglob("*config.json"))), None)
+    path = path or next(iter(sorted(folder.rglob("model_config.yaml"))), None)
     if path is None:
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+        if path.suffix == ".yaml":
+            data = (data.get("language_model") or {}).get("config") or {}
         return {name.replace("-", "_"): value for name, value in data.items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a model's config.json ({error})") from None
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: not a model's settings ({why}); fetch it again") from None
 
 
 def _vocabulary(path: Path, folder: Path) -> Path:
     found = sorted(folder.rglob("*vocab*.txt"))
-    if len(found) != 1:
+    if len({p.read_bytes() for p in found}) != 1:  # NeMo 1.x may hold it twice
         names = ", ".join(p.name for p in found) or "none"
         raise InputError(f"{path}: one vocabulary file *vocab*.txt is needed, found {names}")
     return found[0]

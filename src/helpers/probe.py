@@ -20,7 +20,7 @@ from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved noteb
 
 from helpers.config import InputError
 from helpers.encoder import SpanModel
-from helpers.features import gather
+from helpers.features import Batch, gather
 from helpers.metrics import squad_em_f1
 from helpers.prediction import Reader
 from helpers.qkv import ORDERS, from_ours, to_ours
@@ -37,6 +37,7 @@ _MEASURES = {
     "given": "the setting qkv_order",
 }
 _EVERY = 6  # one word in so many is masked
+_LEAST_WORDS = 60  # a vocabulary of English and biomedicine knows twice as many
 
 
 @dataclass(frozen=True)
@@ -150,16 +151,7 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
     head = {name: lm_head[name].float() for name in needed}
 
     def measure(reader: Reader) -> float:
-        windows = reader.windows([example for example, _ in questions()])
-        batch = gather(windows, range(len(windows)))
-        # Words that are one token, so that a guess is right or wrong.
-        alone = np.flatnonzero(windows.can_start & windows.can_end)
-        letters = [n for n in alone if reader.vocab[windows.ids[n]].isalpha()]
-        masked = torch.tensor(
-            [n for n in letters if len(reader.vocab[windows.ids[n]]) > 3][::_EVERY]
-        )
-        truth = batch.ids[masked]
-        batch.ids[masked] = reader.vocab.index("[MASK]")
+        batch, masked, truth = mask_words(reader)
         with torch.inference_mode():
             x = reader.model.encoder(batch)[masked]
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
@@ -170,3 +162,25 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
         return float((guess == truth).float().mean())
 
     return measure
+
+
+def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """The contexts with some words masked: the batch, the places in it, the words' ids.
+
+    Only words that are one token and longer than three letters, so that a guess is right or
+    wrong and not of the kind that any text would do for.
+    """
+    windows = reader.windows([example for example, _ in questions()])
+    batch = gather(windows, range(len(windows)))
+    tokens = [reader.vocab[n] for n in windows.ids]
+    alone = np.flatnonzero(windows.can_start & windows.can_end)
+    known = [n for n in alone if tokens[n].isalpha() and len(tokens[n]) > 3]
+    if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
+        raise InputError(
+            f"only {len(known)} words of the vocabulary are in the probe's texts (or it lacks "
+            "[MASK]), too few to test the row order by; give qkv_order"
+        )
+    masked = torch.tensor(known[::_EVERY])
+    truth = batch.ids[masked]
+    batch.ids[masked] = reader.vocab.index("[MASK]")
+    return batch, masked, truth
