@@ -18,7 +18,10 @@ def main(argv=None) -> int:
     parser.add_argument("--input", required=True, help="BioASQ questions or a SQuAD file")
     parser.add_argument("--output", required=True, help="where the answers go")
     parser.add_argument("--context", choices=CONTEXTS, default="snippet")
-    parser.add_argument("--abstracts", help="JSON file {document: text}, for --context abstract")
+    parser.add_argument(
+        "--abstracts",
+        help="JSON {document: text}, for --context abstract; PubMed is asked for the rest",
+    )
     parser.add_argument("--merge", choices=MERGES, default="sum", help="over a question's contexts")
     parser.add_argument("--nbest", help="also write every pair's n-best, a JSON line each")
     parser.add_argument("--set", action="append", default=[], metavar="name=value")

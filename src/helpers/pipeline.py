@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import bioasq, checkpoints, fetch, squad, training
+from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.config import InputError, Settings, from_parameters
+from helpers.file_conversion import GOLDEN
 from helpers.outputs import check_outputs
 from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
 from helpers.squad import Example
@@ -111,13 +113,17 @@ def read_inputs(
 
     Questions without any text are named on standard error; when all are, it is an ``InputError``.
     """
-    texts = squad.read_abstracts(abstracts) if abstracts else None
     questions = bioasq.read_questions(path)
-    examples, drops = squad.convert(questions, context=settings.context, test=True, abstracts=texts)
+    texts = Abstracts({}, {})
+    if settings.context == "abstract":
+        texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+    examples, drops = squad.convert(
+        questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
+    )
     if not examples:
         raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
     if any(question.exact_answer for question in questions):
-        print(f"{path}: {squad.GOLDEN}", file=sys.stderr)
+        print(f"{path}: {GOLDEN}", file=sys.stderr)
     if drops:
         names = ", ".join(drop.question_id for drop in drops)
         print(f"{path}: no text, so no answer, for question {names}", file=sys.stderr)
