@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from helpers import checkpoints, fetch, mini_text, squad, training
-from helpers.config import Settings, from_parameters
+from helpers.config import from_parameters
 from helpers.encoder import SpanModel
 from helpers.features import gather
 from helpers.prediction import Reader

@@ -38,7 +38,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
         raise InputError(f"{path}: a folder of fine_tune.py; give {path / 'model.nemo'}")
-    if megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path)):
+    if is_foreign(path):
         reader = _load_megatron(path, settings)
     elif path.is_dir():
         reader = _load_transformers(path, settings)
@@ -50,6 +50,11 @@ def load(path: str | Path, settings: Settings) -> Reader:
         raise InputError(f"{path}: no such checkpoint")
     reader.model.eval()
     return reader
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path holds Megatron's files: a folder with ``.pt``, or a ``.nemo`` of NeMo 1.x."""
+    return megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path))
 
 
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
@@ -67,7 +72,8 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
         partial = Path(temporary) / folder.name
         partial.mkdir()
         config = reader.model.config
-        (partial / "config.json").write_text(json.dumps(_to_config(config), indent=2) + "\n")
+        described = {**_to_config(config), "origin": reader.origin}
+        (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         (partial / "vocab.txt").write_text("\n".join(reader.vocab) + "\n", encoding="utf-8")
         tokenizer = {
             "tokenizer_class": "BertTokenizer",
@@ -201,7 +207,8 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
         raise InputError(
             f"{folder / 'vocab.txt'}: {len(vocab)} tokens, the model embeds {config.vocab_size}"
         )
-    return Reader(model, vocab, settings, fresh_head)
+    origin = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("origin") or {}
+    return Reader(model, vocab, settings, fresh_head, origin)
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:

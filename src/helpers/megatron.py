@@ -62,13 +62,11 @@ def read(path: Path, dropout: float) -> MegatronFile:
     with the nearest expected ones.
     """
     path = Path(path)
-    hashes = {path.name: sha256(path)} if path.is_file() else {}
     with _folder(path) as folder:
-        files = sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
+        files = _weight_files(folder)
         if not files:
             raise InputError(f"{path}: holds no .pt or .ckpt file with weights")
         vocabulary = _vocabulary(path, folder)
-        hashes = hashes or {p.name: sha256(p) for p in (*files, vocabulary)}
         raw: dict[str, torch.Tensor] = {}
         version = ""
         for file in files:
@@ -79,7 +77,19 @@ def read(path: Path, dropout: float) -> MegatronFile:
             raw |= tensors
             version = version or tag
         vocab = read_vocab(vocabulary)
-        return _assemble(path, raw, vocab, version, _read_config(folder), dropout, hashes)
+        return _assemble(path, raw, vocab, version, _read_config(folder), dropout)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
+    if path.is_file():
+        return {path.name: sha256(path)}
+    others = [p for pattern in ("*vocab*.txt", "*config.json") for p in sorted(path.rglob(pattern))]
+    return {p.relative_to(path).as_posix(): sha256(p) for p in (*_weight_files(path), *others)}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
 
 
 @contextmanager
@@ -133,7 +143,7 @@ def _flatten(data: Any) -> tuple[dict[str, torch.Tensor], str]:
     return tensors, version
 
 
-def _assemble(path, raw, vocab, version, settings, dropout, hashes) -> MegatronFile:
+def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
     lm_head = {m[2]: value for key, value in raw.items() if (m := _LM_HEAD.fullmatch(key))}
     state: dict[str, torch.Tensor] = {}
     written: dict[str, str] = {}
@@ -171,7 +181,7 @@ def _assemble(path, raw, vocab, version, settings, dropout, hashes) -> MegatronF
         vocab,
         version,
         lm_head,
-        hashes,
+        hashes(path),
     )
 
 

@@ -16,6 +16,7 @@ from helpers.config import InputError, Settings, from_parameters
 from helpers.file_conversion import GOLDEN
 from helpers.outputs import check_outputs
 from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
+from helpers.prepare import prepare
 from helpers.squad import Example
 
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
@@ -23,7 +24,25 @@ _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
     """Fetch a checkpoint by name, or take a path, and load it with its tokenizer."""
-    return checkpoints.load(fetch.fetch(checkpoint).folder, settings)
+    return checkpoints.load(prepare(fetch.fetch(checkpoint).folder, settings), settings)
+
+
+def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: str = "") -> Path:
+    """Write any checkpoint that can be read as a transformers folder, and print what it holds.
+
+    ``qkv_order`` names the row order of a Megatron checkpoint, else it is found by trying.
+    """
+    checkpoints.check_replaceable(Path(output))
+    settings = from_parameters(qkv_order=qkv_order)
+    reader = checkpoints.load(prepare(checkpoint, settings), settings)
+    checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
+    if found := reader.origin.get("qkv"):
+        tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
+        print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
+    if reader.fresh_head:
+        print("no span head in it: fine-tune it before asking questions")
+    print(f"transformers folder: {output}")
+    return Path(output)
 
 
 def fine_tune_files(
