@@ -29,8 +29,8 @@ from helpers.squad import Example
 QUESTIONS = Path(__file__).parent / "probe_questions.json"
 # The best score must reach the first number and lead by the second. Wrong orders leave a model
 # that points at random words (F1 below 0.2, no masked word in ten), a trained one gets most right.
-_NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
-_MEASURES = {
+NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
+MEASURES = {
     "answers": "mean token F1 on the questions of probe_questions.json",
     "words": "share of masked words guessed by the pre-training head",
     "tag": "the file's own checkpoint_version",
@@ -45,13 +45,13 @@ class Evidence:
     """The order a checkpoint was read in, and why: ``scores`` (0 to 1) of the orders tried."""
 
     order: str
-    kind: str  # a key of _MEASURES
+    kind: str  # a key of MEASURES
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measure(self) -> str:
         """What the decision rests on, in words."""
-        return _MEASURES[self.kind]
+        return MEASURES[self.kind]
 
     def as_dict(self) -> dict:
         """JSON-ready, for a manifest or a model card."""
@@ -91,7 +91,7 @@ def find_order(
     shown = ", ".join(f"{order}: {score:.2f}" for order, score in scores.items())
     if best is None:
         raise InputError(
-            f"{path}: no order of its query-key-value rows stands out ({_MEASURES[kind]}: "
+            f"{path}: no order of its query-key-value rows stands out ({MEASURES[kind]}: "
             f"{shown}), so it is damaged, not trained, or not what it says; {remedy}"
         )
     if version in ORDERS and version != best:
@@ -105,7 +105,7 @@ def find_order(
 def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, float]:
     """The measure under each order; the model's rows start in "0" and end in the last order."""
     scores, now = {}, "0"
-    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=1):
+    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=5):
         reorder(reader.model, now, order)
         scores[order], now = measure(reader), order
     return scores
@@ -113,7 +113,7 @@ def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, 
 
 def choose(scores: Mapping[str, float], kind: str) -> str | None:
     """The order that stands out by the rule above, or None."""
-    least, lead = _NEEDED[kind]
+    least, lead = NEEDED[kind]
     best, second, *_ = sorted(scores, key=scores.__getitem__, reverse=True)
     clear = scores[best] >= least and scores[best] - scores[second] >= lead
     return best if clear else None
