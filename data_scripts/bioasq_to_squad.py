@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from helpers.config import CONTEXTS, InputError
-from helpers.squad import convert_files
+from helpers.file_conversion import convert_files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,7 +14,11 @@ def main(argv: list[str] | None = None) -> int:
     add("files", nargs="+", metavar="FILE", help="BioASQ JSON: training file, or with --test any")
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
     add("--context", choices=CONTEXTS, default="snippet", help="what the model reads")
-    add("--abstracts", metavar="FILE", help="JSON {document address or PubMed id: text}")
+    add(
+        "--abstracts",
+        metavar="FILE",
+        help="JSON {document address or PubMed id: text}; PubMed is asked for the rest",
+    )
     add("--drops", metavar="DROPS.jsonl", help="write the dropped questions and their reasons")
     add("--ids", metavar="IDS.jsonl", help="write the id map: row -> question, snippet, offsets")
     add("--dev-fraction", type=float, default=0.0, metavar="F",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from helpers.config import InputError
+from helpers.config import QKV_ORDERS, InputError
 from helpers.fetch import REGISTRY, fetch
 
 
-def main() -> int:
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at "
@@ -23,16 +23,25 @@ def main() -> int:
     )
     parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
     parser.add_argument("--to", help="folder for the files (default: the cache)")
-    options = parser.parse_args()
+    parser.add_argument("--convert", metavar="DIR", help="also write a transformers folder there")
+    parser.add_argument(
+        "--qkv-order", choices=QKV_ORDERS[1:],
+        help="of a Megatron checkpoint's rows, for --convert; without it they are tried",
+    )  # fmt: skip
+    options = parser.parse_args(argv)
     try:
         checkpoint = fetch(options.name, source=options.source, to=options.to)
+        print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
+        for name, digest in checkpoint.files.items():
+            print(f"  {digest}  {name}")
+        print(f"  licence: {checkpoint.license}")
+        if options.convert:
+            from helpers.pipeline import convert_checkpoint
+
+            convert_checkpoint(checkpoint.folder, options.convert, options.qkv_order or "")
     except InputError as error:
         print(f"download_checkpoint.py: {error}", file=sys.stderr)
         return 2
-    print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
-    for name, digest in checkpoint.files.items():
-        print(f"  {digest}  {name}")
-    print(f"  licence: {checkpoint.license}")
     return 0
 
 

@@ -7,7 +7,7 @@ r"""Fine-tune a checkpoint on a SQuAD-format file: the model card's own usage ex
 import argparse
 import sys
 
-from helpers.config import PROFILES, InputError, parse_override
+from helpers.config import PROFILES, QKV_ORDERS, InputError, parse_override
 
 
 def main(argv=None) -> int:
@@ -21,11 +21,14 @@ def main(argv=None) -> int:
     names = ", ".join(PROFILES)
     parser.add_argument("--profile", default="mini", help=f"where unset values come from: {names}")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="of a Megatron checkpoint's "
+                        "rows; without it they are tried")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     parser.add_argument("--resume", action="store_true", help="go on where it was stopped")
     args = parser.parse_args(argv)
     try:
         parameters = {"profile": args.profile, "seed": args.seed}
+        parameters |= {"qkv_order": args.qkv_order} if args.qkv_order else {}
         parameters |= dict(parse_override(text) for text in args.set)
         from helpers.pipeline import fine_tune_files
 

@@ -8,13 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from helpers.batches import read_batches
 from helpers.config import InputError, from_parameters
-from helpers.conversion import (
-    convert_run,
-    find_run_files,
-    read_batches,
-    write_run,
-)
+from helpers.conversion import convert_run, find_run_files, write_run
 from helpers.runs import Run
 from helpers.squad import Example, Span, by_occurrence, read_squad, write_squad
 from helpers.survey import compare_contexts, describe_files, telling_example

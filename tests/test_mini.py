@@ -178,20 +178,35 @@ def test_ids_addresses_and_keys():
                 assert s["document"].startswith("https://example.org/bioasq-mini/")
 
 
-def test_offsets_and_abstracts():
+def test_offsets_and_abstracts(made):
     abstracts = json.loads((mini.DATA / "abstracts.json").read_text(encoding="utf-8"))
-    assert len(abstracts) >= 10
-    assert all(150 <= len(text.split()) <= 250 for text in abstracts.values())
+    long = {item.snippets[0].document for item in made.values() if item.abstract}
+    assert len(long) == 22 and list(abstracts)[:22] == [d for d in abstracts if d in long]
+    assert all(150 <= len(abstracts[document].split()) <= 250 for document in long)
     found = set()
     for path in [TRAIN, *INPUTS, *GOLDEN]:
         for q in raw(path):
             for s in q["snippets"]:
                 begin, end = s["offsetInBeginSection"], s["offsetInEndSection"]
-                assert end - begin == len(s["text"])
-                if s["document"] in abstracts:
-                    found.add(s["document"])
-                    assert abstracts[s["document"]][begin:end] == s["text"]
+                text = abstracts[s["document"]]
+                found.add(s["document"])
+                assert end - begin == len(s["text"]) and s["text"] in text
+                assert s["document"] not in long or text[begin:end] == s["text"]
     assert found == set(abstracts)
+    words = [len(text.split()) for document, text in abstracts.items() if document not in long]
+    assert 50 <= sum(words) / len(words) <= 100
+    assert (mini.DATA / "abstracts.json").stat().st_size < 1.5e6
+
+
+def test_statements_of_a_brief_text_do_not_give_the_answer(made):
+    abstracts = json.loads((mini.DATA / "abstracts.json").read_text(encoding="utf-8"))
+    for item in made.values():
+        for document in {s.document for s in item.snippets}:
+            text = abstracts[document]
+            for snippet in [*item.snippets, *item.extra]:
+                text = text.replace(snippet.text, "")
+            if not item.abstract and item.kind != "wording":
+                assert not find_spans(text, item.fact.entities[0]), (item.id, text)
 
 
 # --- What the snippets hold ----------------------------------------------------------------------

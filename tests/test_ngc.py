@@ -120,10 +120,10 @@ def test_a_stalled_download_goes_on(server, cache, monkeypatch):
 
 def test_retry_after_in_seconds_or_as_a_date(monkeypatch):
     monkeypatch.setattr(download.time, "time", lambda: 1_000_000_000.0)
-    assert download._asked_pause("7") == 7
-    assert download._asked_pause("Sun, 09 Sep 2001 01:46:50 GMT") == 10
-    assert download._asked_pause("Sun, 09 Sep 2001 01:46:30 GMT") == 0
-    assert download._asked_pause("soon") is None and download._asked_pause("") is None
+    assert download.asked_pause("7") == 7
+    assert download.asked_pause("Sun, 09 Sep 2001 01:46:50 GMT") == 10
+    assert download.asked_pause("Sun, 09 Sep 2001 01:46:30 GMT") == 0
+    assert download.asked_pause("soon") is None and download.asked_pause("") is None
 
 
 def test_a_begun_file_that_changed_on_the_server_is_not_spliced(server, cache, tmp_path):

@@ -24,7 +24,7 @@ from helpers.mini_text import DATA
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_scripts" / "official_evaluation.py"
-STANDIN = ROOT / "tests" / "standin" / "EvaluatorTask1b.java"
+STANDIN = ROOT / "tests" / "java_standin" / "EvaluatorTask1b.java"
 
 
 @pytest.fixture(scope="session")

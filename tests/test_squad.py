@@ -9,10 +9,10 @@ import pytest
 
 from helpers.bioasq import Question, Snippet, read_questions
 from helpers.config import InputError
+from helpers.file_conversion import convert_files
 from helpers.squad import (
     Drop,
     convert,
-    convert_files,
     read_abstracts,
     read_squad,
     split_dev,

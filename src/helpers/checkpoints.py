@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from helpers import megatron, model_card, probe
 from helpers.config import InputError, Settings
@@ -20,7 +19,7 @@ from helpers.encoder import EncoderConfig, SpanModel
 from helpers.features import is_cased, read_vocab
 from helpers.key_map import bare, transformers_names
 from helpers.prediction import Reader
-from helpers.weights import join, write_safetensors
+from helpers.weights import join, read_safetensors, write_safetensors
 
 _IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
 _SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors", "README.md"}
@@ -39,7 +38,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
         raise InputError(f"{path}: a folder of fine_tune.py; give {path / 'model.nemo'}")
-    if megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path)):
+    if is_foreign(path):
         reader = _load_megatron(path, settings)
     elif path.is_dir():
         reader = _load_transformers(path, settings)
@@ -51,6 +50,11 @@ def load(path: str | Path, settings: Settings) -> Reader:
         raise InputError(f"{path}: no such checkpoint")
     reader.model.eval()
     return reader
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a path holds Megatron's files: a folder with ``.pt``, or a ``.nemo`` of NeMo 1.x."""
+    return megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path))
 
 
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
@@ -68,7 +72,8 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
         partial = Path(temporary) / folder.name
         partial.mkdir()
         config = reader.model.config
-        (partial / "config.json").write_text(json.dumps(_to_config(config), indent=2) + "\n")
+        described = {**_to_config(config), "origin": reader.origin}
+        (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         (partial / "vocab.txt").write_text("\n".join(reader.vocab) + "\n", encoding="utf-8")
         tokenizer = {
             "tokenizer_class": "BertTokenizer",
@@ -202,13 +207,14 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
         raise InputError(
             f"{folder / 'vocab.txt'}: {len(vocab)} tokens, the model embeds {config.vocab_size}"
         )
-    return Reader(model, vocab, settings, fresh_head)
+    origin = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("origin") or {}
+    return Reader(model, vocab, settings, fresh_head, origin)
 
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     try:
         if (folder / "model.safetensors").is_file():
-            return load_file(folder / "model.safetensors")
+            return read_safetensors(folder / "model.safetensors")
         if (folder / "pytorch_model.bin").is_file():
             return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zipfile and pickle each raise their own

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.bioasq import BioasqFiles, Question, find_files, read_questions
+from helpers.batches import TestBatch, read_batches, run_abstracts
+from helpers.bioasq import BioasqFiles, find_files, read_questions
 from helpers.config import InputError, Settings
 from helpers.files import sha256
 from helpers.mini_text import DATA
@@ -19,9 +20,7 @@ from helpers.squad import (
     Drop,
     Example,
     by_occurrence,
-    ceiling,
     convert,
-    read_abstracts,
     read_squad,
     split_dev,
     write_drops,
@@ -33,35 +32,6 @@ if TYPE_CHECKING:
     from helpers.runs import Run
 
 FOLDER = "squad"  # in the run's folder
-
-
-@dataclass(frozen=True)
-class TestBatch:
-    """One test batch: what the system reads (``examples``, no spans) and the golden questions."""
-
-    __test__ = False  # not a test of pytest's
-
-    name: str
-    examples: tuple[Example, ...]
-    golds: tuple[Question, ...]
-
-    @property
-    def ceiling(self) -> tuple[int, int]:
-        """(k, n): golden questions with an answer verbatim in a context that is given."""
-        contexts: dict[str, list[str]] = {}
-        for example in self.examples:
-            contexts.setdefault(example.question_id, []).append(example.context)
-        return ceiling(self.golds, contexts)
-
-    @property
-    def golden_ceiling(self) -> tuple[int, int]:
-        """The same if the golden file's snippets were given."""
-        return ceiling(self.golds, {q.id: [s.text for s in q.snippets] for q in self.golds})
-
-    @property
-    def golden_snippets(self) -> int:
-        """How many snippets the golden file holds for the batch."""
-        return sum(len(question.snippets) for question in self.golds)
 
 
 @dataclass(frozen=True)
@@ -130,17 +100,6 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     )
 
 
-def read_batches(files: BioasqFiles, context: str) -> tuple[list[TestBatch], list[Drop]]:
-    """The test batches under a context setting, and the questions that they lose, with reasons."""
-    batches, drops = [], []
-    abstracts = {} if files.tests_are_squad else _abstracts(files, context)
-    for name, test, gold in zip(files.batches, files.tests, files.golds, strict=True):
-        batch, dropped = _test_batch(files, name, test, gold, context, abstracts)
-        batches.append(batch)
-        drops += dropped
-    return batches, drops
-
-
 def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
     """Write the SQuAD files, id maps and the drop report into ``squad/`` of the run's folder.
 
@@ -195,41 +154,6 @@ def _counts(rows: Sequence[Example]) -> dict[str, int]:
     }
 
 
-def _abstracts(files: BioasqFiles, context: str) -> dict[str, str]:
-    if context != "abstract":
-        return {}
-    if not files.abstracts:
-        raise InputError(
-            f"{files.golds[0].parent}: context 'abstract' needs a file abstracts.json "
-            "({document address or PubMed id: text}); add it or choose another context"
-        )
-    return {key: text for path in files.abstracts for key, text in read_abstracts(path).items()}
-
-
-def _test_batch(
-    files: BioasqFiles, name: str, test: Path, gold: Path, context: str, abstracts: dict[str, str]
-) -> tuple[TestBatch, list[Drop]]:
-    golds = read_questions(gold, answers="required")
-    if files.tests_are_squad:
-        examples, drops = read_squad(test), []
-        asked = {example.question_id for example in examples}
-    else:
-        questions = read_questions(test, answers="any" if files.enriched else "forbidden")
-        examples, drops = convert(questions, context=context, test=True, abstracts=abstracts)
-        asked = {question.id for question in questions}
-    if not asked & {question.id for question in golds}:
-        raise InputError(f"{test}: shares no question with {gold}; put files of one batch together")
-    drops += [
-        Drop(question.id, question.body, "not in the test input", test.name)
-        for question in golds
-        if question.id not in asked
-    ]
-    # A test input says nothing of the answer, even where a golden file stands in for it.
-    blind = tuple(replace(example, spans=()) for example in examples)
-    drops = [replace(drop, reason=f"{name}: {drop.reason}") for drop in drops]
-    return TestBatch(name, blind, tuple(golds)), drops
-
-
 class _Asked:
     """Whether a test batch asks a question, by its id or its wording."""
 
@@ -252,13 +176,16 @@ def _plain(text: str) -> str:
 
 
 def _train_bioasq(files: BioasqFiles, asked: _Asked, context: str):
-    path, abstracts = files.train, _abstracts(files, context)
+    path = files.train
     total = len(read_questions(path, kind=None))
     factoids = read_questions(path, answers="required")
     drops = [drop for q in factoids if (drop := asked.drop(q.id, q.body))]
     leaked = {drop.question_id for drop in drops}
     questions = [question for question in factoids if question.id not in leaked]
-    pairs, dropped = convert(questions, context=context, abstracts=abstracts)
+    texts = run_abstracts(files, questions, context)
+    pairs, dropped = convert(
+        questions, context=context, abstracts=texts.texts, lacking=texts.lacking
+    )
     steps = [
         ("all types", total),
         ("factoid", len(factoids)),

@@ -107,8 +107,8 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS)
     except requests.exceptions.RequestException as error:
         if _hopeless(error):
-            raise NotHere(f"{url}: {_in_words(error)}") from None
-        raise _Again(_in_words(error)) from None
+            raise NotHere(f"{url}: {in_words(error)}") from None
+        raise _Again(in_words(error)) from None
     with answer:
         if size is None:
             _tag(part).write_text(_validator(answer.headers))
@@ -116,7 +116,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
         try:
             _save(url, answer, part, have, size)
         except requests.exceptions.RequestException as error:
-            raise _Again(f"cut after {_of(part, size)} bytes ({_in_words(error)})") from None
+            raise _Again(f"cut after {_of(part, size)} bytes ({in_words(error)})") from None
     if size is not None and _size(part) < size:
         raise _Again(f"cut after {_of(part, size)} bytes")
 
@@ -135,7 +135,7 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
     """Refuse what is not the file; return where the answer's body starts, and the whole size."""
     status = answer.status_code
     if status in RETRY_STATUS:
-        raise _Again(f"HTTP {status}", _asked_pause(answer.headers.get("Retry-After", "")))
+        raise _Again(f"HTTP {status}", asked_pause(answer.headers.get("Retry-After", "")))
     start = answer.headers.get("Content-Range", "")
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
         part.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
     return have, size
 
 
-def _asked_pause(after: str) -> float | None:
+def asked_pause(after: str) -> float | None:
     """Seconds from a Retry-After header, which holds seconds or a date."""
     if after.isdigit():
         return float(after)
@@ -203,7 +203,8 @@ def _hopeless(error: Exception) -> bool:
     return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """What went wrong with a connection, in a few words for the user."""
     text = str(error)
     for sign, words in {
         "NameResolution": "the host's name is unknown (no network?)",

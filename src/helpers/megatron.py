@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from helpers.config import InputError
 from helpers.encoder import EncoderConfig
@@ -62,13 +62,11 @@ def read(path: Path, dropout: float) -> MegatronFile:
     with the nearest expected ones.
     """
     path = Path(path)
-    hashes = {path.name: sha256(path)} if path.is_file() else {}
     with _folder(path) as folder:
-        files = sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
+        files = _weight_files(folder)
         if not files:
             raise InputError(f"{path}: holds no .pt or .ckpt file with weights")
         vocabulary = _vocabulary(path, folder)
-        hashes = hashes or {p.name: sha256(p) for p in (*files, vocabulary)}
         raw: dict[str, torch.Tensor] = {}
         version = ""
         for file in files:
@@ -79,7 +77,19 @@ def read(path: Path, dropout: float) -> MegatronFile:
             raw |= tensors
             version = version or tag
         vocab = read_vocab(vocabulary)
-        return _assemble(path, raw, vocab, version, _read_config(folder), dropout, hashes)
+        return _assemble(path, raw, vocab, version, _read_config(folder), dropout)
+
+
+def hashes(path: Path) -> dict[str, str]:
+    """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
+    if path.is_file():
+        return {path.name: sha256(path)}
+    others = [p for pattern in ("*vocab*.txt", "*config.json") for p in sorted(path.rglob(pattern))]
+    return {p.relative_to(path).as_posix(): sha256(p) for p in (*_weight_files(path), *others)}
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
 
 
 @contextmanager
@@ -133,7 +143,7 @@ def _flatten(data: Any) -> tuple[dict[str, torch.Tensor], str]:
     return tensors, version
 
 
-def _assemble(path, raw, vocab, version, settings, dropout, hashes) -> MegatronFile:
+def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
     lm_head = {m[2]: value for key, value in raw.items() if (m := _LM_HEAD.fullmatch(key))}
     state: dict[str, torch.Tensor] = {}
     written: dict[str, str] = {}
@@ -171,7 +181,7 @@ def _assemble(path, raw, vocab, version, settings, dropout, hashes) -> MegatronF
         vocab,
         version,
         lm_head,
-        hashes,
+        hashes(path),
     )
 
 
@@ -228,20 +238,28 @@ def _shape(name: str, config: EncoderConfig) -> tuple[int, ...]:
 
 
 def _read_config(folder: Path) -> dict:
-    """``config.json`` with underscores for the dashes of 2020; empty when there is none."""
-    path = next(iter(sorted(folder.rglob("config.json"))), None)
+    """The model's settings, with underscores for the dashes of 2020; empty when there are none.
+
+    They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the part
+    ``language_model.config`` of its ``model_config.yaml``.
+    """
+    path = next(iter(sorted(folder.rglob("*config.json"))), None)
+    path = path or next(iter(sorted(folder.rglob("model_config.yaml"))), None)
     if path is None:
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
+        if path.suffix == ".yaml":
+            data = (data.get("language_model") or {}).get("config") or {}
         return {name.replace("-", "_"): value for name, value in data.items()}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: not a model's config.json ({error})") from None
+    except (ValueError, AttributeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: not a model's settings ({why}); fetch it again") from None
 
 
 def _vocabulary(path: Path, folder: Path) -> Path:
     found = sorted(folder.rglob("*vocab*.txt"))
-    if len(found) != 1:
+    if len({p.read_bytes() for p in found}) != 1:  # NeMo 1.x may hold it twice
         names = ", ".join(p.name for p in found) or "none"
         raise InputError(f"{path}: one vocabulary file *vocab*.txt is needed, found {names}")
     return found[0]

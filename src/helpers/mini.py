@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 
 from helpers.bioasq import Question
+from helpers.mini_abstracts import LONG, add_long_abstract, document_texts
 from helpers.mini_text import (
     DATA,
     Deck,
@@ -29,7 +30,6 @@ from helpers.mini_text import (
     draft,
     facts,
     known_objects,
-    of_relation,
     patterns,
     sentence,
 )
@@ -39,7 +39,6 @@ from helpers.squad import find_spans
 BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
 TRAIN = 450  # factoid questions; facts left over serve as distractors
 OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
-ABSTRACTS = {"train": 12, "test": 10}
 ADDRESS = "https://example.org/bioasq-mini"
 STOP = frozenset(
     ["a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "in", "into",
@@ -77,7 +76,7 @@ def files() -> dict[str, object]:
         content[f"BioASQ-mini-PhaseB-testset{number}.json"] = {"questions": inputs}
         content[f"mini{number}_golden.json"] = {"questions": [_golden(item) for item in batch]}
     items = [*train, *(item for batch in batches for item in batch)]
-    content["abstracts.json"] = {i.snippets[0].document: i.abstract for i in items if i.abstract}
+    content["abstracts.json"] = document_texts(items)
     return content
 
 
@@ -126,8 +125,8 @@ def _finish(items: list[Item], side: str) -> list[Item]:
     for item in items:
         _fill(item, deck)
     able = [i for i in items if i.type == "factoid" and i.kind == "answerable"]
-    for item in able[:: len(able) // ABSTRACTS[side]][: ABSTRACTS[side]]:
-        _add_abstract(item)
+    for item in able[:: len(able) // LONG[side]][: LONG[side]]:
+        add_long_abstract(item)
     return _shuffled(items, f"order|{side}")
 
 
@@ -197,29 +196,6 @@ def _other_type(item: Item, rng: Random) -> list | str:
     asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
     item.body = sentence(asked, item, rng)
     return "no" if wrong else "yes"
-
-
-def _add_abstract(item: Item) -> None:
-    """Write the first snippet's document: 150 to 250 words, the snippets' offsets in it."""
-    rng = Random(f"abstract|{item.fact.id}")
-    address = item.snippets[0].document
-    own = [made for made in [*item.snippets, *item.extra] if made.document == address]
-    frame = patterns()["abstract"]
-    parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
-    for other in _related(item, rng) * 2:  # twice, in other words, where the relation is small
-        if len(" ".join([*parts, frame["close"]]).split()) >= 160:
-            break
-        parts.append(sentence(rng.choice(("<so1>.", "<os1>.")), other, rng))
-    item.abstract = " ".join([*parts, frame["close"]])
-    for made in own:
-        made.begin, made.section = item.abstract.index(made.text), "abstract"
-
-
-def _related(item: Item, rng: Random) -> list[Item]:
-    """Questions of the same relation and side that have another answer, in random order."""
-    same = [f for f in of_relation(item.fact.relation) if f.side == item.fact.side]
-    drafts = [draft(f) for f in rng.sample(same, len(same)) if f.entities != item.fact.entities]
-    return [d for d in drafts if d]
 
 
 def _question(item: Item, snippets: list[Made]) -> dict:

@@ -37,12 +37,19 @@ def text(reader: Reader, with_head: bool = True) -> str:
         "## Source",
         "",
     ]
+    if tuned := origin.get("fine_tuned"):
+        lines += [
+            f"Fine-tuned by the kit: {tuned['windows']} windows of text, {tuned['steps']} steps, "
+            f"learning rate {tuned['learning_rate']:g}, seed {tuned['seed']}.",
+            "",
+        ]
     if origin.get("files"):
-        lines += [f"Weights read from `{origin['path']}` ({origin['format']} format):", ""]
+        began = "It began with weights" if tuned else "Weights"
+        lines += [f"{began} read from `{origin['path']}` ({origin['format']} format):", ""]
         lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
         lines += ["", *_about_order(origin["qkv"])]
     else:
-        lines += ["Weights: see the run's `manifest.json`, which names them with their hashes."]
+        lines += ["The run's `manifest.json` names the weights it began with, and their hashes."]
     if not with_head:
         lines += ["", "**An encoder without a span head: fine-tune it before asking questions.**"]
     lines += [

@@ -1,4 +1,4 @@
-"""The figures of notebooks 00 and 01: the map, a model's parts, its span head, deep stacks."""
+"""The figures of notebooks 00 and 01: the map, a model's parts, row orders, head, deep stacks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from helpers.plots import ACCENT, DARK, LIGHT, MIDDLE, new_figure
+from helpers.probe import NEEDED
+
+ROW_ORDERS = {
+    "0": "[part, head, number]", "1.0": "[head, number, part]", "2.0": "[head, part, number]"
+}  # fmt: skip
 
 
 def notebook_flow(steps: Sequence[tuple[str, str, str]]):
@@ -41,6 +46,22 @@ def part_bars(models: dict[str, dict[str, int]]):
         axes.invert_yaxis()
         axes.set(xlabel="weights (millions)", xlim=(0, 1.2 * max(millions)))
         axes.set_title(f"{name}: {total:.1f} million", loc="left", fontsize=11)
+    return figure
+
+
+def order_scores(found: dict):
+    """``lessons.row_orders`` as bars; dashed: what the best must reach where the probe decides."""
+    figure, axes = new_figure(7, 2.6)
+    names = list(found["scores"])
+    labels = [f"{name}: {ROW_ORDERS[name]}" for name in names]
+    colours = [DARK if name == found["order"] else LIGHT for name in names]
+    bars = axes.barh(labels, found["scores"].values(), color=colours, edgecolor=DARK)
+    axes.bar_label(bars, [f"{value:.2f}" for value in found["scores"].values()], padding=4)
+    if found["kind"] in NEEDED:
+        axes.axvline(NEEDED[found["kind"]][0], color="black", linestyle="--", linewidth=1)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.1), xlabel=found["measure"], ylabel="rows run over")
+    axes.set_title(f"The three row orders; dark: {found['order']}", loc="left", fontsize=11)
     return figure
 
 

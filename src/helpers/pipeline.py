@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import bioasq, checkpoints, fetch, squad, training
+from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.config import InputError, Settings, from_parameters
+from helpers.file_conversion import GOLDEN
 from helpers.outputs import check_outputs
 from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
+from helpers.prepare import prepare
 from helpers.squad import Example
 
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
@@ -21,7 +24,25 @@ _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
     """Fetch a checkpoint by name, or take a path, and load it with its tokenizer."""
-    return checkpoints.load(fetch.fetch(checkpoint).folder, settings)
+    return checkpoints.load(prepare(fetch.fetch(checkpoint).folder, settings), settings)
+
+
+def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: str = "") -> Path:
+    """Write any checkpoint that can be read as a transformers folder, and print what it holds.
+
+    ``qkv_order`` names the row order of a Megatron checkpoint, else it is found by trying.
+    """
+    checkpoints.check_replaceable(Path(output))
+    settings = from_parameters(qkv_order=qkv_order)
+    reader = checkpoints.load(prepare(checkpoint, settings), settings)
+    checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
+    if found := reader.origin.get("qkv"):
+        tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
+        print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
+    if reader.fresh_head:
+        print("no span head in it: fine-tune it before asking questions")
+    print(f"transformers folder: {output}")
+    return Path(output)
 
 
 def fine_tune_files(
@@ -111,13 +132,17 @@ def read_inputs(
 
     Questions without any text are named on standard error; when all are, it is an ``InputError``.
     """
-    texts = squad.read_abstracts(abstracts) if abstracts else None
     questions = bioasq.read_questions(path)
-    examples, drops = squad.convert(questions, context=settings.context, test=True, abstracts=texts)
+    texts = Abstracts({}, {})
+    if settings.context == "abstract":
+        texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+    examples, drops = squad.convert(
+        questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
+    )
     if not examples:
         raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
     if any(question.exact_answer for question in questions):
-        print(f"{path}: {squad.GOLDEN}", file=sys.stderr)
+        print(f"{path}: {GOLDEN}", file=sys.stderr)
     if drops:
         names = ", ".join(drop.question_id for drop in drops)
         print(f"{path}: no text, so no answer, for question {names}", file=sys.stderr)

@@ -20,7 +20,7 @@ from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved noteb
 
 from helpers.config import InputError
 from helpers.encoder import SpanModel
-from helpers.features import gather
+from helpers.features import Batch, gather
 from helpers.metrics import squad_em_f1
 from helpers.prediction import Reader
 from helpers.qkv import ORDERS, from_ours, to_ours
@@ -29,14 +29,15 @@ from helpers.squad import Example
 QUESTIONS = Path(__file__).parent / "probe_questions.json"
 # The best score must reach the first number and lead by the second. Wrong orders leave a model
 # that points at random words (F1 below 0.2, no masked word in ten), a trained one gets most right.
-_NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
-_MEASURES = {
+NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
+MEASURES = {
     "answers": "mean token F1 on the questions of probe_questions.json",
     "words": "share of masked words guessed by the pre-training head",
     "tag": "the file's own checkpoint_version",
     "given": "the setting qkv_order",
 }
 _EVERY = 6  # one word in so many is masked
+_LEAST_WORDS = 60  # a vocabulary of English and biomedicine knows twice as many
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Evidence:
     """The order a checkpoint was read in, and why: ``scores`` (0 to 1) of the orders tried."""
 
     order: str
-    kind: str  # a key of _MEASURES
+    kind: str  # a key of MEASURES
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def measure(self) -> str:
         """What the decision rests on, in words."""
-        return _MEASURES[self.kind]
+        return MEASURES[self.kind]
 
     def as_dict(self) -> dict:
         """JSON-ready, for a manifest or a model card."""
@@ -90,7 +91,7 @@ def find_order(
     shown = ", ".join(f"{order}: {score:.2f}" for order, score in scores.items())
     if best is None:
         raise InputError(
-            f"{path}: no order of its query-key-value rows stands out ({_MEASURES[kind]}: "
+            f"{path}: no order of its query-key-value rows stands out ({MEASURES[kind]}: "
             f"{shown}), so it is damaged, not trained, or not what it says; {remedy}"
         )
     if version in ORDERS and version != best:
@@ -104,7 +105,7 @@ def find_order(
 def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, float]:
     """The measure under each order; the model's rows start in "0" and end in the last order."""
     scores, now = {}, "0"
-    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=1):
+    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=5):
         reorder(reader.model, now, order)
         scores[order], now = measure(reader), order
     return scores
@@ -112,7 +113,7 @@ def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, 
 
 def choose(scores: Mapping[str, float], kind: str) -> str | None:
     """The order that stands out by the rule above, or None."""
-    least, lead = _NEEDED[kind]
+    least, lead = NEEDED[kind]
     best, second, *_ = sorted(scores, key=scores.__getitem__, reverse=True)
     clear = scores[best] >= least and scores[best] - scores[second] >= lead
     return best if clear else None
@@ -150,16 +151,7 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
     head = {name: lm_head[name].float() for name in needed}
 
     def measure(reader: Reader) -> float:
-        windows = reader.windows([example for example, _ in questions()])
-        batch = gather(windows, range(len(windows)))
-        # Words that are one token, so that a guess is right or wrong.
-        alone = np.flatnonzero(windows.can_start & windows.can_end)
-        letters = [n for n in alone if reader.vocab[windows.ids[n]].isalpha()]
-        masked = torch.tensor(
-            [n for n in letters if len(reader.vocab[windows.ids[n]]) > 3][::_EVERY]
-        )
-        truth = batch.ids[masked]
-        batch.ids[masked] = reader.vocab.index("[MASK]")
+        batch, masked, truth = mask_words(reader)
         with torch.inference_mode():
             x = reader.model.encoder(batch)[masked]
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
@@ -170,3 +162,25 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
         return float((guess == truth).float().mean())
 
     return measure
+
+
+def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """The contexts with some words masked: the batch, the places in it, the words' ids.
+
+    Only words that are one token and longer than three letters, so that a guess is right or
+    wrong and not of the kind that any text would do for.
+    """
+    windows = reader.windows([example for example, _ in questions()])
+    batch = gather(windows, range(len(windows)))
+    tokens = [reader.vocab[n] for n in windows.ids]
+    alone = np.flatnonzero(windows.can_start & windows.can_end)
+    known = [n for n in alone if tokens[n].isalpha() and len(tokens[n]) > 3]
+    if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
+        raise InputError(
+            f"only {len(known)} words of the vocabulary are in the probe's texts (or it lacks "
+            "[MASK]), too few to test the row order by; give qkv_order"
+        )
+    masked = torch.tensor(known[::_EVERY])
+    truth = batch.ids[masked]
+    batch.ids[masked] = reader.vocab.index("[MASK]")
+    return batch, masked, truth

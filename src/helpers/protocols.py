@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers import checkpoints, metrics
+from helpers.batches import TestBatch, read_batches
 from helpers.bioasq import find_files
 from helpers.config import CONTEXTS, MERGES, MISSING, InputError, Settings
-from helpers.conversion import TestBatch, read_batches
 from helpers.layout import ready_tests
 from helpers.mini_text import DATA
 from helpers.prediction import Candidate, rank_answers, read_nbest
@@ -153,7 +153,7 @@ def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
         files = replace(files, tests=files.golds, tests_are_squad=False, enriched=True)
     ready = ready_tests(folder, context)
     if context != "abstract" or files.abstracts or golden or not ready:
-        return read_batches(files, context)[0]
+        return read_batches(files, context, fetch=False)[0]  # no download for a table's sake
     by_question: dict[str, list[Example]] = {}
     for example in (example for path in ready for example in read_squad(path)):
         by_question.setdefault(example.question_id, []).append(example)

@@ -85,6 +85,10 @@ def fine_tune(
         shutil.rmtree(folder)
         raise
     reader.model.eval()
+    names = ("learning_rate", "seed")
+    reader.origin["fine_tuned"] = {
+        "steps": steps, "windows": len(windows), **{n: getattr(reader.settings, n) for n in names}
+    }  # fmt: skip
     return Trained(steps, len(windows), history[-1][3], history)
 
 

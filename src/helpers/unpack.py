@@ -74,7 +74,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
 
 def _extract(archive: Path, folder: Path) -> None:
     taken: set[str] = set()
-    is_zip = zipfile.is_zipfile(archive)
+    is_zip = not tarfile.is_tarfile(archive)  # a tar that ends with a zip passes for a zip too
     with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as file:
         found = list(_zip_members(archive, file) if is_zip else _tar_members(archive, file))
         total = sum(member.bytes for member in found)

@@ -1,7 +1,8 @@
 """Weights that are mapped into memory instead of being read.
 
 The safetensors library sorts what it writes by name, which puts a layer's query, key and value
-apart. Written side by side, the three can be used as one matrix straight from the file.
+apart, and gives each tensor a memory of its own. Written side by side and mapped as one, the three
+can be used as one matrix straight from the file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -34,6 +37,29 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         out.write(text)
         for tensor in tensors.values():
             out.write(tensor.detach().cpu().contiguous().numpy().data)
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file; those of a file that is all float32 are mapped, not read.
+
+    Mapped tensors can be written to, which changes memory only, never the file. Raises
+    ``safetensors.SafetensorError`` and ``OSError``.
+    """
+    with safe_open(path, "pt") as file:  # the library checks the header: names, shapes, places
+        names = file.keys()
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+    start = 8 + size
+    if start % 4 or any(header[name]["dtype"] != "F32" for name in names):
+        return load_file(path)
+    length = (path.stat().st_size - start) // 4
+    numbers = torch.from_file(str(path), shared=False, size=start // 4 + length)[start // 4 :]
+    tensors = {}
+    for name in names:
+        low, high = header[name]["data_offsets"]
+        tensors[name] = numbers[low // 4 : high // 4].view(header[name]["shape"])
+    return tensors
 
 
 def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,135 @@
+"""Load a checkpoint of BioMegatron's size in several ways: seconds and memory, in one run.
+
+    python benchmarks/load_checkpoint.py [--rounds 3] [--layers 24 --hidden 1024]
+
+The weights are random, in the format of 2021: two old pickles of float16. Each way runs in a
+process of its own, round by round, so that they share the machine's good and bad moments. Memory
+is the process's peak (VmHWM, Linux) over what it holds after its imports, in units of the float32
+weights. Ratios are to the naive way: build the model, ``torch.load``, ``load_state_dict``.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+GIB = 2**30
+WAYS = {
+    "naive": "transformers' model built, torch.load, load_state_dict",
+    "pickles": "ours, from the two pickles (row order given)",
+    "mapped": "ours, from the converted safetensors, mapped",
+    "transformers": "transformers' from_pretrained on the converted folder",
+}
+
+
+def make(folder: Path, layers: int, hidden: int) -> None:
+    """The files: ``megatron/`` (2021), ``naive.pt`` (transformers' names), ``converted/``."""
+    import torch
+
+    from helpers import checkpoints
+    from helpers.config import Settings
+    from helpers.encoder import EncoderConfig, SpanModel
+    from helpers.key_map import megatron_names, transformers_names
+    from helpers.prediction import Reader
+
+    config = EncoderConfig(
+        layers=layers, hidden=hidden, heads=hidden // 64, feed_forward=4 * hidden
+    )
+    torch.manual_seed(0)
+    model = SpanModel(config).half()
+    state = model.state_dict()
+    old = {"_use_new_zipfile_serialization": False}
+    names = {ours: theirs for theirs, ours in megatron_names(layers).items()}
+    (folder / "megatron").mkdir()
+    for file, part in (("MegatronBERT.pt", "encoder."), ("TokenClassifier.pt", "head.")):
+        tensors = {names[ours]: value for ours, value in state.items() if ours.startswith(part)}
+        torch.save(tensors, folder / "megatron" / file, **old)
+    naive = {
+        theirs: (state[ours] if rows is None else state[ours].chunk(3)[rows]).clone()
+        for ours, theirs, rows in transformers_names(config)
+    }
+    torch.save(naive, folder / "naive.pt", **old)
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
+    (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    reader = Reader(model.float(), vocab, Settings())
+    checkpoints.save_transformers(reader, folder / "converted")
+
+
+def load(way: str, folder: Path) -> None:
+    """Load in one way and print seconds, peak memory over the imports, and a checksum."""
+    import torch
+    import transformers
+
+    from helpers import checkpoints
+    from helpers.config import Settings
+
+    transformers.logging.set_verbosity_error()
+    theirs = transformers.MegatronBertForQuestionAnswering
+    before, started = _peak(), time.perf_counter()
+    if way == "naive":
+        config = transformers.AutoConfig.from_pretrained(folder / "converted")
+        model = theirs(config)
+        state = torch.load(folder / "naive.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(state)
+    elif way == "transformers":
+        model = theirs.from_pretrained(folder / "converted")
+    elif way == "pickles":
+        model = checkpoints.load(folder / "megatron", Settings(qkv_order="0")).model
+    else:
+        model = checkpoints.load(folder / "converted", Settings()).model
+    seconds, peak = time.perf_counter() - started, _peak() - before
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    total = sum(p.double().sum().item() for p in model.parameters())
+    result = {"seconds": seconds, "peak": peak, "weights": weights, "sum": total}
+    print(json.dumps(result))
+
+
+def _peak() -> int:
+    """The process's largest memory so far in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise SystemExit("this benchmark reads /proc, so it runs on Linux only")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        return load(options.way, options.folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        print("writing the files …", flush=True)
+        make(Path(scratch), options.layers, options.hidden)
+        runs: dict[str, list[dict]] = {way: [] for way in WAYS}
+        for number in range(options.rounds):
+            for way in WAYS:
+                print(f"round {number + 1} of {options.rounds}: {way}", flush=True)
+                command = [sys.executable, __file__, "--way", way, "--folder", scratch]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+    sums = {round(run["sum"], 3) for found in runs.values() for run in found}
+    if len(sums) != 1:
+        raise SystemExit(f"the ways loaded different weights: sums {sums}")
+    weights = runs["naive"][0]["weights"]
+    print(f"\nfloat32 weights: {weights / GIB:.3f} GiB; medians of {options.rounds} rounds\n")
+    print("| way | seconds | naive / this | peak, GiB | peak / weights |\n|---|---|---|---|---|")
+    seconds = {way: statistics.median(run["seconds"] for run in runs[way]) for way in WAYS}
+    for way, text in WAYS.items():
+        peak = statistics.median(run["peak"] for run in runs[way])
+        print(f"| {text} | {seconds[way]:.2f} | {seconds['naive'] / seconds[way]:.1f} "
+              f"| {peak / GIB:.2f} | {peak / weights:.2f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

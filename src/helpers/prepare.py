@@ -1,0 +1,39 @@
+"""Megatron's files as a transformers folder, converted once and kept beside the fetched files.
+
+Finding the row order takes a moment and old pickles have to be read whole; the folder that comes
+out is mapped into memory at once and needs no evidence any more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from helpers import checkpoints, megatron
+from helpers.config import Settings
+from helpers.download import check_disk
+from helpers.files import locked
+from helpers.registry import cache_folder
+
+
+def prepare(path: str | Path, settings: Settings) -> Path:
+    """The folder to load instead of a checkpoint of Megatron's; any other path comes back as it is.
+
+    The folder lies in the cache, under a name that follows from the checkpoint's bytes and from
+    ``settings.qkv_order``, so another file or order is converted anew. Raises ``InputError`` as
+    ``checkpoints.load`` does.
+    """
+    path = Path(path)
+    if not checkpoints.is_foreign(path):
+        return path
+    hashes = megatron.hashes(path)
+    told = f"{sorted(hashes.values())} {settings.qkv_order}"
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
+    folder = cache_folder() / "converted" / f"{path.stem}-{name}"
+    with locked(folder.parent, path.name):
+        if not (folder / "config.json").is_file():
+            reader = checkpoints.load(path, settings)
+            weights = sum(p.nbytes for p in reader.model.parameters())
+            check_disk(folder.parent, weights)
+            checkpoints.save_transformers(reader, folder, with_head=not reader.fresh_head)
+    return folder

@@ -1,0 +1,132 @@
+"""A small trained Megatron-BERT in NVIDIA's format of 2021, for machines that cannot reach NGC.
+
+    python tests/standin.py FOLDER [--order 0]
+
+MiniLM has its LayerNorm after each block, Megatron-BERT before it. Its weights are moved over and
+regressed until each layer says what it said before; then the model learns to answer questions on
+two-sentence texts about the facts of BioASQ-mini's train side. FOLDER then holds
+``biomegatron345muncasedsquadv1/1/`` as ``tests/ngc_server.py`` serves it. Its scores mean nothing:
+it shows that the kit finds its way through such a checkpoint.
+"""
+
+import argparse
+import random
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import megatron_files
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from helpers import checkpoints, fetch, mini_text, squad, training
+from helpers.config import from_parameters
+from helpers.encoder import SpanModel
+from helpers.features import gather
+from helpers.prediction import Reader
+
+MODEL, VERSION = "biomegatron345muncasedsquadv1", "1"
+FRAMES = ("<so1>. // <so2>.", "<so2>. // <so1>.", "<os1>. // <os3>.", "<os2>. // <os1>.",
+          "<so1>. // <os2>.", "<so2>. // <os1>.", "<so1>.")  # fmt: skip
+
+
+def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
+    """Train the stand-in and write it under ``folder``; returns the checkpoint's folder."""
+    settings = from_parameters(
+        seed=seed, epochs=2, learning_rate=2e-4, wandb_mode="disabled", max_length=128
+    )
+    teacher = checkpoints.load(fetch.fetch("minilm").folder, settings)
+    rows = lessons(seed)
+    reader = Reader(regressed(teacher, rows, seed=seed), teacher.vocab, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        training.fine_tune(reader, rows, Path(scratch) / "training")
+    path = folder / MODEL / VERSION
+    w = megatron_files.weights_of(reader.model)
+    return megatron_files.write(path, order, w=w, vocab=reader.vocab, dtype=torch.float16)
+
+
+def lessons(seed: int) -> list[squad.Example]:
+    """Questions on the train side's facts, each with texts of two facts in either order."""
+    rows = []
+    for fact in mini_text.facts():
+        item = mini_text.draft(fact) if fact.side == "train" else None
+        if item is None:
+            continue
+        rng = random.Random(f"{seed}|{fact.id}")
+        for number, frame in enumerate(rng.sample(FRAMES, 3), 1):
+            text = mini_text.sentence(frame, item, rng)
+            spans = squad.find_spans(text, [name for entity in fact.entities for name in entity])
+            if spans:
+                longest = max(spans, key=lambda span: span.end - span.start)
+                rows.append(squad.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
+                                          (longest,)))  # fmt: skip
+    return rows
+
+
+def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanModel:
+    """A pre-LayerNorm model whose normalised states are those of the post-LayerNorm teacher."""
+    windows = teacher.windows(rows)
+    rng = random.Random(seed)
+    model = moved(teacher.model)
+    optimizer = torch.optim.AdamW(model.encoder.parameters(), lr=5e-4, weight_decay=0, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.02, total_iters=steps)
+    for _ in tqdm(range(steps), desc="regression", unit="step"):
+        batch = gather(windows, rng.sample(range(len(windows)), 24))
+        with torch.no_grad():
+            wanted = states(teacher.model, batch)
+        found = states(model, batch)
+        pairs = zip(found, wanted, strict=True)
+        loss = sum(F.mse_loss(x, y) / y.var() for x, y in pairs) / len(found)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model
+
+
+def moved(old: SpanModel) -> SpanModel:
+    """The teacher's weights in pre-LayerNorm places: each norm goes one block further."""
+    new = SpanModel(replace(old.config, norm_first=True, epsilon=1e-5))
+    state = {name: value.clone() for name, value in old.state_dict().items()}
+    norms = norm_names(old.config.layers)
+    for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):
+        for kind in ("weight", "bias"):
+            state[f"{ours}.{kind}"] = old.state_dict()[f"{theirs}.{kind}"].clone()
+    # Words differ in size; the first norm of the teacher evens that out, here the words carry it.
+    words = state["encoder.words.weight"]
+    scale = old.encoder.norm.weight.mean() / words.std(-1, keepdim=True)
+    words *= scale
+    for name in ("positions", "token_types"):
+        state[f"encoder.{name}.weight"] *= scale.median()
+    new.load_state_dict(state)
+    return new
+
+
+def norm_names(layers: int) -> list[str]:
+    """The layers' norms in the order in which a text passes them."""
+    kinds = ("attention_norm", "mlp_norm")
+    return [f"encoder.layers.{n}.{kind}" for n in range(layers) for kind in kinds]
+
+
+def states(model: SpanModel, batch) -> list[torch.Tensor]:
+    """What leaves each norm, in the order of the text's way through the model."""
+    seen: list[torch.Tensor] = []
+    norms = [m for m in model.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
+    hooks = [norm.register_forward_hook(lambda *call: seen.append(call[2])) for norm in norms]
+    model.encoder(batch)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--order", choices=("0", "1.0", "2.0"), default="0")
+    options = parser.parse_args()
+    print(make(options.folder, options.order))
+
+
+if __name__ == "__main__":
+    main()

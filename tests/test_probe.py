@@ -1,0 +1,171 @@
+"""The probe: which order a checkpoint's query-key-value rows have, by what the model can do."""
+
+from types import SimpleNamespace
+
+import megatron_files as files
+import pytest
+import reference_megatron as reference
+import torch
+from tiny import VOCAB
+from torch.nn import functional as F
+
+from helpers import checkpoints, probe, qkv
+from helpers.config import InputError, Settings
+from helpers.encoder import EncoderConfig, SpanModel
+from helpers.features import gather
+from helpers.prediction import Reader
+from helpers.squad import Example, Span
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small Megatron-BERT that has learnt the probe's questions and its masked words by heart.
+
+    What it knows it can only use through attention: a masked word's place does not tell it.
+    """
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    split = BertPreTokenizer().pre_tokenize_str
+    asked = probe.questions()
+    text = " ".join(f"{example.question} {example.context}" for example, _ in asked).lower()
+    vocab = [*SPECIAL, *sorted({word for word, _ in split(text)})]
+    config = EncoderConfig(len(vocab), 48, 2, 4, 96, positions=96)
+    torch.manual_seed(0)
+    model = SpanModel(config)
+    head = SimpleNamespace(dense=torch.nn.Linear(48, 48), layernorm=torch.nn.LayerNorm(48),
+                           bias=torch.nn.Parameter(torch.zeros(len(vocab))))  # fmt: skip
+    reader = Reader(model, vocab, Settings())
+    rows = []
+    for e, answer in asked:  # the second kind of question makes it look at the question at all
+        last = e.context.split()[-1].rstrip(".")
+        for question, words in ((e.question, answer), ("Which is?", last)):
+            spans = (_span(e.context, words),)
+            rows.append(Example(e.id, e.question_id, question, e.context, spans))
+    windows = reader.windows(rows, training=True)
+    spans = gather(windows, range(len(windows)))
+    firsts = torch.tensor(windows.bounds[:-1])
+    hidden, places, truth = probe.mask_words(reader)
+    parameters = [*model.parameters(), *head.dense.parameters(), *head.layernorm.parameters()]
+    optimizer = torch.optim.AdamW([*parameters, head.bias], lr=3e-3, weight_decay=0)
+    for _ in range(120):
+        logits = model(spans)
+        loss = sum(
+            F.cross_entropy(row[None], place[None])
+            for column, answer in enumerate((spans.start, spans.end))
+            for row, place in zip(
+                logits[:, column].split(windows.lengths.tolist()), answer, strict=True
+            )
+        ) / len(firsts)
+        x = head.layernorm(F.gelu(head.dense(model.encoder(hidden)[places])))
+        guess = F.linear(x, model.encoder.words.weight, head.bias)
+        loss = loss + F.cross_entropy(guess, truth)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    lm_head = {"bias": head.bias.detach()}
+    for part in ("dense", "layernorm"):
+        for kind in ("weight", "bias"):
+            lm_head[f"{part}.{kind}"] = getattr(getattr(head, part), kind).detach()
+    return reader, lm_head
+
+
+def _span(context, answer):
+    start = context.rindex(answer)
+    return Span(start, start + len(answer), answer)
+
+
+@pytest.mark.parametrize("order", qkv.ORDERS)
+def test_a_model_that_answers_shows_its_order(trained, tmp_path, order):
+    reader, _ = trained
+    w = files.weights_of(reader.model)
+    path = files.write(tmp_path / "m", order, w=w, vocab=reader.vocab, dtype=torch.float16)
+    found = checkpoints.load(path, Settings())
+    evidence = found.origin["qkv"]
+    assert (evidence["order"], evidence["kind"]) == (order, "answers")
+    assert evidence["scores"][order] > 0.9
+    assert probe.answer_score(found) == evidence["scores"][order]
+
+
+@pytest.mark.parametrize("order", qkv.ORDERS)
+def test_a_model_that_guesses_words_shows_its_order(trained, tmp_path, order):
+    reader, lm_head = trained
+    path = files.write(
+        tmp_path / "m", order, w=files.weights_of(reader.model), vocab=reader.vocab,
+        layout="nested", lm_head=lm_head, head=False,
+    )  # fmt: skip
+    found = checkpoints.load(path, Settings())
+    assert found.fresh_head and found.origin["qkv"]["kind"] == "words"
+    assert found.origin["qkv"]["order"] == order
+    assert found.origin["qkv"]["scores"][order] > 0.9
+
+
+def test_an_untrained_model_is_refused_with_its_scores(tmp_path):
+    said = r"no order .* stands out .*0: 0\.\d\d, 1\.0: .*qkv_order"
+    with pytest.raises(InputError, match=said):
+        files.load(files.write(tmp_path / "m"))
+
+
+def test_an_untrained_model_guesses_no_words(trained, tmp_path):
+    reader, lm_head = trained
+    w = reference.random_weights(2, 48, 4, 96, len(reader.vocab), positions=96)
+    how = {"w": w, "vocab": reader.vocab, "layout": "nested", "head": False}
+    path = files.write(tmp_path / "m", lm_head=lm_head, **how)
+    with pytest.raises(InputError, match="masked words guessed"):
+        checkpoints.load(path, Settings())
+    del lm_head["bias"]
+    path = files.write(tmp_path / "n", lm_head=lm_head, **how)
+    with pytest.raises(InputError, match="lm_head: 'bias' is missing"):
+        checkpoints.load(path, Settings())
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ({"0": 0.9, "1.0": 0.1, "2.0": 0.2}, "0"),
+        ({"0": 0.1, "1.0": 0.36, "2.0": 0.15}, "1.0"),
+        ({"0": 0.34, "1.0": 0.0, "2.0": 0.0}, None),  # too low
+        ({"0": 0.9, "1.0": 0.1, "2.0": 0.75}, None),  # too close
+    ],
+)
+def test_the_rule(scores, best):
+    assert probe.choose(scores, "answers") == best
+
+
+def test_questions_hold_their_answers_once():
+    items = probe.questions()
+    assert len(items) >= 15
+    for example, answer in items:
+        assert example.context.count(answer) == 1 and example.question.endswith("?")
+
+
+def test_without_a_head_the_tag_is_the_evidence(tmp_path):
+    headless = {"layout": "nested", "head": False}
+    reader = files.load(files.write(tmp_path / "m", "2.0", version=2.0, **headless))
+    assert reader.fresh_head and reader.origin["qkv"]["kind"] == "tag"
+    with torch.no_grad():
+        w = reference.random_weights(**files.SIZES)
+        reader.model.head.weight.copy_(w["span"][0])
+        reader.model.head.bias.copy_(w["span"][1])
+    assert files.compare(reader) < 1e-5
+    with pytest.raises(InputError, match="no span head, no masked-word head and no version tag"):
+        files.load(files.write(tmp_path / "n", **headless))
+    bare = checkpoints.save_transformers(reader, tmp_path / "out", with_head=False)
+    assert checkpoints.load(bare, files.SETTINGS).fresh_head
+
+
+def test_tag_and_probe_must_agree(trained, tmp_path):
+    reader, _ = trained
+    how = {"w": files.weights_of(reader.model), "vocab": reader.vocab, "layout": "nested"}
+    path = files.write(tmp_path / "a", "2.0", version=2, **how)
+    assert checkpoints.load(path, Settings()).origin["qkv"]["kind"] == "answers"
+    path = files.write(tmp_path / "b", "2.0", version=0, **how)
+    with pytest.raises(InputError, match="tagged as version 0, but answers best as 2.0"):
+        checkpoints.load(path, Settings())
+
+
+def test_too_few_known_words_are_no_evidence():
+    reader = Reader(SpanModel(EncoderConfig(len(VOCAB), 32, 1, 4, 32)), VOCAB, Settings())
+    with pytest.raises(InputError, match="words of the vocabulary"):
+        probe.mask_words(reader)
