@@ -138,9 +138,8 @@ def _notebooks(run: Run, manifest: dict) -> str:
     items = []
     for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, 4)
-        for output in (o for c in notebook.cells for o in c.get("outputs", ())):
-            if output.output_type == "stream":
-                output.text = last_states(output.text)
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+            cell.outputs = _joined(cell.outputs)
         page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
         write_text(path.with_suffix(".html"), page)
         title = next((c.source.splitlines()[0].lstrip("# ") for c in notebook.cells), path.stem)
@@ -151,6 +150,20 @@ def _notebooks(run: Run, manifest: dict) -> str:
             + "</li>"
         )
     return f"<ul>{''.join(items)}</ul>"
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with the pieces of one stream put together: a slow bar comes in many."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in (o for o in joined if o.output_type == "stream"):
+        output.text = last_states(output.text)
+    return joined
 
 
 def last_states(text: str) -> str:
