@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import pytest
@@ -139,17 +138,3 @@ def test_a_loss_that_is_lost_stops_the_training_and_leaves_nothing(tmp_path):
             tiny_reader(learning_rate=1e20), tiny_examples(60), tmp_path / "t", progress=False
         )
     assert not (tmp_path / "t").exists()
-
-
-def test_the_number_of_threads_is_no_reason_to_train_anew():
-    reader = tiny_reader()
-    windows = reader.windows(tiny_examples(6), training=True)
-    big = types.SimpleNamespace(settings=reader.settings, model=torch.nn.Linear(1500, 1500))
-    before, plans = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            plans.append(training._plan_of(big, windows))
-    finally:
-        torch.set_num_threads(before)
-    assert plans[0] == plans[1] == plans[2]

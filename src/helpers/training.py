@@ -146,9 +146,7 @@ def _plan_of(reader: Reader, windows: Windows) -> dict:
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(array.tobytes())
     for parameter in reader.model.parameters():
-        # NumPy adds in one order; torch's order, and so the last digit, depends on its threads.
-        values = parameter.detach().float().cpu().numpy()
-        start.update(values.sum(dtype="float64").tobytes())
+        start.update(parameter.detach().double().sum().numpy().tobytes())
     plan = {name: getattr(reader.settings, name) for name in names}
     return {**plan, "data": data.hexdigest(), "checkpoint": start.hexdigest()}
 
