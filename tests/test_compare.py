@@ -69,7 +69,7 @@ def test_the_command_names_no_place_on_this_machine(finished):
     (row, _) = compare.rows([compare.read(finished("a", 4))])
     assert row["command"] == (
         "python -m helpers.batch seeds --profile squad-then-bioasq-cpu --bioasq-dir DIR "
-        "--set squad_file=x y.json --seeds 4"
+        "--set 'squad_file=x y.json' --seeds 4"
     )
 
 

@@ -8,6 +8,7 @@ over questions. Published rows stand below with their sources. The rows are plai
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,13 +170,14 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
 
 def markdown(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
     """The results table in Markdown, in percent."""
-    head = "model | context read | trained on | SAcc | MRR | LAcc | ceiling | command, or source"
+    head = "model | context read | trained on | SAcc | MRR | LAcc | ceiling | profile, or source"
     lines = [f"| {head} |", "|" + "---|" * len(head.split(" | "))]
     for row in ours:
         cells = [_cell(row["measures"][m], row["seeds"], row["system"] == OWN) for m in MEASURES]
         ceiling = f"{100 * row['ceiling']:.1f}"
         cells = [row["name"], _context(row), row["training"], *cells, ceiling]
-        lines.append(f"| {' | '.join(cells)} | `{row['command']}` |")
+        made = f"`{row['profile']}`" if row["system"] == OWN else "the same run"
+        lines.append(f"| {' | '.join(cells)} | {made} |")
     for row in theirs:
         cells = [row["name"], _CONTEXTS.get(row["context"], row["context"]), row["training"]]
         cells += [row["printed"][m] for m in MEASURES]
@@ -184,15 +186,14 @@ def markdown(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
 
 
 def facts(ours: Sequence[Mapping]) -> str:
-    """What made our rows, one line each: seeds, code, machine, time."""
+    """What made our rows, one item each: the command, seeds, code, machine, time."""
     lines = []
     for row in (row for row in ours if row["system"] == OWN):
-        seconds = row["seconds"]
+        minutes, seconds = row["seconds"]["train"] / 60, row["seconds"]["predict"]
         lines.append(
-            f"- {row['profile']}: seeds {', '.join(map(str, row['seeds']))}; {row['n']} questions; "
-            f"merge by {row['merge']}, missing answers {row['missing']}; commit "
-            f"{', '.join(row['commits'])}; {row['hardware']}; {seconds['train'] / 60:.0f} minutes "
-            f"of training and {seconds['predict']:.0f} seconds of prediction a seed (mean)."
+            f"- `{row['command']}`: {row['n']} questions, merge by {row['merge']}, missing answers "
+            f"{row['missing']}; commit {', '.join(row['commits'])}; {row['hardware']}; "
+            f"{minutes:.0f} minutes of training and {seconds:.0f} seconds of prediction a seed."
         )
     return "\n".join(lines) + "\n"
 
@@ -217,13 +218,14 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     settings, scores = first.manifest["settings"], first.scores
     found = sources([run.ranks[system] for run in members], first.strata)
     seeds = [run.manifest["settings"]["seed"] for run in members]
-    commits = [str(run.manifest["kit"]["commit"])[:7] for run in members]
+    commits = [commit[:7] for run in members for commit in _commits(run.manifest)]
     hardware = first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or [])
     places = {"bioasq_dir": "DIR"} | {
         name: Path(settings[name]).name for name in ("squad_file", "squad_dev") if name in settings
     }
-    words = reproduce.options(settings, seed=False, places=places)
+    said = {name: value for name, value in settings.items() if name not in _NOT_A_WAY}
+    words = reproduce.options({**said, "seed": 0}, seed=False, places=places)
     return {
         "name": "lexical baseline"
         if system == "lexical"
@@ -249,7 +251,9 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
             }
             for measure, s in found.items()
         },
-        "command": " ".join(["python -m helpers.batch seeds", *words, "--seeds", *map(str, seeds)]),
+        "command": shlex.join(
+            ["python", "-m", "helpers.batch", "seeds", *words, "--seeds", *map(str, seeds)]
+        ),
         "commits": list(dict.fromkeys(commits)),
         "hardware": f"{hardware['cores']} cores of {hardware['cpu']}"
         + (f", {gpus}" if gpus else ", no GPU"),
@@ -258,6 +262,12 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
             for name in ("train", "predict")
         },
     }
+
+
+def _commits(manifest: Mapping) -> list[str]:
+    """The code that trained the model, and that which scored it, where they are not the same."""
+    now = str(manifest["kit"]["commit"])
+    return [manifest["files"].get("model/model.nemo", {}).get("commit") or now, now]
 
 
 def _training(scores: Mapping, system: str) -> str:

@@ -86,7 +86,8 @@ class Run:
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
             raise InputError(f"{path}: cannot be recorded, it is not a file or folder of the run")
-        files = self.manifest()["files"]
+        known = self.manifest()
+        files = known["files"]
         if path.is_dir():
             files = {key: entry for key, entry in files.items() if not key.startswith(f"{name}/")}
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -100,8 +101,9 @@ class Run:
                 "made_by": made_by,
                 "made_at": _now(),
                 "made_for": _made_for(self.settings),
+                "commit": known.get("kit", {}).get("commit"),
             }
-        self._save({**self.manifest(), "files": files})
+        self._save({**known, "files": files})
         return path
 
     def need(self, name: str, notebook: str) -> Path:
