@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import shutil
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import reference_megatron as reference
 import torch
@@ -31,10 +33,12 @@ def write(
     settings = {"hidden-size": hidden, "num-attention-heads": heads, "num-layers": layers}
     (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({**settings, "max-seq-length": 64}))
-    if layout == "two files":
+    if layout in ("two files", "zip"):
         torch.save(state, folder / "MegatronBERT.pt", **new)
         if head:
             torch.save(span, folder / "TokenClassifier-EPOCH-2.pt", **new)
+        if layout == "zip":
+            return Path(shutil.make_archive(str(folder), "zip", folder))
     elif layout == "nested":  # as Megatron-LM saved it in training
         model = reference.nested(state)
         if lm_head:

@@ -22,6 +22,7 @@ from helpers.key_map import canonical
     [
         {},
         {"layout": "nested"},
+        {"layout": "zip"},
         {"layout": "nemo 1", "stack": "encoder"},
         {"layout": "nemo 1", "config": "yaml", "zipped": True},
         {"prefix": "bert_model.", "attention": "self_attention"},

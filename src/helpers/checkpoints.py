@@ -28,7 +28,7 @@ _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
 
 def load(path: str | Path, settings: Settings) -> Reader:
     """Read a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file of ours or
-    of NeMo 1.x, or a folder with Megatron's ``.pt`` files.
+    of NeMo 1.x, or a folder or zip with Megatron's ``.pt`` files.
 
     A checkpoint without a span head gets a random one that follows from ``settings.seed``, and
     the reader says so in ``fresh_head``. Megatron's files leave the order of their rows open:
@@ -45,7 +45,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     elif path.suffix == ".nemo":
         reader = _load_nemo(path, settings)
     elif path.exists():
-        raise InputError(f"{path}: neither a folder with a checkpoint nor a .nemo file")
+        raise InputError(f"{path}: neither a folder or zip with a checkpoint nor a .nemo file")
     else:
         raise InputError(f"{path}: no such checkpoint")
     reader.model.eval()
@@ -53,8 +53,10 @@ def load(path: str | Path, settings: Settings) -> Reader:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path holds Megatron's files: a folder with ``.pt``, or a ``.nemo`` of NeMo 1.x."""
-    return megatron.is_megatron(path) or (path.suffix == ".nemo" and _is_nemo_1(path))
+    """Whether a path holds Megatron's files: a folder or zip with ``.pt``, a ``.nemo`` of NeMo 1."""
+    if path.is_file():
+        return path.suffix == ".zip" or (path.suffix == ".nemo" and _is_nemo_1(path))
+    return megatron.is_megatron(path)
 
 
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:

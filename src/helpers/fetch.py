@@ -43,7 +43,7 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
     """Return the checkpoint ``name``, fetching and verifying what is not there yet.
 
     ``name`` is a key of ``REGISTRY`` in any case, a hub name (``organisation/model[@revision]``),
-    or the path of a folder or .nemo file, which is returned as it is. ``source`` is a folder, one
+    or the path of a folder, .nemo or .zip file, which is returned as it is. ``source`` is a folder, one
     file or an archive of the user's to take files from; ``to`` is the folder to put them in
     instead of the cache. Raises ``InputError`` when the name is unknown, ``source`` is wrong, the
     disk is too full, or no source has the files.
@@ -82,11 +82,11 @@ def _own_checkpoint(path: Path, name: str) -> Checkpoint:
         if not files:
             raise InputError(f"{path}: this folder holds no files, so no checkpoint")
         return Checkpoint(name, path, "your folder", files, "unknown: see where you got it")
-    if path.is_file() and path.suffix == ".nemo":
+    if path.is_file() and path.suffix in (".nemo", ".zip"):
         files = {path.name: sha256(path)}
         return Checkpoint(name, path, "your file", files, "unknown: see where you got it")
     if path.exists():
-        raise InputError(f"{path}: a checkpoint is a folder or a .nemo file")
+        raise InputError(f"{path}: a checkpoint is a folder, a .nemo file or a .zip")
     near = difflib.get_close_matches(name, REGISTRY, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(REGISTRY)

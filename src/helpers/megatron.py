@@ -56,7 +56,7 @@ def is_megatron(path: Path) -> bool:
 
 
 def read(path: Path, dropout: float) -> MegatronFile:
-    """Read a folder, or the ``.nemo`` file of NeMo 1.x.
+    """Read a folder, a zip of one, or the ``.nemo`` file of NeMo 1.x.
 
     Raises ``InputError`` that names the file, and a key that is unknown, missing or misshapen
     with the nearest expected ones.
@@ -65,7 +65,10 @@ def read(path: Path, dropout: float) -> MegatronFile:
     with _folder(path) as folder:
         files = _weight_files(folder)
         if not files:
-            raise InputError(f"{path}: holds no .pt or .ckpt file with weights")
+            raise InputError(
+                f"{path}: holds no .pt or .ckpt file with weights; if it is an archive of another "
+                "kind of checkpoint, unpack it and give the folder"
+            )
         vocabulary = _vocabulary(path, folder)
         raw: dict[str, torch.Tensor] = {}
         version = ""

@@ -98,16 +98,20 @@ def find_order(
         raise InputError(
             f"{path}: tagged as version {version}, but answers best as {best} ({shown}); {remedy}"
         )
-    reorder(reader.model, ORDERS[-1], best)
+    reorder(reader.model, "0", best)
     return Evidence(best, kind, scores)
 
 
 def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, float]:
-    """The measure under each order; the model's rows start in "0" and end in the last order."""
+    """The measure under each order; the model's rows are in "0" before and after."""
     scores, now = {}, "0"
-    for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=5):
-        reorder(reader.model, now, order)
-        scores[order], now = measure(reader), order
+    try:
+        for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=5):
+            reorder(reader.model, now, order)
+            now = order
+            scores[order] = measure(reader)
+    finally:
+        reorder(reader.model, now, "0")
     return scores
 
 
