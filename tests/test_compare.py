@@ -180,3 +180,14 @@ def test_figures_have_labelled_axes(finished):
     for seeds in ([0], [0, 1]):
         figure = result_plots.two_sources(uncertainty.sources([ranks] * len(seeds)), seeds)
         assert figure.axes[0].get_xlabel() == "score (%)"
+
+
+def test_the_readmes_table_is_what_the_command_wrote():
+    root = batch.ROOT
+    data = json.loads((root / "docs" / "results" / "results.json").read_text(encoding="utf-8"))
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert compare.into_readme(root / "README.md", data["runs"], data["published"]) == text
+    assert data["published"] == json.loads(json.dumps(compare.published()))
+    for row in data["runs"]:
+        assert row["measures"]["SAcc"]["mean"] <= row["measures"]["MRR"]["mean"]
+        assert row["measures"]["MRR"]["mean"] <= row["measures"]["LAcc"]["mean"] <= row["ceiling"]

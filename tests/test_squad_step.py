@@ -1,6 +1,7 @@
 """The SQuAD step: what it refuses, what it holds out, and a whole step with a tiny model."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -47,6 +48,19 @@ def test_a_name_that_is_no_set_of_questions_is_refused():
     wrong = settings(squad_epochs=1, squad_file="minilm")
     with pytest.raises(InputError, match="minilm: is no file of questions"):
         squad_step.read(wrong)
+
+
+def test_squads_own_files_come_by_their_names_in_the_registry(squad_file, tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        return SimpleNamespace(files={squad_file.name: "ab"}, folder=tmp_path)
+
+    monkeypatch.setattr(squad_step.fetch, "fetch", fetch)
+    data = squad_step.read(from_parameters("biomegatron-from-squad"))
+    assert set(fetched) == {"squad-train", "squad-dev"}
+    assert len(data.train) == len(data.dev) == 60 and list(data.files) == [str(squad_file)]
 
 
 def test_whole_paragraphs_are_held_out(squad_file):
