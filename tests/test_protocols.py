@@ -6,7 +6,7 @@ import pytest
 
 from helpers import conversion, metrics, protocols, review, runs, scores
 from helpers.bioasq import read_questions
-from helpers.config import from_parameters
+from helpers.config import InputError, from_parameters
 from helpers.outputs import write_json
 from helpers.pipeline import write_ranked
 from helpers.prediction import Candidate, write_nbest
@@ -110,6 +110,29 @@ def test_other_texts_are_predicted_anew(effects):
     for context in ("appended", "abstract"):
         found = pick(effects, "context", context)
         assert found.score.n == golden.score.n and "trained on snippet" in found.note
+
+
+def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monkeypatch):
+    settings = from_parameters(
+        "mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden", protocol_seconds=0
+    )
+    files = conversion.find_run_files(settings)
+    assert files.enriched and files.tests == files.golds
+    golden = runs.Run.open(settings)
+    converted = conversion.convert_run(files, settings)
+    conversion.write_run(converted, golden, scores.CONVERT)
+    golden.note("predict_seconds", 1.0)
+    for batch in converted.batches:
+        found = FirstWords(settings).predict(batch.examples)
+        write_nbest(golden.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
+        write_ranked(golden.path(f"answers/{batch.name}.json"), batch.examples, found, "sum")
+    for folder in ("nbest", "answers"):
+        golden.record(golden.path(folder), scores.PREDICT)
+    effects = protocols.effects(golden, scores.read_batches(golden))
+    assert pick(effects, "snippets", "golden").own
+    assert "not tried" in pick(effects, "snippets", "official").note
+    with pytest.raises(InputError, match="was made with snippets='official', now it is 'golden'"):
+        runs.Run(run.folder, settings).need("squad/mini1.json", scores.CONVERT)
 
 
 def test_what_would_take_long_is_named_instead(run, monkeypatch):

@@ -18,7 +18,7 @@ import numpy as np
 from helpers import reproduce
 from helpers.bioasq import read_json
 from helpers.claims import CLAIMS, Claim, counts_that_print_as
-from helpers.config import InputError
+from helpers.config import InputError, Settings
 from helpers.runs import MANIFEST
 from helpers.scores import OWN, RANKS
 from helpers.uncertainty import (
@@ -48,7 +48,7 @@ class RunResult:
     @property
     def way(self) -> tuple:
         """Everything that decides the result but the seed."""
-        settings = self.manifest["settings"]
+        settings = {**vars(Settings()), **self.manifest["settings"]}  # older runs lack newer ones
         made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"])
         return tuple((k, v) for k, v in settings.items() if k not in _NOT_A_WAY), str(made)
 

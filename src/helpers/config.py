@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXTS = ("snippet", "appended", "abstract")
+SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -45,6 +46,7 @@ class Settings:
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = "snippet"
+    snippets: str = "official"  # of the test: "golden" reads the golden files', which are more
     max_length: int = 384
     step: int = 128  # from one window's start to the next (Google BERT's doc_stride)
     max_query: int = 64
@@ -124,6 +126,7 @@ PROFILES: dict[str, dict] = {
 
 _CHOICES = {
     "context": CONTEXTS,
+    "snippets": SNIPPETS,
     "merge": MERGES,
     "missing": MISSING,
     "wandb_mode": WANDB_MODES,

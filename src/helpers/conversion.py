@@ -63,7 +63,8 @@ def find_run_files(settings: Settings) -> BioasqFiles:
             "(BIOASQ_DIR=… with make, --bioasq-dir with helpers.batch)"
         )
     folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
-    return find_files(folder, context=settings.context)
+    files = find_files(folder, context=settings.context)
+    return files.with_golden_snippets() if settings.snippets == "golden" else files
 
 
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:

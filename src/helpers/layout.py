@@ -9,7 +9,7 @@ from __future__ import annotations
 import filecmp
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import CONTEXTS, InputError
@@ -43,6 +43,10 @@ class BioasqFiles:
     enriched: bool  # no test inputs: the golden files, which hold extra snippets, stand in
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
+
+    def with_golden_snippets(self) -> BioasqFiles:
+        """The same with the golden files as test inputs: more snippets than participants got."""
+        return replace(self, tests=self.golds, tests_are_squad=False, enriched=True)
 
     def inputs(self, context: str) -> list[Path]:
         """Every file that a run under this context reads, each once."""

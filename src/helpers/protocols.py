@@ -13,8 +13,8 @@ from pathlib import Path
 
 from helpers import checkpoints, metrics
 from helpers.batches import TestBatch, read_batches
-from helpers.bioasq import find_files
-from helpers.config import CONTEXTS, MERGES, MISSING, InputError, Settings
+from helpers.bioasq import BioasqFiles, find_files
+from helpers.config import CONTEXTS, MERGES, MISSING, SNIPPETS, InputError, Settings
 from helpers.layout import ready_tests
 from helpers.mini_text import DATA
 from helpers.prediction import Candidate, rank_answers, read_nbest
@@ -112,8 +112,9 @@ def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.manifest()["notes"].get("predict_seconds", 0.0) / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
-    rows = [("snippets", "golden" if enriched else "official", settings.context, enriched)]
-    rows += [] if enriched else [("snippets", "golden", settings.context, True)]
+    # Without test inputs the golden files' snippets are all there is.
+    kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
+    rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
     found, reader = [], None
     for switch, name, context, golden in rows:
@@ -147,11 +148,9 @@ def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
 
 def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
     """The test batches with other texts; ready SQuAD files serve where abstracts are missing."""
-    folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
-    files = find_files(folder, context=context, need_train=False)
-    if golden:
-        files = replace(files, tests=files.golds, tests_are_squad=False, enriched=True)
-    ready = ready_tests(folder, context)
+    files = _files(settings, context)
+    files = files.with_golden_snippets() if golden else files
+    ready = ready_tests(_folder(settings), context)
     if context != "abstract" or files.abstracts or golden or not ready:
         return read_batches(files, context, fetch=False)[0]  # no download for a table's sake
     by_question: dict[str, list[Example]] = {}
@@ -161,6 +160,14 @@ def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
         replace(b, examples=tuple(e for q in b.golds for e in by_question.get(q.id, ())))
         for b in read_batches(files, "snippet")[0]
     ]
+
+
+def _files(settings: Settings, context: str) -> BioasqFiles:
+    return find_files(_folder(settings), context=context, need_train=False)
+
+
+def _folder(settings: Settings) -> Path:
+    return Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
 
 
 def _score(

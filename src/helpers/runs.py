@@ -27,7 +27,12 @@ from helpers.outputs import write_json, write_text
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
-DATA_SETTINGS = ("profile", "bioasq_dir", "context")  # a file made with others is another's file
+DATA_SETTINGS = (
+    "profile",
+    "bioasq_dir",
+    "context",
+    "snippets",
+)  # a file made with others is another's file
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "scipy", "pandas", "matplotlib", "papermill", "wandb",
@@ -126,7 +131,7 @@ class Run:
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise InputError(f"{file}: no longer matches its recorded SHA-256; {again}")
             for setting, now in _made_for(self.settings).items():
-                before = entry["made_for"].get(setting)
+                before = entry["made_for"].get(setting, getattr(Settings, setting))
                 if before != now:
                     raise InputError(
                         f"{file}: was made with {setting}={before!r}, now it is {now!r}; {again}, "
