@@ -11,6 +11,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from helpers import checkpoints, metrics
 from helpers.batches import TestBatch, read_batches
 from helpers.bioasq import BioasqFiles, find_files
@@ -134,7 +136,7 @@ def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
         if reader is None:
             reader = checkpoints.load(run.need("model/model.nemo", TRAIN), settings)
         given, pairs = {}, 0
-        for batch in others:
+        for batch in tqdm(others, desc=f"{switch}: {name}", unit="batch"):
             best = reader.predict(batch.examples, progress=False)
             ranked = _ranked(list(zip(batch.examples, best, strict=True)), settings.merge)
             given[batch.name] = _texts(ranked)
