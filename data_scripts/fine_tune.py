@@ -43,6 +43,9 @@ def main(argv=None) -> int:
     except InputError as error:
         print(f"fine_tune.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nfine_tune.py: stopped; add --resume to go on", file=sys.stderr)
+        return 130
     return 0
 
 
