@@ -20,7 +20,10 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 
 @dataclass(frozen=True)
 class Example:
-    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1."""
+    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
+
+    ``rung`` names the looser match that found the spans, "" for the strict rule.
+    """
 
     id: str
     question_id: str
@@ -29,16 +32,26 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
+    rung: str = ""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question that gave no example, and why."""
+    """A question that gave no example, and why.
+
+    ``nearest`` quotes what comes nearest to an answer, from the snippet of that index (-1: the
+    joined snippets); ``rung`` is the looser match that would accept it, "" when none does;
+    ``likeness`` is 0 to 1, see ``misses.nearest``.
+    """
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
+    nearest: str = ""
+    snippet: int = -1
+    rung: str = ""
+    likeness: float = 0.0
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
@@ -88,7 +101,11 @@ def read_squad(path: str | Path) -> list[Example]:
     ``answers`` may be missing. Each answer is compared with its context character by character,
     and ids must be unique. A row's question is its id up to ``_<3 digits>``.
     """
-    data = read_json(path)
+    return parse_squad(read_json(path), path)
+
+
+def parse_squad(data: object, path: str | Path) -> list[Example]:
+    """``read_squad`` for the parsed content of ``path``."""
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
     examples, seen = [], set()
@@ -129,7 +146,10 @@ def _read_row(path: str | Path, row: dict, context: str, title: str) -> Example:
 
 
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
-    """Write the id map as JSON lines: row id -> question, snippet, document, span offsets."""
+    """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
+
+    Offsets are characters of the row's context. Rows whose spans a looser match found name it.
+    """
     return _write_lines(
         path,
         (
@@ -140,13 +160,14 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
                 "document": example.document,
                 "spans": [[span.start, span.end] for span in example.spans],
             }
+            | ({"rung": example.rung} if example.rung else {})
             for example in examples
         ),
     )
 
 
-def write_drops(path: str | Path, drops: Iterable[Drop]) -> Path:
-    """Write the dropped questions and their reasons as JSON lines."""
+def write_drops(path: str | Path, drops: Iterable) -> Path:
+    """Write the dropped questions and their reasons (or the leaks) as JSON lines, one each."""
     return _write_lines(path, map(asdict, drops))
 
 
