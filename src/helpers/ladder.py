@@ -37,7 +37,8 @@ _GREEK = {
 }  # fmt: skip
 _ALIKE = str.maketrans("‘’‚‛′ʹ“”„″", "''''''\"\"\"\"")  # after decomposition
 _HYPHENS = frozenset("-‐‑‒–—―−﹣－")
-_PIECES = re.compile(r"\w+|\W")
+_PIECES = re.compile(r"\w+|\W+")
+_OF_TEXTS = frozenset({"unicode", "greek", "hyphen", "plural", "numerals"})  # others change golds
 _ROMAN = re.compile(r"(?=[IVX])(X{0,3})(IX|IV|V?I{0,3})")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
 _EDGE = " .,;:!?'\"“”‘’()[]{}"
@@ -69,8 +70,15 @@ class Ladder:
         """``find`` without the strict rule."""
         if self._forms is None:
             self._forms = [self._gold_forms(on) for on in self._states()]
+        pieces = _PIECES.findall(text)
+        on_before, normal = None, ""
         for on, forms, rung in zip(self._states(), self._forms, self.rungs, strict=True):
-            spans = _occurrences(text, forms, on) if forms else []
+            if on & _OF_TEXTS != on_before:
+                on_before = on & _OF_TEXTS
+                normal = "".join([_form(piece, on_before)[0] for piece in pieces])
+            # Where each character came from is only worked out when something is there.
+            likely = [form for form in forms if form in normal]
+            spans = _occurrences(text, pieces, likely, on_before) if likely else []
             if spans:
                 return Match(rung, tuple(spans))
         return Match("", ())
@@ -80,7 +88,7 @@ class Ladder:
 
     def _gold_forms(self, on: frozenset[str]) -> set[str]:
         texts = {text for gold in self.golds for text in _variants(gold, on)}
-        forms = {_normal(text, on)[0].strip() for text in texts}
+        forms = {"".join(_form(p, on)[0] for p in _PIECES.findall(text)).strip() for text in texts}
         return {form for form in forms if sum(map(str.isalnum, form)) >= LEAST}
 
 
@@ -97,8 +105,17 @@ def _variants(gold: str, on: frozenset[str]) -> set[str]:
     return found
 
 
-def _occurrences(text: str, forms: set[str], on: frozenset[str]) -> list[tuple[int, int]]:
-    normal, starts, ends = _normal(text, on)
+def _occurrences(
+    text: str, pieces: Sequence[str], forms: Iterable[str], on: frozenset[str]
+) -> list[tuple[int, int]]:
+    parts, starts, ends, at = [], [], [], 0
+    for piece in pieces:
+        normal, begun, stopped = _form(piece, on)
+        parts.append(normal)
+        starts += [at + n for n in begun]
+        ends += [at + n for n in stopped]
+        at += len(piece)
+    normal = "".join(parts)
     found = set()
     for form in forms:
         low = normal.find(form)
@@ -115,47 +132,38 @@ def _occurrences(text: str, forms: set[str], on: frozenset[str]) -> list[tuple[i
     return sorted(found)
 
 
-def _normal(text: str, on: frozenset[str]) -> tuple[str, list[int], list[int]]:
-    """A text in the common form of the rungs, and where each of its characters came from.
+@lru_cache(maxsize=1 << 17)
+def _form(piece: str, on: frozenset[str]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """A word, or what stands between two, in the common form of the rungs.
 
-    ``starts`` and ``ends`` hold, for each character of the form, the original characters it
-    stands for; what a rung leaves out at a word's end belongs to the character before it.
+    With it, for each character of the form, where what it stands for starts and ends in the
+    piece; what a rung leaves out at a word's end belongs to the character before it.
     """
-    unicode, greek = "unicode" in on, "greek" in on
-    parts, starts, ends = [], [], []
-    for piece in _PIECES.finditer(text):
-        word, at = piece[0], piece.start()
-        if "hyphen" in on and (word in _HYPHENS or word.isspace()):
-            continue
-        if "numerals" in on and _ROMAN.fullmatch(word):
-            number = _arabic(word)
-            parts.append(number)
-            starts += [at] * len(number)
-            ends += [piece.end()] * len(number)
-            continue
-        forms = [_form(character, unicode, greek) for character in word]
-        normal = "".join(forms)
-        begun = [at + n for n, form in enumerate(forms) for _ in form]
-        stopped = [at + n + 1 for n, form in enumerate(forms) for _ in form]
-        if "plural" in on and len(normal) > 3 and not word.isupper():
-            normal = stem(normal)
-            del begun[len(normal) :], stopped[len(normal) :]
-            stopped[-1] = piece.end()
-        parts.append(normal)
-        starts += begun
-        ends += stopped
-    return "".join(parts), starts, ends
+    if "numerals" in on and _ROMAN.fullmatch(piece):
+        number = _arabic(piece)
+        return number, (0,) * len(number), (len(piece),) * len(number)
+    forms = [_letter(character, on) for character in piece]
+    normal = "".join(forms)
+    starts = [n for n, form in enumerate(forms) for _ in form]
+    ends = [n + 1 for n in starts]
+    is_word = piece[:1].isalnum() or piece[:1] == "_"
+    if "plural" in on and is_word and len(normal) > 3 and not piece.isupper():
+        normal = stem(normal)
+        starts, ends = starts[: len(normal)], [*ends[: len(normal) - 1], len(piece)]
+    return normal, tuple(starts), tuple(ends)
 
 
-@lru_cache(maxsize=4096)
-def _form(character: str, unicode: bool, greek: bool) -> str:
+@lru_cache(maxsize=1 << 13)
+def _letter(character: str, on: frozenset[str]) -> str:
+    if "hyphen" in on and (character in _HYPHENS or character.isspace()):
+        return ""
     text = fold(character)
-    if unicode:
+    if "unicode" in on:
         apart = unicodedata.normalize("NFKD", character).casefold()
         # Marks (accents) and invisible signs such as the soft hyphen have no width of their own.
         kept = (c for c in apart if unicodedata.category(c) not in ("Mn", "Cf"))
         text = "".join(kept).translate(_ALIKE).replace("ς", "σ")
-    return "".join(_GREEK.get(c, c) for c in text) if greek else text
+    return "".join(_GREEK.get(c, c) for c in text) if "greek" in on else text
 
 
 def stem(word: str) -> str:

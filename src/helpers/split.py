@@ -45,12 +45,14 @@ def split_dev(
     """
     if not 0 <= fraction < 1:
         raise InputError(f"dev fraction {fraction} must be at least 0 and below 1")
+    if not fraction:
+        return list(examples), []
     types = _types(examples)
-    if fraction and len(types) < 2:
+    if len(types) < 2:
         raise InputError(
             f"dev fraction {fraction}: {len(types)} question cannot be split; set it to 0"
         )
-    count = min(max(round(fraction * len(types)), 1), len(types) - 1) if fraction else 0
+    count = min(max(round(fraction * len(types)), 1), len(types) - 1)
     by_type = defaultdict(list)
     for name, kind in types.items():
         by_type[kind].append((hashlib.sha256(f"{seed}:{name}".encode()).digest(), name))
