@@ -36,5 +36,6 @@ def test_the_drop_report_has_it():
     )  # fmt: skip
     _, (drop,) = convert([Question("q", "Which?", "factoid", snippets, (), (("NF",),))])
     assert (drop.reason, drop.detail) == ("answer only inside a word", "of TNF-α here")
+    assert (drop.nearest, drop.snippet, drop.rung) == ("TNF-α", 1, "")
     _, (drop,) = convert([Question("q", "Which?", "factoid", (), (), (("NF",),))])
     assert (drop.reason, drop.nearest, drop.likeness) == ("no snippets", "", 0.0)

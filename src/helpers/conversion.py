@@ -90,7 +90,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     if files.train is None:
         raise InputError("no training file among these files; add one to the folder")
     read = _train_squad if files.train_is_squad else _train_bioasq
-    pairs, drops, leaks, steps, pair_steps = read(files, _asked(batches), settings)
+    pairs, drops, leaks, steps, pair_steps = read(files, asked(batches), settings)
     if not pairs:
         reasons = ", ".join(sorted({drop.reason for drop in drops}))
         raise InputError(f"{files.train}: no question is left to train on ({reasons})")
@@ -164,12 +164,12 @@ def _counts(rows: Sequence[Example]) -> dict[str, int]:
     }
 
 
-def _asked(batches: Iterable[TestBatch]) -> dict[str, str]:
+def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
     """Question id -> wording of everything that the test batches ask."""
-    asked: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for batch in batches:
-        asked |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
-    return asked
+        questions |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+    return questions
 
 
 def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:

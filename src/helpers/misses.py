@@ -14,6 +14,7 @@ from helpers.spans import fold, needles
 from helpers.squad_file import Drop
 
 _WORDS = re.compile(r"\S+")
+_EDGE = " .,;:()[]"
 _LONGEST = 12  # words of an answer that are compared
 
 
@@ -39,21 +40,28 @@ def why_dropped(
     if not wanted:
         return Drop(question.id, question.body, "no exact answer")
     reason, detail = "answer in no context", " | ".join(question.synonyms())
+    text, snippet, rung, likeness = nearest(question.synonyms(), contexts)
     inside = _inside_a_word(wanted, contexts)
     if inside:
-        reason, detail = "answer only inside a word", inside
-    text, snippet, rung, likeness = nearest(question.synonyms(), contexts)
+        reason, (detail, word, number) = "answer only inside a word", inside
+        if not rung:  # which would quote a whole answer
+            text, snippet = word, number
+            likeness = round(max(_likeness(_pieces(w), _pieces(word)) for w in wanted), 3)
     return Drop(question.id, question.body, reason, detail, text, snippet, rung, likeness)
 
 
-def _inside_a_word(wanted: set[str], contexts: Sequence[Context]) -> str:
+def _inside_a_word(wanted: set[str], contexts: Sequence[Context]) -> tuple[str, str, int] | None:
+    """The first answer inside a longer word: its surroundings, the word, and the snippet."""
     for context in contexts:
         text = fold(context.text)
         for needle in sorted(wanted):
             start = text.find(needle)
             if start >= 0:
-                return context.text[max(0, start - 20) : start + len(needle) + 20]
-    return ""
+                end = start + len(needle)
+                around = context.text[max(0, start - 20) : end + 20]
+                word = next(m[0] for m in _WORDS.finditer(context.text) if m.end() >= end)
+                return around, word.strip(_EDGE), context.snippet
+    return None
 
 
 def nearest(golds: Sequence[str], contexts: Sequence[Context]) -> tuple[str, int, str, float]:
@@ -94,7 +102,7 @@ def _most_alike(gold: str, context: Context) -> tuple[float, str, int]:
     if not sums[low]:
         return 0.0, "", -1
     start, end = places[low][0], places[min(low + size, len(places)) - 1][1]
-    text = context.text[start:end].strip(" .,;:()[]")
+    text = context.text[start:end].strip(_EDGE)
     return _likeness(wanted, _pieces(text)), text, context.snippet
 
 
