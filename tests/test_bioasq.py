@@ -205,3 +205,17 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
         write_json(path / "below_a_file.json", {})
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
     assert json.loads(path.read_text(encoding="utf-8")) == {"α": [1]}
+
+
+def test_a_question_as_written_in_2013(save):
+    """Flat golds, keys of other tasks, a null list, sections by number, offsets at the end."""
+    item = {
+        "id": "0000000000000000000000b1", "type": "factoid", "body": "Which gene?",
+        "concepts": ["http://example.org/c"], "triples": [{"s": "a", "p": "b", "o": "c"}],
+        "documents": None, "ideal_answer": "It is p53.", "exact_answer": ["p53", "TP53"],
+        "snippets": [{"text": "p53", "beginSection": "sections.0", "endSection": "sections.0",
+                      "offsetInBeginSection": 7, "offsetInEndSection": 10}],
+    }  # fmt: skip
+    (question,) = read_questions(save("training.json", {"questions": [item]}), answers="required")
+    assert question.exact_answer == (("p53", "TP53"),) and question.documents == ()
+    assert question.snippets == (Snippet("p53", "", "sections.0", "sections.0", 7, 10),)

@@ -68,4 +68,4 @@ def test_the_refusal_is_one_line():
     with pytest.raises(InputError, match="train.json: .*2 questions.*allow_leak=true") as caught:
         refuse_leaks("train.json", leaks)
     assert "\n" not in str(caught.value)
-    assert summary(leaks).endswith("1 by same id, 1 by same wording")
+    assert "1 by same id, 1 by same wording; the first: 'Which gene" in summary(leaks)

@@ -7,7 +7,7 @@ leaves no half-written folder behind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from helpers.squad import (
     Drop,
     Example,
     by_occurrence,
+    by_pair,
     convert,
     read_squad,
     split_dev,
@@ -98,7 +99,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     return ConvertedRun(
         files,
         tuple(_occurrences(train)),
-        tuple(_pairs(dev)),
+        tuple(by_pair(dev)),
         tuple(batches),
         (*drops, *test_drops),
         tuple(steps),
@@ -238,13 +239,3 @@ def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
 def _occurrences(rows: Sequence[Example]) -> Sequence[Example]:
     """One row a span; rows that are so already keep their ids."""
     return rows if all(len(row.spans) == 1 for row in rows) else by_occurrence(rows)
-
-
-def _pairs(rows: Iterable[Example]) -> list[Example]:
-    """One row a question-context pair, with the spans of all its rows and the first one's id."""
-    pairs: dict[tuple[str, str], Example] = {}
-    for row in rows:
-        first = pairs.setdefault((row.question_id, row.context), row)
-        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
-        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
-    return list(pairs.values())

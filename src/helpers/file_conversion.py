@@ -15,7 +15,7 @@ from helpers.bioasq import Oddities, Question, is_squad, parse_questions, read_j
 from helpers.config import InputError, parse_rungs
 from helpers.leaks import find_leaks, read_tests, refuse_leaks, wordings
 from helpers.outputs import check_outputs
-from helpers.squad import Drop, Example, by_occurrence, convert, split_dev
+from helpers.squad import Drop, Example, by_occurrence, by_pair, convert, split_dev
 from helpers.squad_file import parse_squad, write_drops, write_ids, write_squad
 
 GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
@@ -136,7 +136,7 @@ def _squad_rows(rows: list[Example], test: bool) -> tuple[list[Example], list[Dr
     answered = {row.question_id for row in rows if row.spans}
     bare = {row.question_id: row for row in rows if row.question_id not in answered}
     drops = [Drop(name, row.question, "no answer in the SQuAD file") for name, row in bare.items()]
-    return [row for row in rows if row.spans], drops
+    return by_pair(row for row in rows if row.spans), drops
 
 
 def _summary(total: int, rows: list[Example], dev: list[Example], dropped: list[Drop]) -> str:

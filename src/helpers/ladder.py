@@ -132,7 +132,7 @@ def _occurrences(
     return sorted(found)
 
 
-@lru_cache(maxsize=1 << 17)
+@lru_cache(maxsize=1 << 16)
 def _form(piece: str, on: frozenset[str]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
     """A word, or what stands between two, in the common form of the rungs.
 

@@ -151,14 +151,16 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak]) -> None:
     if leaks:
         raise InputError(
             f"{path}: {summary(leaks)}; a model trained on them is scored on its memory: "
-            "remove them, or set allow_leak=true if you mean it"
+            "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
         )
 
 
 def summary(leaks: Sequence[Leak]) -> str:
-    """The leaks in one line: how many by which sign, and the first ids."""
+    """The leaks in one line: how many by which sign, the first ids, and the first wordings."""
     ways = Counter(leak.how for leak in leaks)
     told = ", ".join(
         f"{ways[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if ways[how]
     )
-    return f"also test questions: {some_ids([leak.question_id for leak in leaks])}: {told}"
+    names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
+    pair = f"{first.question!r} and in the test {first.test_question!r}"
+    return f"also test questions: {names}: {told}; the first: {pair}"

@@ -106,7 +106,7 @@ def _most_alike(gold: str, context: Context) -> tuple[float, str, int]:
     return _likeness(wanted, _pieces(text)), text, context.snippet
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def _pieces(text: str) -> frozenset[str]:
     padded = f" {' '.join(fold(text).split())} "
     return frozenset(padded[n : n + 3] for n in range(len(padded) - 2))

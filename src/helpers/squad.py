@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from tqdm import tqdm
+
 from helpers.bioasq import Question
 from helpers.config import CONTEXTS, RUNGS, InputError
 from helpers.contexts import Context, contexts_of, find_abstract, read_abstracts
@@ -19,6 +21,7 @@ from helpers.squad_file import (
     Drop,
     Example,
     by_occurrence,
+    by_pair,
     read_squad,
     write_drops,
     write_ids,
@@ -26,7 +29,7 @@ from helpers.squad_file import (
 )
 
 __all__ = [
-    "Drop", "Example", "Span", "by_occurrence", "ceiling", "convert", "extra_cause",
+    "Drop", "Example", "Span", "by_occurrence", "by_pair", "ceiling", "convert", "extra_cause",
     "find_abstract", "find_spans", "read_abstracts", "read_squad", "split_dev",
     "write_drops", "write_ids", "write_squad",
 ]  # fmt: skip
@@ -57,7 +60,8 @@ def convert(
     if context == "abstract" and not abstracts:
         raise InputError("context 'abstract' needs abstracts; give a JSON file {document: text}")
     examples, drops = [], []
-    for question in questions:
+    # A bar only where it takes more than a few seconds.
+    for question in tqdm(questions, desc="converting", unit="question", delay=3, mininterval=1):
         contexts = contexts_of(question, context, abstracts)
         ladder = Ladder(question.synonyms(), rungs)
         found = [ladder.find(c.text) for c in contexts]

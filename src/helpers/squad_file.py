@@ -69,6 +69,16 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
     return rows
 
 
+def by_pair(rows: Iterable[Example]) -> list[Example]:
+    """One row a question-context pair, with the spans of all its rows and the first one's id."""
+    pairs: dict[tuple[str, str], Example] = {}
+    for row in rows:
+        first = pairs.setdefault((row.question_id, row.context), row)
+        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
+        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
+    return list(pairs.values())
+
+
 def write_squad(
     path: str | Path, examples: Iterable[Example], *, rows: str = "pair", version: str = "1.1"
 ) -> Path:
