@@ -98,6 +98,14 @@ def test_ceiling_of_full_abstracts(golds):
     assert percent([ceiling([q for batch in golds for q in batch], contexts)]) == [79.6]
 
 
+def test_the_survey_shows_every_context_with_its_ceiling(files):
+    rows = {row["context"].partition(":")[0]: row for row in survey.compare_contexts(files)}
+    shares = {name: round(row["ceiling (%)"], 1) for name, row in rows.items()}
+    assert shares["snippet"] == 77.2 and shares["abstract"] == 79.6
+    batches, _ = read_batches(files, "snippet")
+    assert sum(batch.golden_strict for batch in batches) == 124
+
+
 def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, record_property):
     if not files.train_is_squad:
         pytest.skip("BIOASQ_DIR has no SQuAD training file to compare with")

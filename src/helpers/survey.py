@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -14,8 +16,9 @@ from helpers.bioasq import TYPES, BioasqFiles, Oddities, Question, read_question
 from helpers.config import CONTEXTS, RUNGS, InputError
 from helpers.conversion import ConvertedRun, asked
 from helpers.ladder import Ladder
+from helpers.layout import ready_tests
 from helpers.leaks import most_alike, wordings
-from helpers.squad import Drop, Example, convert, extra_cause, find_spans, read_squad
+from helpers.squad import Drop, Example, ceiling, convert, extra_cause, find_spans, read_squad
 
 STRICT = "strict rule"
 DROP_COLUMNS = [column.name for column in fields(Drop)]
@@ -208,30 +211,41 @@ def text_table(frame):
 def compare_contexts(files: BioasqFiles) -> list[dict]:
     """What each possible context setting gives the system in the test: a row a setting.
 
-    "abstract" is there when a file or PubMed's cache has abstracts; none are fetched. SQuAD test
-    inputs were made for one context: no rows.
+    "abstract" is there when a file or PubMed's cache has abstracts (none are fetched), and once
+    more for each ready SQuAD test file of full abstracts among the files. SQuAD test inputs were
+    made for one context: no rows.
     """
     rows = []
     for context in () if files.tests_are_squad else CONTEXTS:
         try:
-            rows.append(_compare(files, context))
+            batches, _ = read_batches(files, context, fetch=False)
         except InputError:
             if context != "abstract":
                 raise
+            continue
+        golds = [question for batch in batches for question in batch.golds]
+        rows.append(_given(context, golds, [row for batch in batches for row in batch.examples]))
+    if rows:
+        folder = Path(os.path.commonpath([path.parent for path in files.golds]))
+        edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
+        for path in ready_tests(folder, edition, "abstract"):
+            rows.append(_given(f"abstract: {path.name}", golds, read_squad(path)))
     return rows
 
 
-def _compare(files: BioasqFiles, context: str) -> dict:
-    batches, _ = read_batches(files, context, fetch=False)
-    examples = [example for batch in batches for example in batch.examples]
-    hits, total = map(sum, zip(*(batch.ceiling for batch in batches), strict=True))
+def _given(name: str, golds: Sequence[Question], examples: Sequence[Example]) -> dict:
+    contexts = defaultdict(list)
+    for example in examples:
+        contexts[example.question_id].append(example.context)
+    hits, total = ceiling(golds, contexts)
     words = [len(example.context.split()) for example in examples] or [0]
     return {
-        "context": context,
+        "context": name,
         "questions": total,
-        "with a text": len({example.question_id for example in examples}),
+        "with a text": len(contexts),
         "texts": len(examples),
         "mean words": sum(words) / len(words),
         "longest": max(words),
         "ceiling (questions)": hits,
+        "ceiling (%)": 100 * hits / total if total else 0.0,
     }
