@@ -130,7 +130,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS)
     except requests.exceptions.RequestException as error:
-        if _hopeless(error):
+        if hopeless(error):
             raise NotHere(f"{url}: {in_words(error)}") from None
         raise _Again(in_words(error)) from None
     with answer:
@@ -222,7 +222,7 @@ def _save(url: str, answer, part: Path, have: int, size: int | None) -> None:
             bar.update(len(chunk))
 
 
-def _hopeless(error: Exception) -> bool:
+def hopeless(error: Exception) -> bool:
     """True where no connection came about: name unknown, refused, timed out, TLS, bad address."""
     import requests
     import urllib3

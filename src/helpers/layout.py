@@ -61,6 +61,19 @@ def role_of(path: str | Path) -> str:
     return found.role if found else ""
 
 
+def ready_tests(folder: str | Path, edition: str, context: str) -> list[Path]:
+    """SQuAD test inputs below a folder that were made for an edition and a context setting."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+    found = filter(None, (_classify(path, path.relative_to(folder)) for path in paths))
+    return [
+        file.path
+        for file in found
+        if file.role == "test"
+        and (file.squad, file.edition, file.context) == (True, edition.lower(), context)
+    ]
+
+
 def _classify(path: Path, relative: Path) -> _Found | None:
     for role, squad, pattern in _PATTERNS:
         match = pattern.fullmatch(path.name)
