@@ -2,11 +2,13 @@
 PYTHON ?= python3.11
 PROFILE ?= mini
 SEEDS ?= 0 1 2
+SET ?=
 TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.ready
 TORCH := $(shell grep '^torch==' constraints.txt)
-OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
+OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)") \
+  $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
 .PHONY: help setup walkthrough seeds lab test lint clean
@@ -15,6 +17,7 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
+	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
 	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch's own index of CPU or CUDA wheels)"
 
 setup: $(READY) ## make .venv with the pinned packages

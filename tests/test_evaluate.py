@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from helpers.bioasq import find_files, read_questions, write_answers
 from helpers.config import InputError
 from helpers.evaluation import evaluate_files
+from helpers.squad import read_squad
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_scripts" / "evaluate.py"
@@ -293,3 +295,27 @@ def test_real_squad_golds_answer_themselves(tmp_path, save):
     given = {row["id"]: f"The {row['answers'][0]['text']}." for row in rows[100:]}
     result = evaluate_files([path], [save("p.json", given)]).scores["weighted"]
     assert (result["n"], result["hits_exact"]) == (len(rows), len(rows) - 100)
+
+
+@pytest.mark.skipif(not SQUAD_FILE, reason="SQUAD_FILE is not set: no real SQuAD v1.1 file")
+def test_em_and_f1_agree_with_another_implementation(save):
+    """TorchMetrics has a translation of the SQuAD v1.1 script of its own."""
+    theirs = pytest.importorskip("torchmetrics.text").SQuAD()
+    random.seed(0)
+    given, predictions, targets = {}, [], []
+    for row in read_squad(SQUAD_FILE):
+        words = row.context.split()
+        first = random.randrange(len(words))
+        guess = " ".join(words[first : first + random.randint(1, 5)])
+        # Near misses as well as spans from anywhere: an answer with its neighbours.
+        span = row.spans[0]
+        near = row.context[max(0, span.start - random.randint(0, 9)) : span.end + 4]
+        given[row.id] = random.choice([guess, near, span.text])
+        predictions.append({"prediction_text": given[row.id], "id": row.id})
+        golds = {"text": [s.text for s in row.spans], "answer_start": [s.start for s in row.spans]}
+        targets.append({"answers": golds, "id": row.id})
+    ours = evaluate_files([SQUAD_FILE], [save("p.json", given)]).scores["weighted"]
+    found = theirs(predictions, targets)
+    assert ours["n"] == 1190 and 0.3 < ours["em"] < ours["f1"] < 0.9
+    assert 100 * ours["em"] == pytest.approx(float(found["exact_match"]), abs=1e-3)
+    assert 100 * ours["f1"] == pytest.approx(float(found["f1"]), abs=1e-3)

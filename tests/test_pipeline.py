@@ -100,6 +100,15 @@ def test_bad_input_to_fine_tune_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "m").exists()
 
 
+def test_a_profile_of_two_steps_is_not_taken_for_one(task, tmp_path, capsys):
+    args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"),
+            "--output", str(tmp_path / "m"), "--profile", "squad-then-bioasq-cpu"]  # fmt: skip
+    assert script("fine_tune.py")(args) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "one call trains on one file" in error
+    assert not (tmp_path / "m").exists()
+
+
 def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, capsys):
     out = tmp_path / "answers.json"
     base = ["--checkpoint", str(task / "base"), "--output", str(out)]

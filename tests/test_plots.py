@@ -29,7 +29,6 @@ FIGURES = {
     "score_bars": lambda: plots.score_bars(
         {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
     ),
-    "intervals": lambda: plots.intervals({"SAcc": (0.5, 0.4, 0.6)}),
     "part_bars": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
     "part_bars of one": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10)}),
     "span_logits": lambda: model_plots.span_logits(LOGITS, [1, 2]),

@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import pytest
 
 from helpers import report, scores
@@ -114,3 +115,11 @@ def test_the_report_says_when_golden_snippets_were_read(run):
 
 def test_of_a_progress_bar_only_its_last_state_is_kept():
     assert report.last_states("a\n\r 0%\r50%\r100%\r\nb") == "a\n100%\nb"
+
+
+def test_a_bar_that_came_in_pieces_is_one_line():
+    pieces = ["\rbar 1", "\rbar 2", "\rbar 3\n"]
+    outputs = [nbformat.v4.new_output("stream", name="stderr", text=text) for text in pieces]
+    outputs.append(nbformat.v4.new_output("stream", name="stdout", text="done\n"))
+    joined = report._joined(outputs)
+    assert [(o.name, o.text) for o in joined] == [("stderr", "bar 3\n"), ("stdout", "done\n")]

@@ -1,7 +1,9 @@
-"""The notebooks without hands: one run through papermill, or several seeds and their spread.
+"""The notebooks without hands: one run, several seeds, and finished runs in one table.
 
 python -m helpers.batch run --profile mini
 python -m helpers.batch seeds --seeds 0 1 2 --profile mini
+python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
+python -m helpers.batch same runs/mini runs/mini-again
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import shlex
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +22,17 @@ from pathlib import Path
 from jupyter_client import AsyncKernelManager
 from traitlets.config import Config
 
+from helpers import compare, reproduce
 from helpers import scores as scoring
 from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.conversion import find_run_files
-from helpers.outputs import write_json
+from helpers.outputs import write_json, write_text
 from helpers.runs import Run
+from helpers.squad_step import check as check_squad_step
 
 ROOT = Path(__file__).resolve().parents[2]
-# A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
-_CHANNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
+PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -47,13 +51,11 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     to run: "03" compares settings by their dev scores without a look at a test question. Raises
     ``InputError`` with the message of a notebook that met bad input.
     """
+    parameters = {**parameters, **_absolute(from_parameters(**parameters), parameters)}
     settings = from_parameters(**parameters)
-    if parameters.get("bioasq_dir"):
-        own = Path(settings.bioasq_dir).expanduser().resolve()
-        parameters = {**parameters, "bioasq_dir": str(own)}
-        settings = from_parameters(**parameters)
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
+    check_squad_step(settings)
     folder = Run.open(settings)
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):
@@ -97,6 +99,49 @@ def seeds(numbers: Sequence[int], parameters: dict, *, fresh: bool = False) -> l
     return results
 
 
+def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
+    """Collect finished runs into ``output``: ``results.json``, ``results.md`` and two figures.
+
+    With ``readme`` the table between its two marks is replaced. Prints the table and the paired
+    differences between the ways of making a run.
+    """
+    from helpers import result_plots  # matplotlib takes a second
+    from helpers.uncertainty import sources
+
+    found = [compare.read(folder) for folder in folders]
+    ours, theirs = compare.rows(found), compare.published()
+    if any(row["n"] != theirs[0]["n"] for row in ours):
+        theirs = []  # other questions: published rows beside them would mislead
+    text = compare.into_readme(readme, ours, theirs) if readme else ""
+    changes = compare.differences(found)
+    page = compare.markdown(ours, theirs) + "\n" + compare.facts(ours)
+    for change in changes:
+        page += "- {second} less {first}, {measure}: ".format(**change)
+        page += "{:+.1f} points, 95% interval {:+.1f} to {:+.1f}".format(
+            *(100 * change[name] for name in ("mean", "low", "high"))
+        )
+        page += f", permutation test p = {change['p']:.3f}\n"
+    data = {"runs": ours, "published": theirs, "differences": changes}
+    write_json(output / "results.json", data)
+    write_text(output / "results.md", page)
+    result_plots.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
+    for members in compare.group(found):
+        spread_of = sources([run.ranks[scoring.OWN] for run in members], members[0].strata)
+        figure = result_plots.two_sources(spread_of, [run.scores["seed"] for run in members])
+        figure.savefig(output / f"sources-{members[0].manifest['profile']}.png", dpi=140)
+    if readme:
+        write_text(readme, text)
+    print(f"{page}\nwritten to {output}" + (f" and {readme}" if readme else ""))
+    return output
+
+
+def same(first: Path, second: Path) -> bool:
+    """Print whether two runs have the same scores, and what else differs."""
+    equal, lines = reproduce.same(first, second)
+    print(*lines, "the same scores" if equal else "NOT the same scores", sep="\n")
+    return equal
+
+
 def spread(results: Sequence[dict]) -> str:
     """Mean and sample standard deviation over runs of the pooled scores, as a small table."""
     measures = ("sacc", "mrr", "lacc", "pair_em")
@@ -111,6 +156,16 @@ def spread(results: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def _absolute(settings: Settings, parameters: dict) -> dict[str, str]:
+    """The given paths in full, since the manifest and ``reproduce.sh`` outlive this folder.
+
+    A name in the registry stays what it is.
+    """
+    given = {name: getattr(settings, name) for name in PATHS if parameters.get(name)}
+    paths = {name: Path(text).expanduser() for name, text in given.items()}
+    return {name: str(p.resolve()) for name, p in paths.items() if p.exists()}
+
+
 def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -121,6 +176,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
         raise InputError(f"{notebook}: its parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
     started = time.monotonic()
+    sockets = tempfile.TemporaryDirectory(prefix="kernel-")
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -129,8 +185,9 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             cwd=str(Path.cwd()),  # so that both mean the same runs folder
             kernel_name="python3",
             progress_bar=False,
+            start_timeout=300,  # seconds; a kernel takes long to start on a machine under load
             stderr_file=sys.stderr,  # the progress bars of training and prediction
-            config=_CHANNEL,
+            config=_channel(sockets.name),
             kernel_manager_class=_logged_kernel(folder.path("notebooks/kernel.log")),
         )
     except PapermillExecutionError as error:
@@ -138,7 +195,19 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
             raise InputError(f"{notebook.stem}: {error.evalue}") from None
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
+    finally:
+        sockets.cleanup()
     return time.monotonic() - started
+
+
+def _channel(folder: str) -> Config:
+    """A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
+
+    In a folder of their own: two runs that start at once in one place would take the same names.
+    """
+    if os.name != "posix":
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _logged_kernel(log: Path) -> type[AsyncKernelManager]:
@@ -192,7 +261,7 @@ def _whole(folder: Run, name: str) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 2 on bad input, 130 when stopped by hand."""
+    """The command line; 1 when ``same`` finds a difference, 2 on bad input, 130 when stopped."""
     parser = argparse.ArgumentParser(prog="helpers.batch", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_text in (("run", "one run"), ("seeds", "several seeds and their spread")):
@@ -209,8 +278,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             sub.add_argument("--until", default="", choices=steps, help=help_text)
         else:
             sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    sub = commands.add_parser("table", help="finished runs in one table, beside published rows")
+    sub.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of finished runs")
+    sub.add_argument("--output", type=Path, default=Path("runs/table"), help="folder to write to")
+    sub.add_argument(
+        "--readme", type=Path, help="also put the table between the marks of this file"
+    )
+    sub = commands.add_parser("same", help="whether two finished runs have the same scores")
+    sub.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
     try:
+        if args.command == "table":
+            table(args.folders, args.output, args.readme)
+            return 0
+        if args.command == "same":
+            return 0 if same(*args.folders) else 1
         parameters = {"profile": args.profile, "run": args.run, "bioasq_dir": args.bioasq_dir}
         parameters |= dict(parse_override(text) for text in args.set)
         parameters = {name: value for name, value in parameters.items() if value is not None}

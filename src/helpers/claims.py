@@ -1,4 +1,4 @@
-"""Published figures with their sources, what is wrong with some of them, and what a run may claim.
+"""Published figures with their sources, and what is wrong with some of them.
 
 Every row is kept as printed, with its digits, because the digits tell whether a figure can be a
 share of n questions at all. Rows come from the model cards, NVIDIA's NeMo notebook, the BioMegatron
@@ -12,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from helpers.metrics import bootstrap_interval
-
-OUTCOMES = ("reproduced", "not reproduced", "not comparable")
 MEASURES = ("SAcc", "LAcc", "MRR")
 # Gold factoids of the five BioASQ-7b test batches, 162 in all.
 TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
+SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # questions of SQuAD v1.1
 UNPUBLISHED = "unpublished"
 
 _SWAPPED = (
@@ -195,97 +193,3 @@ def granularity(claims: Sequence[Claim] = CLAIMS, sizes: Sequence[int] = (162, 3
         if measure in claim.corrected
         for n in sizes
     ]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``outcome`` is one of ``OUTCOMES``; ``sentence`` says why."""
-
-    claim: str
-    outcome: str
-    sentence: str
-
-
-def verdict(
-    claim: Claim,
-    scores: Mapping,
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-) -> Verdict:
-    """What a run, given as its ``scores.json``, says about a claim.
-
-    Not comparable: the run differs from the row in data, model, context or protocol, or the source
-    leaves one of them open. Otherwise reproduced when every figure of the claim lies in the run's
-    95% interval, widened by half a unit of the claim's last printed digit; else not reproduced.
-
-    ``intervals`` gives the run's interval (fractions of 1) for "SAcc", "LAcc" and "MRR" on the
-    claim's questions. Without it, SAcc and LAcc get a bootstrap interval from the counts, and MRR,
-    which the counts do not determine, is not judged.
-    """
-    differences = _differences(claim, scores)
-    if differences:
-        sentence = f"Not comparable with {claim.key}: {'; '.join(differences)}."
-        return Verdict(claim.key, "not comparable", sentence)
-    intervals = intervals or _count_intervals(claim, scores)
-    inside, outside = [], []
-    for measure in MEASURES:
-        value = claim.value(measure)
-        if value is None or measure not in intervals:
-            continue
-        low, high = intervals[measure]
-        slack = 0.5 / 10 ** len(claim.corrected[measure].partition(".")[2]) / claim.unit
-        text = f"{measure} {100 * value:.2f} against {100 * low:.2f} to {100 * high:.2f}"
-        (inside if low - slack <= value <= high + slack else outside).append(text)
-    if outside:
-        sentence = f"Outside the run's 95% interval: {'; '.join(outside)}."
-        return Verdict(claim.key, "not reproduced", sentence)
-    sentence = f"Inside the run's 95% interval: {'; '.join(inside)}."
-    return Verdict(claim.key, "reproduced", sentence)
-
-
-def _differences(claim: Claim, scores: Mapping) -> list[str]:
-    if claim.unusable:
-        return [claim.unusable]
-    found = []
-    batches = {row["batch"]: row for row in scores["batches"]}
-    wanted = claim.batches
-    ran = {name: row["n"] for name, row in batches.items()}
-    # A claim on one batch can be read off a run on all five; a claim on all needs just those.
-    same = wanted and {name: ran.get(name) for name in wanted} == dict(wanted)
-    if not same or (len(wanted) > 1 and len(ran) != len(wanted)):
-        have = f"{', '.join(ran)}, {sum(ran.values())} questions"
-        need = f", {claim.n} questions" if claim.n else ""
-        found.append(f"other data (the run has {have}; the claim is on {claim.data}{need})")
-    elif any(batches[name]["counted"] != batches[name]["n"] for name in wanted):
-        found.append("other protocol (the run drops missing questions instead of failing them)")
-    model = str(scores.get("model", ""))
-    if _plain(model) not in claim.models:
-        found.append(
-            f"other model (the run's is {model or 'not named'}, the claim's {claim.system})"
-        )
-    context = scores.get("context", "")
-    if claim.protocol.context == UNPUBLISHED:
-        found.append("its source does not say which context was read")
-    elif context != claim.protocol.context:
-        have = context or "not named"
-        found.append(f"other context (the run's is {have}, the claim's {claim.protocol.context})")
-    if scores.get("enriched"):
-        found.append("other context (the run reads golden files, which hold extra snippets)")
-    if scores.get("train_pairs") == 0:
-        found.append("other protocol (the run skips the BioASQ step that made the claim)")
-    return found
-
-
-def _plain(model: str) -> str:
-    # "BioMegatron345mUncasedSQuADv1", a folder or a .nemo file of that name: one and the same.
-    name = model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower().removesuffix(".nemo")
-    return "".join(character for character in name if character.isalnum())
-
-
-def _count_intervals(claim: Claim, scores: Mapping) -> dict[str, tuple[float, float]]:
-    rows = [row for row in scores["batches"] if row["batch"] in claim.batches]
-    strata = [row["batch"] for row in rows for _ in range(row["n"])]
-    intervals = {}
-    for measure, hits in (("SAcc", "hits_strict"), ("LAcc", "hits_lenient")):
-        values = [float(k < row[hits]) for row in rows for k in range(row["n"])]
-        intervals[measure] = bootstrap_interval(values, strata)
-    return intervals

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONTEXTS = ("snippet", "appended", "abstract")
+SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
 WANDB_MODES = ("offline", "online", "disabled")
@@ -47,12 +48,19 @@ class Settings:
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = "snippet"
+    snippets: str = "official"  # of the test: "golden" reads the golden files', which are more
     max_length: int = 384
     step: int = 128  # from one window's start to the next (Google BERT's doc_stride)
     max_query: int = 64
     rungs: str = ""  # looser matches beyond the strict rule: names joined by commas, or "all"
     dev_fraction: float = 0.1  # of the training questions, held out for every choice
     allow_leak: bool = False  # train on test questions all the same
+    # The SQuAD step before BioASQ, if any (see helpers.squad_step).
+    squad_epochs: int = 0  # 0: no such step
+    squad_file: str = ""  # SQuAD v1.1 questions to learn from: a file or a name in the registry
+    squad_dev: str = ""  # such questions to judge it by; empty: the dev share of squad_file
+    squad_batch_size: int = 16
+    squad_learning_rate: float = 1e-4
     # How it learns.
     epochs: int = 3
     batch_size: int = 16  # windows
@@ -66,6 +74,9 @@ class Settings:
     max_answer: int = 30
     merge: str = "sum"
     missing: str = "wrong"
+    # How it is checked.
+    official_jar: str = ""  # the organisers' BioASQEvaluation.jar; empty: not run
+    protocol_seconds: int = 180  # for a prediction that only shows what another protocol is worth
 
     @property
     def run_dir(self) -> Path:
@@ -97,10 +108,29 @@ PROFILES: dict[str, dict] = {
         "dropout": 0.1,
         "dev_fraction": 0.0,
     },
+    # The checkpoint's own making before that: step A, NeMo 0.11 question_answering_squad.py.
+    "biomegatron-from-squad": {
+        "model": "BioMegatron345mUncased",
+        "squad_epochs": 2,
+        "squad_file": "squad-train",
+        "squad_dev": "squad-dev",
+        "squad_batch_size": 24,
+        "squad_learning_rate": 3e-5,
+        "context": "abstract",
+        "epochs": 5,
+        "batch_size": 12,
+        "learning_rate": 5e-6,
+        "warmup_fraction": 0.0,
+        "dropout": 0.1,
+        "dev_fraction": 0.0,
+    },
+    # The same two steps for the small model, with the SQuAD questions of a file the user names.
+    "squad-then-bioasq-cpu": {"squad_epochs": 2, "epochs": 3, "dev_fraction": 0.0},
 }
 
 _CHOICES = {
     "context": CONTEXTS,
+    "snippets": SNIPPETS,
     "merge": MERGES,
     "missing": MISSING,
     "wandb_mode": WANDB_MODES,
@@ -108,7 +138,8 @@ _CHOICES = {
     "profile": tuple(PROFILES),
 }
 _AT_LEAST = {
-    "seed": 0, "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
+    "seed": 0, "squad_epochs": 0, "squad_batch_size": 1, "protocol_seconds": 0,
+    "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
     "nbest": 1, "max_answer": 1, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
 }  # fmt: skip
@@ -205,7 +236,7 @@ def _checked(name: str, type_name: str, value: object) -> object:
         raise InputError(f"{name}: {value!r} is too large; stay below 2**31")
     if name in _AT_LEAST and not value >= _AT_LEAST[name]:
         raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}, the least that works")
-    if name == "learning_rate" and not value > 0:
+    if name.endswith("learning_rate") and not value > 0:
         raise InputError(f"{name}: {value!r} teaches nothing; choose one above 0, such as 1e-4")
     if name in _BELOW_ONE and not value < 1:
         raise InputError(f"{name}: {value!r} must be below 1")

@@ -15,6 +15,7 @@ from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questions, read_json
 from helpers.config import InputError, Settings, parse_rungs
 from helpers.contexts import contexts_of
+from helpers.files import sha256
 from helpers.leaks import BY_LIKENESS, Leak, find_leaks, wordings
 from helpers.mini_text import DATA
 from helpers.squad import (
@@ -68,7 +69,8 @@ def find_run_files(settings: Settings) -> BioasqFiles:
             "(BIOASQ_DIR=… with make, --bioasq-dir with helpers.batch)"
         )
     folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
-    return find_files(folder, context=settings.context)
+    files = find_files(folder, context=settings.context)
+    return files.with_golden_snippets() if settings.snippets == "golden" else files
 
 
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
@@ -154,6 +156,7 @@ def _note(converted: ConvertedRun, settings: Settings) -> dict:
         "dropped": len(converted.drops),
         "leaks": len(converted.leaks),
         "rungs": settings.rungs,
+        "inputs": {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)},
     }
 
 

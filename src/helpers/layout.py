@@ -9,7 +9,7 @@ from __future__ import annotations
 import filecmp
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import CONTEXTS, InputError
@@ -44,6 +44,16 @@ class BioasqFiles:
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
 
+    def with_golden_snippets(self) -> BioasqFiles:
+        """The same with the golden files as test inputs: more snippets than participants got."""
+        return replace(self, tests=self.golds, tests_are_squad=False, enriched=True)
+
+    def inputs(self, context: str) -> list[Path]:
+        """Every file that a run under this context reads, each once."""
+        train = [self.train] if self.train else []
+        abstracts = self.abstracts if context == "abstract" else ()
+        return list(dict.fromkeys([*train, *self.tests, *self.golds, *abstracts]))
+
 
 @dataclass(frozen=True)
 class _Found:
@@ -61,16 +71,16 @@ def role_of(path: str | Path) -> str:
     return found.role if found else ""
 
 
-def ready_tests(folder: str | Path, edition: str, context: str) -> list[Path]:
-    """SQuAD test inputs below a folder that were made for an edition and a context setting."""
+def ready_tests(folder: str | Path, context: str, edition: str = "") -> list[Path]:
+    """The SQuAD test inputs below a folder that were made for a context setting (and an edition)."""
     folder = Path(folder)
     paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
     found = filter(None, (_classify(path, path.relative_to(folder)) for path in paths))
     return [
         file.path
         for file in found
-        if file.role == "test"
-        and (file.squad, file.edition, file.context) == (True, edition.lower(), context)
+        if (file.role, file.squad, file.context) == ("test", True, context)
+        and edition.lower() in ("", file.edition)
     ]
 
 

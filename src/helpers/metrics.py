@@ -24,8 +24,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from helpers.config import MISSING, InputError
 
 _ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "lacc", "mrr")
@@ -201,37 +199,6 @@ def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> N
                 f"{score.batch}: {low_name} {100 * low:.2f} is above {high_name} "
                 f"{100 * high:.2f}, which cannot be; are the labels or the questions mixed up?"
             )
-
-
-def bootstrap_interval(
-    values: Sequence[float],
-    strata: Sequence | None = None,
-    *,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` [questions] under resampling of questions.
-
-    ``strata`` [questions] names each question's batch: every resample then holds as many questions
-    of each batch as the data. Hits (0 or 1) give the interval of an accuracy, reciprocal ranks
-    that of MRR, differences between two systems on the same questions that of a paired difference.
-
-    Drawing n questions with replacement and counting how often each distinct value came up is one
-    multinomial draw, so the cost grows with the distinct values, not with the questions.
-    """
-    values = np.asarray(values, dtype=float)
-    labels = np.zeros(len(values)) if strata is None else np.asarray(strata)
-    if values.ndim != 1 or not len(values) or labels.shape != values.shape:
-        raise ValueError(f"one value and one stratum a question; got {values.shape, labels.shape}")
-    rng = np.random.default_rng(seed)
-    totals = np.zeros(resamples)
-    for label in np.unique(labels):
-        distinct, counts = np.unique(values[labels == label], return_counts=True)
-        draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-        totals += draws @ distinct
-    low, high = np.quantile(totals / len(values), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def normalize_answer(text: str) -> str:

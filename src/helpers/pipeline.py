@@ -64,6 +64,11 @@ def fine_tune_files(
     """
     output = Path(output).resolve()
     settings = from_parameters(**{"run": output.name or "model", **parameters})
+    if settings.squad_epochs:
+        raise InputError(
+            "squad_epochs: one call trains on one file; train on the SQuAD file first, then on "
+            "this one with --checkpoint MODEL.nemo, and set squad_epochs=0"
+        )
     check_outputs([output / "model.nemo"])
     parts = output / "training", output / "transformers"
     for path in (path for path in (train, dev) if path):

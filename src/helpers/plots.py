@@ -133,21 +133,6 @@ def score_bars(scores: dict):
     return figure
 
 
-def intervals(values: dict[str, tuple[float, float, float]]):
-    """Scores as dots with their 95% intervals: name -> (score, low, high), fractions of 1."""
-    figure, axes = new_figure(7, 0.9 + 0.45 * len(values))
-    for number, (score, low, high) in enumerate(values.values()):
-        axes.hlines(number, 100 * low, 100 * high, color=DARK, linewidth=2)
-        axes.plot(100 * score, number, "o", color=ACCENT, markersize=8)
-        axes.annotate(f"{100 * score:.1f}  [{100 * low:.1f}, {100 * high:.1f}]",
-                      (100 * score, number), xytext=(0, 8), textcoords="offset points",
-                      ha="center", fontsize=9)  # fmt: skip
-    axes.set_yticks(range(len(values)), list(values))
-    axes.set(xlabel="score (%)", xlim=(0, 100), ylim=(len(values) - 0.4, -0.7))
-    axes.set_title("95% intervals over questions", loc="left", fontsize=11)
-    return figure
-
-
 _CAUSE_FILLS = (  # pale and plain where all is well, then darker or hatched: readable in grey
     ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
     (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),

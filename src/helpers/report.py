@@ -17,6 +17,10 @@ from helpers.runs import Run
 _FIGURES = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
     "answer from the texts can pass it.",
+    "sources": "How sure the scores are: other questions (line) and other seeds (circles).",
+    "switches": "What other protocols would have made of the same run.",
+    "forest": "This run (filled) and, on the same questions, published rows (hollow). Rows with "
+    "another context or other training data are other experiments.",
     "causes": "What became of every test question.",
     "loss": "Training loss and learning rate, step by step.",
 }
@@ -134,9 +138,8 @@ def _notebooks(run: Run, manifest: dict) -> str:
     items = []
     for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
         notebook = nbformat.read(path, 4)
-        for output in (o for c in notebook.cells for o in c.get("outputs", ())):
-            if output.output_type == "stream":
-                output.text = last_states(output.text)
+        for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
+            cell.outputs = _joined(cell.outputs)
         page, _ = HTMLExporter(template_name="lab").from_notebook_node(notebook)
         write_text(path.with_suffix(".html"), page)
         title = next((c.source.splitlines()[0].lstrip("# ") for c in notebook.cells), path.stem)
@@ -147,6 +150,20 @@ def _notebooks(run: Run, manifest: dict) -> str:
             + "</li>"
         )
     return f"<ul>{''.join(items)}</ul>"
+
+
+def _joined(outputs: list) -> list:
+    """Outputs with the pieces of one stream put together: a slow bar comes in many."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in (o for o in joined if o.output_type == "stream"):
+        output.text = last_states(output.text)
+    return joined
 
 
 def last_states(text: str) -> str:
@@ -161,16 +178,28 @@ def _facts(manifest: dict, scores: dict) -> str:
         "kit": f"{__version__}, commit {manifest['kit']['commit'] or 'unknown'}",
         "made": manifest["opened"],
         "settings": ", ".join(f"{k}={v}" for k, v in settings.items() if v != ""),
+        "SQuAD step": _squad_step(scores.get("squad_step") or {}),
         "training rows": scores["train_pairs"],
         "seconds": ", ".join(f"{k} {v:.0f}" for k, v in scores["seconds"].items()),
         "machine": f"{hardware['cpu']}, {hardware['cores']} cores, "
         f"{memory / 2**30:.0f} GiB, GPU: {', '.join(hardware['gpus'] or []) or 'none'}",
         "packages": f"Python {manifest['python']}, "
         + ", ".join(f"{k} {v}" for k, v in manifest["packages"].items() if v),
-        "files": "every file with its SHA-256 is in manifest.json",
+        "files": "every file with its SHA-256 is in manifest.json; reproduce.sh repeats the run",
     }
     rows = "".join(
         f"<tr><td>{html.escape(k)}</td><td>{html.escape(str(v))}</td></tr>"
         for k, v in facts.items()
     )
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
+
+
+def _squad_step(step: dict) -> str:
+    if not step:
+        return "none"
+    text = f"{step['train_questions']} questions, {step['epochs']} epochs"
+    judged = step["judged"]
+    if judged:
+        text += f"; EM {100 * judged['em']:.1f}, F1 {100 * judged['f1']:.1f} "
+        text += f"on {judged['questions']} others"
+    return text

@@ -8,6 +8,7 @@ order gets a clear message instead of a stale number.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import platform
 import subprocess
@@ -27,10 +28,10 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
 # A file made with others is another's file.
-DATA_SETTINGS = ("profile", "bioasq_dir", "context", "rungs")
+DATA_SETTINGS = ("profile", "bioasq_dir", "context", "snippets", "rungs")
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
-    "pandas", "matplotlib", "papermill", "wandb",
+    "scipy", "pandas", "matplotlib", "papermill", "wandb",
 )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ class Run:
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
             raise InputError(f"{path}: cannot be recorded, it is not a file or folder of the run")
-        files = self.manifest()["files"]
+        known = self.manifest()
+        files = known["files"]
         if path.is_dir():
             files = {key: entry for key, entry in files.items() if not key.startswith(f"{name}/")}
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -100,8 +102,9 @@ class Run:
                 "made_by": made_by,
                 "made_at": _now(),
                 "made_for": _made_for(self.settings),
+                "commit": known.get("kit", {}).get("commit"),
             }
-        self._save({**self.manifest(), "files": files})
+        self._save({**known, "files": files})
         return path
 
     def need(self, name: str, notebook: str) -> Path:
@@ -124,7 +127,7 @@ class Run:
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise InputError(f"{file}: no longer matches its recorded SHA-256; {again}")
             for setting, now in _made_for(self.settings).items():
-                before = entry["made_for"].get(setting)
+                before = entry["made_for"].get(setting, getattr(Settings, setting))
                 if before != now:
                     raise InputError(
                         f"{file}: was made with {setting}={before!r}, now it is {now!r}; {again}, "
@@ -174,7 +177,12 @@ def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
         gpus = known.get("hardware", {}).get("gpus")
     return {
         "schema_version": SCHEMA_VERSION,
-        "kit": {"name": "biomegatron-bioasq-kit", "version": __version__, "commit": _commit()},
+        "kit": {
+            "name": "biomegatron-bioasq-kit",
+            "version": __version__,
+            "commit": _commit(),
+            "source_sha256": _source_hash(),
+        },
         "created": known.get("created", _now()),
         "opened": _now(),
         "profile": settings.profile,
@@ -217,6 +225,15 @@ def _commit() -> str | None:
             return None
         answers.append(done.stdout.strip())
     return answers[0] + ("+changes" if answers[1] else "")
+
+
+def _source_hash() -> str:
+    """One SHA-256 of the package's files, which names the code even without git."""
+    folder = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
+        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\0".encode())
+    return digest.hexdigest()
 
 
 def _cpu_model() -> str:

@@ -19,6 +19,8 @@ from helpers.spans import ceiling, find_spans
 from helpers.squad import read_squad
 
 SCHEMA_VERSION = 1
+RANKS = "ranks.json"
+OWN = "run"  # the run's own answers, beside its baselines
 CONVERT, TRAIN, PREDICT = "02_bioasq_to_squad", "03_fine_tune", "04_error_analysis"
 
 
@@ -64,10 +66,24 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
     return batches
 
 
-def score_run(run: Run, seconds: dict[str, float]) -> dict:
-    """All of ``scores.json``; fractions of 1, seconds as given. Writes nothing."""
+def read_systems(run: Run) -> dict[str, list[Batch]]:
+    """The run's own batches (key ``OWN``), and those of each system of ``baselines/``."""
+    folders = sorted(path for path in run.path("baselines").glob("*/"))
+    return {OWN: read_batches(run)} | {
+        folder.name: read_batches(run, f"baselines/{folder.name}") for folder in folders
+    }
+
+
+def score_run(
+    run: Run, seconds: dict[str, float], systems: dict[str, list[Batch]] | None = None
+) -> dict:
+    """All of ``scores.json``; fractions of 1, seconds as given. Writes nothing.
+
+    ``systems`` is what ``read_systems`` gives, to spare reading twice.
+    """
     settings = run.settings
-    batches = read_batches(run)
+    systems = systems or read_systems(run)
+    batches = systems[OWN]
     result = {
         "schema_version": SCHEMA_VERSION,
         "profile": settings.profile,
@@ -78,6 +94,7 @@ def score_run(run: Run, seconds: dict[str, float]) -> dict:
         "missing": settings.missing,
         "train_pairs": run.noted("train_pairs", TRAIN),
         "enriched": run.noted("data", CONVERT)["enriched"],
+        "squad_step": run.manifest()["notes"].get("squad_step", {}),  # empty: no such step
         **metrics.summary([b.score for b in batches]),
         "seconds": seconds,
     }
@@ -92,16 +109,26 @@ def score_run(run: Run, seconds: dict[str, float]) -> dict:
         name: sum(row[name] for row in result["batches"]) / len(batches) for name in names
     }
     result["baselines"] = {
-        folder.name: metrics.pooled(
-            [b.score for b in read_batches(run, f"baselines/{folder.name}")]
-        ).as_row()
-        for folder in sorted(run.path("baselines").glob("*/"))
+        name: metrics.pooled([b.score for b in rows]).as_row()
+        for name, rows in systems.items()
+        if name != OWN
     }
     return result
 
 
-def write_scores(run: Run, scores: dict, made_by: str) -> Path:
-    """Write and record ``scores.json``."""
+def write_scores(
+    run: Run, scores: dict, made_by: str, systems: dict[str, list[Batch]] | None = None
+) -> Path:
+    """Write and record ``scores.json``, and with ``systems`` also ``ranks.json``.
+
+    The latter holds system -> batch -> question id -> rank of its first right answer (0: none),
+    all that a paired comparison with another run needs.
+    """
+    if systems:
+        ranks = {
+            name: {batch.name: batch.ranks for batch in rows} for name, rows in systems.items()
+        }
+        run.record(write_json(run.path(RANKS), ranks), made_by)
     return run.record(write_json(run.path("scores.json"), scores), made_by)
 
 

@@ -228,7 +228,7 @@ def compare_contexts(files: BioasqFiles) -> list[dict]:
     if rows:
         folder = Path(os.path.commonpath([path.parent for path in files.golds]))
         edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
-        for path in ready_tests(folder, edition, "abstract"):
+        for path in ready_tests(folder, "abstract", edition):
             rows.append(_given(f"abstract: {path.name}", golds, read_squad(path)))
     return rows
 

@@ -1,0 +1,148 @@
+"""The step before BioASQ ("step A"): fine-tune on SQuAD questions and judge it by EM and F1.
+
+NVIDIA's checkpoint BioMegatron345mUncasedSQuADv1 is the base model after this step, so a run that
+starts from the base model, or from any plain encoder, takes it first. Settings without
+``squad_epochs`` have no such step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from helpers import fetch, training
+from helpers.checkpoints import save_nemo
+from helpers.config import InputError, Settings
+from helpers.files import sha256
+from helpers.metrics import squad_scores
+from helpers.prediction import Reader
+from helpers.registry import REGISTRY
+from helpers.runs import Run
+from helpers.squad import Example, read_squad, split_dev
+from helpers.uncertainty import bootstrap_interval
+
+MODEL = "model/squad_step.nemo"  # the model after the step, in the run's folder
+NOTE = "squad_step"  # in the manifest
+
+
+@dataclass(frozen=True)
+class SquadData:
+    """Questions to learn from, questions to judge by (maybe none), and the files they are from."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    files: dict[str, str]  # path -> SHA-256
+
+
+def check(settings: Settings) -> None:
+    """Raise ``InputError`` when the step's settings do not fit together or name no file."""
+    for name in ("squad_file", "squad_dev"):
+        value = getattr(settings, name)
+        if value and not settings.squad_epochs:
+            raise InputError(f"{name}: is given, but squad_epochs is 0; set squad_epochs=2 as well")
+        if value and not _in_registry(value) and not Path(value).expanduser().is_file():
+            raise InputError(f"{name}: {value}: no such file; give one in the SQuAD v1.1 format")
+    if settings.squad_epochs and not settings.squad_file:
+        raise InputError(
+            f"profile {settings.profile} has a SQuAD step and no questions for it; set "
+            "squad_file=FILE (SQuAD v1.1 format), or squad_file=squad-train to fetch SQuAD's own"
+        )
+
+
+def read(settings: Settings) -> SquadData:
+    """Read the step's questions; every one needs an answer.
+
+    Without ``squad_dev`` the questions of ``dev_fraction`` of the paragraphs are held out; with a
+    fraction of 0 none are, and the step is not judged.
+    """
+    check(settings)
+    files = [_local(settings.squad_file)]
+    rows = _answered(files[0])
+    if settings.squad_dev:
+        files.append(_local(settings.squad_dev))
+        train, dev = rows, _answered(files[1])
+    else:
+        # Whole paragraphs: a text seen in training must not be in the examination.
+        groups = [replace(row, question_id=row.context) for row in rows]
+        held = {row.id for row in split_dev(groups, settings.dev_fraction, settings.seed)[1]}
+        train = [row for row in rows if row.id not in held]
+        dev = [row for row in rows if row.id in held]
+    return SquadData(tuple(train), tuple(dev), {str(path): sha256(path) for path in files})
+
+
+def score(reader: Reader, examples: Sequence[Example], progress: bool = True) -> dict:
+    """EM and F1 of the reader's best spans as SQuAD v1.1 has them, fractions of 1.
+
+    ``f1_interval`` is the 95% bootstrap interval over questions.
+    """
+    best = reader.predict(examples, progress=progress)
+    answers = {e.id: c[0].text if c else "" for e, c in zip(examples, best, strict=True)}
+    golds = {e.id: [span.text for span in e.spans] for e in examples}
+    exact, f1 = zip(*squad_scores(golds, answers).values(), strict=True)
+    return {
+        "questions": len(golds),
+        "em": sum(exact) / len(golds),
+        "f1": sum(f1) / len(golds),
+        "f1_interval": list(bootstrap_interval(f1)),
+    }
+
+
+def run(reader: Reader, folder: Run) -> dict:
+    """Take the step with the reader's model, in place, and note it in the run's manifest.
+
+    Keeps the model as ``model/squad_step.nemo``. A step taken before with the same data, settings
+    and weights is not repeated. Returns the note; without a step it is empty.
+    """
+    settings = reader.settings
+    check(settings)
+    if not settings.squad_epochs:
+        folder.path(MODEL).unlink(missing_ok=True)  # of other settings
+        folder.note(NOTE, {})
+        return {}
+    data = read(settings)
+    own = replace(
+        settings,
+        epochs=settings.squad_epochs,
+        batch_size=settings.squad_batch_size,
+        learning_rate=settings.squad_learning_rate,
+    )
+    done = training.fine_tune(
+        replace(reader, settings=own), data.train, folder.path("training_squad"), resume=None
+    )
+    save_nemo(reader, folder.path(MODEL))
+    note = {
+        "files": data.files,
+        "train_questions": len(data.train),
+        "epochs": settings.squad_epochs,
+        "seconds": round(done.seconds, 1),
+        "judged": score(reader, data.dev) if data.dev else {},
+    }
+    folder.note(NOTE, note)
+    return note
+
+
+def _in_registry(name: str) -> bool:
+    return name.lower() in map(str.lower, REGISTRY)
+
+
+def _local(name: str) -> Path:
+    """A file of the user's, or the one file of a data set in the registry."""
+    own = Path(name).expanduser()
+    if own.is_file():
+        return own.resolve()
+    files = list(fetch.fetch(name).files) if _in_registry(name) else []
+    if len(files) != 1 or not files[0].endswith(".json"):
+        raise InputError(f"{name}: is no file of questions; give one, or squad-train or squad-dev")
+    return fetch.fetch(name).folder / files[0]
+
+
+def _answered(path: Path) -> list[Example]:
+    rows = read_squad(path)
+    bare = next((row.id for row in rows if not row.spans), None)
+    if bare is not None:
+        raise InputError(
+            f"{path}: question {bare!r} has no answer; the SQuAD step wants v1.1, where every "
+            "question has one"
+        )
+    return rows

@@ -1,0 +1,317 @@
+"""The organisers' evaluator as a second process: a stand-in in Java takes its place here.
+
+The semantics are checked line by line against the stand-in, which was written from the documented
+behaviour, not from our Python. A jar of the organisers' own is used as well when OFFICIAL_JAR
+names one.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers import official
+from helpers.bioasq import find_files, read_questions, write_answers
+from helpers.config import InputError
+from helpers.evaluation import evaluate_files
+from helpers.mini_text import DATA
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "data_scripts" / "official_evaluation.py"
+STANDIN = ROOT / "tests" / "java_standin" / "EvaluatorTask1b.java"
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory):
+    """The stand-in as a jar, compiled here."""
+    if not (shutil.which("javac") and shutil.which("jar") and shutil.which("java")):
+        pytest.skip("no Java compiler on this machine: the evaluator's stand-in cannot be built")
+    folder = tmp_path_factory.mktemp("jar")
+    subprocess.run(["javac", "-d", str(folder), str(STANDIN)], check=True)
+    jar = folder / "BioASQEvaluation.jar"
+    subprocess.run(["jar", "cf", str(jar), "-C", str(folder), "evaluation"], check=True)
+    return jar
+
+
+@pytest.fixture(scope="session", params=["stand-in", "official"])
+def jar(request):
+    if request.param == "stand-in":
+        return request.getfixturevalue("standin")
+    if not os.environ.get("OFFICIAL_JAR"):
+        pytest.skip("OFFICIAL_JAR is not set: the organisers' program is not part of the kit")
+    return Path(os.environ["OFFICIAL_JAR"])
+
+
+def pair(folder, gold, answers):
+    """Golden and answer file; ids become 24 digits, ``answers`` may lack questions."""
+    rows = [{"id": f"{n:024d}", "type": "factoid", "body": "Which?", "exact_answer": gold[n]}
+            for n in gold]  # fmt: skip
+    given = [{"id": f"{n:024d}", "type": "factoid", "exact_answer": answers[n]} for n in answers]
+    paths = folder / "g.json", folder / "a.json"
+    for path, questions in zip(paths, (rows, given), strict=True):
+        path.write_text(json.dumps({"questions": questions}, ensure_ascii=False), encoding="utf-8")
+    return paths
+
+
+def one(jar, folder, gold, answers, **options):
+    golden, given = pair(folder, gold, answers)
+    (found,) = official.compare_files(jar, [golden], [given], **options)
+    assert found.agrees, found.line()
+    return found
+
+
+# Facts on edition 5, line by line: gold, what the system says, (SAcc, LAcc, MRR).
+SEMANTICS = {
+    "equal but for case": ([["Insulin"]], [["INSULIN"]], (1, 1, 1)),
+    "nothing is trimmed": ([["insulin"]], [["insulin "]], (0, 0, 0)),
+    "nor in the gold": ([["insulin "]], [["insulin"]], (0, 0, 0)),
+    "no punctuation is removed": ([["insulin"]], [["insulin."]], (0, 0, 0)),
+    "no article is removed": ([["insulin"]], [["the insulin"]], (0, 0, 0)),
+    "double blanks stay": ([["T  cell"]], [["T cell"]], (0, 0, 0)),
+    "letters outside ASCII": ([["TNF-α"]], [["tnf-Α"]], (1, 1, 1)),
+    "a letter that grows in lower case": ([["İ"]], [["i̇"]], (1, 1, 1)),
+    "synonyms of all inner lists": ([["a"], ["b", "c"]], [["c"]], (1, 1, 1)),
+    "only the first synonym of a system": ([["b"]], [["a", "b"]], (0, 0, 0)),
+    "empty inner lists move up": ([["b"]], [[], ["b"]], (1, 1, 1)),
+    "an empty string holds its rank": ([["b"]], [[""], ["b"]], (0, 1, 0.5)),
+    "duplicates hold theirs": ([["b"]], [["a"], ["a"], ["b"]], (0, 1, 1 / 3)),
+    "no cut at five": ([["z"]], [[c] for c in "abcdefz"], (0, 1, 1 / 7)),
+    "an empty answer is wrong": ([["a"]], [], (0, 0, 0)),
+    "quotes and backslashes": ([['5"-\\a']], [['5"-\\A']], (1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", SEMANTICS)
+def test_both_programs_follow_the_table(jar, tmp_path, name):
+    gold, answer, expected = SEMANTICS[name]
+    found = one(jar, tmp_path, {1: gold}, {1: answer})
+    assert tuple(found.ours[m] for m in official.FACTOID) == pytest.approx(expected)
+    assert found.repairs == ()
+
+
+@pytest.mark.parametrize("name", SEMANTICS)
+def test_ours_follows_the_table_without_java(tmp_path, name):
+    gold, answer, expected = SEMANTICS[name]
+    golden, given = pair(tmp_path, {1: gold}, {1: answer})
+    row = evaluate_files([golden], [given]).scores["pooled"]
+    assert (row["sacc"], row["lacc"], row["mrr"]) == pytest.approx(expected)
+
+
+REPAIRS = {
+    "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat or with empty lists, nested"),
+    "gold as a string": ({1: "a"}, {1: [["a"]]}, "flat or with empty lists, nested"),
+    "empty gold": ({1: [], 2: [["a"]]}, {1: [["a"]], 2: [["a"]]}, "an empty list put in"),
+    "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "flat, each string made a list"),
+    "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "null, an empty answer"),
+    "missing": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]]}, "missing, an empty answer put in"),
+    "unknown id": ({1: [["a"]]}, {1: [["a"]], 7: [["b"]]}, "not a question that is scored"),
+}
+
+
+@pytest.mark.parametrize("name", REPAIRS)
+def test_what_the_program_cannot_read_is_repaired_in_a_copy_and_listed(jar, tmp_path, name):
+    gold, answers, repair = REPAIRS[name]
+    found = one(jar, tmp_path, gold, answers)
+    (said,) = found.repairs
+    assert repair in said and ".json: " in said and "0000" in said
+    before = pair(tmp_path, gold, answers)[0].read_bytes()
+    assert (tmp_path / "g.json").read_bytes() == before
+
+
+def test_repeated_ids_count_once(jar, tmp_path):
+    golden, given = pair(tmp_path, {1: [["a"]]}, {1: [["a"]]})
+    rows = json.loads(given.read_text())["questions"]
+    again = {**rows[0], "exact_answer": [["b"]]}
+    given.write_text(json.dumps({"questions": [*rows, again]}))
+    (found,) = official.compare_files(jar, [golden], [given])
+    assert found.agrees and found.official["SAcc"] == 1.0
+    assert "occurs again, its first entry kept" in found.repairs[0]
+
+
+def test_dropped_questions_are_dropped_on_both_sides(jar, tmp_path):
+    found = one(jar, tmp_path, {1: [["a"]], 2: [["b"]]}, {1: [["a"]]}, missing="dropped")
+    assert found.official["SAcc"] == 1.0
+    assert "1 questions that are not scored left out" in found.repairs[0]
+
+
+def test_other_question_types_and_odd_fields_do_not_reach_the_program(jar, tmp_path):
+    golden, given = pair(tmp_path, {1: [["a"]]}, {1: [["a"]]})
+    rows = json.loads(golden.read_text())["questions"]
+    rows[0] |= {"concepts": None, "snippets": [{"text": "a", "new field": 1}], "triples": None}
+    rows.append({"id": "x", "type": "yesno", "body": "Is it?", "exact_answer": "yes"})
+    golden.write_text(json.dumps({"questions": rows}))
+    (found,) = official.compare_files(jar, [golden], [given])
+    assert found.agrees and "1 questions that are not scored" in found.repairs[0]
+
+
+@pytest.mark.skipif(not os.environ.get("BIOASQ_DIR"), reason="BIOASQ_DIR is not set")
+def test_the_real_golden_files_score_the_same_in_both_programs(jar, tmp_path):
+    files = find_files(os.environ["BIOASQ_DIR"], need_train=False)
+    answers = []
+    for gold in files.golds:
+        asked = read_questions(gold, answers="required")
+        # Right at rank 1, at rank 2, in capitals, wrong by a blank, and no answer at all, in turn.
+        rankings = [
+            ([g], ["no", g], [g.upper()], [f"{g} "], [])[n % 5]
+            for n, g in enumerate(q.synonyms()[-1] for q in asked)
+        ]
+        ranked = dict(zip((q.id for q in asked), rankings, strict=True))
+        answers.append(write_answers(tmp_path / gold.name, ranked))
+    found = official.compare_files(jar, files.golds, answers)
+    assert [batch.line() for batch in found if not batch.agrees] == []
+    assert sum(batch.official["SAcc"] > 0 for batch in found) == 5
+
+
+texts = st.text(alphabet='aAbB .α"\\İı', max_size=3)
+ranked = st.lists(st.lists(texts, max_size=2), max_size=4)
+gold_lists = st.lists(st.lists(texts, min_size=1, max_size=2), min_size=1, max_size=2)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.dictionaries(st.integers(1, 9), st.tuples(gold_lists, st.none() | ranked), min_size=1))
+def test_any_files_score_the_same_in_both_programs(standin, tmp_path, questions):
+    gold = {n: golds for n, (golds, _) in questions.items()}
+    one(standin, tmp_path, gold, {n: answer for n, (_, answer) in questions.items()})
+
+
+def script(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True, text=True, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def mini_files(tmp_path):
+    golds = [DATA / f"mini{n}_golden.json" for n in (1, 2)]
+    answers = []
+    for gold in golds:
+        rows = json.loads(gold.read_text())["questions"]
+        ranking = {
+            row["id"]: ["no", row["exact_answer"][0][0]] if n % 2 else [row["exact_answer"][0][0]]
+            for n, row in enumerate(r for r in rows if r["type"] == "factoid")
+        }
+        answers.append(write_answers(tmp_path / gold.name, ranking))
+    return golds, answers
+
+
+def test_the_script_compares_batch_by_batch(jar, mini_files):
+    golds, answers = mini_files
+    done = script("--jar", jar, "--gold", *golds, "--answers", *answers)
+    assert done.returncode == 0, done.stderr
+    head, first, second, last = done.stdout.splitlines()
+    assert first.startswith("mini1_golden") and first.endswith("agree")
+    assert "SAcc 0.5 0.5" in second and "MRR 0.75 0.75" in second
+    assert last == "6 figures, all agree" and head
+
+
+def test_a_difference_is_status_1(mini_files, tmp_path, standin):
+    wrong = tmp_path / "wrong"
+    source = STANDIN.read_text().replace("strict += hit == 1", "strict += hit == 2")
+    (tmp_path / "EvaluatorTask1b.java").write_text(source)
+    subprocess.run(["javac", "-d", str(wrong), str(tmp_path / "EvaluatorTask1b.java")], check=True)
+    subprocess.run(["jar", "cf", f"{wrong}.jar", "-C", str(wrong), "evaluation"], check=True)
+    golds, _ = mini_files
+    script_answers = tmp_path / "all_first.json"
+    rows = json.loads(golds[0].read_text())["questions"]
+    right = {r["id"]: [r["exact_answer"][0][0]] for r in rows if r["type"] == "factoid"}
+    write_answers(script_answers, right)
+    done = script("--jar", f"{wrong}.jar", "--gold", golds[0], "--answers", script_answers)
+    assert done.returncode == 1
+    assert "DIFFER" in done.stdout and "NOT all agree" in done.stdout
+
+
+def fake_java(folder, code):
+    """A ``java`` that is a Python script: for failures that a real one does not show on demand."""
+    home = folder / "home"
+    (home / "bin").mkdir(parents=True)
+    java = home / "bin" / "java"
+    java.write_text(f"#!{sys.executable}\nimport sys\n{code}\n")
+    java.chmod(0o755)
+    return str(home)
+
+
+CRASH = 'Exception in thread "main" java.lang.'
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (f"sys.exit('{CRASH}IllegalStateException: Expected BEGIN_ARRAY but was STRING')",
+         "the evaluator failed: java.lang.IllegalStateException: Expected BEGIN_ARRAY"),
+        (f"sys.exit('{CRASH}NoClassDefFoundError: com/google/gson/stream/JsonReader')",
+         "keep the folder lib beside the jar"),
+        ("sys.exit('Error: Could not find or load main class evaluation.EvaluatorTask1b\\n"
+         "Caused by: java.lang.ClassNotFoundException: evaluation.EvaluatorTask1b')",
+         "so it is not the evaluator's jar"),
+        ("sys.exit('Error: Unable to initialize main class evaluation.EvaluatorTask1b\\n"
+         "Caused by: java.lang.NoClassDefFoundError: org/apache/commons/cli/ParseException')",
+         "lacks a library (org/apache/commons/cli/ParseException); keep the folder lib"),
+        ("print('Wrong challenge version. I will exit.')", "Wrong challenge version"),
+        ("print('Usage: -phaseX [-e version] goldenfile systemfile [-verbose]')", "Usage"),
+        ("pass", "it printed nothing"),
+        ("print('SEVERE java.io.EOFException', file=sys.stderr); print('0 1 1 1 0 0 0')",
+         "EOFException"),  # half a file was read, and figures came all the same
+        ("print('0.5 1.0 1.0 1.0 0.0 0.0 0.0')", "figures of other question types"),
+        ("print('0.0 1.0')", "the evaluator failed: 0.0 1.0"),
+    ],
+)  # fmt: skip
+def test_its_failures_become_one_readable_line(tmp_path, code, message, mini_files):
+    golds, answers = mini_files
+    (tmp_path / "some.jar").write_bytes(b"")
+    done = script(
+        "--jar", tmp_path / "some.jar", "--gold", golds[0], "--answers", answers[0],
+        JAVA_HOME=fake_java(tmp_path, code),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert message in done.stderr
+
+
+def test_another_jar_is_told(standin, tmp_path, mini_files):
+    golds, answers = mini_files
+    other = tmp_path / "other.jar"
+    subprocess.run(["jar", "cf", str(other), "-C", str(STANDIN.parent), STANDIN.name], check=True)
+    done = script("--jar", other, "--gold", golds[0], "--answers", answers[0])
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "it is not the evaluator's jar" in done.stderr
+
+
+def test_line_of_2018_with_seven_figures(tmp_path, mini_files):
+    golds, answers = mini_files
+    (tmp_path / "some.jar").write_bytes(b"")
+    home = fake_java(tmp_path, "print('0.0 0.5 1.0 0.75 0.0 0.0 0.0')")
+    done = script(
+        "--jar", tmp_path / "some.jar", "--gold", golds[0], "--answers", answers[0], JAVA_HOME=home
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jar": "nowhere.jar"}, "nowhere.jar: no such file; give BioASQEvaluation.jar"),
+        ({"edition": 3}, "edition: 3 has other rules"),
+        ({"answer_files": []}, "1 gold files but 0 answer files"),
+        ({"missing": "kept"}, "'kept' is not one of"),
+    ],
+)
+def test_bad_input_is_named(standin, mini_files, change, message):
+    golds, answers = mini_files
+    call = {"jar": standin, "gold_files": golds[:1], "answer_files": answers[:1]} | change
+    with pytest.raises(InputError, match=message):
+        official.compare_files(**call)
+
+
+def test_without_java_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"java: not found in JAVA_HOME .*install a Java runtime"):
+        official.compare_files(tmp_path / "x.jar", ["g"], ["a"])
