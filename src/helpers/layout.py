@@ -72,7 +72,7 @@ def role_of(path: str | Path) -> str:
 
 
 def ready_tests(folder: str | Path, context: str, edition: str = "") -> list[Path]:
-    """The SQuAD test inputs below a folder that were made for a context setting (and an edition)."""
+    """The SQuAD test inputs below a folder made for a context setting (and edition)."""
     folder = Path(folder)
     paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
     found = filter(None, (_classify(path, path.relative_to(folder)) for path in paths))
