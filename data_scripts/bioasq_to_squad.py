@@ -4,14 +4,19 @@
 import argparse
 import sys
 
-from helpers.config import CONTEXTS, InputError
+from helpers.config import CONTEXTS, RUNGS, InputError
 from helpers.file_conversion import convert_files
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("files", nargs="+", metavar="FILE", help="BioASQ JSON: training file, or with --test any")
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="training file, or with --test any: BioASQ or SQuAD",
+    )
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
     add("--context", choices=CONTEXTS, default="snippet", help="what the model reads")
     add(
@@ -26,20 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="chooses the held-out questions")
     add("--squad-version", type=int, choices=(1, 2), default=1, help="v1.1 or v2.0")
     add("--test", action="store_true", help="keep every context, with or without an answer")
-    args = parser.parse_args(argv)
+    add("--rungs", default="", metavar="NAMES", help=f"looser matches: all, or {','.join(RUNGS)}")
+    add("--negatives", action="store_true", help="with --squad-version 2: contexts without answer")
+    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions these files ask")
+    add("--allow-leak", action="store_true", help="convert them all the same")
+    options = vars(parser.parse_args(argv))
+    options["version"] = {1: "1.1", 2: "2.0"}[options.pop("squad_version")]
     try:
-        summary = convert_files(
-            args.files,
-            args.output,
-            context=args.context,
-            abstracts=args.abstracts,
-            drops=args.drops,
-            ids=args.ids,
-            dev_fraction=args.dev_fraction,
-            seed=args.seed,
-            version={1: "1.1", 2: "2.0"}[args.squad_version],
-            test=args.test,
-        )
+        summary = convert_files(**options)
     except InputError as error:
         print(f"bioasq_to_squad.py: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from helpers.config import QKV_ORDERS, InputError
 from helpers.fetch import REGISTRY, fetch
@@ -19,7 +20,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "name",
         help=f"one of: {', '.join(REGISTRY)}; a hub name "
-        "(organisation/model[@revision]); or a folder or .nemo file",
+        "(organisation/model[@revision]); or a folder, .nemo file or archive",
     )
     parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
     parser.add_argument("--to", help="folder for the files (default: the cache)")
@@ -29,19 +30,30 @@ def main(argv=None) -> int:
         help="of a Megatron checkpoint's rows, for --convert; without it they are tried",
     )  # fmt: skip
     options = parser.parse_args(argv)
+    if options.qkv_order and not options.convert:
+        parser.error("--qkv-order goes with --convert")
     try:
+        if options.convert:  # torch takes a second, and a wrong folder is told before any download
+            from helpers.checkpoints import check_replaceable
+            from helpers.pipeline import convert_checkpoint
+
+            check_replaceable(Path(options.convert))
         checkpoint = fetch(options.name, source=options.source, to=options.to)
         print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
         for name, digest in checkpoint.files.items():
             print(f"  {digest}  {name}")
         print(f"  licence: {checkpoint.license}")
         if options.convert:
-            from helpers.pipeline import convert_checkpoint
-
             convert_checkpoint(checkpoint.folder, options.convert, options.qkv_order or "")
     except InputError as error:
         print(f"download_checkpoint.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "\ndownload_checkpoint.py: stopped; the same command goes on where it was",
+            file=sys.stderr,
+        )
+        return 130
     return 0
 
 

@@ -17,6 +17,9 @@ def main(argv=None) -> int:
     parser.add_argument("--checkpoint", required=True, help="a name in the registry, or a path")
     parser.add_argument("--train", required=True, help="SQuAD file with answers")
     parser.add_argument("--dev", help="SQuAD file held out; its scores are printed at the end")
+    parser.add_argument("--against", nargs="+", default=[], metavar="TEST",
+                        help="test inputs or golden files: their questions are refused in --train "
+                        "unless --set allow_leak=true")  # fmt: skip
     parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
     names = ", ".join(PROFILES)
     parser.add_argument("--profile", default="mini", help=f"where unset values come from: {names}")
@@ -37,12 +40,16 @@ def main(argv=None) -> int:
             args.train,
             args.output,
             dev=args.dev,
+            against=args.against,
             resume=args.resume,
             **parameters,
         )
     except InputError as error:
         print(f"fine_tune.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nfine_tune.py: stopped; add --resume to go on", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -45,6 +45,9 @@ def main(argv=None) -> int:
     except InputError as error:
         print(f"predict.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\npredict.py: stopped; the same command starts it again", file=sys.stderr)
+        return 130
     return 0
 
 

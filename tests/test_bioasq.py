@@ -5,6 +5,7 @@ import json
 import pytest
 
 from helpers.bioasq import (
+    Oddities,
     Question,
     Snippet,
     read_answers,
@@ -88,13 +89,14 @@ def test_files_that_are_not_bioasq(save, data, words):
         ({"body": " "}, "a1': field 'body' is empty"),
         ({"snippets": {}}, "a1': field 'snippets' is dict"),
         ({"snippets": ["x"]}, "a1', snippet 0: is str"),
-        ({"snippets": [{"text": "x"}, {"text": "\n"}]}, "a1', snippet 1: field 'text' is empty"),
-        ({"snippets": [{}]}, "a1', snippet 0: field 'text' is missing"),
-        ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "'offsetInBeginSection'"),
+        ({"snippets": [{"text": "x"}, {"text": 3}]}, "a1', snippet 1: field 'text' is int"),
+        ({"snippets": [{"text": "x", "offsetInBeginSection": "3.5"}]}, "'offsetInBeginSection'"),
+        ({"snippets": [{"text": "x", "offsetInEndSection": True}]}, "'offsetInEndSection'"),
+        ({"type": "essay"}, "a1': field 'type' is 'essay'"),
         ({"documents": [1]}, "a1': field 'documents'"),
         ({"exact_answer": {"a": 1}}, "a1': field 'exact_answer'"),
-        ({"exact_answer": ["a", ["b"]]}, "a1': field 'exact_answer'"),
-        ({"exact_answer": [["a", 3]]}, "a1': field 'exact_answer'"),
+        ({"exact_answer": [["a", ["b"]]]}, "a1': field 'exact_answer'"),
+        ({"exact_answer": True}, "a1': field 'exact_answer'"),
     ],
 )
 def test_bad_fields_name_question_and_field(save, tiny, change, words):
@@ -102,6 +104,44 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
     with pytest.raises(InputError) as caught:
         read_questions(save("bad.json", tiny))
     assert words in str(caught.value) and "bad.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "remark", "read"),
+    [
+        ({"exact_answer": ["a", "b"]}, "flat list", {"exact_answer": (("a", "b"),)}),
+        ({"exact_answer": "a"}, "is one string", {"exact_answer": (("a",),)}),
+        ({"exact_answer": 5}, "is one string", {"exact_answer": (("5",),)}),
+        ({"exact_answer": ["a", ["b", "c"]]}, "mixes", {"exact_answer": (("a",), ("b", "c"))}),
+        ({"exact_answer": [["a", 3]]}, "is a number", {"exact_answer": (("a", "3"),)}),
+        ({"exact_answer": [["a", None]]}, "is null", {"exact_answer": (("a",),)}),
+        ({"type": "Factoid "}, "spelt another way", {"type": "factoid"}),
+        ({"documents": "d"}, "one string", {"documents": ("d",)}),
+        ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "by its value",
+         {"snippets": (Snippet("x", offset_begin=3),)}),
+        ({"snippets": [{"text": "x", "offsetInEndSection": 3.0}]}, "by its value",
+         {"snippets": (Snippet("x", offset_end=3),)}),
+        ({"snippets": [{"text": "\n"}, {}]}, "without text",
+         {"snippets": (Snippet("\n"), Snippet(""))}),
+        ({"snippets": [{"text": "xyz", "offsetInBeginSection": 0, "offsetInEndSection": 2}]},
+         "not as long", {"snippets": (Snippet("xyz", offset_begin=0, offset_end=2),)}),
+    ],
+)  # fmt: skip
+def test_repairs_are_listed_with_the_question(save, tiny, change, remark, read):
+    tiny["questions"][0].update(change)
+    path, odd = save("old.json", tiny), Oddities()
+    question = read_questions(path, odd=odd)[0]
+    assert {name: getattr(question, name) for name in read} == read
+    lines = [line for line in odd.lines(path) if "a1'" in line]
+    assert len(lines) == 1 and remark in lines[0] and lines[0].startswith(str(path))
+    assert "\n" not in lines[0]
+
+
+def test_a_question_that_stands_twice_and_a_bare_list(save, tiny):
+    tiny["questions"].append(tiny["questions"][0])
+    path, odd = save("bare.json", tiny["questions"]), Oddities()
+    assert [question.id[-2:] for question in read_questions(path, odd=odd)] == ["a1", "a2"]
+    assert any("stands twice" in line and "a1'" in line for line in odd.lines(path))
 
 
 def test_missing_file_and_folder(tmp_path):
@@ -165,3 +205,17 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
         write_json(path / "below_a_file.json", {})
     assert [file.name for file in tmp_path.iterdir()] == ["out.json"]
     assert json.loads(path.read_text(encoding="utf-8")) == {"α": [1]}
+
+
+def test_a_question_as_written_in_2013(save):
+    """Flat golds, keys of other tasks, a null list, sections by number, offsets at the end."""
+    item = {
+        "id": "0000000000000000000000b1", "type": "factoid", "body": "Which gene?",
+        "concepts": ["http://example.org/c"], "triples": [{"s": "a", "p": "b", "o": "c"}],
+        "documents": None, "ideal_answer": "It is p53.", "exact_answer": ["p53", "TP53"],
+        "snippets": [{"text": "p53", "beginSection": "sections.0", "endSection": "sections.0",
+                      "offsetInBeginSection": 7, "offsetInEndSection": 10}],
+    }  # fmt: skip
+    (question,) = read_questions(save("training.json", {"questions": [item]}), answers="required")
+    assert question.exact_answer == (("p53", "TP53"),) and question.documents == ()
+    assert question.snippets == (Snippet("p53", "", "sections.0", "sections.0", 7, 10),)

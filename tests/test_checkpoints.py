@@ -79,6 +79,14 @@ def break_weights(change):
     return damage
 
 
+def as_bin(data):
+    def damage(folder):
+        (folder / "model.safetensors").unlink()
+        torch.save(data, folder / "pytorch_model.bin")
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -88,13 +96,21 @@ def break_weights(change):
         (lambda f: (f / "vocab.txt").unlink(), "vocab.txt: no such vocabulary"),
         (lambda f: (f / "vocab.txt").open("a").write("more\n"), "the model embeds"),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"<html>"), "fetch them again"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"<html>"),
+            "cannot be read as plain weights",
+        ),
         (break_config(model_type="gpt2"), "'gpt2' is not one of"),
         (break_config(hidden_act="relu"), "relu"),
         (break_config(intermediate_size=65), "has shape"),
         (break_config(num_hidden_layers=3), r"lack 'encoder.layer.2"),
         (break_config(num_hidden_layers=1), "unexpected weights"),
         (break_config(num_attention_heads=5), "heads"),
+        (break_config(num_attention_heads=0), "num_attention_heads is 0"),
+        (break_config(vocab_size="128"), "vocab_size is '128'"),
+        (as_bin([1, 2]), "holds something else than named weights"),
+        (as_bin({"a": torch.ones(2, dtype=torch.long)}), "holds something else than named weights"),
+        (as_bin(torch.nn.Linear(2, 2)), "holds objects or code"),
         (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unexpected weights extra"),
     ],
 )

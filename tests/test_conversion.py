@@ -171,6 +171,30 @@ def test_test_questions_are_not_trained_on(make, tmp_path, ready):
     assert not {row.question_id for row in converted.train} & {f"{n:024x}" for n in (5, 11)}
     steps = dict(converted.steps)
     assert steps["not in a test batch"] == (1 if ready else 4)
+    assert [(leak.how, leak.test_id[-1]) for leak in converted.leaks] == [
+        ("same id", "b"), ("same wording", "c")
+    ]  # fmt: skip
+    allowed = convert_run(files, replace(settings, allow_leak=True))
+    assert {f"{n:024x}" for n in (5, 11)} < {row.question_id for row in allowed.train}
+    assert allowed.leaks == converted.leaks
+
+
+def test_a_near_equal_wording_is_reported_and_stays(make):
+    alike = factoid(5, "MYC", "MYC it is", body="Which is the gene number 12 ?")
+    converted = convert_run(*make(train=[*TRAIN, alike], dev_fraction=0.0))
+    assert [leak.how for leak in converted.leaks] == ["near-equal wording"]
+    assert alike["id"] in {row.question_id for row in converted.train}
+
+
+def test_rungs_of_the_settings_and_pairs_step_by_step(make):
+    greek = factoid(6, "IFN-gamma", "of IFN-γ", "of IFN-γ", "IFN-gamma")
+    strict = convert_run(*make(train=[*TRAIN, greek], dev_fraction=0.0))
+    loose = convert_run(*make(train=[*TRAIN, greek], dev_fraction=0.0, rungs="all"))
+    added = [row for row in loose.train if row.rung]
+    assert [(row.rung, row.spans[0].text) for row in added] == [("greek", "IFN-γ")]
+    assert len(loose.train) == len(strict.train) + 1
+    assert [count for _, count in strict.pair_steps] == [10, 8, 5, 6]
+    assert [count for _, count in loose.pair_steps] == [10, 8, 6, 7]
 
 
 def test_golden_files_stand_in_but_give_nothing_away(make):
@@ -233,6 +257,7 @@ def test_the_run_folder(make, tmp_path):
     assert tests and not any(row.spans for row in tests)
     lines = run.need("squad/drops.jsonl", "02").read_text("utf-8").splitlines()
     assert len(lines) == len(converted.drops) == 1
+    assert run.need("squad/leaks.jsonl", "02").read_text("utf-8") == "" and note["leaks"] == 0
 
 
 def test_a_second_conversion_leaves_no_file_of_the_first(make):

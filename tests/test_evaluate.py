@@ -183,7 +183,7 @@ def unanswered():
         ([], ANSWERS_1, "not a BioASQ file"),
         ({"questions": [question("y1", "yes", "yesno")]}, ANSWERS_1, "factoid"),
         ({"questions": [question("a1", None)]}, ANSWERS_1, "exact_answer"),
-        ({"questions": [question("a1", [["x"]])] * 2}, ANSWERS_1, "'a1'"),
+        ({"questions": [question("a1", [["x"]]), question("a1", [["y"]])]}, ANSWERS_1, "'a1'"),
         (GOLD_1, {"s_001": "insulin"}, "not a BioASQ file"),
         (GOLD_1, SQUAD, "change places"),
         (GOLD_1, system(a1=[[1]]), "'a1'"),

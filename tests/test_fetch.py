@@ -488,7 +488,7 @@ def test_unknown_names_and_paths(hub, tmp_path):
         "minlm": "did you mean 'minilm'",
         str(tmp_path / "nowhere"): "neither a known checkpoint",
         str(tmp_path / "empty"): "holds no files",
-        str(tmp_path / "weights.bin"): r"a folder, a \.nemo file or a \.zip",
+        str(tmp_path / "weights.bin"): r"a folder, a \.nemo file or an archive",
     }.items():
         with pytest.raises(InputError, match=words):
             fetch.fetch(name)

@@ -1,5 +1,9 @@
 """Megatron's formats of 2021 against an independent forward pass in float64."""
 
+import json
+import zipfile
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference_megatron as reference
@@ -14,6 +18,7 @@ from helpers import checkpoints, qkv
 from helpers.config import InputError
 from helpers.features import gather
 from helpers.key_map import canonical
+from helpers.prepare import prepare
 
 
 @pytest.mark.parametrize("order", qkv.ORDERS)
@@ -125,7 +130,7 @@ def change(folder, file="MegatronBERT.pt", **changed):
         ),
         (
             lambda f: change(f, layers__0__attention__dense__weight=lambda k, v: {k: v[:5]}),
-            r"\(5, 32\), expected floats \(32, 32\)",
+            r"\(5, 32\), expected float16, bfloat16 or float32 \(32, 32\)",
         ),
         (
             lambda f: change(f, position_embeddings__weight=lambda k, v: {k: v.long()}),
@@ -149,6 +154,87 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
     with pytest.raises(InputError, match=said) as error:
         load(folder, "0")
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"vocab-size": 999}, "vocab_size 999, the weights have 128"),
+        ({"max-seq-length": 128}, "max_seq_length 128, the weights have 64"),
+        ({"num_hidden_layers": 9}, "num_hidden_layers 9, the weights have 2"),
+        ({"num-attention-heads": "4"}, "num-attention-heads is '4'"),
+        ({"num-attention-heads": 0}, "num-attention-heads is 0"),
+    ],
+)
+def test_a_config_of_another_model(tmp_path, settings, said):
+    folder = write(tmp_path / "m")
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=said):
+        load(folder, "0")
+
+
+def test_a_smaller_vocabulary_than_rows_is_padding(tmp_path):
+    folder = write(tmp_path / "m")
+    settings = {"num-attention-heads": 4, "vocab-size": len(VOCAB), "max-seq-length": 64}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert compare(load(folder, "0")) < 1e-5
+
+
+def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
+    folder = write(tmp_path / "m", zipped=True)
+    far = "language_model.transformer.layers.3000000.input_layernorm.weight"
+    state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
+    torch.save(state, folder / "MegatronBERT.pt")
+    with pytest.raises(InputError, match=r"no weight 'transformer\.layers\.2\.input_layernorm"):
+        load(folder, "0")
+
+
+def test_numbers_that_are_none_are_refused_at_any_order(tmp_path):
+    w = reference.random_weights(**SIZES)
+    w["final"][0][3] = float("nan")
+    folder = write(tmp_path / "m", w=w)
+    with pytest.raises(InputError, match=r"encoder\.norm\.weight holds numbers that"):
+        load(folder, "0")
+
+
+def test_code_in_a_pickle_is_refused_without_advice_to_run_it(tmp_path):
+    folder = write(tmp_path / "m")
+    torch.save(torch.nn.Linear(2, 2), folder / "MegatronBERT.pt")
+    with pytest.raises(InputError, match="holds objects or code") as error:
+        load(folder, "0")
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize("inner", ["BioMegatron", "release/mp_rank_00"])
+def test_files_in_a_folder_within(tmp_path, inner):
+    write(tmp_path / "m" / inner)
+    (tmp_path / "m" / inner / "._MegatronBERT.pt").write_bytes(b"a shadow of macOS")
+    assert compare(load(tmp_path / "m", "0")) < 1e-5
+
+
+def test_an_archive_made_on_a_mac(tmp_path):
+    path = write(tmp_path / "m", layout="zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._vocab.txt", b"a shadow")
+    assert compare(load(path, "0")) < 1e-5
+
+
+def test_converted_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
+    folder = write(tmp_path / "m")
+    settings = replace(SETTINGS, qkv_order="0", dropout=0.3)
+    place = prepare(folder, settings)
+    (place.parent / ".saving-dead").mkdir()
+    reader = checkpoints.load(place, settings)
+    assert compare(reader) < 1e-5 and reader.model.config.dropout == 0.3
+    assert reader.origin["qkv"]["order"] == "0" and prepare(place, settings) == place
+    monkeypatch.setattr(checkpoints, "save_transformers", None)  # a second conversion would fail
+    assert prepare(folder, settings) == place
+    before = (place / "model.safetensors").read_bytes()
+    with torch.no_grad():
+        for parameter in reader.model.parameters():
+            parameter += 1
+    assert (place / "model.safetensors").read_bytes() == before
 
 
 def test_parts_of_pretraining_are_left_aside(tmp_path):

@@ -137,6 +137,75 @@ def test_a_begun_file_that_changed_on_the_server_is_not_spliced(server, cache, t
     assert held(cache)["MegatronBERT.pt"] == changed
 
 
+def test_a_changed_file_is_noticed_by_its_tag(server, cache, tmp_path):
+    server.forms = {"files"}
+    server.faults = [cut(300_000), 503, 503, 503]
+    with pytest.raises(InputError):
+        fetch.fetch(NAME)
+    server.requests.clear()
+    assert fetch.fetch(NAME).folder == cache and held(cache) == CONTENT
+    asked = [headers for path, headers in server.requests if path.endswith("MegatronBERT.pt")]
+    assert "Range" in asked[0] and "If-Range" in asked[0]
+
+
+def test_a_busy_answer_does_not_forget_what_was_fetched(server, cache, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    server.faults = [cut(300_000), 429]
+    fetch.fetch(NAME)
+    asked = [h for path, h in server.requests if path.endswith("MegatronBERT.pt")]
+    assert "Range" in asked[-1] and held(cache) == CONTENT
+
+
+def without_length(handler, body):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(body[:1000])
+    handler.close_connection = True
+
+
+def a_page(handler, body):
+    send(handler, 200, b"<!DOCTYPE html><html>log in</html>", Content_Type="application/binary")
+
+
+def too_short(handler, body):
+    send(handler, 200, body[:1000])
+
+
+@pytest.mark.parametrize("fault", [without_length, a_page, too_short])
+def test_at_the_first_fetch_too_a_wrong_answer_is_refused(server, cache, fault):
+    server.forms = {"files"}
+    server.faults = [fault] * 9
+    with pytest.raises(InputError):
+        fetch.fetch(NAME)
+    assert not registry.lock_file().exists() and not list(cache.glob("*.pt"))
+
+
+@pytest.mark.parametrize("names", [["holiday.txt"], ["vocab.txt"], ["MegatronBERT.pt"], []])
+def test_what_cannot_be_a_checkpoint_is_not_recorded(server, cache, tmp_path, names):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, b"text")
+    with pytest.raises(InputError, match="no checkpoint, it holds"):
+        fetch.fetch(NAME, source=tmp_path / "own.zip")
+    assert not registry.lock_file().exists()
+    assert fetch.fetch(NAME).folder == cache and held(cache) == CONTENT
+
+
+def test_two_files_of_one_name_leave_nothing_behind(server, cache, tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        for name in ("a/config.json", "b/config.json", "MegatronBERT.pt", "vocab.txt"):
+            archive.writestr(name, b"{}")
+    with pytest.raises(InputError, match=r"two files config\.json"):
+        fetch.fetch(NAME, source=tmp_path / "own.zip")
+    assert fetch.fetch(NAME).folder == cache and held(cache) == CONTENT
+
+
+def test_ngc_helps_out_after_a_first_fetch_from_a_folder(server, cache, tmp_path):
+    fetch.fetch(NAME, source=fill(tmp_path / "own"))
+    (cache / "vocab.txt").unlink()
+    assert fetch.fetch(NAME).origin == "cache and NGC" and held(cache) == CONTENT
+
+
 def test_other_bytes_than_at_the_first_fetch_are_refused(server, cache, tmp_path):
     fetch.fetch(NAME)
     shutil.rmtree(cache)

@@ -72,7 +72,7 @@ def test_half_a_character_is_named_with_its_file_and_line(tmp_path):
 
 
 def test_an_unknown_question_type_is_not_skipped_in_silence(tmp_path):
-    item = {"id": "a1", "type": "Factoid", "body": "which?", "snippets": []}
+    item = {"id": "a1", "type": "factiod", "body": "which?", "snippets": []}
     path = write_json(tmp_path / "q.json", {"questions": [item]})
-    with pytest.raises(InputError, match="'a1': field 'type' is 'Factoid'"):
+    with pytest.raises(InputError, match="'a1': field 'type' is 'factiod'"):
         read_questions(path)

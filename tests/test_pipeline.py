@@ -197,3 +197,19 @@ def test_set_may_name_what_has_an_option_too(task, tmp_path, text):
     args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
             str(tmp_path / "m"), *SETS, "--set", "epochs=1", "--set", text]  # fmt: skip
     assert script("fine_tune.py")(args) == 0
+
+
+def test_training_on_a_test_question_is_refused_unless_allowed(task, tmp_path, capsys):
+    base = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
+            str(tmp_path / "m"), *SETS, "--set", "epochs=1"]  # fmt: skip
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "7B1_golden.json").write_bytes((task / "golden.json").read_bytes())
+    for known in (["--against", str(task / "test.json")], ["--set", f"bioasq_dir={own}"]):
+        assert script("fine_tune.py")([*base, *known]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "4 by same id" in error and "allow_leak=true" in error
+        assert not (tmp_path / "m").exists()
+    allowed = ["--against", str(task / "test.json"), "--set", "allow_leak=true"]
+    assert script("fine_tune.py")([*base, *allowed]) == 0
+    assert "allowed by allow_leak" in capsys.readouterr().err

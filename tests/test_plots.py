@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from helpers import model_plots, plots
+from helpers import conversion_plots, model_plots, plots
 from helpers.lessons import PARTS, Stack
 
 STACKS = [
@@ -17,9 +17,15 @@ LOGITS = [("[CLS]", 0.1, -0.2), ("insulin", 1.5, 0.3), ("##s", -0.4, 1.1)]
 ROW = {"batch": "mini1", "n": 4, "sacc": 0.25, "mrr": 0.4, "lacc": 0.5, "ceiling": 0.75}
 FIGURES = {
     "training_curve": lambda: plots.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
-    "funnel": lambda: plots.funnel([("read", 10), ("kept", 7)]),
+    "funnel": lambda: conversion_plots.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
+    "distributions": lambda: conversion_plots.distributions(
+        {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
+    ),
     "length_histogram": lambda: plots.length_histogram([20, 30, 70], 384),
-    "ceiling_bars": lambda: plots.ceiling_bars(["mini1", "mini2"], [(3, 4), (0, 0)]),
+    "rung_bars": lambda: conversion_plots.rung_bars(
+        [{"batch": "b", "questions": 4, "strict rule": 2, "greek": 3, "ceiling": 2}],
+        ["strict rule", "greek"],
+    ),
     "score_bars": lambda: plots.score_bars(
         {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
     ),

@@ -4,7 +4,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from tiny import VOCAB, tiny_examples
 
-from helpers import plots
+from helpers import conversion_plots, plots
 from helpers.features import make_tokenizer, make_windows
 
 
@@ -21,16 +21,36 @@ def test_window_map_gives_every_token_one_best_window(seed):
     assert {words[int(line.get_xdata()[0])] for line in axes.lines} == {example.spans[0].text}
 
 
-def test_ceiling_bars_say_k_of_n():
-    (axes,) = plots.ceiling_bars(["b1", "b2"], [(3, 4), (0, 0)]).axes
-    assert [text.get_text() for text in axes.texts] == ["75%\n3 of 4", "0%\n0 of 0"]
-    assert axes.get_ylim() == (0, 100)
+def test_rung_bars_stack_what_each_rung_adds():
+    rows = [
+        {"batch": "b1", "questions": 4, "strict rule": 2, "greek": 2, "plural": 3, "ceiling": 2},
+        {"batch": "b2", "questions": 0, "strict rule": 0, "greek": 0, "plural": 0, "ceiling": 0},
+    ]
+    (axes,) = conversion_plots.rung_bars(rows, ["strict rule", "greek", "plural"]).axes
+    assert [bar.get_height() for bar in axes.patches] == [50, 0, 25, 0]
+    assert [bar.get_y() for bar in axes.patches] == [0, 0, 50, 0]
+    assert [text.get_text() for text in axes.texts] == ["50.0%\n2 of 4", "0.0%\n0 of 0"]
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["strict rule", "plural", "extractive ceiling"]
 
 
 def test_funnel_runs_from_top_to_bottom():
-    (axes,) = plots.funnel([("all", 9), ("left", 4)]).axes
-    assert [bar.get_width() for bar in axes.patches] == [9, 4] and axes.yaxis_inverted()
-    assert [text.get_text() for text in axes.texts] == ["9", "4"]
+    left, right = conversion_plots.funnel([("all", 9), ("left", 4)], [("pairs", 1234)]).axes
+    assert [bar.get_width() for bar in left.patches] == [9, 4] and left.yaxis_inverted()
+    assert [text.get_text() for text in left.texts] == ["9", "4"]
+    assert [text.get_text() for text in right.texts] == ["1,234"]
+
+
+def test_distributions_are_percent_of_each_part():
+    parts = {
+        "train": {"words": [3, 3, 50], "contexts": [1, 1, 40]},
+        "test": {"words": [9], "contexts": [2]},
+    }
+    left, right = conversion_plots.distributions(parts).axes
+    labels = [text.get_text() for text in left.get_legend().get_texts()]
+    assert labels == ["train: mean 19, longest 50", "test: mean 9, longest 9"]
+    heights = [bar.get_height() for bar in right.patches]
+    assert heights == pytest.approx([200 / 3, 100 / 3, 100]) and "15" in right.get_xlabel()
 
 
 def test_length_histogram_counts_every_window_up_to_the_limit():

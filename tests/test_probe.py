@@ -114,10 +114,19 @@ def test_an_untrained_model_guesses_no_words(trained, tmp_path):
     path = files.write(tmp_path / "m", lm_head=lm_head, **how)
     with pytest.raises(InputError, match="masked words guessed"):
         checkpoints.load(path, Settings())
-    del lm_head["bias"]
-    path = files.write(tmp_path / "n", lm_head=lm_head, **how)
-    with pytest.raises(InputError, match="lm_head: 'bias' is missing"):
-        checkpoints.load(path, Settings())
+    part = {name: value for name, value in lm_head.items() if name != "bias"}
+    with pytest.raises(InputError, match="no masked-word head"):
+        checkpoints.load(files.write(tmp_path / "n", lm_head=part, **how), Settings())
+    path = files.write(tmp_path / "o", "2.0", lm_head=part, version=2.0, **how)
+    assert checkpoints.load(path, Settings()).origin["qkv"]["kind"] == "tag"
+
+
+def test_the_users_settings_do_not_decide(trained, tmp_path):
+    reader, _ = trained
+    w = files.weights_of(reader.model)
+    path = files.write(tmp_path / "m", "1.0", w=w, vocab=reader.vocab)
+    found = checkpoints.load(path, Settings(max_answer=1, max_length=24, max_query=1, nbest=1))
+    assert found.origin["qkv"]["order"] == "1.0" and found.settings.max_answer == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers import survey
+from helpers.batches import read_batches
 from helpers.bioasq import find_files, read_questions
+from helpers.config import RUNGS, from_parameters
+from helpers.conversion import convert_run, find_run_files
 from helpers.squad import ceiling, convert, extra_cause, find_spans, read_squad
 
 FOLDER = os.environ.get("BIOASQ_DIR", "")
@@ -94,6 +98,14 @@ def test_ceiling_of_full_abstracts(golds):
     assert percent([ceiling([q for batch in golds for q in batch], contexts)]) == [79.6]
 
 
+def test_the_survey_shows_every_context_with_its_ceiling(files):
+    rows = {row["context"].partition(":")[0]: row for row in survey.compare_contexts(files)}
+    shares = {name: round(row["ceiling (%)"], 1) for name, row in rows.items()}
+    assert shares["snippet"] == 77.2 and shares["abstract"] == 79.6
+    batches, _ = read_batches(files, "snippet")
+    assert sum(batch.golden_strict for batch in batches) == 124
+
+
 def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, record_property):
     if not files.train_is_squad:
         pytest.skip("BIOASQ_DIR has no SQuAD training file to compare with")
@@ -116,3 +128,44 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     counts = Counter(cause.partition(" ")[0] for cause, *_ in extras)
     # No cause left open: "" would be a key here.
     assert counts == {"joined": 114, "case": 34}
+    published = {row["what"]: row["spans"] for row in survey.published_spans(files)}
+    assert list(published.values())[:2] == [4231, 4231]
+    assert {what: n for what, n in published.items() if "beyond" in what} == {
+        "found beyond the file: joined to its neighbour by a character such as - / + [ '": 114,
+        "found beyond the file: case differs": 34,
+    }
+
+
+def test_the_ladder_rung_by_rung(files, golds):
+    """Of the 162 questions on the official test snippets, and on golden snippets."""
+    rows = survey.coverage(read_batches(files, "snippet")[0])
+    assert [row["ceiling"] for row in rows] == [27, 20, 22, 31, 25, 125]
+    counts = [rows[-1][name] for name in (survey.STRICT, *RUNGS)]
+    assert counts == [122, 122, 122, 124, 126, 130, 131, 131]
+    examples = survey.rung_examples([q for batch in golds for q in batch], 20)
+    assert len(examples) == 20
+    assert {row["rung"] for row in examples} == {"hyphen", "plural", "brackets", "punctuation"}
+    # What the strict rule finds is never touched: rungs only add pairs.
+    questions = [q for batch in golds for q in batch]
+    strict, loose = convert(questions)[0], convert(questions, rungs=RUNGS)[0]
+    assert [e for e in loose if not e.rung] == strict and len(loose) > len(strict)
+
+
+def test_no_leak_by_id_or_wording_in_the_training_file(tmp_path):
+    settings = from_parameters("bioasq-cpu", bioasq_dir=FOLDER, runs_dir=str(tmp_path))
+    converted = convert_run(find_run_files(settings), settings)
+    assert len({row.question_id for row in converted.train}) == 530
+    # One question is asked again in nearly the same words; it is listed and stays.
+    assert [leak.how for leak in converted.leaks] == ["near-equal wording"]
+
+
+def test_every_question_of_the_golden_files_is_accounted_for(golds):
+    questions = [q for batch in golds for q in batch]
+    examples, drops = convert(questions)
+    kept = {example.question_id for example in examples}
+    assert len(kept) == 124 and len(drops) == 38 and not kept & {d.question_id for d in drops}
+    assert Counter(drop.reason for drop in drops) == {
+        "answer in no context": 36, "answer only inside a word": 2,
+    }  # fmt: skip
+    assert sum(bool(drop.nearest) for drop in drops) == 37  # one shares nothing with its texts
+    assert sum(bool(drop.rung) for drop in drops) == 7

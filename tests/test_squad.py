@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from helpers.bioasq import Question, Snippet, read_questions
-from helpers.config import InputError
+from helpers.config import RUNGS, InputError
 from helpers.file_conversion import convert_files
 from helpers.squad import (
     Drop,
     convert,
     read_abstracts,
     read_squad,
-    split_dev,
 )
 
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
@@ -74,6 +73,31 @@ def test_each_drop_has_its_reason(one, context, reason):
     assert not examples and [drop.reason for drop in drops] == [reason]
 
 
+def test_rungs_only_add_where_the_strict_rule_finds_nothing():
+    one = question("p53 and IL 2", "IL2 rose", "nothing", golds=("IL 2", "p530"))
+    strict, _ = convert([one])
+    assert [(e.id, e.rung) for e in strict] == [("q_001", "")]
+    loose, drops = convert([one], rungs=RUNGS)
+    assert not drops and loose[0] == strict[0]
+    assert [(e.id, e.rung, [s.text for s in e.spans]) for e in loose[1:]] == [
+        ("q_002", "hyphen", ["IL2"])
+    ]
+    assert not convert([question("IL2", golds=("IL 2",))], rungs=("greek",))[0]
+
+
+def test_negatives_are_contexts_that_surely_lack_the_answer():
+    one = question("p 53 rose", "p53", "nothing", "ap53", "nothing", "p53")
+    kept, _ = convert([one], negatives=True)
+    assert [(e.id, len(e.spans)) for e in kept] == [("q_002", 1), ("q_003", 0), ("q_004", 0)]
+    assert convert([question("nothing")], negatives=True)[0] == []
+    assert convert([one], test=True) == convert([one], test=True, negatives=True)
+
+
+def test_blank_snippets_are_no_contexts_but_keep_their_number():
+    one = question(" ", "p53", "")
+    assert [(e.id, e.snippet) for e in convert([one], test=True)[0]] == [("q_001", 1)]
+
+
 def test_every_question_is_an_example_or_a_drop():
     many = [question(*texts, name=str(n)) for n, texts in enumerate([(), ("p53", "p53 b"), ("x",)])]
     for test in (False, True):
@@ -126,25 +150,6 @@ def test_wrong_settings():
         convert([question("p53")], context="abstract")
 
 
-def test_dev_split_is_by_question_and_independent_of_order():
-    examples, _ = convert([question("p53 a", "p53 b", name=f"q{n}") for n in range(40)])
-    train, dev = split_dev(examples, 0.25, seed=3)
-    assert len(dev) == 20 and len(train) == 60
-    assert not {e.question_id for e in train} & {e.question_id for e in dev}
-    assert sorted(train + dev, key=examples.index) == examples
-    backwards = split_dev(examples[::-1], 0.25, seed=3)
-    assert backwards == (train[::-1], dev[::-1])
-    assert split_dev(examples, 0.25, seed=4)[1] != dev
-    assert split_dev(examples, 0, seed=3) == (examples, [])
-    assert [len(part) for part in split_dev(examples, 0.001, seed=3)] == [78, 2]
-    assert [len(part) for part in split_dev(examples, 0.999, seed=3)] == [2, 78]
-    for fraction in (-0.1, 1, float("nan")):
-        with pytest.raises(InputError, match="dev fraction"):
-            split_dev(examples, fraction, seed=3)
-    with pytest.raises(InputError, match="cannot be split"):
-        split_dev(examples[:2], 0.5, seed=3)
-
-
 def run(*args, cwd):
     return subprocess.run(
         [sys.executable, SCRIPT, *map(str, args)], cwd=cwd, capture_output=True, text=True
@@ -158,7 +163,11 @@ def test_command_line_writes_all_files(save, tiny, tmp_path):
         path, "--output", "out/train.json", "--drops", "drops.jsonl", "--ids", "ids.jsonl",
         "--dev-fraction", "0.5", "--seed", "1", "--squad-version", "2", cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        f"{path}: field 'exact_answer' is a flat list, read as synonyms of one answer: "
+        f"1 question ('{A2}')"
+    ]
     assert "2 of 2 questions, 0 dropped" in done.stdout
     train = read_squad(tmp_path / "out" / "train.json")
     dev = read_squad(tmp_path / "out" / "train_dev.json")
@@ -180,6 +189,57 @@ def test_training_rows_are_occurrences_and_test_rows_are_contexts(save, tiny, tm
     assert (tmp_path / "train.json").read_bytes() == first
 
 
+def test_rungs_and_negatives_on_the_command_line(save, tiny, tmp_path):
+    item = tiny["questions"][0]
+    item["snippets"] = [{"text": text} for text in ("TNF-alpha", "tnf-α", "of none")]
+    item["exact_answer"] = [["TNF-α"]]
+    path = save("training7b.json", tiny)
+    done = run(path, "--output", "out.json", "--ids", "ids.jsonl", "--rungs", "greek,plural",
+               "--squad-version", "2", "--negatives", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [r for r in read_squad(tmp_path / "out.json") if r.question_id == A1]
+    assert [(r.context, len(r.spans)) for r in rows] == [
+        ("TNF-alpha", 1), ("tnf-α", 1), ("of none", 0)
+    ]  # fmt: skip
+    ids = [json.loads(line) for line in (tmp_path / "ids.jsonl").read_text("utf-8").splitlines()]
+    assert [row.get("rung", "") for row in ids if row["question_id"] == A1] == ["greek", "", ""]
+    assert len({row["id"] for row in ids}) == len(ids)
+    raw = json.loads((tmp_path / "out.json").read_text("utf-8"))["data"][0]["paragraphs"]
+    assert [p["qas"][0]["is_impossible"] for p in raw][:3] == [False, False, True]
+
+
+@pytest.mark.parametrize("key", ["answers", ""])
+def test_squad_files_are_written_anew_with_and_without_answers(save, tmp_path, key):
+    row = {"id": f"{A1}_001", "question": "Which?"}
+    bare = {"id": f"{A2}_001", "question": "What?"} | ({"answers": []} if key else {})
+    paragraphs = [
+        {"context": "of p53", "qas": [row | {"answers": [{"text": "p53", "answer_start": 3}]}]},
+        {"context": "of none", "qas": [bare]},
+    ]
+    path = save("BioASQ-test-factoid-7b.json", {"data": [{"paragraphs": paragraphs}]})
+    drops = tmp_path / "drops.jsonl"
+    assert "1 of 2 questions, 1 dropped" in convert_files([path], tmp_path / "o.json", drops=drops)
+    assert [json.loads(line)["reason"] for line in drops.read_text().splitlines()] == [
+        "no answer in the SQuAD file"
+    ]
+    convert_files([path], tmp_path / "t.json", test=True)
+    raw = json.loads((tmp_path / "t.json").read_text())["data"][0]["paragraphs"]
+    assert [len(p["qas"][0]["answers"]) for p in raw] == [1, 0]
+
+
+def test_test_questions_in_a_training_file_are_refused(save, tiny, tmp_path):
+    train = save("training7b.json", tiny)
+    test = json.loads(json.dumps(tiny))
+    test["questions"][0]["id"] = "0000000000000000000000ff"
+    path = save("7B1_golden.json", test)
+    done = run(train, "--output", "o.json", "--against", path, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "1 by same id, 1 by same wording" in done.stderr and "allow_leak" in done.stderr
+    assert not (tmp_path / "o.json").exists()
+    done = run(train, "--output", "o.json", "--against", path, "--allow-leak", cwd=tmp_path)
+    assert done.returncode == 0
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
     golden = save("7B1_golden.json", tiny)
     twice = save("copy/training7b.json", tiny)
@@ -198,6 +258,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([train, "--context", "abstract"], "needs abstracts"),
         ([train, "--dev-fraction", "2"], "dev fraction 2.0"),
         ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
+        ([train, "--negatives"], "add --squad-version 2"),
+        ([train, "--rungs", "grek"], "'grek' is unknown"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),
         ([tmp_path / "none.json"], "no such file"),

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
+from helpers.outputs import write_json
 from helpers.spans import Span, find_spans
 from helpers.squad_file import (
     Drop,
@@ -133,5 +134,30 @@ def test_id_map_and_drop_report_are_json_lines(tmp_path):
     }  # fmt: skip
     path = write_drops(tmp_path / "drops.jsonl", [Drop("q", "Which α?", "no snippets")])
     assert path.read_text(encoding="utf-8") == (
-        '{"question_id": "q", "question": "Which α?", "reason": "no snippets", "detail": ""}\n'
+        '{"question_id": "q", "question": "Which α?", "reason": "no snippets", "detail": "", '
+        '"nearest": "", "snippet": -1, "rung": "", "likeness": 0.0}\n'
     )
+
+
+@pytest.mark.parametrize("version", ["1.1", "2.0"])
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_layout_is_that_of_every_other_json_file(tmp_path, version, count):
+    """The same bytes as ``write_json`` gives, quotes, line breaks and other scripts included."""
+    rows = [
+        Example("q_001", "q", 'Which "α"?', "α p53\n\u2028 x", (Span(2, 5, "p53"),)),
+        Example("q_002", "q", "?", "α p53\n\u2028 x", (Span(0, 1, "α"), Span(2, 5, "p53"))),
+        Example("q_003", "q", "W\\?", "none", ()),
+        Example("r_001", "r", "W?", "none", ()),
+        Example("r_002", "r", "W?", "😀 none", (Span(0, 1, "😀"),)),
+    ][:count]
+    path = write_squad(tmp_path / "a.json", rows, version=version)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert path.read_bytes() == write_json(tmp_path / "b.json", data).read_bytes()
+    paragraphs = data["data"][0]["paragraphs"]
+    assert [len(p["qas"]) for p in paragraphs] == [2, 1, 1, 1][: len(paragraphs)] or count == 1
+    assert data["version"] == version
+    found = [qa for p in paragraphs for qa in p["qas"]]
+    assert [[a["text"] for a in qa["answers"]] for qa in found] == [
+        [s.text for s in row.spans] for row in rows
+    ]
+    assert all(("is_impossible" in qa) == (version == "2.0") for qa in found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.bioasq import BioasqFiles, Question, read_questions
 from helpers.config import InputError
-from helpers.spans import ceiling
+from helpers.spans import ceiling, find_spans
 from helpers.squad import Drop, Example, convert, read_squad
 
 
@@ -40,6 +40,15 @@ class TestBatch:
     def golden_ceiling(self) -> tuple[int, int]:
         """The same if the golden file's snippets were given."""
         return ceiling(self.golds, {q.id: [s.text for s in q.snippets] for q in self.golds})
+
+    @property
+    def golden_strict(self) -> int:
+        """Golden questions with an answer by the strict rule in a snippet of the golden file."""
+        found = (
+            any(find_spans(s.text, map(str.strip, q.synonyms())) for s in q.snippets)
+            for q in self.golds
+        )
+        return sum(found)
 
     @property
     def golden_snippets(self) -> int:

@@ -9,51 +9,33 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from helpers.config import InputError
 from helpers.layout import BioasqFiles, find_files, role_of
 from helpers.outputs import write_json
+from helpers.schema import (
+    TYPES,
+    Oddities,
+    Question,
+    Snippet,
+    get,
+    place_of,
+    read_question,
+    some_ids,
+    type_of,
+)
 
 __all__ = [
-    "MAX_ANSWERS", "BioasqFiles", "Question", "Snippet", "find_files", "is_squad", "read_answers",
-    "read_json", "read_questions", "role_of", "some_ids", "write_answers", "write_json",
+    "MAX_ANSWERS", "TYPES", "BioasqFiles", "Oddities", "Question", "Snippet", "find_files",
+    "is_squad", "parse_questions", "raw_questions", "read_answers", "read_json", "read_questions",
+    "role_of", "some_ids", "write_answers", "write_json",
 ]  # fmt: skip
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-TYPES = ("factoid", "list", "yesno", "summary")
 MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
-
-
-@dataclass(frozen=True)
-class Snippet:
-    """A passage given with a question. Offsets are characters in its section, -1 when absent."""
-
-    text: str
-    document: str = ""
-    begin_section: str = ""
-    end_section: str = ""
-    offset_begin: int = -1
-    offset_end: int = -1
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question; ``exact_answer`` holds an inner tuple of synonyms per acceptable entity."""
-
-    id: str
-    body: str
-    type: str
-    snippets: tuple[Snippet, ...] = ()
-    documents: tuple[str, ...] = ()
-    exact_answer: tuple[tuple[str, ...], ...] = ()
-
-    def synonyms(self) -> tuple[str, ...]:
-        """Every accepted string, as written; the evaluator pools the entities like this."""
-        return tuple(text for entity in self.exact_answer for text in entity)
 
 
 def read_json(path: str | Path) -> Any:
@@ -97,33 +79,49 @@ def is_squad(data: object) -> bool:
 
 
 def read_questions(
-    path: str | Path, *, kind: str | None = "factoid", answers: str = "any"
+    path: str | Path,
+    *,
+    kind: str | None = "factoid",
+    answers: str = "any",
+    odd: Oddities | None = None,
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
     ``answers`` is ``"required"`` for a training or golden file, ``"forbidden"`` for a test input,
     ``"any"`` otherwise. An ``exact_answer`` that is there but empty is accepted when required: the
-    converter reports that question instead of refusing the file. A flat list of strings is read
-    as the synonyms of one entity (the training files' shape), a single string likewise; those of
-    other question types are not read.
+    converter reports that question instead of refusing the file. What ``schema`` repairs is noted
+    in ``odd``; the golds of other question types are not read.
     """
+    return parse_questions(read_json(path), path, kind=kind, answers=answers, odd=odd)
+
+
+def parse_questions(
+    data: object,
+    path: str | Path,
+    *,
+    kind: str | None = "factoid",
+    answers: str = "any",
+    odd: Oddities | None = None,
+) -> list[Question]:
+    """``read_questions`` for the parsed content of ``path``."""
     if answers not in ("any", "required", "forbidden"):
         raise ValueError(f"answers={answers!r}")
-    raw = _raw_questions(path)
-    questions, without, seen = [], [], set()
+    odd = Oddities() if odd is None else odd
+    raw = raw_questions(data, path)
+    questions, without = [], []
+    seen: dict[str, dict] = {}
     for number, item in enumerate(raw, 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        where = _where(path, item, number)
-        question_id = _field(item, "id", str, where)
+        where = place_of(path, item, number)
+        question_id = get(item, "id", str, where)
+        if question_id in seen and seen[question_id] != item:
+            raise InputError(f"{where}: id occurs twice with other content; keep one of the two")
         if question_id in seen:
-            raise InputError(f"{where}: id occurs twice; keep one of the two")
-        seen.add(question_id)
-        question_type = _field(item, "type", str, where)
-        if question_type not in TYPES:
-            raise InputError(
-                f"{where}: field 'type' is {question_type!r}, expected one of {', '.join(TYPES)}"
-            )
+            odd.add("a question stands twice, word by word, and is read once", question_id)
+            continue
+        seen[question_id] = item
+        question_type = type_of(item, where, odd)
         if kind is not None and question_type != kind:
             continue
         if item.get("exact_answer") is None:
@@ -133,7 +131,7 @@ def read_questions(
                 f"{where}: field 'exact_answer' in a test input; "
                 "this is a training or golden file, give the test input"
             )
-        questions.append(_question(item, where))
+        questions.append(read_question(item, question_type, where, odd))
     if not questions:
         raise InputError(
             f"{path}: none of its {len(raw)} questions is a {kind or 'question'}; "
@@ -152,82 +150,15 @@ def read_questions(
     return questions
 
 
-def _where(path: str | Path, item: dict, number: int) -> str:
-    known = item.get("id")
-    return f"{path}: question {known!r}" if known else f"{path}: question number {number}"
-
-
-def _raw_questions(path: str | Path) -> list:
-    data = read_json(path)
+def raw_questions(data: object, path: str | Path) -> list:
+    """The list of questions in parsed JSON, as it is."""
     if is_squad(data):
         raise InputError(f"{path}: a SQuAD file; a BioASQ file with 'questions' is needed here")
+    if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+        data = {"questions": data}  # some copies have lost the outer object
     if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
         raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top); give one")
     return data["questions"]
-
-
-_REQUIRED = object()
-
-
-def _field(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
-    value = item.get(name)
-    if value is None:  # null means the same as absent in the organisers' older files
-        if default is _REQUIRED:
-            raise InputError(f"{where}: field {name!r} is missing; add it")
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(
-            f"{where}: field {name!r} is {type(value).__name__}, expected {kind.__name__}"
-        )
-    if default is _REQUIRED and kind is str and not value.strip():
-        raise InputError(f"{where}: field {name!r} is empty; fill it in or remove the question")
-    return value
-
-
-def _question(item: dict, where: str) -> Question:
-    snippets = []
-    for number, snippet in enumerate(_field(item, "snippets", list, where, ())):
-        place = f"{where}, snippet {number}"
-        if not isinstance(snippet, dict):
-            raise InputError(f"{place}: is {type(snippet).__name__}, expected an object")
-        snippets.append(
-            Snippet(
-                _field(snippet, "text", str, place),
-                _field(snippet, "document", str, place, ""),
-                _field(snippet, "beginSection", str, place, ""),
-                _field(snippet, "endSection", str, place, ""),
-                _field(snippet, "offsetInBeginSection", int, place, -1),
-                _field(snippet, "offsetInEndSection", int, place, -1),
-            )
-        )
-    documents = _field(item, "documents", list, where, ())
-    if not all(isinstance(document, str) for document in documents):
-        raise InputError(f"{where}: field 'documents' must be a list of strings")
-    return Question(
-        item["id"],
-        _field(item, "body", str, where),
-        item["type"],
-        tuple(snippets),
-        tuple(documents),
-        _entities(item.get("exact_answer"), where) if item["type"] == "factoid" else (),
-    )
-
-
-def _entities(value: object, where: str) -> tuple[tuple[str, ...], ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
-        value = [value]
-    if not isinstance(value, list) or not all(
-        isinstance(entity, list) and all(isinstance(text, str) for text in entity)
-        for entity in value
-    ):
-        raise InputError(
-            f"{where}: field 'exact_answer' must be a list of strings, or a list of such lists"
-        )
-    return tuple(tuple(entity) for entity in value if entity)
 
 
 def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Path:
@@ -253,11 +184,11 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     """
     ranked: dict[str, list[str]] = {}
     odd: dict[str, list[str]] = {}
-    for number, item in enumerate(_raw_questions(path), 1):
+    for number, item in enumerate(raw_questions(read_json(path), path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        where = _where(path, item, number)
-        question_id = _field(item, "id", str, where)
+        where = place_of(path, item, number)
+        question_id = get(item, "id", str, where)
         if item.get("type", "factoid") != "factoid":
             continue
         if question_id in ranked:
@@ -281,10 +212,3 @@ def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
         elif len(ranked[question_id]) > MAX_ANSWERS:
             odd.setdefault("more answers than the 5 the task allows", []).append(question_id)
     return ranked, [f"{path}: {what}: {some_ids(ids)}" for what, ids in odd.items()]
-
-
-def some_ids(ids: Collection[str], shown: int = 5) -> str:
-    """How many questions, and the first few of their ids, for a remark."""
-    names = ", ".join(repr(name) for name in list(ids)[:shown])
-    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
-    return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"

@@ -15,12 +15,15 @@ import torch
 
 from helpers import megatron, model_card, probe
 from helpers.config import InputError, Settings
+from helpers.download import check_disk
 from helpers.encoder import EncoderConfig, SpanModel
 from helpers.features import is_cased, read_vocab
 from helpers.key_map import bare, transformers_names
 from helpers.prediction import Reader
+from helpers.unpack import is_archive
 from helpers.weights import join, read_safetensors, write_safetensors
 
+_BIN = "pytorch_model.bin"
 _IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
 _SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors", "README.md"}
 _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
@@ -28,7 +31,7 @@ _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
 
 def load(path: str | Path, settings: Settings) -> Reader:
     """Read a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file of ours or
-    of NeMo 1.x, or a folder or zip with Megatron's ``.pt`` files.
+    of NeMo 1.x, or a folder or archive with Megatron's ``.pt`` files.
 
     A checkpoint without a span head gets a random one that follows from ``settings.seed``, and
     the reader says so in ``fresh_head``. Megatron's files leave the order of their rows open:
@@ -45,7 +48,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     elif path.suffix == ".nemo":
         reader = _load_nemo(path, settings)
     elif path.exists():
-        raise InputError(f"{path}: neither a folder or zip with a checkpoint nor a .nemo file")
+        raise InputError(f"{path}: neither a folder or archive with a checkpoint nor a .nemo file")
     else:
         raise InputError(f"{path}: no such checkpoint")
     reader.model.eval()
@@ -53,9 +56,9 @@ def load(path: str | Path, settings: Settings) -> Reader:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path holds Megatron's files: a folder or zip with ``.pt``, a ``.nemo`` of NeMo 1."""
+    """Whether a path holds Megatron's files: a folder or archive, or a ``.nemo`` of NeMo 1.x."""
     if path.is_file():
-        return path.suffix == ".zip" or (path.suffix == ".nemo" and _is_nemo_1(path))
+        return _is_nemo_1(path) if path.suffix == ".nemo" else is_archive(path)
     return megatron.is_megatron(path)
 
 
@@ -67,9 +70,21 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
     leaves out a random head, so that it is known for one when the folder is loaded again. Raises
     ``InputError`` when the folder holds anything that this function does not write.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        check_disk(folder.parent, sum(p.nbytes for p in reader.model.parameters()))
+        _write_folder(reader, folder, with_head)
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(
+            f"{folder}: cannot be written ({why}); make room or go elsewhere"
+        ) from None
+    return folder
+
+
+def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".saving-") as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
@@ -92,7 +107,6 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
         write_safetensors(partial / "model.safetensors", tensors)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-    return folder
 
 
 def check_replaceable(folder: Path) -> None:
@@ -143,7 +157,11 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     with torch.device("meta"):
         model = SpanModel(read.config)
     # One by one, so that the old numbers are freed as the new ones come.
-    ours = {name: read.state.pop(name).to(torch.float32) for name in list(read.state)}
+    ours = {}
+    for name in list(read.state):
+        ours[name] = read.state.pop(name).to(torch.float32)
+        if not ours[name].isfinite().all():
+            raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
     _fill(model, ours, settings.seed, fresh_head=not has_head)
     reader = Reader(model, read.vocab, settings, fresh_head=not has_head)
     if settings.qkv_order:
@@ -209,7 +227,8 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
         raise InputError(
             f"{folder / 'vocab.txt'}: {len(vocab)} tokens, the model embeds {config.vocab_size}"
         )
-    origin = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("origin") or {}
+    origin = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("origin")
+    origin = origin if isinstance(origin, dict) else {}
     return Reader(model, vocab, settings, fresh_head, origin)
 
 
@@ -217,13 +236,23 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     try:
         if (folder / "model.safetensors").is_file():
             return read_safetensors(folder / "model.safetensors")
-        if (folder / "pytorch_model.bin").is_file():
-            return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+        if (folder / _BIN).is_file():
+            return _plain(torch.load(folder / _BIN, map_location="cpu", weights_only=True))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
     except Exception as error:  # safetensors, zipfile and pickle each raise their own
-        raise InputError(
-            f"{folder}: the weights cannot be read, fetch them again: {error}"
-        ) from error
-    raise InputError(f"{folder}: neither model.safetensors nor pytorch_model.bin in this folder")
+        raise InputError(f"{folder}: {megatron.unreadable(error)}") from None
+    raise InputError(f"{folder}: neither model.safetensors nor {_BIN} in this folder")
+
+
+def _plain(data: object) -> dict[str, torch.Tensor]:
+    if isinstance(data, dict) and all(
+        isinstance(value, torch.Tensor) and value.is_floating_point()
+        for key, value in data.items()
+        if not str(key).endswith("position_ids")
+    ):
+        return data
+    raise InputError(f"{_BIN} holds something else than named weights; fetch it again")
 
 
 def _from_config(path: Path, dropout: float) -> EncoderConfig:
@@ -237,6 +266,11 @@ def _from_config(path: Path, dropout: float) -> EncoderConfig:
             )
         if raw.get("hidden_act", "gelu") != "gelu":
             raise InputError(f"{path}: hidden_act {raw['hidden_act']!r}; only the exact gelu is")
+        sizes = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size",
+                 "intermediate_size", "max_position_embeddings")  # fmt: skip
+        for name in sizes:
+            if not isinstance(raw[name], int) or raw[name] < 1:
+                raise InputError(f"{path}: {name} is {raw[name]!r}, expected a number above 0")
         if raw["hidden_size"] % raw["num_attention_heads"]:
             raise InputError(
                 f"{path}: {raw['num_attention_heads']} heads do not divide "
@@ -251,7 +285,7 @@ def _from_config(path: Path, dropout: float) -> EncoderConfig:
             positions=raw["max_position_embeddings"],
             token_types=raw.get("type_vocab_size", 2),
             norm_first=_TYPES[raw["model_type"]],
-            epsilon=raw.get("layer_norm_eps", 1e-12),
+            epsilon=float(raw.get("layer_norm_eps", 1e-12)),
             dropout=dropout,
         )
     except (ValueError, KeyError, TypeError) as error:

@@ -19,6 +19,8 @@ SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
 WANDB_MODES = ("offline", "online", "disabled")
+# Looser matches of answers, in the order in which they are tried; see helpers.ladder.
+RUNGS = ("unicode", "greek", "hyphen", "plural", "brackets", "punctuation", "numerals")
 QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.qkv
 
 
@@ -50,7 +52,9 @@ class Settings:
     max_length: int = 384
     step: int = 128  # from one window's start to the next (Google BERT's doc_stride)
     max_query: int = 64
+    rungs: str = ""  # looser matches beyond the strict rule: names joined by commas, or "all"
     dev_fraction: float = 0.1  # of the training questions, held out for every choice
+    allow_leak: bool = False  # train on test questions all the same
     # The SQuAD step before BioASQ, if any (see helpers.squad_step).
     squad_epochs: int = 0  # 0: no such step
     squad_file: str = ""  # SQuAD v1.1 questions to learn from: a file or a name in the registry
@@ -139,7 +143,8 @@ _AT_LEAST = {
     "nbest": 1, "max_answer": 1, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
 }  # fmt: skip
-_WORDS = {"int": "whole number", "float": "number"}
+_WORDS = {"int": "whole number", "float": "number", "bool": "truth value (true or false)"}
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _BELOW_ONE = ("warmup_fraction", "dropout", "dev_fraction")
 
 
@@ -176,11 +181,27 @@ def parse_override(text: str) -> tuple[str, object]:
         raise InputError(f"{text!r}: write name=value, such as epochs=4")
     if name not in types:
         raise _unknown(name, types)
-    convert = {"int": int, "float": float, "str": str}[types[name]]
+    convert = {"int": int, "float": float, "str": str, "bool": lambda word: _TRUTH[word.lower()]}
     try:
-        return name, convert(raw)
-    except ValueError:
+        return name, convert[types[name]](raw)
+    except (ValueError, KeyError):
         raise InputError(f"{text!r}: {raw!r} is no {_WORDS[types[name]]}") from None
+
+
+def parse_rungs(text: str) -> tuple[str, ...]:
+    """Names of ``RUNGS`` from a setting: "" or "strict" for none, "all", or names and commas.
+
+    They come in the ladder's order whatever the order given. Raises ``InputError``.
+    """
+    names = {name.strip().lower() for name in text.split(",")} - {"", "strict"}
+    if "all" in names:
+        return RUNGS
+    unknown = sorted(names - set(RUNGS))
+    if unknown:
+        raise InputError(
+            f"rungs: {unknown[0]!r} is unknown; give all, strict, or any of {','.join(RUNGS)}"
+        )
+    return tuple(name for name in RUNGS if name in names)
 
 
 def _split(overrides: str) -> list[str]:
@@ -202,11 +223,13 @@ def _checked(name: str, type_name: str, value: object) -> object:
         value = str(value)
     if type_name == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    expected = {"int": int, "float": float, "str": str}[type_name]
-    if not isinstance(value, expected) or isinstance(value, bool):
+    expected = {"int": int, "float": float, "str": str, "bool": bool}[type_name]
+    if not isinstance(value, expected) or isinstance(value, bool) != (expected is bool):
         raise InputError(f"{name}: expected {type_name}, got {value!r} ({type(value).__name__})")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(_CHOICES[name])}")
+    if name == "rungs":
+        parse_rungs(value)
     if expected is float and not math.isfinite(value):
         raise InputError(f"{name}: {value!r} is not a finite number; choose one")
     if expected is int and value > 2**31 - 1:

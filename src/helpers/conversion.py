@@ -7,19 +7,22 @@ leaves no half-written folder behind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.batches import TestBatch, read_batches, run_abstracts
-from helpers.bioasq import BioasqFiles, find_files, read_questions
-from helpers.config import InputError, Settings
+from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questions, read_json
+from helpers.config import InputError, Settings, parse_rungs
+from helpers.contexts import contexts_of
 from helpers.files import sha256
+from helpers.leaks import BY_LIKENESS, Leak, find_leaks, wordings
 from helpers.mini_text import DATA
 from helpers.squad import (
     Drop,
     Example,
     by_occurrence,
+    by_pair,
     convert,
     read_squad,
     split_dev,
@@ -37,7 +40,8 @@ FOLDER = "squad"  # in the run's folder
 @dataclass(frozen=True)
 class ConvertedRun:
     """Everything the conversion makes. ``train`` has one row an occurrence of the answer, ``dev``
-    one a pair. ``steps`` counts the training questions left after each step, with its name."""
+    one a pair. ``steps`` counts the training questions left after each step, with its name,
+    ``pair_steps`` the question-context pairs; ``leaks`` are questions that the tests ask too."""
 
     files: BioasqFiles
     train: tuple[Example, ...]
@@ -45,6 +49,8 @@ class ConvertedRun:
     batches: tuple[TestBatch, ...]
     drops: tuple[Drop, ...]
     steps: tuple[tuple[str, int], ...]
+    pair_steps: tuple[tuple[str, int], ...]
+    leaks: tuple[Leak, ...]
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Questions, pairs and rows of each part, by its name."""
@@ -70,10 +76,12 @@ def find_run_files(settings: Settings) -> BioasqFiles:
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     """Read and convert all files of a run; nothing is written.
 
-    The organisers' training file is converted by the strict rule; a ready SQuAD file is taken as
-    it is, without the rows that have no answer. Training questions that a test batch asks too, by
-    id or by wording, are dropped: some public training files of later years contain them. Raises
-    ``InputError`` for anything that a file has wrong, and when no training question is left.
+    The organisers' training file is converted by the strict rule and the settings' rungs; a ready
+    SQuAD file is taken as it is, without the rows that have no answer. Training questions that a
+    test batch asks too, by id or by wording, are dropped unless ``allow_leak`` is set: some public
+    training files of later years contain them. Near-equal wordings are listed among the leaks and
+    stay, since only a reader can tell. Raises ``InputError`` for anything that a file has wrong,
+    and when no training question is left.
     """
     batches, test_drops = read_batches(files, settings.context)
     empty = [batch.name for batch in batches if not batch.examples]
@@ -82,11 +90,10 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
             f"{files.tests[files.batches.index(empty[0])]}: no question has a text to read under "
             f"context {settings.context!r}; choose another context"
         )
-    asked = _Asked(batches)
     if files.train is None:
         raise InputError("no training file among these files; add one to the folder")
     read = _train_squad if files.train_is_squad else _train_bioasq
-    pairs, drops, steps = read(files, asked, settings.context)
+    pairs, drops, leaks, steps, pair_steps = read(files, asked(batches), settings)
     if not pairs:
         reasons = ", ".join(sorted({drop.reason for drop in drops}))
         raise InputError(f"{files.train}: no question is left to train on ({reasons})")
@@ -94,15 +101,17 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     return ConvertedRun(
         files,
         tuple(_occurrences(train)),
-        tuple(_pairs(dev)),
+        tuple(by_pair(dev)),
         tuple(batches),
         (*drops, *test_drops),
         tuple(steps),
+        tuple(pair_steps),
+        tuple(leaks),
     )
 
 
 def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
-    """Write the SQuAD files, id maps and the drop report into ``squad/`` of the run's folder.
+    """Write the SQuAD files, id maps, drops and leaks into ``squad/`` of the run's folder.
 
     Files of an earlier conversion that this one does not make are removed. Every file is recorded
     in the manifest; the note "data", which is returned, says where the originals lie.
@@ -110,8 +119,10 @@ def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
     parts = {"train": converted.train, "dev": converted.dev}
     parts = {name: rows for name, rows in parts.items() if rows}
     parts |= {batch.name: batch.examples for batch in converted.batches}
-    written = {run.path(f"{FOLDER}/drops.jsonl"): len(converted.drops)}
-    write_drops(run.path(f"{FOLDER}/drops.jsonl"), converted.drops)
+    written = {}
+    for name, entries in (("drops", converted.drops), ("leaks", converted.leaks)):
+        path = run.path(f"{FOLDER}/{name}.jsonl")
+        written[write_drops(path, entries)] = len(entries)
     for name, rows in parts.items():
         path, ids = run.path(f"{FOLDER}/{name}.json"), run.path(f"{FOLDER}/{name}.ids.jsonl")
         write_squad(path, rows)
@@ -143,6 +154,8 @@ def _note(converted: ConvertedRun, settings: Settings) -> dict:
         "train_rows": counts["train"]["rows"],
         "dev_pairs": counts["dev"]["pairs"],
         "dropped": len(converted.drops),
+        "leaks": len(converted.leaks),
+        "rungs": settings.rungs,
         "inputs": {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)},
     }
 
@@ -155,37 +168,35 @@ def _counts(rows: Sequence[Example]) -> dict[str, int]:
     }
 
 
-class _Asked:
-    """Whether a test batch asks a question, by its id or its wording."""
-
-    def __init__(self, batches: Iterable[TestBatch]):
-        rows = [(e.question_id, e.question) for batch in batches for e in batch.examples]
-        rows += [(question.id, question.body) for batch in batches for question in batch.golds]
-        self._ids = {name for name, _ in rows}
-        self._texts = {_plain(text) for _, text in rows}
-
-    def drop(self, question_id: str, text: str) -> Drop | None:
-        """The reason not to train on it, or None."""
-        same = "id" if question_id in self._ids else "wording"
-        if same == "wording" and _plain(text) not in self._texts:
-            return None
-        return Drop(question_id, text, "also a test question", f"same {same}")
+def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
+    """Question id -> wording of everything that the test batches ask."""
+    questions: dict[str, str] = {}
+    for batch in batches:
+        questions |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+    return questions
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip("?. ")
+def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
+    """The leaks that are dropped: by id and by wording, unless they are allowed."""
+    certain = () if settings.allow_leak else (k for k in leaks if k.how != BY_LIKENESS)
+    return [Drop(k.question_id, k.question, "also a test question", k.how) for k in certain]
 
 
-def _train_bioasq(files: BioasqFiles, asked: _Asked, context: str):
-    path = files.train
-    total = len(read_questions(path, kind=None))
-    factoids = read_questions(path, answers="required")
-    drops = [drop for q in factoids if (drop := asked.drop(q.id, q.body))]
+def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings):
+    data = read_json(files.train)
+    total = len(raw_questions(data, files.train))
+    factoids = parse_questions(data, files.train, answers="required")
+    leaks = find_leaks({q.id: q.body for q in factoids}, asked)
+    drops = _certain(leaks, settings)
     leaked = {drop.question_id for drop in drops}
     questions = [question for question in factoids if question.id not in leaked]
-    texts = run_abstracts(files, questions, context)
+    texts = run_abstracts(files, questions, settings.context)
     pairs, dropped = convert(
-        questions, context=context, abstracts=texts.texts, lacking=texts.lacking
+        questions,
+        context=settings.context,
+        abstracts=texts.texts,
+        lacking=texts.lacking,
+        rungs=parse_rungs(settings.rungs),
     )
     steps = [
         ("all types", total),
@@ -194,14 +205,23 @@ def _train_bioasq(files: BioasqFiles, asked: _Asked, context: str):
         ("with an exact answer", sum(1 for q in questions if any(map(str.strip, q.synonyms())))),
         ("answer found in a context", _counts(pairs)["questions"]),
     ]
-    return pairs, drops + dropped, steps
+    given = [(q.id, c.text) for q in questions
+             for c in contexts_of(q, settings.context, texts.texts)]  # fmt: skip
+    pair_steps = [
+        ("question and context", len(given)),
+        ("distinct", len(set(given))),
+        ("answer found in the context", len(pairs)),
+        ("rows: one an occurrence", sum(len(pair.spans) for pair in pairs)),
+    ]
+    return pairs, drops + dropped, leaks, steps, pair_steps
 
 
-def _train_squad(files: BioasqFiles, asked: _Asked, context: str):
+def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
     rows = read_squad(files.train)
-    questions = {row.question_id: row.question for row in rows}
+    questions = wordings(rows)
     answered = {row.question_id for row in rows if row.spans}
-    drops = [drop for item in questions.items() if (drop := asked.drop(*item))]
+    leaks = find_leaks(questions, asked)
+    drops = _certain(leaks, settings)
     leaked = {drop.question_id for drop in drops}
     bare = [name for name in questions if name not in answered | leaked]
     drops += [Drop(name, questions[name], "no answer in the SQuAD file") for name in bare]
@@ -211,19 +231,14 @@ def _train_squad(files: BioasqFiles, asked: _Asked, context: str):
         ("not in a test batch", len(questions) - len(leaked)),
         ("with an answer", len(answered - leaked)),
     ]
-    return kept, drops, steps
+    pair_steps = [
+        ("question and context", _counts(rows)["pairs"]),
+        ("with an answer", _counts(kept)["pairs"]),
+        ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
+    ]
+    return kept, drops, leaks, steps, pair_steps
 
 
 def _occurrences(rows: Sequence[Example]) -> Sequence[Example]:
     """One row a span; rows that are so already keep their ids."""
     return rows if all(len(row.spans) == 1 for row in rows) else by_occurrence(rows)
-
-
-def _pairs(rows: Iterable[Example]) -> list[Example]:
-    """One row a question-context pair, with the spans of all its rows and the first one's id."""
-    pairs: dict[tuple[str, str], Example] = {}
-    for row in rows:
-        first = pairs.setdefault((row.question_id, row.context), row)
-        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
-        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
-    return list(pairs.values())

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ TIMEOUTS = (5, 30)  # seconds: to connect, between two pieces of an answer
 ATTEMPTS = 4  # in a row that brought nothing; each that brought a piece starts the count anew
 PROGRESS = 1 << 20  # bytes that make such a piece
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
+_PAGE = "a web page came (a login, a proxy's notice?) and not the file"
 LONGEST_PAUSE = 20.0  # seconds between two attempts, whatever the server asks for
 
 
@@ -38,26 +41,45 @@ class _Again(Exception):
         self.pause = pause
 
 
+@contextmanager
+def writing(folder: Path):
+    """Turn what the disk refuses into an ``InputError`` that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room, or choose "
+            "another folder through --to or the environment's HELPERS_CACHE"
+        ) from None
+
+
 def offline() -> bool:
     """True when ``HELPERS_OFFLINE`` forbids every network connection."""
     return os.environ.get("HELPERS_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
-def download(url: str, part: Path, size: int | None = None, headers: dict | None = None) -> None:
+def download(
+    url: str,
+    part: Path,
+    size: int | None = None,
+    headers: dict | None = None,
+    *,
+    hashed: bool = False,
+) -> None:
     """Bring ``part`` to the whole of ``url``, continuing with what it already holds.
 
-    ``size`` is the number of bytes expected, ``None`` when only the server knows; what was begun
-    then goes on only while the server's ETag or date stays the same. ``headers`` may hold
-    credentials: requests drops them when a redirect leads to another host. A host that cannot be
-    reached is not tried twice. Raises ``NotHere`` with the reason; what arrived until then stays
-    in ``part``.
+    ``size`` is the number of bytes expected, ``None`` when only the server knows. ``hashed`` says
+    that the caller compares a SHA-256 afterwards; without it, what was begun goes on only while
+    the server's ETag or date stays the same. ``headers`` may hold credentials: requests drops them
+    when a redirect leads to another host. A host that cannot be reached is not tried twice. Raises
+    ``NotHere`` with the reason; what arrived until then stays in ``part``.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
     failures, best = 0, _size(part)
     while True:
         try:
-            _attempt(url, part, size, headers or {})
+            _attempt(url, part, size, headers or {}, hashed)
             _tag(part).unlink(missing_ok=True)
             return
         except _Again as reason:
@@ -71,7 +93,9 @@ def download(url: str, part: Path, size: int | None = None, headers: dict | None
 
 def get_json(url: str, headers: dict | None = None) -> Any:
     """The JSON behind an address. Raises ``NotHere`` with the reason."""
-    with tempfile.TemporaryDirectory() as folder:
+    with writing(Path(tempfile.gettempdir())):
+        scratch = tempfile.TemporaryDirectory()
+    with scratch as folder:
         answer = Path(folder) / "answer.json"
         download(url, answer, headers=headers)
         try:
@@ -89,11 +113,11 @@ def _tag(part: Path) -> Path:
     return part.with_name(part.name + ".etag")
 
 
-def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
+def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
     import requests  # here, since importing it takes longer than most of the kit
 
     tag = _tag(part).read_text() if _tag(part).exists() else ""
-    if size is None and not tag:
+    if not tag and not (hashed and size is not None):
         part.unlink(missing_ok=True)  # nothing says that it is a piece of what is there now
     elif size is not None and _size(part) > size:
         part.unlink()
@@ -106,13 +130,13 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict) -> None:
     try:
         answer = requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS)
     except requests.exceptions.RequestException as error:
-        if _hopeless(error):
+        if hopeless(error):
             raise NotHere(f"{url}: {in_words(error)}") from None
         raise _Again(in_words(error)) from None
     with answer:
-        if size is None:
-            _tag(part).write_text(_validator(answer.headers))
         have, size = _check_answer(url, answer, part, have, size)
+        with writing(part.parent):
+            _tag(part).write_text(_validator(answer.headers))
         try:
             _save(url, answer, part, have, size)
         except requests.exceptions.RequestException as error:
@@ -143,7 +167,7 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
     if status not in (200, 206):
         raise NotHere(f"{url}: HTTP {status} {answer.reason or ''}".rstrip())
     if "text/html" in answer.headers.get("Content-Type", ""):
-        raise NotHere(f"{url}: a web page came (a login, a proxy's notice?) and not the file")
+        raise NotHere(f"{url}: {_PAGE}")
     if status == 200:
         have = 0  # the server ignores ranges, so this is the whole file again
     length = answer.headers.get("Content-Length", "")
@@ -152,12 +176,14 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
         check_disk(part.parent, int(length))
     elif length.isdigit() and have + int(length) != size:
         raise NotHere(f"{url}: {have + int(length)} bytes are offered where {size} are expected")
+    elif size is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+        raise NotHere(f"{url}: the server does not say how long it is, so a cut would not show")
     return have, size
 
 
 def asked_pause(after: str) -> float | None:
     """Seconds from a Retry-After header, which holds seconds or a date."""
-    if after.isdigit():
+    if after.isascii() and after.isdecimal():
         return float(after)
     try:
         return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
@@ -178,18 +204,25 @@ def check_disk(folder: Path, needed: int) -> None:
 def _save(url: str, answer, part: Path, have: int, size: int | None) -> None:
     title = url.rsplit("/", 1)[-1].rsplit("path=", 1)[-1]
     bar = tqdm(desc=title, total=size, initial=have, unit="B", unit_scale=True)
+    with writing(part.parent):
+        part.touch()
+        os.truncate(part, have)
     with bar, open(part, "ab") as out:
-        out.truncate(have)
         for chunk in answer.iter_content(CHUNK):
+            if not have and re.match(rb"\s*<(!doctype\s+)?html", chunk[:100], re.IGNORECASE):
+                raise NotHere(f"{url}: {_PAGE}")
             have += len(chunk)
             if size is not None and have > size:
                 part.unlink()
+                _tag(part).unlink(missing_ok=True)
                 raise NotHere(f"{url}: more than the expected {size} bytes came")
-            out.write(chunk)
+            with writing(part.parent):
+                out.write(chunk)
+                out.flush()
             bar.update(len(chunk))
 
 
-def _hopeless(error: Exception) -> bool:
+def hopeless(error: Exception) -> bool:
     """True where no connection came about: name unknown, refused, timed out, TLS, bad address."""
     import requests
     import urllib3

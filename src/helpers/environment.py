@@ -247,7 +247,12 @@ def _data(settings: Settings) -> list[Row]:
             "the golden files stand in for the test inputs; they hold more snippets than "
             "participants were given, and the score table will say so"
         )
-    return [Row(what, found, "train, test and golden files", True, remedy)]
+    rows = [Row(what, found, "train, test and golden files", True, remedy)]
+    if settings.context == "abstract" and not files.abstracts:
+        found = "no abstracts.json: PubMed's cache" + ("" if offline() else ", then PubMed")
+        remedy = "HELPERS_OFFLINE is set: add abstracts.json, or fetch them first without it"
+        rows.append(Row("abstracts", found, "a file, or PubMed", True, remedy * offline()))
+    return rows
 
 
 def _network(settings: Settings) -> list[Row]:

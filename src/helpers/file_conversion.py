@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.abstracts import Abstracts, gather_abstracts
-from helpers.bioasq import Question, read_questions, role_of
-from helpers.config import InputError
+from helpers.bioasq import Oddities, Question, is_squad, parse_questions, read_json, role_of
+from helpers.config import InputError, parse_rungs
+from helpers.leaks import find_leaks, read_tests, refuse_leaks, wordings
 from helpers.outputs import check_outputs
-from helpers.squad import Drop, Example, by_occurrence, convert, split_dev
-from helpers.squad_file import write_drops, write_ids, write_squad
+from helpers.squad import Drop, Example, by_occurrence, by_pair, convert, split_dev
+from helpers.squad_file import parse_squad, write_drops, write_ids, write_squad
 
 GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
 
@@ -32,10 +33,18 @@ def convert_files(
     seed: int = 0,
     version: str = "1.1",
     test: bool = False,
+    rungs: str = "",
+    negatives: bool = False,
+    against: Sequence[str | Path] = (),
+    allow_leak: bool = False,
 ) -> str:
     """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); a one-line summary.
 
-    ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks.
+    ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``rungs``
+    and ``negatives`` are those of ``squad.convert``, negatives for version "2.0" only. Questions
+    that a file of ``against`` asks too are refused unless ``allow_leak``. A file may be a SQuAD
+    file, dmis-lab's or ours: its rows are checked and written anew, answers or not with ``test``,
+    those with an answer without.
 
     Everything is read and converted before the first file is written. Without ``test``, golden
     files are refused: their questions are test questions. Raises ``InputError``.
@@ -43,23 +52,38 @@ def convert_files(
     check_outputs((output,))  # its name is taken apart next
     if test and dev_fraction:
         raise InputError("dev fraction: a test input is not split; leave out one of the two")
+    if negatives and (test or version != "2.0"):
+        raise InputError(
+            "negatives: only SQuAD 2.0 training files have them; add --squad-version 2"
+        )
     output = Path(output)
     dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
-    check_outputs((output, dev_output, drops, ids), (*files, abstracts))
-    questions = _read_all(files, test)
-    given = [abstracts] if abstracts else []
-    texts = gather_abstracts(questions, given) if context == "abstract" else Abstracts({}, {})
-    examples, dropped = convert(
-        questions, context=context, test=test, abstracts=texts.texts, lacking=texts.lacking
-    )
+    check_outputs((output, dev_output, drops, ids), (*files, abstracts, *against))
+    questions, rows, remarks = _read_all(files, test)
+    if not allow_leak:
+        asked = {q.id: q.body for q in questions} | wordings(rows)
+        refuse_leaks(files[0], find_leaks(asked, read_tests(against)))
+    total = len(questions) + len(wordings(rows))
+    examples, dropped = _squad_rows(rows, test)
+    if questions:
+        texts = Abstracts({}, {})
+        if context == "abstract":
+            texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+        found, lost = convert(
+            questions, context=context, test=test, abstracts=texts.texts, lacking=texts.lacking,
+            rungs=parse_rungs(rungs), negatives=negatives,
+        )  # fmt: skip
+        examples, dropped = examples + found, dropped + lost
+        remarks += texts.remarks
     if not examples:
         reasons = ", ".join(sorted({drop.reason for drop in dropped}))
         raise InputError(f"{files[0]}: no question could be converted ({reasons})")
     train, dev = split_dev(examples, dev_fraction, seed)
     rows = train if test else by_occurrence(train)
     if test and any(question.exact_answer for question in questions):
-        names = ", ".join(str(file) for file in files)
-        print(f"{names}: {GOLDEN}", file=sys.stderr)
+        remarks.append(f"{', '.join(str(file) for file in files)}: {GOLDEN}")
+    for remark in remarks:
+        print(remark, file=sys.stderr)
 
     if drops:
         write_drops(drops, dropped)
@@ -68,24 +92,51 @@ def convert_files(
     if dev_output:
         write_squad(dev_output, dev, version=version)
     write_squad(output, rows, version=version)
-    return _summary(len(questions), rows, dev, dropped)
+    return _summary(total, rows, dev, dropped)
 
 
-def _read_all(files: Sequence[str | Path], test: bool) -> list[Question]:
+def _read_all(
+    files: Sequence[str | Path], test: bool
+) -> tuple[list[Question], list[Example], list[str]]:
+    """The questions of the BioASQ files, the rows of the SQuAD files, and what was repaired."""
     questions: dict[str, Question] = {}
+    rows: list[Example] = []
+    remarks: list[str] = []
     for file in files:
         if not test and role_of(file) == "golden":
             raise InputError(
                 f"{file}: a golden file holds test questions; add --test, "
                 "or rename it if you mean to train on it"
             )
-        for question in read_questions(file, answers="any" if test else "required"):
-            if question.id in questions:
-                raise InputError(
-                    f"{file}: question {question.id!r}: id is also in another file; drop one file"
-                )
-            questions[question.id] = question
-    return list(questions.values())
+        data, odd = read_json(file), Oddities()
+        if is_squad(data):
+            found = parse_squad(data, file)
+            ids = wordings(found)
+        else:
+            answers = "any" if test else "required"
+            read = parse_questions(data, file, answers=answers, odd=odd)
+            ids = {question.id: question for question in read}
+        again = next((name for name in ids if name in questions or name in wordings(rows)), None)
+        if again is not None:
+            raise InputError(
+                f"{file}: question {again!r}: id is also in another file; drop one file"
+            )
+        if is_squad(data):
+            rows += found
+        else:
+            questions |= ids
+        remarks += odd.lines(file)
+    return list(questions.values()), rows, remarks
+
+
+def _squad_rows(rows: list[Example], test: bool) -> tuple[list[Example], list[Drop]]:
+    """The rows to write and, for training, the questions none of whose rows has an answer."""
+    if test:
+        return rows, []
+    answered = {row.question_id for row in rows if row.spans}
+    bare = {row.question_id: row for row in rows if row.question_id not in answered}
+    drops = [Drop(name, row.question, "no answer in the SQuAD file") for name, row in bare.items()]
+    return by_pair(row for row in rows if row.spans), drops
 
 
 def _summary(total: int, rows: list[Example], dev: list[Example], dropped: list[Drop]) -> str:

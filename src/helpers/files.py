@@ -7,6 +7,7 @@ a zip, a download. Two processes are kept apart by ``locked``, and ``check_disk`
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ from typing import BinaryIO
 import filelock
 
 from helpers.config import InputError
-from helpers.download import NotHere
+from helpers.download import NotHere, writing
 
 CHUNK = 1 << 20  # bytes
 LOCK_PATIENCE = 1800  # seconds to wait for another process that fetches the same files
@@ -60,7 +61,7 @@ def unzip(path: Path, files: list[File], target: Path) -> None:
                     raise NotHere(f"{path.name} holds no {file.name} of {file.bytes} bytes")
                 with archive.open(member) as stream:
                     _write(stream, file, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
         raise NotHere(f"{path.name} is a damaged archive ({error})") from None
 
 
@@ -80,7 +81,7 @@ def copy(folder: Path, files: list[File], target: Path) -> None:
 def _write(stream: BinaryIO, file: File, target: Path) -> None:
     part = target / f".{file.name}.copy"
     try:
-        with open(part, "wb") as out:
+        with writing(target), open(part, "wb") as out:
             shutil.copyfileobj(stream, out, CHUNK)
         accept(part, file, target)
     finally:
@@ -117,7 +118,10 @@ def locked(target: Path, name: str):
     except filelock.Timeout:
         raise InputError(f"{target}: another process has been fetching into it for long") from None
     except OSError as error:
-        raise InputError(f"{target}: cannot write here ({error.strerror or error})") from None
+        raise InputError(
+            f"{target}: cannot write here ({error.strerror or error}); choose another folder "
+            "through --to or the environment's HELPERS_CACHE"
+        ) from None
     try:
         yield
     finally:  # the lock's file stays: removing it would let two waiting processes in at once

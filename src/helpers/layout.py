@@ -71,11 +71,17 @@ def role_of(path: str | Path) -> str:
     return found.role if found else ""
 
 
-def ready_tests(folder: str | Path, context: str) -> list[Path]:
-    """The SQuAD test inputs below ``folder`` that were made for this context."""
-    paths = sorted(path for path in Path(folder).rglob("*.json") if path.is_file())
-    found = [_classify(path, path.relative_to(folder)) for path in paths]
-    return [f.path for f in found if f and (f.role, f.squad, f.context) == ("test", True, context)]
+def ready_tests(folder: str | Path, context: str, edition: str = "") -> list[Path]:
+    """The SQuAD test inputs below a folder made for a context setting (and edition)."""
+    folder = Path(folder)
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+    found = filter(None, (_classify(path, path.relative_to(folder)) for path in paths))
+    return [
+        file.path
+        for file in found
+        if (file.role, file.squad, file.context) == ("test", True, context)
+        and edition.lower() in ("", file.edition)
+    ]
 
 
 def _classify(path: Path, relative: Path) -> _Found | None:

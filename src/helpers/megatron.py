@@ -49,10 +49,11 @@ class MegatronFile:
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a folder holds ``.pt`` files and no transformers model."""
-    if not path.is_dir() or not any(path.glob("*.pt")):
+    """Whether a folder holds ``.pt`` or ``.ckpt`` files, at any depth, and no other model."""
+    others = ("model.safetensors", "pytorch_model.bin")
+    if not path.is_dir() or any((path / name).exists() for name in others):
         return False
-    return "model_type" not in _read_config(path)
+    return bool(_weight_files(path))
 
 
 def read(path: Path, dropout: float) -> MegatronFile:
@@ -87,12 +88,22 @@ def hashes(path: Path) -> dict[str, str]:
     """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
     if path.is_file():
         return {path.name: sha256(path)}
-    others = [p for pattern in ("*vocab*.txt", "*config.json") for p in sorted(path.rglob(pattern))]
+    others = [*_find(path, "*vocab*.txt"), *_find(path, "*config.json")]
     return {p.relative_to(path).as_posix(): sha256(p) for p in (*_weight_files(path), *others)}
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(p for pattern in _WEIGHTS for p in folder.rglob(pattern))
+    return [path for pattern in _WEIGHTS for path in _find(folder, pattern)]
+
+
+def _find(folder: Path, pattern: str) -> list[Path]:
+    """Files by name, however deep, without hidden ones (macOS puts ``._name`` beside ``name``)."""
+    found = (path for path in folder.rglob(pattern) if path.is_file())
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    )
 
 
 @contextmanager
@@ -112,10 +123,15 @@ def _load(path: Path, file: Path) -> Any:
             # Only torch's newer, zipped format can be mapped; the older one is read.
             return torch.load(file, map_location="cpu", weights_only=True, mmap=_zipped(file))
         except Exception as error:  # pickle, zipfile and torch each raise their own
-            why = next(iter(str(error).splitlines()), "") or type(error).__name__
-            raise InputError(
-                f"{path}: {file.name} cannot be read as plain weights ({why[:200]}); fetch it again"
-            ) from None
+            raise InputError(f"{path}: {file.name}: {unreadable(error)}") from None
+
+
+def unreadable(error: Exception) -> str:
+    """What is wrong with a file of weights, in our words: torch's advise to run its code."""
+    if "nsupported" in str(error) or "weights_only" in str(error).lower():
+        return "cannot be read as plain weights: it holds objects or code, or is damaged; refused"
+    why = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"cannot be read as plain weights ({why[:120]}); fetch it again"
 
 
 def _zipped(file: Path) -> bool:
@@ -172,7 +188,7 @@ def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
         if tuple(value.shape) != expected or value.dtype not in _NUMBERS:
             raise InputError(
                 f"{path}: {written[name]!r} is {str(value.dtype).removeprefix('torch.')} "
-                f"{tuple(value.shape)}, expected floats {expected} beside the other weights"
+                f"{tuple(value.shape)}, expected float16, bfloat16 or float32 {expected}"
             )
     if len(vocab) > config.vocab_size:
         raise InputError(
@@ -189,21 +205,29 @@ def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
 
 
 def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderConfig:
-    numbers = [
+    numbers = {
         int(m[1]) for name in state if (m := re.match(r"transformer\.layers\.(\d+)\.", name))
-    ]
+    }
 
     def size(name: str, axis: int) -> int:
         if name not in state or state[name].dim() <= axis:
             raise _strange(path, "no weight", name, name, state)
         return state[name].shape[axis]
 
+    layers = max(numbers, default=-1) + 1
+    absent = next((n for n in range(layers) if n not in numbers), None)
+    if absent is not None:
+        name = f"transformer.layers.{absent}.input_layernorm.weight"
+        raise _strange(path, "no weight", name, name, state)
     hidden = size("embedding.word_embeddings.weight", 1)
+    heads = settings.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
+    if type(heads) is not int or heads < 1:
+        raise InputError(f"{path}: num-attention-heads is {heads!r}, expected a number above 0")
     config = EncoderConfig(
         vocab_size=size("embedding.word_embeddings.weight", 0),
         hidden=hidden,
-        layers=max(numbers, default=-1) + 1,
-        heads=settings.get("num_attention_heads") or max(1, hidden // HEAD_SIZE),
+        layers=layers,
+        heads=heads,
         feed_forward=size("transformer.layers.0.mlp.dense_h_to_4h.weight", 0),
         positions=size("embedding.position_embeddings.weight", 0),
         token_types=size("embedding.tokentype_embeddings.weight", 0),
@@ -211,11 +235,14 @@ def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderC
     )
     if hidden % config.heads:
         raise InputError(f"{path}: config.json's {config.heads} heads do not divide {hidden}")
-    said = {"hidden_size": hidden, "num_layers": config.layers}
-    for name, found in said.items():
-        if settings.get(name, found) != found:
+    exact = {"hidden_size": hidden, "num_layers": layers, "num_hidden_layers": layers}
+    padded = {"vocab_size": config.vocab_size, "max_seq_length": config.positions}
+    for name, found in (exact | padded).items():
+        said = settings.get(name, found)
+        fits = said == found or (name in padded and isinstance(said, int) and 0 < said < found)
+        if not fits:
             raise InputError(
-                f"{path}: config.json says {name} {settings[name]}, the weights have {found}; "
+                f"{path}: config.json says {name} {said}, the weights have {found}; "
                 "they are of two models"
             )
     return config
@@ -246,8 +273,7 @@ def _read_config(folder: Path) -> dict:
     They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the part
     ``language_model.config`` of its ``model_config.yaml``.
     """
-    path = next(iter(sorted(folder.rglob("*config.json"))), None)
-    path = path or next(iter(sorted(folder.rglob("model_config.yaml"))), None)
+    path = next(iter(_find(folder, "*config.json") + _find(folder, "model_config.yaml")), None)
     if path is None:
         return {}
     try:
@@ -261,7 +287,7 @@ def _read_config(folder: Path) -> dict:
 
 
 def _vocabulary(path: Path, folder: Path) -> Path:
-    found = sorted(folder.rglob("*vocab*.txt"))
+    found = _find(folder, "*vocab*.txt")
     if len({p.read_bytes() for p in found}) != 1:  # NeMo 1.x may hold it twice
         names = ", ".join(p.name for p in found) or "none"
         raise InputError(f"{path}: one vocabulary file *vocab*.txt is needed, found {names}")

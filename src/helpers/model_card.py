@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from helpers.prediction import Reader
 
+_USE = (
+    "```python",
+    "from transformers import pipeline",
+    'answer = pipeline("question-answering", model="THIS FOLDER")',
+    "```",
+    "",
+)
+
 
 def text(reader: Reader, with_head: bool = True) -> str:
     """What the weights are, where they come from, and how to use them; front matter as the hub's.
@@ -29,11 +37,7 @@ def text(reader: Reader, with_head: bool = True) -> str:
         f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}. Written by the BioMegatron "
         "BioASQ kit.",
         "",
-        "```python",
-        "from transformers import pipeline",
-        'answer = pipeline("question-answering", model="THIS FOLDER")',
-        "```",
-        "",
+        *(_USE if with_head else ()),
         "## Source",
         "",
     ]
@@ -49,7 +53,8 @@ def text(reader: Reader, with_head: bool = True) -> str:
         lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
         lines += ["", *_about_order(origin["qkv"])]
     else:
-        lines += ["The run's `manifest.json` names the weights it began with, and their hashes."]
+        lines += ["Of the weights it began with nothing was recorded here; a run's `manifest.json` "
+                  "names them with their hashes."]  # fmt: skip
     if not with_head:
         lines += ["", "**An encoder without a span head: fine-tune it before asking questions.**"]
     lines += [

@@ -55,27 +55,41 @@ def newest_version(model: str) -> str:
     return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
 
 
-def list_files(model: str, version: str) -> list[str]:
-    """The names of a version's files. Raises ``NotHere`` where NGC does not tell."""
+def list_files(model: str, version: str) -> dict[str, int | None]:
+    """A version's files, name -> bytes where NGC tells them. Raises ``NotHere`` without a list."""
     org, name = model.split("/")
     answer = _first(
         f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/files",
         f"{endpoint()}/v2/models/org/{org}/{name}/{version}/files",
     )
-    files = answer.get("modelFiles") or answer.get("filepath") or []
-    names = [file.get("path") if isinstance(file, dict) else file for file in files]
-    if not names or not all(isinstance(n, str) and re.fullmatch(r"[\w.+-]+", n) for n in names):
+    listed = answer.get("modelFiles") or answer.get("filepath") or []
+    files = {}
+    for file in listed if isinstance(listed, list) else []:
+        name, size = (
+            (file.get("path"), file.get("sizeInBytes")) if isinstance(file, dict) else (file, None)
+        )
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
+            files = {}
+            break
+        files[name] = size if isinstance(size, int) and size > 0 else None
+    if not files:
         raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
-    return names
+    return files
 
 
-def get_file(model: str, version: str, file: str, part: Path, size: int | None = None) -> None:
-    """Fetch one file into ``part`` by the first address form that has it. Raises ``NotHere``."""
+def get_file(
+    model: str, version: str, file: str, part: Path, size: int | None = None, hashed: bool = False
+) -> None:
+    """Fetch one file into ``part`` by the first address form that has it. Raises ``NotHere``.
+
+    ``size`` and ``hashed`` as in ``download``.
+    """
     org, name = model.split("/")
     path = quote(file)
     _first_download(
         part,
         size,
+        hashed,
         f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/files/{path}",
         f"{endpoint()}/v2/models/org/{org}/{name}/{version}/files?redirect=true&path={path}",
     )
@@ -84,7 +98,9 @@ def get_file(model: str, version: str, file: str, part: Path, size: int | None =
 def get_zip(model: str, version: str, part: Path) -> None:
     """Fetch all files of a version as one zip. Raises ``NotHere``."""
     org, name = model.split("/")
-    _first_download(part, None, f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/zip")
+    _first_download(
+        part, None, False, f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/zip"
+    )
 
 
 def _first(*addresses: str) -> dict:
@@ -99,11 +115,11 @@ def _first(*addresses: str) -> dict:
     raise NotHere("; ".join(reasons))
 
 
-def _first_download(part: Path, size: int | None, *addresses: str) -> None:
+def _first_download(part: Path, size: int | None, hashed: bool, *addresses: str) -> None:
     reasons = []
     for address in addresses:
         try:
-            return download(address, part, size, headers())
+            return download(address, part, size, headers(), hashed=hashed)
         except NotHere as reason:
             reasons.append(str(reason))
     raise NotHere("; ".join(reasons))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import bioasq, checkpoints, fetch, squad, training
+from helpers import bioasq, checkpoints, fetch, leaks, squad, training
 from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.config import InputError, Settings, from_parameters
 from helpers.file_conversion import GOLDEN
@@ -51,13 +51,16 @@ def fine_tune_files(
     output: str | Path,
     *,
     dev: str | Path | None = None,
+    against: Sequence[str | Path] = (),
     resume: bool = False,
     **parameters,
 ) -> Reader:
     """Fine-tune on a SQuAD file; write ``model.nemo``, ``transformers/`` and ``training/``.
 
     ``parameters`` are names of ``config.Settings``. Everything is read and checked before
-    training starts. Returns the trained reader, after printing its dev scores if there is a file.
+    training starts. Questions that the test files also ask are refused unless ``allow_leak`` is
+    set; test files are those of ``against``, or else of ``bioasq_dir``. Returns the trained
+    reader, after printing its dev scores if there is a file.
     """
     output = Path(output).resolve()
     settings = from_parameters(**{"run": output.name or "model", **parameters})
@@ -73,6 +76,7 @@ def fine_tune_files(
             raise InputError(f"{path}: lies where the model's files go; choose another --output")
     examples = _answered(train)
     held_out = _answered(dev) if dev else None
+    _check_leaks(train, examples, against, settings)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
@@ -83,6 +87,17 @@ def fine_tune_files(
         scores = training.dev_scores(reader, held_out, progress=True)
         print("dev: " + ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()))
     return reader
+
+
+def _check_leaks(train, examples: list[Example], against, settings: Settings) -> None:
+    if not against and settings.bioasq_dir:
+        found = bioasq.find_files(settings.bioasq_dir, need_train=False)
+        against = [*found.golds, *found.tests]
+    found = leaks.find_leaks(leaks.wordings(examples), leaks.read_tests(against))
+    if settings.allow_leak and found:
+        print(f"{train}: {leaks.summary(found)}; allowed by allow_leak", file=sys.stderr)
+    else:
+        leaks.refuse_leaks(train, found)
 
 
 def save_model(reader: Reader, folder: str | Path) -> tuple[Path, Path]:

@@ -49,19 +49,6 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     return figure
 
 
-def funnel(steps: Sequence[tuple[str, int]]):
-    """How many questions each conversion step leaves: (name, count), first to last."""
-    names, counts = zip(*steps, strict=True)
-    figure, axes = new_figure(7.5, 0.9 + 0.38 * len(steps))
-    bars = axes.barh(names, counts, color=[LIGHT] * (len(steps) - 1) + [DARK], edgecolor=DARK)
-    axes.bar_label(bars, padding=4)
-    axes.invert_yaxis()
-    axes.set_xlabel("questions")
-    axes.set_title("Training questions left after each step", loc="left", fontsize=11)
-    axes.set_xlim(0, 1.1 * max(counts))
-    return figure
-
-
 def window_map(windows, vocab: Sequence[str]):
     """Which tokens of one context each window sees, and which window is best for which token.
 
@@ -122,19 +109,6 @@ def length_histogram(lengths: Sequence[int], limit: int):
         axes.annotate(label, (at, top), textcoords="offset points", **side)
     axes.set(xlabel="length of a window (tokens)", ylabel="windows", xlim=(0, limit + 8))
     axes.set_title("What the model has to read", loc="left", fontsize=11)
-    return figure
-
-
-def ceiling_bars(batches: Sequence[str], counts: Sequence[tuple[int, int]]):
-    """Extractive ceiling of each batch, in percent, labelled with its count (k of n)."""
-    shares = [100 * k / n if n else 0.0 for k, n in counts]
-    figure, axes = new_figure(7.5, 3.2)
-    axes.bar(batches, [100] * len(shares), color="white", edgecolor=DARK, hatch="//", linewidth=0.5)
-    bars = axes.bar(batches, shares, color=MIDDLE, edgecolor=DARK)
-    labels = [f"{share:.0f}%\n{k} of {n}" for share, (k, n) in zip(shares, counts, strict=True)]
-    axes.bar_label(bars, labels, label_type="center", color="black")
-    axes.set(xlabel="test batch", ylabel="questions (%)", ylim=(0, 100))
-    axes.set_title("Filled: some text holds an answer. Hatched: none does", loc="left", fontsize=11)
     return figure
 
 

@@ -7,11 +7,11 @@ out is mapped into memory at once and needs no evidence any more.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 from helpers import checkpoints, megatron
 from helpers.config import Settings
-from helpers.download import check_disk
 from helpers.files import locked
 from helpers.registry import cache_folder
 
@@ -30,10 +30,12 @@ def prepare(path: str | Path, settings: Settings) -> Path:
     told = f"{sorted(hashes.values())} {settings.qkv_order}"
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
     folder = cache_folder() / "converted" / f"{path.stem}-{name}"
+    if (folder / "config.json").is_file():
+        return folder
     with locked(folder.parent, path.name):
-        if not (folder / "config.json").is_file():
+        for stale in folder.parent.glob(".saving-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        if not (folder / "config.json").is_file():  # another process may have made it meanwhile
             reader = checkpoints.load(path, settings)
-            weights = sum(p.nbytes for p in reader.model.parameters())
-            check_disk(folder.parent, weights)
             checkpoints.save_transformers(reader, folder, with_head=not reader.fresh_head)
     return folder

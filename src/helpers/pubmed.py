@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.download import LONGEST_PAUSE, RETRY_STATUS, asked_pause, in_words, offline
+from helpers.download import LONGEST_PAUSE, RETRY_STATUS, asked_pause, hopeless, in_words, offline
 from helpers.files import locked
 from helpers.registry import cache_folder
 
@@ -30,6 +30,7 @@ ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 BATCH = 200  # ids a request
 ATTEMPTS = 5  # of one request, with pauses of 1, 2, 4 and 8 seconds
 TIMEOUTS = (10, 60)  # seconds: to connect, between two pieces of an answer
+_REMEDY = "try again later, or give the abstracts as a file abstracts.json"
 TOOL = "biomegatron-bioasq-kit"
 
 
@@ -126,10 +127,7 @@ class _Service:
                 failed, pause = reason, 2.0**attempt if reason.pause is None else reason.pause
             if attempt + 1 < ATTEMPTS:
                 time.sleep(min(pause, LONGEST_PAUSE))
-        raise InputError(
-            f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; try again later, or give "
-            "the abstracts as a file abstracts.json"
-        )
+        raise InputError(f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; {_REMEDY}")
 
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
         import requests
@@ -141,6 +139,8 @@ class _Service:
         try:
             answer = self.session.post(self.url, data=data, timeout=TIMEOUTS)
         except requests.exceptions.RequestException as error:
+            if hopeless(error):
+                raise InputError(f"PubMed ({self.url}): {in_words(error)}; {_REMEDY}") from None
             raise _Again(in_words(error)) from None
         if answer.status_code in RETRY_STATUS:
             pause = asked_pause(answer.headers.get("Retry-After", ""))

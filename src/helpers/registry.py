@@ -105,6 +105,7 @@ REGISTRY: dict[str, Entry] = {
         url=_SQUAD,
     ),
 }
+_UNKNOWN = "unknown"  # version of files that came from the user's own copy
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 
 
@@ -144,17 +145,23 @@ def _with_lock(name: str, entry: Entry) -> Entry:
     try:
         files = tuple(File(n, f["sha256"], int(f["bytes"])) for n, f in known["files"].items())
         version = str(known["version"])
+        if any(Path(n).name != n for n in known["files"]):
+            raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
             f"{lock_file()}: entry {name!r} is damaged; remove it, then it is recorded anew"
         ) from None
-    revision = version if entry.repo else ""
+    version = "" if version == _UNKNOWN else version
+    revision = (version or entry.revision) if entry.repo else ""
     return replace(entry, files=files, version=version, revision=revision, recorded=True)
 
 
 def _read_lock() -> dict:
     path = lock_file()
-    data = read_json(path) if path.exists() else {}
+    try:
+        data = read_json(path) if path.exists() else {}
+    except InputError as error:
+        raise InputError(f"{path}: a damaged lock file ({error}); move it away") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a lock file; move it away")
     return data
@@ -163,13 +170,22 @@ def _read_lock() -> dict:
 def record(name: str, version: str, source: str, files: dict[str, tuple[str, int]]) -> None:
     """Write what was fetched for the first time into the lock file: name -> (SHA-256, bytes)."""
     path = lock_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock", timeout=60):
+    found = {n: {"sha256": s, "bytes": b} for n, (s, b) in sorted(files.items())}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(f"{path}.lock", timeout=60)
+        lock.acquire()
+    except OSError as error:  # filelock's Timeout is one
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written ({why}); set HELPERS_LOCK") from None
+    with lock:
         data = _read_lock()
-        data[name] = {
-            "version": version,
-            "source": source,
-            "first_fetched": datetime.date.today().isoformat(),
-            "files": {n: {"sha256": s, "bytes": b} for n, (s, b) in sorted(files.items())},
-        }
+        if name in data and data[name].get("files") != found:
+            raise InputError(
+                f"{path}: {name} was recorded meanwhile with other files; remove one of the two"
+            )
+        today = datetime.date.today().isoformat()
+        data[name] = {"version": version or _UNKNOWN, "source": source, "first_fetched": today}
+        data[name]["files"] = found
         write_json(path, dict(sorted(data.items())))
+    lock.release()

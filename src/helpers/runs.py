@@ -27,12 +27,8 @@ from helpers.outputs import write_json, write_text
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 LATEST = "latest"
-DATA_SETTINGS = (
-    "profile",
-    "bioasq_dir",
-    "context",
-    "snippets",
-)  # a file made with others is another's file
+# A file made with others is another's file.
+DATA_SETTINGS = ("profile", "bioasq_dir", "context", "snippets", "rungs")
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "scipy", "pandas", "matplotlib", "papermill", "wandb",

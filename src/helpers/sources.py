@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,20 +41,22 @@ def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> Non
 
 
 def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
+    version = entry.version or ngc.newest_version(entry.ngc)
     try:
         for file in files:
-            part = target / f"{file.name}.part"
-            ngc.get_file(entry.ngc, entry.version, file.name, part, file.bytes)
-            accept(part, file, target)
+            _checked(file, target, lambda part, f=file: ngc.get_file(
+                entry.ngc, version, f.name, part, f.bytes, hashed=True
+            ))  # fmt: skip
     except NotHere as reason:
         inside = target / ".incoming"
         inside.mkdir(exist_ok=True)
         try:
-            _ngc_zip(entry.ngc, entry.version, inside)
+            _ngc_zip(entry.ngc, version, inside)
             copy(inside / "files", [f for f in files if not (target / f.name).exists()], target)
         except NotHere as other:
             raise NotHere(f"{reason}; {other}") from None
-        shutil.rmtree(inside)
+        finally:
+            shutil.rmtree(inside / "files", ignore_errors=True)
 
 
 def _from_url(name: str, entry: Entry, files: list[File], target: Path) -> None:
@@ -67,16 +70,26 @@ def _from_hub(name: str, entry: Entry, files: list[File], target: Path) -> None:
 
 def _from_folder(address: str, files: list[File], target: Path) -> None:
     for file in files:
-        url, part = f"{address}/{file.name}", target / f"{file.name}.part"
-        for resumed in (True, False) if part.exists() else (False,):
-            download(url, part, file.bytes)
-            try:
-                accept(part, file, target)
-            except NotHere as reason:
-                if not resumed:  # else what was there before may have been to blame
-                    raise NotHere(f"{url}: {reason}") from None
-            else:
-                break
+        url = f"{address}/{file.name}"
+        try:
+            _checked(
+                file, target, lambda part, u=url, f=file: download(u, part, f.bytes, hashed=True)
+            )
+        except NotHere as reason:
+            text = str(reason)
+            raise NotHere(text if url in text else f"{url}: {text}") from None
+
+
+def _checked(file: File, target: Path, bring: Callable[[Path], None]) -> None:
+    """Bring a file and accept it; once more from its start when what was begun before is wrong."""
+    part = target / f"{file.name}.part"
+    for resumed in (True, False) if part.exists() else (False,):
+        bring(part)
+        try:
+            return accept(part, file, target)
+        except NotHere:
+            if not resumed:
+                raise
 
 
 def _from_package(name: str, entry: Entry, files: list[File], target: Path) -> None:
@@ -129,9 +142,13 @@ def discover(entry: Entry, folder: Path) -> tuple[str, str]:
     What arrived stays in ``folder`` after a failure, for the next attempt. Returns the origin in
     words and the version. Raises ``NotHere``.
     """
-    if offline():
-        raise NotHere("HELPERS_OFFLINE is set")
-    return (_discover_ngc if entry.ngc else _discover_hub)(entry, folder)
+    label, get = ("NGC", _discover_ngc) if entry.ngc else ("hub", _discover_hub)
+    try:
+        if offline():
+            raise NotHere("HELPERS_OFFLINE is set")
+        return get(entry, folder)
+    except NotHere as reason:
+        raise NotHere(f"{label}: {reason}") from None
 
 
 def _discover_ngc(entry: Entry, folder: Path) -> tuple[str, str]:
@@ -139,7 +156,7 @@ def _discover_ngc(entry: Entry, folder: Path) -> tuple[str, str]:
     reasons = []
     for listed in (True, False):
         try:
-            names = ngc.list_files(entry.ngc, version) if listed else list(entry.ngc_files)
+            names = ngc.list_files(entry.ngc, version) if listed else dict.fromkeys(entry.ngc_files)
             if names:
                 _ngc_files(entry.ngc, version, names, folder)
                 break
@@ -153,12 +170,12 @@ def _discover_ngc(entry: Entry, folder: Path) -> tuple[str, str]:
     return f"NGC {entry.ngc} version {version} ({ngc.endpoint()})", version
 
 
-def _ngc_files(model: str, version: str, names: list[str], folder: Path) -> None:
+def _ngc_files(model: str, version: str, names: dict[str, int | None], folder: Path) -> None:
     begun = folder / f"version-{version}"
     begun.mkdir(exist_ok=True)
-    for name in names:
+    for name, size in names.items():
         if not (begun / name).exists():
-            ngc.get_file(model, version, name, begun / f"{name}.part")
+            ngc.get_file(model, version, name, begun / f"{name}.part", size)
             (begun / f"{name}.part").replace(begun / name)
     shutil.rmtree(folder / "files", ignore_errors=True)
     begun.rename(folder / "files")
@@ -180,7 +197,7 @@ def _discover_hub(entry: Entry, folder: Path) -> tuple[str, str]:
     address = f"{_hub()}/api/models/{entry.repo}/revision/{entry.revision}?blobs=true"
     answer = get_json(address)
     version = answer.get("sha") if isinstance(answer, dict) else None
-    listed = answer.get("siblings", []) if version else []
+    listed = (answer.get("siblings") if version else None) or []
     there = {f["rfilename"]: f for f in listed if isinstance(f, dict) and "rfilename" in f}
     weights = next((name for name in _HUB_WEIGHTS if name in there), None)
     if not weights or "vocab.txt" not in there or "config.json" not in there:
@@ -194,11 +211,12 @@ def _discover_hub(entry: Entry, folder: Path) -> tuple[str, str]:
         url = f"{_hub()}/{entry.repo}/resolve/{version}/{name}"
         large = there[name].get("lfs")
         if not (files / name).exists():
-            size = large["size"] if large else there[name].get("size")
+            size = large.get("size") if large else there[name].get("size")
             part = folder / f"{version[:12]}-{name}.part"
-            download(url, part, size)
+            download(url, part, size, hashed=bool(large))
             if large:  # only of these the hub tells the SHA-256
-                accept(part, File(name, large.get("sha256") or large["oid"], size), files)
+                digest = large.get("sha256") or large.get("oid") or ""
+                accept(part, File(name, digest, size), files)
             else:
                 part.replace(files / name)
     return f"hub {entry.repo} revision {version[:12]}", version

@@ -58,13 +58,14 @@ def strict(folded: str, wanted: Iterable[str]) -> list[tuple[int, int]]:
         start = folded.find(needle)
         while start >= 0:
             end = start + len(needle)
-            if not _in_word(folded[start - 1 : start]) and not _in_word(folded[end : end + 1]):
+            if not in_word(folded[start - 1 : start]) and not in_word(folded[end : end + 1]):
                 found.add((start, end))
             start = folded.find(needle, start + 1)
     return sorted(found)
 
 
-def _in_word(character: str) -> bool:
+def in_word(character: str) -> bool:
+    """Whether a character (or none, at an edge) goes on with a word."""
     return character.isalnum() or character == "_"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers.bioasq import is_squad, read_json
 from helpers.config import InputError
-from helpers.outputs import write_json, write_text
+from helpers.outputs import write_text
 from helpers.spans import Span
 
 _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files
@@ -20,7 +20,10 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 
 @dataclass(frozen=True)
 class Example:
-    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1."""
+    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
+
+    ``rung`` names the looser match that found the spans, "" for the strict rule.
+    """
 
     id: str
     question_id: str
@@ -29,16 +32,26 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
+    rung: str = ""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question that gave no example, and why."""
+    """A question that gave no example, and why.
+
+    ``nearest`` quotes what comes nearest to an answer, from the snippet of that index (-1: the
+    joined snippets); ``rung`` is the looser match that would accept it, "" when none does;
+    ``likeness`` is 0 to 1, see ``misses.nearest``.
+    """
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
+    nearest: str = ""
+    snippet: int = -1
+    rung: str = ""
+    likeness: float = 0.0
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
@@ -56,6 +69,16 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
     return rows
 
 
+def by_pair(rows: Iterable[Example]) -> list[Example]:
+    """One row a question-context pair, with the spans of all its rows and the first one's id."""
+    pairs: dict[tuple[str, str], Example] = {}
+    for row in rows:
+        first = pairs.setdefault((row.question_id, row.context), row)
+        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
+        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
+    return list(pairs.values())
+
+
 def write_squad(
     path: str | Path, examples: Iterable[Example], *, rows: str = "pair", version: str = "1.1"
 ) -> Path:
@@ -68,18 +91,40 @@ def write_squad(
         raise ValueError(f"rows={rows!r}, version={version!r}")
     if rows == "occurrence":
         examples = by_occurrence(examples)
-    paragraphs = []
-    for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context)):
-        qas = []
-        for example in group:
-            row: dict[str, object] = {"id": example.id, "question": example.question}
-            row["answers"] = [{"text": s.text, "answer_start": s.start} for s in example.spans]
-            if version == "2.0":
-                row["is_impossible"] = not example.spans
-            qas.append(row)
-        paragraphs.append({"context": context, "qas": qas})
-    data = [{"title": "BioASQ", "paragraphs": paragraphs}]
-    return write_json(path, {"version": version, "data": data})
+    paragraphs = [
+        f'    {{\n     "context": {_quoted(context)},\n     "qas": [\n'
+        + ",\n".join(_row(example, version) for example in group)
+        + "\n     ]\n    }"
+        for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context))
+    ]
+    inside = "[\n" + ",\n".join(paragraphs) + "\n   ]" if paragraphs else "[]"
+    return write_text(
+        path,
+        f'{{\n "version": {_quoted(version)},\n "data": [\n  {{\n   "title": "BioASQ",\n'
+        f'   "paragraphs": {inside}\n  }}\n ]\n}}\n',
+    )
+
+
+# Laid out as ``write_json`` does it, but by hand: json's own indentation is pure Python and took
+# half the time of a whole conversion.
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _row(example: Example, version: str) -> str:
+    answers = ",\n".join(
+        f'        {{\n         "text": {_quoted(s.text)},\n         "answer_start": {s.start}\n'
+        "        }"
+        for s in example.spans
+    )
+    fields = [
+        f'"id": {_quoted(example.id)}',
+        f'"question": {_quoted(example.question)}',
+        f'"answers": [\n{answers}\n       ]' if answers else '"answers": []',
+    ]
+    if version == "2.0":
+        fields.append(f'"is_impossible": {"false" if example.spans else "true"}')
+    inside = ",\n".join(f"       {field}" for field in fields)
+    return f"      {{\n{inside}\n      }}"
 
 
 def read_squad(path: str | Path) -> list[Example]:
@@ -88,7 +133,11 @@ def read_squad(path: str | Path) -> list[Example]:
     ``answers`` may be missing. Each answer is compared with its context character by character,
     and ids must be unique. A row's question is its id up to ``_<3 digits>``.
     """
-    data = read_json(path)
+    return parse_squad(read_json(path), path)
+
+
+def parse_squad(data: object, path: str | Path) -> list[Example]:
+    """``read_squad`` for the parsed content of ``path``."""
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
     examples, seen = [], set()
@@ -129,7 +178,10 @@ def _read_row(path: str | Path, row: dict, context: str, title: str) -> Example:
 
 
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
-    """Write the id map as JSON lines: row id -> question, snippet, document, span offsets."""
+    """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
+
+    Offsets are characters of the row's context. Rows whose spans a looser match found name it.
+    """
     return _write_lines(
         path,
         (
@@ -140,13 +192,14 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
                 "document": example.document,
                 "spans": [[span.start, span.end] for span in example.spans],
             }
+            | ({"rung": example.rung} if example.rung else {})
             for example in examples
         ),
     )
 
 
-def write_drops(path: str | Path, drops: Iterable[Drop]) -> Path:
-    """Write the dropped questions and their reasons as JSON lines."""
+def write_drops(path: str | Path, drops: Iterable) -> Path:
+    """Write the dropped questions and their reasons (or the leaks) as JSON lines, one each."""
     return _write_lines(path, map(asdict, drops))
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import os
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from helpers.batches import read_batches
-from helpers.bioasq import BioasqFiles, Question, read_questions
-from helpers.config import CONTEXTS, InputError
-from helpers.squad import Example, convert, read_squad
+from helpers.batches import TestBatch, read_batches
+from helpers.bioasq import TYPES, BioasqFiles, Oddities, Question, read_questions
+from helpers.config import CONTEXTS, RUNGS, InputError
+from helpers.conversion import ConvertedRun, asked
+from helpers.ladder import Ladder
+from helpers.layout import ready_tests
+from helpers.leaks import most_alike, wordings
+from helpers.squad import Drop, Example, ceiling, convert, extra_cause, find_spans, read_squad
 
-TYPES = ("factoid", "list", "yesno", "summary")
+STRICT = "strict rule"
+DROP_COLUMNS = [column.name for column in fields(Drop)]
 
 
 def describe_files(files: BioasqFiles) -> list[dict]:
@@ -29,6 +40,146 @@ def _describe(role: str, path: Path, squad: bool) -> dict:
         types = Counter(question.type for question in read_questions(path, kind=None))
     row = {"role": role, "file": path.name, "format": "SQuAD" if squad else "BioASQ"}
     return row | {"questions": types.total()} | {kind: types[kind] for kind in TYPES}
+
+
+def oddities(files: BioasqFiles) -> list[dict]:
+    """What was repaired in the BioASQ files, or is worth knowing: a row a file and kind."""
+    paths = [] if files.train_is_squad or not files.train else [files.train]
+    paths += [] if files.enriched or files.tests_are_squad else files.tests
+    rows = []
+    for path in (*paths, *files.golds):
+        odd = Oddities()
+        read_questions(path, odd=odd)
+        rows += [
+            {"file": path.name, "oddity": what, "questions": len(ids)}
+            for what, ids in odd.found.items()
+        ]
+    return rows
+
+
+def published_spans(files: BioasqFiles) -> list[dict]:
+    """How the strict rule compares with the spans of a ready SQuAD training file, row by row.
+
+    Empty for a BioASQ training file. Every span that the rule finds beyond the file's is counted
+    under its cause, see ``spans.extra_cause``.
+    """
+    if not files.train_is_squad:
+        return []
+    answers, annotated = defaultdict(set), defaultdict(set)
+    for row in read_squad(files.train):
+        annotated[row.question_id, row.context].update(row.spans)
+        answers[row.question_id].update(span.text for span in row.spans)
+    counts: Counter[str] = Counter()
+    for (name, context), published in annotated.items():
+        found = set(find_spans(context, answers[name]))
+        counts["spans in the file"] += len(published)
+        counts["of these found again by the strict rule"] += len(published & found)
+        for span in found - published:
+            cause = extra_cause(span, context, answers[name]) or "unexplained"
+            counts[f"found beyond the file: {cause}"] += 1
+    return [{"what": what, "spans": count} for what, count in counts.items()]
+
+
+def coverage(batches: Sequence[TestBatch]) -> list[dict]:
+    """A row a batch, and one for all: questions, those whose answer the strict rule finds in a
+    given text, those found with each further rung, and the extractive ceiling.
+
+    Counts grow from rung to rung. The ceiling asks for the gold as it is written, so a rung may
+    pass it: such an answer is found, but the official evaluator does not accept it.
+    """
+    rows = []
+    for batch in batches:
+        lowest: Counter[str] = Counter()
+        for question in batch.golds:
+            ladder = Ladder(question.synonyms(), RUNGS)
+            found = map(ladder.find, batch.contexts.get(question.id, ()))
+            rungs = {match.rung for match in found if match.spans}
+            lowest[min(rungs, key=_order, default="none")] += 1
+        sums = [sum(lowest[name] for name in ("", *RUNGS[:n])) for n in range(len(RUNGS) + 1)]
+        row = {"batch": batch.name, "questions": len(batch.golds)}
+        row |= dict(zip((STRICT, *RUNGS), sums, strict=True))
+        rows.append(row | {"ceiling": batch.ceiling[0]})
+    return [*rows, {name: "all" if name == "batch" else sum(row[name] for row in rows)
+                    for name in rows[0]}]  # fmt: skip
+
+
+def _order(rung: str) -> int:
+    return ("", *RUNGS).index(rung)
+
+
+def rung_examples(questions: Iterable[Question], count: int = 20) -> list[dict]:
+    """Places that a rung finds and the strict rule does not, to be judged by eye.
+
+    They are taken from the rungs in turn, so that a rare rung is not crowded out, and each
+    wording of an answer is shown once.
+    """
+    by_rung: dict[str, dict[tuple, dict]] = defaultdict(dict)
+    for question in questions:
+        ladder = Ladder(question.synonyms(), RUNGS)
+        for text in (snippet.text for snippet in question.snippets):
+            match = ladder.find(text)
+            if match.rung:
+                start, end = match.spans[0]
+                before, after = text[max(0, start - 40) : start], text[end : end + 40]
+                row = {"rung": match.rung, "question": question.body}
+                row |= {"gold": " | ".join(question.synonyms())}
+                row |= {"found": f"{before}[{text[start:end]}]{after}"}
+                by_rung[match.rung].setdefault((question.id, text[start:end].lower()), row)
+    turns = [
+        (n, _order(rung), row)
+        for rung, rows in by_rung.items()
+        for n, row in enumerate(rows.values())
+    ]
+    chosen = sorted(turns, key=lambda turn: turn[:2])[:count]
+    return [row for _, _, row in sorted(chosen, key=lambda turn: (turn[1], turn[0]))]
+
+
+def reading(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
+    """Words of each distinct context and contexts of each question, in training and in the test."""
+    tests = [row for batch in converted.batches for row in batch.examples]
+    parts = {}
+    for name, rows in (("train", [*converted.train, *converted.dev]), ("test", tests)):
+        pairs = {(row.question_id, row.context) for row in rows}
+        counts = Counter(question_id for question_id, _ in pairs)
+        words = [len(context.split()) for _, context in pairs]
+        parts[name] = {"words": words, "contexts": list(counts.values())}
+    return parts
+
+
+def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
+    """The leaks and, to be judged by eye, the ``alike`` most similar pairs that are none."""
+    train = wordings([*converted.train, *converted.dev])
+    known = {leak.question_id for leak in converted.leaks}
+    rest = {name: text for name, text in train.items() if name not in known}
+    rows = [*converted.leaks, *most_alike(rest, asked(converted.batches), alike)]
+    return [
+        {"sign": leak.how if leak in converted.leaks else "none", "likeness": leak.likeness,
+         "training question": leak.question, "test question": leak.test_question}
+        for leak in rows
+    ]  # fmt: skip
+
+
+def trials() -> list[dict]:
+    """Measured dev scores with and without looser matches, from ``rung_trials.json``.
+
+    A row a data set and variant: means over seeds in percent, SAcc with its standard deviation.
+    The command that makes them is ``data_scripts/compare_rungs.py``.
+    """
+    data = json.loads((Path(__file__).parent / "rung_trials.json").read_text(encoding="utf-8"))
+    rows = []
+    for name, trial in data.items():
+        for variant in dict.fromkeys(row["matches"] for row in trial["rows"]):
+            runs = [row for row in trial["rows"] if row["matches"] == variant]
+            mean = {key: statistics.mean(row[key] for row in runs) for key in _TRIAL}
+            row = {"data": name, "matches": variant, "seeds": len(runs)}
+            row |= {key: round(mean[key]) for key in _TRIAL[:3]}
+            row |= {key: round(100 * mean[key], 1) for key in _TRIAL[3:]}
+            spread = statistics.stdev(run["sacc"] for run in runs) if len(runs) > 1 else 0.0
+            rows.append(row | {"± of SAcc": round(100 * spread, 1)})
+    return rows
+
+
+_TRIAL = ("pairs", "by a rung", "dev questions", "sacc", "mrr", "lacc")
 
 
 def telling_example(questions: list[Question]) -> tuple[Question, Example]:
@@ -54,36 +205,47 @@ def telling_example(questions: list[Question]) -> tuple[Question, Example]:
 def text_table(frame):
     """A pandas table for the eye: text to the left, and shown as it is, ``<`` and ``&`` too."""
     left = {"selector": "th, td", "props": "text-align: left; vertical-align: top"}
-    return frame.style.format(escape="html").set_table_styles([left])
+    return frame.style.format(escape="html", precision=2).set_table_styles([left])
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
     """What each possible context setting gives the system in the test: a row a setting.
 
-    "abstract" is there when a file or PubMed's cache has abstracts; none are fetched. SQuAD test
-    inputs were made for one context: no rows.
+    "abstract" is there when a file or PubMed's cache has abstracts (none are fetched), and once
+    more for each ready SQuAD test file of full abstracts among the files. SQuAD test inputs were
+    made for one context: no rows.
     """
     rows = []
     for context in () if files.tests_are_squad else CONTEXTS:
         try:
-            rows.append(_compare(files, context))
+            batches, _ = read_batches(files, context, fetch=False)
         except InputError:
             if context != "abstract":
                 raise
+            continue
+        golds = [question for batch in batches for question in batch.golds]
+        rows.append(_given(context, golds, [row for batch in batches for row in batch.examples]))
+    if rows:
+        folder = Path(os.path.commonpath([path.parent for path in files.golds]))
+        edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
+        for path in ready_tests(folder, "abstract", edition):
+            rows.append(_given(f"abstract: {path.name}", golds, read_squad(path)))
     return rows
 
 
-def _compare(files: BioasqFiles, context: str) -> dict:
-    batches, _ = read_batches(files, context, fetch=False)
-    examples = [example for batch in batches for example in batch.examples]
-    hits, total = map(sum, zip(*(batch.ceiling for batch in batches), strict=True))
+def _given(name: str, golds: Sequence[Question], examples: Sequence[Example]) -> dict:
+    contexts = defaultdict(list)
+    for example in examples:
+        contexts[example.question_id].append(example.context)
+    hits, total = ceiling(golds, contexts)
     words = [len(example.context.split()) for example in examples] or [0]
     return {
-        "context": context,
+        "context": name,
         "questions": total,
-        "with a text": len({example.question_id for example in examples}),
+        "with a text": len(contexts),
         "texts": len(examples),
         "mean words": sum(words) / len(words),
         "longest": max(words),
         "ceiling (questions)": hits,
+        "ceiling (%)": 100 * hits / total if total else 0.0,
     }

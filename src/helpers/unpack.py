@@ -1,13 +1,16 @@
 """Archives (zip, tar, .nemo), unpacked so that nothing can be written outside one folder.
 
-Only regular files are taken, and each is written by us under a checked relative name: absolute
-paths, ``..``, drive letters, links, devices and encrypted members refuse the whole archive, as do
-sizes that no checkpoint has. Nothing is left behind by an archive that was refused.
+Only regular files are taken (not the shadow files of macOS), and each is written by us under a
+checked relative name: absolute paths, ``..``, drive letters, links, devices and encrypted members
+refuse the whole archive, as do sizes that no checkpoint has. Nothing is left behind by an archive
+that was refused.
 """
 
 from __future__ import annotations
 
+import lzma
 import re
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -25,6 +28,7 @@ from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved noteb
 from helpers.config import InputError
 from helpers.download import check_disk
 
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 CHUNK = 1 << 20  # bytes
 MEMBERS = 10_000  # files in one archive; checkpoints have a handful
 TOTAL = 16 << 30  # bytes unpacked; the 345M checkpoint has 0.7 GB
@@ -57,6 +61,8 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
     damaged or too large.
     """
     try:
+        for stale in folder.parent.glob(".unpacking-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
@@ -65,7 +71,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
             while len(only) == 1 and only[0].is_dir():
                 inside, only = only[0], list(only[0].iterdir())
             inside.rename(folder)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+    except (*_DAMAGED, EOFError, RuntimeError) as error:
         raise InputError(f"{archive}: a damaged archive ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{archive}: cannot be unpacked ({error.strerror or error})") from None
@@ -76,7 +82,8 @@ def _extract(archive: Path, folder: Path) -> None:
     taken: set[str] = set()
     is_zip = not tarfile.is_tarfile(archive)  # a tar that ends with a zip passes for a zip too
     with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as file:
-        found = list(_zip_members(archive, file) if is_zip else _tar_members(archive, file))
+        members = _zip_members(archive, file) if is_zip else _tar_members(archive, file)
+        found = [member for member in members if not _of_a_mac(member.name)]
         total = sum(member.bytes for member in found)
         _check_size(archive, total)
         if len(found) > MEMBERS:
@@ -98,6 +105,12 @@ def _extract(archive: Path, folder: Path) -> None:
                         _check_size(archive, written)
                         out.write(chunk)
                         bar.update(len(chunk))
+
+
+def _of_a_mac(name: str) -> bool:
+    """The shadows that macOS adds to an archive for each file."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or (bool(parts) and parts[-1].startswith("._"))
 
 
 def _zip_members(archive: Path, file: zipfile.ZipFile) -> Iterator[_Member]:

@@ -1,0 +1,116 @@
+"""How fast the conversion to SQuAD is, whether it is linear, and what a large file needs.
+
+    python benchmarks/conversion_speed.py [--bioasq-dir DIR] [--most 100] [--megabytes 100]
+
+Input like 7b's training file: 779 factoids with nine snippets each, made of BioASQ-mini's
+sentences (25 words on average; 7b's have 28). With --bioasq-dir the real golden snippets are
+measured too. One process, one thread. Prints numbers and asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from helpers.bioasq import Question, find_files, read_questions
+from helpers.config import RUNGS
+from helpers.mini_text import DATA
+from helpers.squad import convert
+
+FACTOIDS, SNIPPETS = 779, 9  # of the 7b training file, so about 7,000 pairs
+SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
+
+
+def like_7b(times: int) -> list[Question]:
+    """``times`` as many questions as 7b has, each with nine snippets and an id of its own."""
+    source = read_questions(DATA / "BioASQ-training-mini.json")
+    snippets = cycle([s for question in source for s in question.snippets])
+    return [
+        replace(
+            question,
+            id=f"{number:024x}",
+            snippets=(*question.snippets, *islice(snippets, SNIPPETS - len(question.snippets))),
+        )
+        for number, question in enumerate(islice(cycle(source), FACTOIDS * times))
+    ]
+
+
+def pairs_a_second(questions: list[Question], rounds: int = 3, **options) -> tuple[int, float]:
+    """Question-snippet pairs, and how many a second the best of some rounds converts."""
+    pairs = sum(len(question.snippets) for question in questions)
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.process_time()
+        convert(questions, **options)
+        best = min(best, time.process_time() - started)
+    return pairs, pairs / best
+
+
+def large_file(folder: Path, megabytes: int) -> Path:
+    """A training file of that size: all question types, each question with an id of its own."""
+    source = json.loads((DATA / "BioASQ-training-mini.json").read_bytes())["questions"]
+    path, number = folder / "BioASQ-training7b.json", 0
+    with path.open("w", encoding="utf-8") as out:
+        out.write('{"questions": [\n')
+        while out.tell() < megabytes * 1e6:
+            for question in source:
+                text = json.dumps({**question, "id": f"{number:024x}"}, indent=1)
+                out.write(("" if number == 0 else ",\n") + text)
+                number += 1
+        out.write("\n]}\n")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bioasq-dir", default=os.environ.get("BIOASQ_DIR", ""))
+    parser.add_argument("--most", type=int, default=100, help="times 7b's size")
+    parser.add_argument("--megabytes", type=int, default=100, help="of the large file; 0: none")
+    args = parser.parse_args()
+
+    one = like_7b(1)
+    for name, options in (("strict rule", {}), ("all rungs", {"rungs": RUNGS})):
+        pairs, rate = pairs_a_second(one, **options)
+        print(f"7b-like, {name}: {pairs} pairs, {rate:,.0f} pairs a second on one core")
+    if args.bioasq_dir:
+        golds = find_files(args.bioasq_dir, need_train=False).golds
+        pairs, rate = pairs_a_second([q for path in golds for q in read_questions(path)])
+        print(f"real golden snippets, strict rule: {pairs} pairs, {rate:,.0f} pairs a second")
+    print("\ntimes 7b     pairs   seconds   pairs a second   seconds a pair, against 1 times")
+    first = 0.0
+    for times in (n for n in (1, 3, 10, 30, 100) if n <= args.most):
+        pairs, rate = pairs_a_second(like_7b(times), rounds=3 if times < 30 else 1)
+        first = first or rate
+        print(f"{times:>8} {pairs:>9} {pairs / rate:>9.2f} {rate:>16,.0f} {first / rate:>20.2f}")
+    if args.megabytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = large_file(Path(folder), args.megabytes)
+            output = path.with_name("out.json")
+            command = [sys.executable, SCRIPT, path, "--output", output]
+            command += [
+                "--drops",
+                output.with_suffix(".drops"),
+                "--ids",
+                output.with_suffix(".ids"),
+            ]
+            started = time.monotonic()
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            seconds = time.monotonic() - started
+            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+            print(
+                f"\nfile of {path.stat().st_size / 1e6:.0f} MB: {seconds:.1f} s from start to "
+                f"exit, {peak / 2**30:.2f} GiB at most; {done.stdout.split(';')[0]}"
+            )
+
+
+if __name__ == "__main__":
+    main()

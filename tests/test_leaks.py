@@ -1,0 +1,71 @@
+"""Test questions in training files: three signs, and no false alarm on questions of one pattern."""
+
+import pytest
+
+from helpers.config import InputError
+from helpers.leaks import (
+    find_leaks,
+    most_alike,
+    read_tests,
+    refuse_leaks,
+    summary,
+)
+from helpers.mini import files
+
+TESTS = {
+    "t1": "Which gene is mutated in cystic fibrosis?",
+    "t2": "What is the inheritance of type 1 diabetes?",
+    "t3": "Which drugs block the protein PD-1?",
+}
+OTHERS = {f"o{n}": f"Which enzyme breaks down substance number {n}?" for n in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("question_id", "text", "test_id", "how"),
+    [
+        ("t1", "Quite another wording", "t1", "same id"),
+        ("a", "which GENE is  mutated in cystic fibrosis", "t1", "same wording"),
+        ("a", "What gene is mutated in the cystic fibrosis ?", "t1", "near-equal wording"),
+        ("a", "Which drug blocks protein PD-1?", "t3", "near-equal wording"),
+    ],
+)
+def test_signs(question_id, text, test_id, how):
+    (leak,) = find_leaks({**OTHERS, question_id: text}, TESTS)
+    assert (leak.question_id, leak.test_id, leak.how) == (question_id, test_id, how)
+    assert leak.question == text and leak.test_question == TESTS[test_id]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Which gene is mutated in Huntington disease?",
+        "What is the inheritance of type 2 diabetes?",
+        "Which drugs block the protein PD-L1?",
+        "Why?",
+        "",
+    ],
+)
+def test_no_false_alarm(text):
+    assert find_leaks({**OTHERS, "a": text}, TESTS) == []
+
+
+def test_no_false_alarm_in_bioasq_mini(save):
+    made = files()
+    names = [name for name in made if "golden" in name or "training" in name]
+    paths = {name: save(name, made[name]) for name in names}
+    train = read_tests([paths.pop("BioASQ-training-mini.json")])
+    tests = read_tests(paths.values())
+    assert len(tests) == 170 and find_leaks(train, tests) == []
+    pairs = most_alike(train, tests, 3)
+    assert [pair.likeness for pair in pairs] == sorted((p.likeness for p in pairs), reverse=True)
+    assert 0.5 < pairs[0].likeness < 0.8
+    assert len(find_leaks({**train, **tests}, tests)) == 170
+
+
+def test_the_refusal_is_one_line():
+    refuse_leaks("train.json", [])
+    leaks = find_leaks({"t1": TESTS["t1"], "a": TESTS["t3"]}, TESTS)
+    with pytest.raises(InputError, match="train.json: .*2 questions.*allow_leak=true") as caught:
+        refuse_leaks("train.json", leaks)
+    assert "\n" not in str(caught.value)
+    assert "1 by same id, 1 by same wording; the first: 'Which gene" in summary(leaks)
