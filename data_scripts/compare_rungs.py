@@ -18,18 +18,23 @@ def main(argv=None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", default="minilm", help="a name in the registry, or a path")
-    parser.add_argument("--bioasq-dir", help="your files: the golden batches are split")
+    parser.add_argument("--bioasq-dir", help="your files: their training questions are split")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     parser.add_argument("--output", required=True, metavar="OUT.json")
     args = parser.parse_args(argv)
     try:
         parameters = dict(parse_override(text) for text in args.set)
+        train = DATA / "BioASQ-training-mini.json"
         if args.bioasq_dir:
-            golds = find_files(args.bioasq_dir, need_train=False).golds
-        else:
-            golds = [DATA / "BioASQ-training-mini.json"]
-        questions = [q for path in golds for q in read_questions(path, answers="required")]
+            files = find_files(args.bioasq_dir)
+            train = files.train
+            if files.train_is_squad:
+                raise InputError(
+                    f"{train}: holds only what somebody's rule has found; the organisers' own "
+                    "training file is needed to compare rules"
+                )
+        questions = read_questions(train, answers="required")
         from helpers.pipeline import load_reader
         from helpers.trial import compare_training
 

@@ -174,8 +174,10 @@ def trials() -> list[dict]:
             row = {"data": name, "matches": variant, "seeds": len(runs)}
             row |= {key: round(mean[key]) for key in _TRIAL[:3]}
             row |= {key: round(100 * mean[key], 1) for key in _TRIAL[3:]}
-            spread = statistics.stdev(run["sacc"] for run in runs) if len(runs) > 1 else 0.0
-            rows.append(row | {"± of SAcc": round(100 * spread, 1)})
+            spread = "–"  # one run has none
+            if len(runs) > 1:
+                spread = f"{100 * statistics.stdev(run['sacc'] for run in runs):.1f}"
+            rows.append(row | {"± of SAcc": spread})
     return rows
 
 

@@ -1,10 +1,9 @@
 """What training on looser matches does to the dev score: the same questions, with and without.
 
 Half of BioASQ-mini's training golds are first written as golds often are that differ from the
-text: another hyphen, a Greek letter's name, a plural, a remark in brackets, a full stop. With the
-user's own files the golds stay as they are, and the golden batches are split, since the public
-training file holds no question that the strict rule loses. Dev golds are never touched, and the
-dev score is the official one: an answer is right when it equals a gold, upper or lower case.
+text: another hyphen, a Greek letter's name, a plural, a remark in brackets, a full stop. The user's
+own training golds stay as they are. Dev golds are never touched, and the dev score is the official
+one: an answer is right when it equals a gold, upper or lower case.
 """
 
 from __future__ import annotations
