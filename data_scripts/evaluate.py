@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nevaluate.py: stopped", file=sys.stderr)
+        return 130
     for remark in evaluation.remarks:
         print(remark, file=sys.stderr)
     for line in evaluation.lines:

@@ -37,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"official_evaluation.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nofficial_evaluation.py: stopped", file=sys.stderr)
+        return 130
     for repair in (repair for batch in found for repair in batch.repairs):
         print(repair, file=sys.stderr)
     print(f"{'batch':<10}each measure: official, ours")

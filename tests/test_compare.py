@@ -105,6 +105,34 @@ def test_a_folder_that_is_no_finished_run_is_named(tmp_path, finished):
         compare.read(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("ranks.json", "[]"), ("scores.json", "{}"), ("manifest.json", "{}")]
+)
+def test_a_damaged_run_is_named_and_no_sibling(finished, name, text):
+    good, bad = finished("a", 0, 10), finished("b", 1, 10)
+    (bad / name).write_text(text)
+    with pytest.raises(InputError, match=r"b: written by another version of the kit, or damaged"):
+        compare.read(bad)
+    assert [run.folder for run in compare.same_but_seed(good)] == [good]
+
+
+def test_other_weights_are_another_way(finished):
+    first, second = finished("a", 0, 10), finished("b", 1, 10)
+    manifest = json.loads((second / "manifest.json").read_text())
+    manifest["notes"]["checkpoint"] = {"files": {"model.safetensors": "cd" * 32}}
+    (second / "manifest.json").write_text(json.dumps(manifest))
+    assert len(compare.group([compare.read(first), compare.read(second)])) == 2
+
+
+def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
+    folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
+    readme = tmp_path / "R.md"
+    readme.write_text("<!-- results: x -->\nold\n<!-- end of results -->\n")
+    with pytest.raises(InputError, match="has 62 questions, the table of"):
+        batch.table([folder], tmp_path / "t", readme)
+    assert "old" in readme.read_text()
+
+
 def test_paired_differences_between_ways(finished):
     folders = [finished("a", 0, 40), finished("a1", 1, 40), finished("b", 0, 60, "bioasq-cpu")]
     found = compare.differences([compare.read(folder) for folder in folders])

@@ -104,8 +104,8 @@ def test_ours_follows_the_table_without_java(tmp_path, name):
 
 
 REPAIRS = {
-    "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat or with empty lists, nested"),
-    "gold as a string": ({1: "a"}, {1: [["a"]]}, "flat or with empty lists, nested"),
+    "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat, with empty lists or with numbers"),
+    "gold as a string": ({1: "a"}, {1: [["a"]]}, "flat, with empty lists or with numbers"),
     "empty gold": ({1: [], 2: [["a"]]}, {1: [["a"]], 2: [["a"]]}, "an empty list put in"),
     "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "flat, each string made a list"),
     "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "null, an empty answer"),

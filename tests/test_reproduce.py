@@ -14,9 +14,9 @@ from helpers.files import sha256
 def run(tmp_path, monkeypatch):
     """A run on two made-up input files, with scores."""
     monkeypatch.chdir(tmp_path)
-    data = tmp_path / "my $data"
+    data = tmp_path / "my $data, it's}"
     data.mkdir()
-    for name in ("7B1_golden.json", "train it.json"):
+    for name in ("7B1_golden.json", "train it's}.json"):
         (data / name).write_text(name)
     squad = tmp_path / "squad.json"
     squad.write_text("squad")
@@ -25,7 +25,10 @@ def run(tmp_path, monkeypatch):
         bioasq_dir=str(data), squad_file=str(squad),
     )  # fmt: skip
     run = runs.Run.open(settings)
-    run.note("data", {"inputs": {str(p): sha256(p) for p in sorted(data.iterdir())}})
+    outside = tmp_path / "linked.json"  # a link in the folder leads here
+    outside.write_text("linked")
+    inputs = [*sorted(data.iterdir()), outside]
+    run.note("data", {"inputs": {str(p): sha256(p) for p in inputs}})
     run.note("squad_step", {"files": {str(squad): sha256(squad)}})
     run.note("checkpoint", {"files": {"model.safetensors": "ab" * 32}})
     scores(run, 10)
@@ -64,7 +67,7 @@ def shell(run, tmp_path, **environment):
 def test_the_script_checks_the_inputs_and_gives_the_commands(run, tmp_path):
     done = shell(run, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(": OK") == 3
+    assert done.stderr.count(": OK") == 4
     first, second = done.stdout.splitlines()
     data = run.settings.bioasq_dir
     assert first.startswith("[-m][helpers.batch][run][--run][r-again][--profile]")
@@ -84,7 +87,7 @@ def test_a_changed_input_stops_the_script_before_the_run(run, tmp_path):
 
 
 def test_inputs_may_lie_elsewhere(run, tmp_path):
-    (tmp_path / "my $data").rename(tmp_path / "moved")
+    (tmp_path / "my $data, it's}").rename(tmp_path / "moved")
     done = shell(run, tmp_path, BIOASQ_DIR=str(tmp_path / "moved"))
     assert done.returncode == 0, done.stderr
     assert f"[--bioasq-dir][{tmp_path / 'moved'}]" in done.stdout

@@ -120,6 +120,15 @@ def test_nothing_to_learn_from_is_an_error(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize("resume", [False, None, True])
+def test_a_model_is_trained_once_into_a_folder(tmp_path, resume):
+    reader = tiny_reader(epochs=1)
+    training.fine_tune(reader, tiny_examples(8), tmp_path / "a", progress=False)
+    with pytest.raises(InputError, match="trained into it already"):
+        training.fine_tune(reader, tiny_examples(8), tmp_path / "a", resume=resume, progress=False)
+    training.fine_tune(reader, tiny_examples(8), tmp_path / "b", progress=False)  # the next step
+
+
 def test_resuming_with_other_settings_is_refused(tmp_path):
     training.fine_tune(tiny_reader(), tiny_examples(8), tmp_path / "t", progress=False)
     with pytest.raises(InputError, match="learning_rate"):

@@ -32,7 +32,7 @@ from helpers.runs import Run
 from helpers.squad_step import check as check_squad_step
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar")
+PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar", "model")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -110,7 +110,13 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
 
     found = [compare.read(folder) for folder in folders]
     ours, theirs = compare.rows(found), compare.published()
-    if any(row["n"] != theirs[0]["n"] for row in ours):
+    other = [row for row in ours if row["n"] != theirs[0]["n"]]
+    if readme and other:
+        raise InputError(
+            f"the run of profile {other[0]['profile']} has {other[0]['n']} questions, the table of "
+            f"{readme} is about {theirs[0]['n']}; leave it out, or leave out --readme"
+        )
+    if other:
         theirs = []  # other questions: published rows beside them would mislead
     text = compare.into_readme(readme, ours, theirs) if readme else ""
     changes = compare.differences(found)

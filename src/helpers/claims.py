@@ -8,7 +8,8 @@ the printed row, the corrected row and the reason stand side by side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -16,6 +17,11 @@ MEASURES = ("SAcc", "LAcc", "MRR")
 # Gold factoids of the five BioASQ-7b test batches, 162 in all.
 TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
 SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # questions of SQuAD v1.1
+# The first 16 hex digits of the SHA-256 of each batch's sorted factoid ids, a line feed between.
+QUESTIONS_7B = {
+    "7B1": "4cff2c27806ac5cc", "7B2": "aa480efaca00d4c2", "7B3": "76d975c0355da4ce",
+    "7B4": "6691dccc98a820ea", "7B5": "d784b785772cb272",
+}  # fmt: skip
 UNPUBLISHED = "unpublished"
 
 _SWAPPED = (
@@ -23,6 +29,11 @@ _SWAPPED = (
     "answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks, any other "
     "adds nothing. NVIDIA's notebook and the evaluator itself print SAcc, LAcc, MRR in this order."
 )
+
+
+def questions_mark(ids: Iterable[str]) -> str:
+    """What ``QUESTIONS_7B`` holds, for any questions: the same mark, the same questions."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Claim:
     data: str = "BioASQ-7b factoid test"
     batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> questions
     models: tuple[str, ...] = ()  # what a run's model may be called to be the same model
+    parameters: int = 0  # its weights, 0 where the source does not say
     unusable: str = ""  # why no run can be held against the row, "" when one can
 
     @property
@@ -94,7 +106,8 @@ _NEMO = "NVIDIA NeMo, examples/nlp/biobert_notebooks/biobert_qa.ipynb"
 _TABLE_2 = "Shin et al. 2020, BioMegatron, arXiv 2010.06060, table 2"
 _DMIS = "dmis-lab/biobert-pytorch, question-answering/README.md"
 _CARD_LABELS = {"labels": "SAcc/MRR/LAcc", "right": "SAcc/LAcc/MRR", "reason": _SWAPPED}
-_345M = ("biomegatron", "biomegatron345muncasedsquadv1")
+_345M = ("biomegatron345muncasedsquadv1",)
+_345M_WEIGHTS = 334_166_018  # 24 layers of 1024, the vocabulary padded to 30,592 rows, span head
 _NO_RUN = "the questions behind it are unknown"
 _ROWS = (
     "NeMo's history holds this table in two states; that of commit 01714e6 has the two systems' "
@@ -104,17 +117,17 @@ _ROWS = (
 CLAIMS: tuple[Claim, ...] = (
     _claim("card", "BioMegatron 345M uncased, SQuAD v1.1", _NOTEBOOK,
            _CARD.format("BioMegatron345mUncasedSQuADv1"), "48/63.88/53.87",
-           models=_345M, **_CARD_LABELS),
+           models=_345M, parameters=_345M_WEIGHTS, **_CARD_LABELS),
     _claim("card-biobert", "BioBERT base cased, SQuAD v1.1", _NOTEBOOK,
            _CARD.format("BioBERTBaseCasedSQuADv1"), "39/59.86/47.03",
            models=("biobertbasecasedsquadv1",), **_CARD_LABELS),
     _claim("notebook", "BioMegatron 345M uncased, SQuAD v1.1", _NOTEBOOK, _NEMO,
-           "0.48/0.64/0.54", unit=1, models=_345M, reason=_ROWS),
+           "0.48/0.64/0.54", unit=1, models=_345M, parameters=_345M_WEIGHTS, reason=_ROWS),
     _claim("notebook-biobert", "BioBERT base cased, SQuAD v1.1", _NOTEBOOK, _NEMO,
            "0.39/0.6/0.47", unit=1, models=("biobertbasecasedsquadv1",), reason=_ROWS),
     _claim("notebook-7b-4", "BioMegatron 345M uncased, SQuAD v1.1",
            replace(_NOTEBOOK, averaging="one batch, the official evaluator's own line"), _NEMO,
-           "0.6470588235/0.8235294118/0.7254901961", unit=1, models=_345M,
+           "0.6470588235/0.8235294118/0.7254901961", unit=1, models=_345M, parameters=_345M_WEIGHTS,
            data="BioASQ-7b factoid test, batch 4", batches={"7B4": TEST_7B["7B4"]},
            reason="The one exact target: 22 and 28 of the batch's 34 questions."),
     _claim("notebook-7b-4-biobert", "BioBERT base cased, SQuAD v1.1",

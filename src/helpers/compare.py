@@ -49,7 +49,9 @@ class RunResult:
     def way(self) -> tuple:
         """Everything that decides the result but the seed."""
         settings = {**vars(Settings()), **self.manifest["settings"]}  # older runs lack newer ones
-        made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"])
+        weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
+        made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"],
+                sorted(weights.values()))  # fmt: skip
         return tuple((k, v) for k, v in settings.items() if k not in _NOT_A_WAY), str(made)
 
 
@@ -59,14 +61,21 @@ def read(folder: str | Path) -> RunResult:
     for name in (MANIFEST, "scores.json", RANKS):
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}; give the folder of a finished run")
-    ranks = read_json(folder / RANKS)
-    return RunResult(
-        folder,
-        read_json(folder / MANIFEST),
-        read_json(folder / "scores.json"),
-        {name: _flat(batches) for name, batches in ranks.items()},
-        {question: batch for batch, asked in ranks[OWN].items() for question in asked},
-    )
+    manifest, scores, ranks = (read_json(folder / n) for n in (MANIFEST, "scores.json", RANKS))
+    try:
+        found = RunResult(
+            folder,
+            manifest,
+            scores,
+            {name: _flat(batches) for name, batches in ranks.items()},
+            {question: batch for batch, asked in ranks[OWN].items() for question in asked},
+        )
+        found.way, manifest["settings"]["seed"], manifest["hardware"], scores["enriched"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: written by another version of the kit, or damaged ({error!r}); run it again"
+        ) from None
+    return found
 
 
 def same_but_seed(folder: str | Path) -> list[RunResult]:

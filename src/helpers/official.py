@@ -19,7 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import Question, read_answers, read_json, read_questions, some_ids
+from helpers.bioasq import (
+    Question,
+    raw_questions,
+    read_answers,
+    read_json,
+    read_questions,
+    some_ids,
+)
 from helpers.config import MISSING, InputError
 from helpers.outputs import write_json
 
@@ -48,7 +55,7 @@ class Comparison:
     def line(self) -> str:
         """Both programs' figures in full, for a terminal."""
         figures = "  ".join(f"{m} {self.official[m]!r} {self.ours[m]!r}" for m in FACTOID)
-        return f"{self.batch:<10}{figures}  {'agree' if self.agrees else 'DIFFER'}"
+        return f"{self.batch:<10}  {figures}  {'agree' if self.agrees else 'DIFFER'}"
 
 
 def compare_files(
@@ -115,6 +122,11 @@ def _prepare(name, gold_file, answer_file, golden: Path, answers: Path, missing:
     questions = read_questions(gold_file, answers="required")
     given, _ = read_answers(answer_file)
     gold = {question.id: question.synonyms() for question in questions}
+    if not given.keys() & gold.keys():
+        raise InputError(
+            f"{answer_file}: answers none of the questions of {gold_file}; pair up the files by "
+            "their order"
+        )
     score = metrics.score_batch(name, gold, given, missing)
     kept = [q for q in questions if missing == "wrong" or q.id in given]
     repairs = _golden_copy(gold_file, kept, golden)
@@ -125,7 +137,7 @@ def _prepare(name, gold_file, answer_file, golden: Path, answers: Path, missing:
 
 def _golden_copy(path: str | Path, questions: Sequence[Question], copy: Path) -> list[str]:
     """Only what scoring needs: a null or an unknown field anywhere else stops the program."""
-    raw = {item["id"]: item.get("exact_answer") for item in read_json(path)["questions"]}
+    raw = {q["id"]: q.get("exact_answer") for q in raw_questions(read_json(path), path)}
     odd: dict[str, list[str]] = {}
     rows = []
     for question in questions:
@@ -133,7 +145,7 @@ def _golden_copy(path: str | Path, questions: Sequence[Question], copy: Path) ->
         if not entities:
             odd.setdefault("without an answer, an empty list put in", []).append(question.id)
         elif raw[question.id] != entities:
-            what = "flat or with empty lists, nested as a list of lists"
+            what = "flat, with empty lists or with numbers: made a list of lists of texts"
             odd.setdefault(what, []).append(question.id)
         rows.append({"id": question.id, "type": "factoid", "exact_answer": entities or [[]]})
     write_json(copy, {"questions": rows})
@@ -146,7 +158,7 @@ def _answer_copy(path: str | Path, asked: Sequence[str], copy: Path) -> list[str
     """The system's lists as they are, but for what would stop the program or be counted twice."""
     first: dict[str, dict] = {}
     odd: dict[str, list[str]] = {}
-    for item in read_json(path)["questions"]:
+    for item in raw_questions(read_json(path), path):
         if item.get("type", "factoid") != "factoid" or item["id"] not in asked:
             odd.setdefault("not a question that is scored, left out", []).append(item["id"])
         elif item["id"] in first:

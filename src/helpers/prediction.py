@@ -28,6 +28,7 @@ from helpers.features import (
     make_windows,
     prediction_batches,
 )
+from helpers.metrics import score_batch
 from helpers.outputs import write_text
 from helpers.squad import Example, Span
 
@@ -251,6 +252,34 @@ def pair_exact_match(
             pairs += 1
             hits += bool(found) and found[0].text.lower() in golds
     return hits, pairs
+
+
+def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
+    """How well the reader answers held-out examples, for every choice one makes.
+
+    Returns fractions ``sacc``, ``lacc``, ``mrr`` over questions and ``pair_em`` over distinct
+    pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
+    examples that repeat a pair count once.
+    """
+    golds: dict[str, set[str]] = {}
+    pairs: dict[tuple[str, str], Example] = {}
+    for e in examples:
+        golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
+        pairs.setdefault((e.question_id, e.context), e)
+    distinct = list(pairs.values())
+    candidates = reader.predict(distinct, progress=progress)
+    ranked = rank_answers(distinct, candidates, merge=reader.settings.merge)
+    answers = {question: [text for text, _ in found] for question, found in ranked.items()}
+    score = score_batch("dev", golds, answers)
+    hits, count = pair_exact_match(distinct, candidates, {e.id: e.spans for e in distinct})
+    return {
+        "questions": score.n,
+        "pairs": count,
+        "sacc": score.sacc,
+        "lacc": score.lacc,
+        "mrr": score.mrr,
+        "pair_em": hits / count if count else 0.0,
+    }
 
 
 def _best_spans(start: np.ndarray, end: np.ndarray, size: int, max_answer: int):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters
+from helpers.mini_text import DATA
 from helpers.outputs import write_text
 from helpers.runs import MANIFEST, Run
 
@@ -77,7 +78,8 @@ def script(manifest: Mapping) -> str:
         'python="${PYTHON:-.venv/bin/python}"',
     ]
     for name, variable in places.items():
-        lines.append(f'{variable}="${{{variable}:-{_quoted(settings[name])}}}"')
+        lines.append(f"here_it_was={shlex.quote(settings[name])}")
+        lines.append(f'{variable}="${{{variable}:-$here_it_was}}"')
     lines += [
         "",
         "# 1. The same code",
@@ -112,6 +114,10 @@ def same(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
     """
     folders = Path(first), Path(second)
     old, new = (read_json(folder / MANIFEST) for folder in folders)
+    for folder, manifest in zip(folders, (old, new), strict=True):
+        parts = ("kit", "settings", "hardware", "packages", "python")
+        if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
+            raise InputError(f"{folder / MANIFEST}: not a run's manifest; give a run's folder")
     lines = []
     for what, part in (
         ("input files", lambda m: sorted(inputs(m).values())),
@@ -146,8 +152,12 @@ def _input_check(manifest: Mapping, places: Mapping[str, str]) -> list[str]:
         for name, variable in places.items():
             root = str(Path(settings[name]).expanduser().resolve())
             if path == root or path.startswith(root.rstrip("/") + "/"):
-                rest = _quoted(path[len(root) :])
-                lines.append(f'  printf "%s  %s\\n" {digest} "${variable}{rest}"')
+                rest = shlex.quote(path[len(root) :]) if path != root else ""
+                lines.append(f'  printf "%s  %s\\n" {digest} "${variable}"{rest}')
+                break
+        else:
+            if not Path(path).resolve().is_relative_to(DATA):  # those come with the kit
+                lines.append(f'  printf "%s  %s\\n" {digest} {shlex.quote(path)}')
     if not lines:
         return ["# They come with the kit."]
     names = " ".join(f"{variable}=…" for variable in places.values())
@@ -171,13 +181,6 @@ def _word(word: str) -> str:
     if equals and value in (f"${variable}" for variable in PLACES.values()):
         return f'"{word}"'
     return shlex.quote(word)
-
-
-def _quoted(text: str) -> str:
-    """``text`` inside double quotes and a default value."""
-    for sign in ("\\", '"', "$", "`", "}"):
-        text = text.replace(sign, f"\\{sign}")
-    return text
 
 
 def _score_rows(folder: Path) -> dict[str, dict]:

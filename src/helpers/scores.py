@@ -11,6 +11,7 @@ from pathlib import Path
 
 from helpers import metrics
 from helpers.bioasq import Question, read_answers, read_questions
+from helpers.claims import questions_mark
 from helpers.config import InputError
 from helpers.outputs import write_json
 from helpers.prediction import pair_exact_match, read_nbest
@@ -93,14 +94,18 @@ def score_run(
         "merge": settings.merge,
         "missing": settings.missing,
         "train_pairs": run.noted("train_pairs", TRAIN),
+        "epochs": settings.epochs,
+        "rungs": settings.rungs,
+        "allow_leak": settings.allow_leak,
+        "parameters": run.manifest()["notes"].get("checkpoint", {}).get("parameters"),
         "enriched": run.noted("data", CONVERT)["enriched"],
         "squad_step": run.manifest()["notes"].get("squad_step", {}),  # empty: no such step
         **metrics.summary([b.score for b in batches]),
         "seconds": seconds,
     }
     extras = [_extras(run, batch) for batch in batches]
-    for row, extra in zip(result["batches"], extras, strict=True):
-        row |= _fractions(extra)
+    for row, extra, batch in zip(result["batches"], extras, batches, strict=True):
+        row |= _fractions(extra) | {"questions": questions_mark(q.id for q in batch.questions)}
     total = {name: sum(extra[name] for extra in extras) for name in extras[0]}
     result["pooled"] |= _fractions(total)
     result["weighted"] |= _fractions(total)

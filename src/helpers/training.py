@@ -19,17 +19,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.features import Batch, Windows, gather, training_batches
-from helpers.metrics import score_batch
 from helpers.outputs import write_json
-from helpers.prediction import Reader, pair_exact_match, rank_answers
+from helpers.prediction import Reader, dev_scores
 from helpers.squad import Example
 
+__all__ = ["Trained", "check_replaceable", "dev_scores", "fine_tune", "read_history"]
 HISTORY = "history.csv"
 PLAN = "plan.json"
 _SAVES = 10  # resumable checkpoints in the course of a run
@@ -68,6 +69,7 @@ def fine_tune(
         raise InputError(
             "nothing to train on: no example has an answer span (is this a test file?)"
         )
+    _once(reader, folder)
     windows = reader.windows([e for e in examples if e.spans], training=True)
     changed = _changes(folder / PLAN, reader, windows)
     if resume and changed:
@@ -92,6 +94,21 @@ def fine_tune(
     return Trained(steps, len(windows), history[-1][3], history)
 
 
+# Models that this process has begun to train, with the folders; a cell run twice would go on from
+# the trained weights without a word.
+_begun: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def _once(reader: Reader, folder: Path) -> None:
+    folders = _begun.setdefault(reader.model, set())
+    if folder.resolve() in folders:
+        raise InputError(
+            f"{folder}: this model was trained into it already, wholly or in part; load the "
+            "checkpoint again before training (in a notebook: run the cell that loads it)"
+        )
+    folders.add(folder.resolve())
+
+
 def check_replaceable(folder: Path) -> None:
     """Raise ``InputError`` when ``folder`` holds something but is not a training's folder."""
     if folder.exists() and not (folder / PLAN).is_file():
@@ -108,34 +125,6 @@ def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
     """The rows of a ``history.csv``: step, loss, learning rate, seconds so far."""
     with Path(path).open(newline="") as file:
         return [(int(row[0]), *map(float, row[1:])) for row in list(csv.reader(file))[1:]]
-
-
-def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
-    """How well the reader answers held-out examples, for every choice one makes.
-
-    Returns fractions ``sacc``, ``lacc``, ``mrr`` over questions and ``pair_em`` over distinct
-    pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
-    examples that repeat a pair count once.
-    """
-    golds: dict[str, set[str]] = {}
-    pairs: dict[tuple[str, str], Example] = {}
-    for e in examples:
-        golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
-        pairs.setdefault((e.question_id, e.context), e)
-    distinct = list(pairs.values())
-    candidates = reader.predict(distinct, progress=progress)
-    ranked = rank_answers(distinct, candidates, merge=reader.settings.merge)
-    answers = {question: [text for text, _ in found] for question, found in ranked.items()}
-    score = score_batch("dev", golds, answers)
-    hits, count = pair_exact_match(distinct, candidates, {e.id: e.spans for e in distinct})
-    return {
-        "questions": score.n,
-        "pairs": count,
-        "sacc": score.sacc,
-        "lacc": score.lacc,
-        "mrr": score.mrr,
-        "pair_em": hits / count if count else 0.0,
-    }
 
 
 def _plan_of(reader: Reader, windows: Windows) -> dict:

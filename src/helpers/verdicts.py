@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from helpers.claims import SQUAD_DEV, SQUAD_TRAIN, UNPUBLISHED, Claim
+from helpers.claims import QUESTIONS_7B, SQUAD_DEV, SQUAD_TRAIN, UNPUBLISHED, Claim
 from helpers.uncertainty import bootstrap_interval, exact_interval, question_values
 
 OUTCOMES = ("reproduced", "not reproduced", "not comparable")
 RULE = (
-    "Not comparable: the run and the claim differ in questions, model, training data, context or "
-    "protocol, or the claim's source leaves one of them open. Otherwise reproduced when every "
-    "figure of the claim lies in the run's 95% interval over questions (exact binomial for SAcc "
-    "and LAcc, bootstrap stratified by batch for MRR), widened by half a unit of the claim's last "
-    "printed digit; else not reproduced."
+    "Not comparable: the profile is mini; or the run and the claim differ in questions (by name, "
+    "number and ids), model (by name and, for BioMegatron, number of weights), steps of training, "
+    "epochs, context or merging; or the run may have seen test questions, matched loosely, or read "
+    "golden snippets; or the claim's source leaves the context open; or a figure cannot be judged. "
+    "Otherwise reproduced when every figure of the claim lies in the run's 95% interval over "
+    "questions (exact binomial for SAcc and LAcc, bootstrap stratified by batch for MRR), widened "
+    "by half a unit of the claim's last printed digit; else not reproduced. What no source says is "
+    "not asked: how the model cards averaged over batches (the run's pooled score stands against "
+    "it), their seeds, and which training rows they had."
 )
 
 
@@ -39,7 +43,7 @@ def verdict(
 
     ``intervals`` gives the run's interval (fractions of 1) for "SAcc", "LAcc" and "MRR" on the
     claim's questions. Without it SAcc and LAcc get the exact binomial interval of the counts, and
-    MRR, which the counts do not determine, is not judged.
+    MRR, which the counts do not determine, cannot be judged, so claims with one cannot be either.
     """
     squad = "F1" in claim.corrected
     differences = _squad_differences(claim, scores) if squad else _differences(claim, scores)
@@ -52,8 +56,11 @@ def verdict(
     inside, outside = [], []
     for measure in claim.corrected:
         value = claim.value(measure)
-        if value is None or measure not in intervals:
+        if value is None:
             continue
+        if measure not in intervals:
+            sentence = f"Not comparable with {claim.key}: the run's {measure} has no interval."
+            return Verdict(claim.key, "not comparable", sentence)
         low, high = intervals[measure]
         slack = 0.5 / 10 ** len(claim.corrected[measure].partition(".")[2]) / claim.unit
         text = f"{measure} {100 * value:.2f} against {100 * low:.2f} to {100 * high:.2f}"
@@ -88,6 +95,8 @@ def _differences(claim: Claim, scores: Mapping) -> list[str]:
     if claim.unusable:
         return [claim.unusable]
     found = []
+    if scores.get("profile") == "mini":
+        found.append("other data (profile mini is teaching data)")
     batches = {row["batch"]: row for row in scores["batches"]}
     wanted = claim.batches
     ran = {name: row["n"] for name, row in batches.items()}
@@ -97,6 +106,8 @@ def _differences(claim: Claim, scores: Mapping) -> list[str]:
         have = f"{', '.join(ran)}, {sum(ran.values())} questions"
         need = f", {claim.n} questions" if claim.n else ""
         found.append(f"other data (the run has {have}; the claim is on {claim.data}{need})")
+    elif any(batches[name].get("questions") != QUESTIONS_7B[name] for name in wanted):
+        found.append(f"other data (the batches hold other questions than {claim.data})")
     elif any(batches[name]["counted"] != batches[name]["n"] for name in wanted):
         found.append("other protocol (the run drops missing questions instead of failing them)")
     found += _other_model(claim, scores)
@@ -108,8 +119,17 @@ def _differences(claim: Claim, scores: Mapping) -> list[str]:
         found.append(f"other context (the run's is {have}, the claim's {claim.protocol.context})")
     if scores.get("enriched"):
         found.append("other context (the run reads golden files, which hold extra snippets)")
-    if scores.get("train_pairs") == 0:
+    if not scores.get("train_pairs"):
         found.append("other protocol (the run skips the BioASQ step that made the claim)")
+    elif str(scores.get("epochs")) != claim.protocol.epochs.split()[0]:
+        found.append(
+            f"other protocol (the run took {scores.get('epochs')} epochs, the claim "
+            f"{claim.protocol.epochs})"
+        )
+    if scores.get("allow_leak"):
+        found.append("other training data (the run was allowed to train on test questions)")
+    if scores.get("rungs"):
+        found.append(f"other training data (matched by the rungs {scores['rungs']})")
     if scores.get("merge", "sum") != "sum":
         found.append(
             f"other protocol (the run merges by {scores['merge']}, the claim's script adds up)"
@@ -142,7 +162,13 @@ def _other_model(claim: Claim, scores: Mapping) -> list[str]:
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
     if name in claim.models:
-        return []
+        weights = scores.get("parameters") or 0
+        # A vocabulary that is not padded takes 0.02% less.
+        if not claim.parameters or abs(weights / claim.parameters - 1) < 0.001:
+            return []
+        return [
+            f"other model (the run's has {weights:,} weights, {claim.system} {claim.parameters:,})"
+        ]
     return [f"other model (the run's is {model or 'not named'}, the claim's {claim.system})"]
 
 
