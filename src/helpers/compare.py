@@ -129,7 +129,7 @@ def published(claims: Sequence[Claim] = CLAIMS) -> list[dict]:
     """The published rows on all 162 questions, in the same shape, without spread and seeds.
 
     The interval is the exact binomial one of a pooled run over 162 questions, and is there only
-    where the figure can be such a share at all.
+    where exactly one number of right answers prints as the figure.
     """
     found = []
     for claim in claims:

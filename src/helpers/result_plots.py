@@ -65,7 +65,7 @@ def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
     """Rows of ``compare`` from top to bottom, one panel a measure: ours filled, published hollow.
 
     Ours have the interval over questions and one stroke a seed. A published row has an interval
-    only where its figure can be a share of its questions. A thin line separates the two.
+    only where exactly one number of right answers prints as it. A thin line separates the two.
     """
     rows = [*ours, *theirs]
     figure, panels = new_figure(12.5, 1.2 + 0.34 * len(rows), columns=len(MEASURES))

@@ -22,6 +22,8 @@ from scipy.special import betaincinv
 from helpers.config import InputError
 
 MEASURES = ("SAcc", "MRR", "LAcc")
+_FEW = 64  # distinct values up to which counting beats drawing
+_CHUNK = 100  # resamples drawn at once, so that memory stays small
 
 
 def question_values(ranks: Sequence[int]) -> dict[str, list[float]]:
@@ -48,7 +50,8 @@ def bootstrap_interval(
     that of MRR, differences between two systems on the same questions that of a paired difference.
 
     Drawing n questions with replacement and counting how often each distinct value came up is one
-    multinomial draw, so the cost grows with the distinct values, not with the questions.
+    multinomial draw, so for the few values that hits and ranks have the cost does not grow with
+    the questions. Where there are many, as of F1, questions are drawn.
     """
     means = _resampled_means(values, strata, resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -176,7 +179,13 @@ def _resampled_means(values, strata, resamples: int, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     totals = np.zeros(resamples)
     for label in np.unique(labels):
-        distinct, counts = np.unique(values[labels == label], return_counts=True)
-        draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-        totals += draws @ distinct
+        own = values[labels == label]
+        distinct, counts = np.unique(own, return_counts=True)
+        if len(distinct) <= _FEW:
+            draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+            totals += draws @ distinct
+            continue
+        for low in range(0, resamples, _CHUNK):
+            rows = totals[low : low + _CHUNK]
+            rows += own[rng.integers(len(own), size=(len(rows), len(own)))].sum(1)
     return totals / len(values)
