@@ -71,7 +71,7 @@ def test_it_was_trained_and_scored_on_abstracts(run):
     )
     pooled = scores["pooled"]
     assert 0 < pooled["sacc"] <= pooled["mrr"] <= pooled["lacc"] <= pooled["ceiling"]
-    assert pooled["pair_em"] > scores["baselines"]["untrained"]["pair_em"]
+    assert pooled["sacc"] > scores["baselines"]["untrained"]["sacc"] + 0.1  # before BioASQ
     assert "not comparable" in (folder / "index.html").read_text()
 
 
