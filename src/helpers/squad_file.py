@@ -131,7 +131,9 @@ def read_squad(path: str | Path) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
     ``answers`` may be missing. Each answer is compared with its context character by character,
-    and ids must be unique. A row's question is its id up to ``_<3 digits>``.
+    and ids must be unique. A row's question is its id up to ``_<3 digits>`` where all rows with
+    this beginning ask the same, as in BioASQ files; otherwise (train_0001, train_0002, ...) each
+    row is a question of its own.
     """
     return parse_squad(read_json(path), path)
 
@@ -141,40 +143,86 @@ def parse_squad(data: object, path: str | Path) -> list[Example]:
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
     examples, seen = [], set()
-    try:
-        for article in data["data"]:
-            for paragraph in article["paragraphs"]:
-                for row in paragraph["qas"]:
-                    example = _read_row(path, row, paragraph["context"], article.get("title", ""))
-                    if example.id in seen:
-                        raise InputError(f"{path}: question {example.id!r}: id occurs twice")
-                    seen.add(example.id)
-                    examples.append(example)
-    except (KeyError, TypeError, AttributeError) as error:
-        after = f" after question {examples[-1].id!r}" if examples else ""
-        raise InputError(f"{path}: not in SQuAD format{after} ({error}); rebuild it") from None
+    for n, article in enumerate(data["data"], 1):
+        for m, paragraph in enumerate(_part(article, "paragraphs", f"{path}: article {n}"), 1):
+            rows = _part(paragraph, "qas", f"{path}: article {n}, paragraph {m}")
+            for k, row in enumerate(rows, 1):
+                where = f"{path}: article {n}, paragraph {m}, row {k}"
+                example = _read_row(path, row, paragraph.get("context"), where)
+                if example.id in seen:
+                    raise InputError(
+                        f"{path}: question {example.id!r}: id occurs twice; rename one of them"
+                    )
+                seen.add(example.id)
+                examples.append(example)
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
-    return examples
+    return _own_questions(examples)
 
 
-def _read_row(path: str | Path, row: dict, context: str, title: str) -> Example:
-    where = f"{path}: question {row.get('id')!r}"
-    for name, text in (("id", row["id"]), ("question", row["question"]), ("context", context)):
+def _own_questions(examples: list[Example]) -> list[Example]:
+    """The row id as the question's id where rows of one beginning ask different things."""
+    wording: dict[str, str] = {}
+    several = {
+        row.question_id
+        for row in examples
+        if wording.setdefault(row.question_id, row.question) != row.question
+    }
+    if not several:
+        return examples
+    return [
+        replace(row, question_id=row.id) if row.question_id in several else row for row in examples
+    ]
+
+
+def _part(item: object, name: str, where: str) -> list:
+    if not isinstance(item, dict):
+        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+    if not isinstance(item.get(name), list):
+        raise InputError(f"{where}: field {name!r} is not a list; rebuild it in SQuAD format")
+    return item[name]
+
+
+def _read_row(path: str | Path, row: object, context: object, where: str) -> Example:
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+    where = f"{path}: question {row['id']!r}" if row.get("id") else where
+    for name, text in (("id", row.get("id")), ("question", row.get("question")),
+                       ("context", context)):  # fmt: skip
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
+    match = _ROW.fullmatch(row["id"])
+    question_id = match[1] if match else row["id"]
+    spans = _read_answers(row.get("answers"), context, where)
+    return Example(row["id"], question_id, row["question"], context, spans)
+
+
+def _read_answers(answers: object, context: str, where: str) -> tuple[Span, ...]:
+    if isinstance(answers, dict):
+        raise InputError(
+            f"{where}: field 'answers' is an object, as in Hugging Face's data sets; "
+            'SQuAD has a list [{"text": ..., "answer_start": ...}], rebuild it'
+        )
+    if not isinstance(answers or [], list):
+        raise InputError(f"{where}: field 'answers' is not a list; rebuild the row")
     spans = set()
-    for answer in row.get("answers") or ():
-        start, text = answer["answer_start"], answer["text"]
+    for answer in answers or ():
+        if not isinstance(answer, dict):
+            raise InputError(f"{where}: field 'answers' holds no objects; rebuild the row")
+        start, text = answer.get("answer_start"), answer.get("text")
+        if not isinstance(text, str):
+            raise InputError(f"{where}: field 'text' of an answer is no text; rebuild the row")
+        if type(start) is not int:
+            raise InputError(
+                f"{where}: field 'answer_start' of answer {text!r} is no whole number; "
+                "rebuild the row"
+            )
         if not text or start < 0 or context[start : start + len(text)] != text:
             raise InputError(
                 f"{where}: answer {text!r} is not at character {start} of its context; rebuild it"
             )
         spans.add((start, start + len(text), text))
-    match = _ROW.fullmatch(row["id"])
-    question_id = match[1] if match else row["id"]
-    ordered = tuple(Span(*span) for span in sorted(spans))
-    return Example(row["id"], question_id, row["question"], context, ordered, -1, title)
+    return tuple(Span(*span) for span in sorted(spans))
 
 
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
