@@ -63,9 +63,20 @@ def test_no_false_alarm_in_bioasq_mini(save):
 
 
 def test_the_refusal_is_one_line():
-    refuse_leaks("train.json", [])
+    assert refuse_leaks("train.json", []) == []
     leaks = find_leaks({"t1": TESTS["t1"], "a": TESTS["t3"]}, TESTS)
     with pytest.raises(InputError, match="train.json: .*2 questions.*allow_leak=true") as caught:
         refuse_leaks("train.json", leaks)
     assert "\n" not in str(caught.value)
     assert "1 by same id, 1 by same wording; the first: 'Which gene" in summary(leaks)
+
+
+def test_near_equal_wordings_are_remarked_on_and_not_refused():
+    alike = {**OTHERS, "a": "Which drug blocks protein PD-1?"}
+    leaks = find_leaks(alike, TESTS)
+    (remark,) = refuse_leaks("train.json", leaks)
+    assert "perhaps also test questions: 1 question ('a'): 1 by near-equal wording" in remark
+    with pytest.raises(InputError, match=r"1 question \('t1'\): 1 by same id; "):
+        refuse_leaks("train.json", find_leaks({**alike, "t1": "?"}, TESTS))
+    told = refuse_leaks("train.json", find_leaks({**alike, "t1": "?"}, TESTS), allow=True)
+    assert len(told) == 2 and "allowed by allow_leak" in told[0] and "perhaps" in told[1]

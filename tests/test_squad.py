@@ -237,7 +237,18 @@ def test_test_questions_in_a_training_file_are_refused(save, tiny, tmp_path):
     assert "1 by same id, 1 by same wording" in done.stderr and "allow_leak" in done.stderr
     assert not (tmp_path / "o.json").exists()
     done = run(train, "--output", "o.json", "--against", path, "--allow-leak", cwd=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == 0 and "allowed by allow_leak" in done.stderr
+
+
+def test_a_near_equal_wording_is_told_and_converted(save, tiny, tmp_path):
+    train = save("training7b.json", tiny)
+    test = json.loads(json.dumps(tiny))
+    test["questions"] = test["questions"][:1]
+    test["questions"][0] |= {"id": "f" * 24, "body": "Which cytokines does infliximab block the?"}
+    done = run(train, "--output", "o.json", "--against", save("7B1_golden.json", test),
+               cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0 and "1 by near-equal wording" in done.stderr
+    assert (tmp_path / "o.json").exists()
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):

@@ -16,7 +16,7 @@ from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questio
 from helpers.config import InputError, Settings, parse_rungs
 from helpers.contexts import contexts_of
 from helpers.files import sha256
-from helpers.leaks import BY_LIKENESS, Leak, find_leaks, wordings
+from helpers.leaks import Leak, find_leaks, wordings
 from helpers.mini_text import DATA
 from helpers.squad import (
     Drop,
@@ -178,7 +178,7 @@ def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
 
 def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
     """The leaks that are dropped: by id and by wording, unless they are allowed."""
-    certain = () if settings.allow_leak else (k for k in leaks if k.how != BY_LIKENESS)
+    certain = () if settings.allow_leak else (k for k in leaks if k.certain)
     return [Drop(k.question_id, k.question, "also a test question", k.how) for k in certain]
 
 

@@ -42,9 +42,9 @@ def convert_files(
 
     ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``rungs``
     and ``negatives`` are those of ``squad.convert``, negatives for version "2.0" only. Questions
-    that a file of ``against`` asks too are refused unless ``allow_leak``. A file may be a SQuAD
-    file, dmis-lab's or ours: its rows are checked and written anew, answers or not with ``test``,
-    those with an answer without.
+    that a file of ``against`` asks too, by id or by wording, are refused unless ``allow_leak``;
+    near-equal wordings are only remarked on. A file may be a SQuAD file, dmis-lab's or ours: its
+    rows are checked and written anew, answers or not with ``test``, those with an answer without.
 
     Everything is read and converted before the first file is written. Without ``test``, golden
     files are refused: their questions are test questions. Raises ``InputError``.
@@ -60,9 +60,9 @@ def convert_files(
     dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
     check_outputs((output, dev_output, drops, ids), (*files, abstracts, *against))
     questions, rows, remarks = _read_all(files, test)
-    if not allow_leak:
-        asked = {q.id: q.body for q in questions} | wordings(rows)
-        refuse_leaks(files[0], find_leaks(asked, read_tests(against)))
+    asked = {q.id: q.body for q in questions} | wordings(rows)
+    leaks = find_leaks(asked, read_tests(against))
+    remarks += refuse_leaks(files[0], leaks, allow=allow_leak)
     total = len(questions) + len(wordings(rows))
     examples, dropped = _squad_rows(rows, test)
     if questions:

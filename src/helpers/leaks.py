@@ -38,6 +38,11 @@ class Leak:
     how: str
     likeness: float
 
+    @property
+    def certain(self) -> bool:
+        """Whether the id or the wording is the same; near-equal wordings are for a reader."""
+        return self.how != BY_LIKENESS
+
 
 def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]:
     """The training questions that the tests ask too, in the order of ``train``.
@@ -146,13 +151,23 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
     return tests
 
 
-def refuse_leaks(path: str | Path, leaks: Sequence[Leak]) -> None:
-    """Raise ``InputError`` that counts and names the leaks, if there are any."""
-    if leaks:
+def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
+    """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
+
+    Near-equal wordings are never refused, since only a reader can tell: the public 7b training
+    file has one. They, and leaks that are allowed, are returned as remarks.
+    """
+    certain = [leak for leak in leaks if leak.certain]
+    if certain and not allow:
         raise InputError(
-            f"{path}: {summary(leaks)}; a model trained on them is scored on its memory: "
+            f"{path}: {summary(certain)}; a model trained on them is scored on its memory: "
             "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
         )
+    alike = [leak for leak in leaks if not leak.certain]
+    remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
+    if alike:
+        remarks.append(f"{path}: perhaps {summary(alike)}; they stay, judge them by eye")
+    return remarks
 
 
 def summary(leaks: Sequence[Leak]) -> str:
