@@ -16,6 +16,8 @@ TESTS = {
     "t1": "Which gene is mutated in cystic fibrosis?",
     "t2": "What is the inheritance of type 1 diabetes?",
     "t3": "Which drugs block the protein PD-1?",
+    "t4": "Which gene is co-expressed with BRCA1?",
+    "t5": "What does the factor 1-2 do?",
 }
 OTHERS = {f"o{n}": f"Which enzyme breaks down substance number {n}?" for n in range(30)}
 
@@ -27,6 +29,8 @@ OTHERS = {f"o{n}": f"Which enzyme breaks down substance number {n}?" for n in ra
         ("a", "which GENE is  mutated in cystic fibrosis", "t1", "same wording"),
         ("a", "What gene is mutated in the cystic fibrosis ?", "t1", "near-equal wording"),
         ("a", "Which drug blocks protein PD-1?", "t3", "near-equal wording"),
+        ("a", "Which drug blocks the protein PD1?", "t3", "near-equal wording"),
+        ("a", "Which genes are coexpressed with BRCA1?", "t4", "near-equal wording"),
     ],
 )
 def test_signs(question_id, text, test_id, how):
@@ -41,6 +45,7 @@ def test_signs(question_id, text, test_id, how):
         "Which gene is mutated in Huntington disease?",
         "What is the inheritance of type 2 diabetes?",
         "Which drugs block the protein PD-L1?",
+        "What does the factor 12 do?",
         "Why?",
         "",
     ],
