@@ -12,7 +12,7 @@ from pubmed_server import HEAD, PubmedServer, journal, send
 from helpers import abstracts, pubmed
 from helpers.bioasq import Question, Snippet
 from helpers.config import InputError
-from helpers.contexts import documents_of, pmid_of
+from helpers.contexts import contexts_of, documents_of, pmid_of
 from helpers.pubmed import fetch_articles, read_articles
 
 IDS = [f"9000000{n}" for n in range(1, 9)]
@@ -278,6 +278,14 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
         MISSING: "PubMed has no article of this id",
     }
     assert found.remarks == (f"abstracts: retracted, and read all the same: {IDS[6]}",)
+
+
+def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
+    one = question(f"https://pubmed.ncbi.nlm.nih.gov/0{IDS[0]}/ ", "https://e.org/" + IDS[1])
+    found = abstracts.gather_abstracts([one], progress=False)
+    texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
+    assert len(texts) == 1 and texts[0].startswith("A plain title.")
+    assert list(found.lacking.values()) == ["no PubMed address"]
 
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):

@@ -21,9 +21,9 @@ from helpers.mini_text import DATA
 from helpers.squad import (
     Drop,
     Example,
-    by_occurrence,
     by_pair,
     convert,
+    one_span_rows,
     read_squad,
     split_dev,
     write_drops,
@@ -100,7 +100,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
     return ConvertedRun(
         files,
-        tuple(_occurrences(train)),
+        tuple(one_span_rows(train)),
         tuple(by_pair(dev)),
         tuple(batches),
         (*drops, *test_drops),
@@ -237,8 +237,3 @@ def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
         ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
     ]
     return kept, drops, leaks, steps, pair_steps
-
-
-def _occurrences(rows: Sequence[Example]) -> Sequence[Example]:
-    """One row a span; rows that are so already keep their ids."""
-    return rows if all(len(row.spans) == 1 for row in rows) else by_occurrence(rows)

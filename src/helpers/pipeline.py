@@ -125,7 +125,13 @@ def predict_files(
     """
     settings = from_parameters(**parameters)
     check_outputs((output, nbest), (questions, abstracts))
+    if abstracts and settings.context != "abstract":
+        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
     is_squad = bioasq.is_squad(bioasq.read_json(questions))
+    if is_squad and abstracts:
+        raise InputError(
+            f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
+        )
     asked: list[str] = []
     if is_squad:
         examples = squad.read_squad(questions)
@@ -154,7 +160,7 @@ def read_inputs(
     questions = bioasq.read_questions(path)
     texts = Abstracts({}, {})
     if settings.context == "abstract":
-        texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+        texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
     examples, drops = squad.convert(
         questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,8 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 class Example:
     """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
 
-    ``rung`` names the looser match that found the spans, "" for the strict rule.
+    ``rung`` names the looser match that found the spans, "" for the strict rule. ``parts`` are
+    the snippets of a joined context: index, document, and offset of the text in the context.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Example:
     snippet: int = -1
     document: str = ""
     rung: str = ""
+    parts: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
     return rows
 
 
+def one_span_rows(rows: Sequence[Example]) -> list[Example]:
+    """``by_occurrence`` for the rows of a SQuAD file: rows that are so already keep their ids."""
+    return list(rows) if all(len(row.spans) < 2 for row in rows) else by_occurrence(rows)
+
+
 def by_pair(rows: Iterable[Example]) -> list[Example]:
     """One row a question-context pair, with the spans of all its rows and the first one's id."""
     pairs: dict[tuple[str, str], Example] = {}
@@ -80,12 +87,18 @@ def by_pair(rows: Iterable[Example]) -> list[Example]:
 
 
 def write_squad(
-    path: str | Path, examples: Iterable[Example], *, rows: str = "pair", version: str = "1.1"
+    path: str | Path,
+    examples: Iterable[Example],
+    *,
+    rows: str = "pair",
+    version: str = "1.1",
+    unknown: Collection[str] = (),
 ) -> Path:
     """Write a SQuAD file; ``answers`` is always present, as ``[]`` where there is no span.
 
     ``rows="pair"``: one row an example, all its spans as answers. ``rows="occurrence"``: one row a
-    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span.
+    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span; not
+    where nobody knows, which is so for rows without a span of questions whose ids are ``unknown``.
     """
     if rows not in ("pair", "occurrence") or version not in ("1.1", "2.0"):
         raise ValueError(f"rows={rows!r}, version={version!r}")
@@ -93,7 +106,10 @@ def write_squad(
         examples = by_occurrence(examples)
     paragraphs = [
         f'    {{\n     "context": {_quoted(context)},\n     "qas": [\n'
-        + ",\n".join(_row(example, version) for example in group)
+        + ",\n".join(
+            _row(e, version == "2.0" and (bool(e.spans) or e.question_id not in unknown))
+            for e in group
+        )
         + "\n     ]\n    }"
         for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context))
     ]
@@ -110,7 +126,7 @@ def write_squad(
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _row(example: Example, version: str) -> str:
+def _row(example: Example, flagged: bool) -> str:
     answers = ",\n".join(
         f'        {{\n         "text": {_quoted(s.text)},\n         "answer_start": {s.start}\n'
         "        }"
@@ -121,7 +137,7 @@ def _row(example: Example, version: str) -> str:
         f'"question": {_quoted(example.question)}',
         f'"answers": [\n{answers}\n       ]' if answers else '"answers": []',
     ]
-    if version == "2.0":
+    if flagged:
         fields.append(f'"is_impossible": {"false" if example.spans else "true"}')
     inside = ",\n".join(f"       {field}" for field in fields)
     return f"      {{\n{inside}\n      }}"
@@ -228,7 +244,8 @@ def _read_answers(answers: object, context: str, where: str) -> tuple[Span, ...]
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. Rows whose spans a looser match found name it.
+    Offsets are characters of the row's context. A joined context has ``snippets``, the index,
+    document and offset of each. Rows whose spans a looser match found name it.
     """
     return _write_lines(
         path,
@@ -240,10 +257,15 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
                 "document": example.document,
                 "spans": [[span.start, span.end] for span in example.spans],
             }
+            | ({"snippets": [_snippet(*part) for part in example.parts]} if example.parts else {})
             | ({"rung": example.rung} if example.rung else {})
             for example in examples
         ),
     )
+
+
+def _snippet(number: int, document: str, offset: int) -> dict:
+    return {"snippet": number, "document": document, "offset": offset}
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:
