@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"bioasq_to_squad.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nbioasq_to_squad.py: stopped; the same command starts it again", file=sys.stderr)
+        return 130
     print(summary)
     return 0
 

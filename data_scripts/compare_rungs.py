@@ -6,11 +6,9 @@ python data_scripts/compare_rungs.py --bioasq-dir DIR --seeds 0 1 2 --output run
 
 import argparse
 import sys
+from functools import partial
 
-from helpers.bioasq import read_questions, write_json
-from helpers.config import InputError, from_parameters, parse_override
-from helpers.layout import find_files
-from helpers.mini_text import DATA
+from helpers.config import InputError, parse_override
 
 
 def main(argv=None) -> int:
@@ -25,30 +23,17 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         parameters = dict(parse_override(text) for text in args.set)
-        train = DATA / "BioASQ-training-mini.json"
-        if args.bioasq_dir:
-            files = find_files(args.bioasq_dir)
-            train = files.train
-            if files.train_is_squad:
-                raise InputError(
-                    f"{train}: holds only what somebody's rule has found; the organisers' own "
-                    "training file is needed to compare rules"
-                )
-        questions = read_questions(train, answers="required")
         from helpers.pipeline import load_reader
-        from helpers.trial import compare_training
+        from helpers.trial import compare_files
 
-        rows = []
-        for seed in args.seeds:
-            settings = from_parameters(**{"wandb_mode": "disabled", **parameters, "seed": seed})
-            rows += compare_training(
-                lambda settings=settings: load_reader(args.checkpoint, settings),
-                questions, settings, blunt=not args.bioasq_dir,
-            )  # fmt: skip
-            write_json(args.output, rows)
+        load = partial(load_reader, args.checkpoint)
+        rows = compare_files(load, args.bioasq_dir, args.seeds, args.output, **parameters)
     except InputError as error:
         print(f"compare_rungs.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ncompare_rungs.py: stopped; seeds that were done are in --output", file=sys.stderr)
+        return 130
     for row in rows:
         print(
             ", ".join(

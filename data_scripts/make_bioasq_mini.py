@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"make_bioasq_mini.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nmake_bioasq_mini.py: stopped; the same command starts it again", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -66,7 +66,8 @@ def test_byte_order_mark_is_accepted(save, tiny):
         ([], "not a BioASQ file"),
         ({"questions": {}}, "not a BioASQ file"),
         ({"version": "1.1", "data": []}, "a SQuAD file"),
-        ({"questions": []}, "none of its 0 questions is a factoid"),
+        ({"questions": []}, "its list 'questions' is empty; give a file"),
+        (b'{"questions": [' + b"7" * 5000 + b"]}", "a number of thousands of digits"),
         ({"questions": ["x"]}, "question 1 is not an object"),
     ],
 )

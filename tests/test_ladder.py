@@ -73,10 +73,82 @@ def test_each_rung_finds_its_kind(rung, gold, text, found):
         ("", "anything"),
         ("( )", "( )x"),
         ("cat", "catalase"),
+        # numbers: what keeps two digits apart is never left out
+        ("110", "of 1-10 days"),
+        ("1000", "10-00"),
+        ("type 12", "type 1-2"),
+        ("type 12", "type 1 2"),
+        ("type 1 2", "type 1-2"),
+        ("type 1-10", "type II-10"),
+        ("IL-1", "IL 1.5"),
+        ("IL-2", "IL 2,000"),
+        ("5 mg doses", "1.5-mg doses"),
+        ("106 cells", "10⁶ cells"),
+        ("102-fold", "10₂ fold"),
+        ("11/2 cups", "1½ cups"),
+        # an accent that is a character of its own is part of its word
+        ("gren disease", "Sjo\u0308gren-disease"),
     ],
 )
 def test_what_no_rung_equates(gold, text):
     assert climb(gold, text) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "found"),
+    [
+        ("type 1-2", "type 1 – 2 of", "type 1 – 2"),
+        ("10^6 cells", "10⁶ cells", "10⁶ cells"),
+        ("H2O", "H₂O", "H₂O"),
+        ("IL-2", "IL 2, and", "IL 2"),
+        ("IL-2", "of IL 2.", "IL 2"),
+        ("the cafe", "the cafe\u0301 x", "the cafe\u0301"),
+        ("aids", "AID", "AID"),  # a word in capitals is not shortened, but is what others become
+    ],
+)
+def test_numbers_and_accents_that_are_equal(gold, text, found):
+    assert climb(gold, text)[1] == [found]
+
+
+def test_a_span_never_ends_between_a_letter_and_its_accent():
+    assert climb("cafe", "cafe\u0301", ()) == ("", [])
+    assert climb("cafe", "cafe\u0301") == ("unicode", ["cafe\u0301"])
+    assert climb("cafe\u0301", "a cafe\u0301.", ()) == ("", ["cafe\u0301"])
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "rungs"),
+    [
+        ("type II cells", "type 2 CELLS", ("numerals",)),
+        ("TYPE II CELLS", "type 2 cells", ("numerals",)),
+        ("(x) TNF alpha inhibitors", "TNF-α INHIBITORS", ("greek", "hyphen", "brackets")),
+        ("optical coherence tomography.", "OPTICAL COHERENCE TOMOGRAPHY", ("punctuation",)),
+    ],
+)
+def test_more_rungs_find_no_less(gold, text, rungs):
+    assert climb(gold, text, rungs)[1] == [text] == climb(gold, text)[1]
+
+
+PAIRS = [
+    ("cells", "CELLS"), ("CELLS", "cells"), ("cell", "cells"), ("II", "2"), ("IV", "iv"),
+    ("α", "alpha"), ("TNF-α", "TNF alpha"), ("Sjögren", "SJOGREN"), ("antibody", "antibodies"),
+    ("IL-2", "IL2"), ("(x)", ""), ("tomography.", "TOMOGRAPHY"), ("10⁶", "10^6"), ("1-2", "1 – 2"),
+    ("ﬁbrosis", "fibrosis"), ("“drug”", "drug"), ("type", "TYPE"), ("SNPs", "SNP"),
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(PAIRS), min_size=1, max_size=4),
+    st.lists(st.integers(0, 1), min_size=4, max_size=4),
+    st.sets(st.sampled_from(ALL)),
+    st.sets(st.sampled_from(ALL)),
+)
+def test_what_some_rungs_find_any_more_rungs_find(words, sides, some, more):
+    gold = " ".join(one for one, _ in words)
+    text = "of " + " ".join(pair[side] for pair, side in zip(words, sides, strict=False)) + ", x"
+    fewer, larger = ([r for r in ALL if r in names] for names in (some, some | more))
+    if Ladder([gold], fewer).find(text).spans:
+        assert Ladder([gold], larger).find(text).spans
 
 
 def test_rungs_are_switched_one_by_one():

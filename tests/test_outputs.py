@@ -7,7 +7,7 @@ import pytest
 
 from helpers.bioasq import read_json, read_questions
 from helpers.config import InputError
-from helpers.outputs import check_outputs, write_json, write_text
+from helpers.outputs import all_or_none, check_outputs, write_json, write_text
 
 
 def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):
@@ -76,3 +76,27 @@ def test_an_unknown_question_type_is_not_skipped_in_silence(tmp_path):
     path = write_json(tmp_path / "q.json", {"questions": [item]})
     with pytest.raises(InputError, match="'a1': field 'type' is 'factiod'"):
         read_questions(path)
+
+
+def test_all_or_none_of_several_files(tmp_path):
+    old = tmp_path / "a.txt"
+    old.write_text("old")
+    with pytest.raises(InputError), all_or_none():
+        write_text(old, "new")
+        write_text(tmp_path / "b" / "b.txt", "new")
+        assert old.read_text() == "old"
+        write_text(tmp_path / "c.txt", "\ud800")
+    assert old.read_text() == "old"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.txt"]
+    with all_or_none():
+        write_text(old, "new")
+        write_text(tmp_path / "c.txt", "new")
+    assert old.read_text() == "new" == (tmp_path / "c.txt").read_text()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "b", "c.txt"]
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path):
+    for length in (249, 300):
+        with pytest.raises(InputError, match="cannot be written"):
+            write_text(tmp_path / ("o" * length), "x")
+    assert not list(tmp_path.iterdir())

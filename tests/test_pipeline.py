@@ -117,6 +117,11 @@ def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, cap
         (["--input", str(tmp_path / "none.json")], "none.json"),
         (["--input", str(tmp_path / "latin.json")], "UTF-8"),
         (["--input", str(task / "test.json"), "--context", "abstract"], "abstracts"),
+        (["--input", str(task / "test.json"), "--abstracts", "a.json"], "only with --context abst"),
+        (
+            ["--input", str(task / "train.json"), "--abstracts", "a.json", "--context", "abstract"],
+            "train.json: a SQuAD file has its texts",
+        ),
     ]:
         assert script("predict.py")([*base, *extra]) == 2
         error = capsys.readouterr().err

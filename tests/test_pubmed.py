@@ -1,6 +1,7 @@
 """Abstracts from PubMed, against a real server on this machine with answers of the real shapes."""
 
 import json
+import os
 import runpy
 import socket
 from pathlib import Path
@@ -11,7 +12,7 @@ from pubmed_server import HEAD, PubmedServer, journal, send
 from helpers import abstracts, pubmed
 from helpers.bioasq import Question, Snippet
 from helpers.config import InputError
-from helpers.contexts import documents_of, pmid_of
+from helpers.contexts import contexts_of, documents_of, pmid_of
 from helpers.pubmed import fetch_articles, read_articles
 
 IDS = [f"9000000{n}" for n in range(1, 9)]
@@ -80,7 +81,8 @@ def test_batches_and_the_rate_without_a_key(server, monkeypatch, capsys):
     monkeypatch.setenv("NCBI_EMAIL", "someone@example.org")
     assert len(fetch_articles([*IDS, MISSING, IDS[0]])) == 9
     times = [at for at, _ in server.requests]
-    assert [fields["id"].count(",") + 1 for _, fields in server.requests] == [2, 2, 2, 2, 1]
+    # The last is asked for again, since nothing came.
+    assert [fields["id"].count(",") + 1 for _, fields in server.requests] == [2, 2, 2, 2, 1, 1]
     assert all(times[n + 3] - times[n] >= 1 for n in range(len(times) - 3))
     for _, fields in server.requests:
         assert fields["tool"] == pubmed.TOOL and fields["email"] == "someone@example.org"
@@ -96,6 +98,46 @@ def test_ten_requests_a_second_with_a_key(server, monkeypatch):
     times = [at for at, _ in server.requests]
     assert all(fields["api_key"] == "secret" for _, fields in server.requests)
     assert times[-1] - times[0] >= 0.7 and max(server.sleeps) <= 0.11
+
+
+def test_the_rate_holds_over_calls_and_caches(server, monkeypatch, tmp_path):
+    for n, pmid in enumerate(IDS):
+        if n > 3:  # one process, several caches
+            monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / f"cache{n}"))
+        fetch_articles([pmid], progress=False)
+        if n < 3:  # what another process knows of the last request
+            monkeypatch.setattr(pubmed._Service, "last", -1e9)
+    times = [at for at, _ in server.requests]
+    assert len(times) == 8 and all(times[n + 3] - times[n] >= 1 for n in range(5))
+
+
+def test_a_clock_that_was_set_back_costs_one_pause(server, tmp_path):
+    stamp = cache(tmp_path).with_name(pubmed.STAMP)
+    stamp.parent.mkdir(parents=True)
+    stamp.touch()
+    os.utime(stamp, (4e9, 4e9))
+    assert fetch_articles(IDS[:1], progress=False)
+    assert max(server.sleeps) < 0.4
+
+
+@pytest.mark.parametrize("cut", [[], IDS[:1], IDS[:2]])
+def test_an_answer_cut_short_is_not_what_the_cache_remembers(server, cut):
+    parts = "".join(server.articles[pmid] for pmid in cut)
+    server.faults = [f"{HEAD}<PubmedArticleSet>{parts}</PubmedArticleSet>"]
+    found = fetch_articles([*IDS[:2], MISSING], progress=False)
+    assert found[IDS[0]].text and found[IDS[1]].text
+    assert found[MISSING].why == "PubMed has no article of this id"
+    asked = [fields["id"].split(",") for _, fields in server.requests]
+    assert asked[1] == [pmid for pmid in (*IDS[:2], MISSING) if pmid not in cut]
+    assert asked[-1] == [MISSING] and len(asked) == (2 if len(cut) == 2 else 3)
+    assert fetch_articles([*IDS[:2], MISSING], progress=False) == found
+    assert len(server.requests) == len(asked)
+
+
+def test_nothing_is_asked_once_all_is_there(server):
+    server.faults = [f"{HEAD}<PubmedArticleSet></PubmedArticleSet>"]
+    assert all(article.title for article in fetch_articles(IDS[:2], progress=False).values())
+    assert [fields["id"] for _, fields in server.requests] == [",".join(IDS[:2])] * 2
 
 
 def test_a_wrong_key_is_told_at_once_and_never_shown(server, monkeypatch):
@@ -160,7 +202,7 @@ def test_the_cache_answers_without_a_socket(server, monkeypatch):
     assert fetch_articles(["99999997"], fetch=False, progress=False) == {}
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
     assert fetch_articles([*IDS, MISSING, "99999997"], progress=False) == first
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
 def test_a_cache_cut_off_in_the_middle_is_read_as_far_as_it_goes(server, tmp_path):
@@ -172,6 +214,23 @@ def test_a_cache_cut_off_in_the_middle_is_read_as_far_as_it_goes(server, tmp_pat
     found = fetch_articles(IDS[:3], progress=False)
     assert [fields["id"] for _, fields in server.requests] == [",".join(IDS[1:3])]
     assert fetch_articles(IDS[:3], progress=False) == found
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"pmid": ["90000001"]}', '{"pmid": "90000001"}', '["90000001"]', "7", "null",
+        '{"pmid": "90000001", "title": "T", "abstract": null, "retracted": false, "why": ""}',
+        '{"pmid": "90000001", "title": "T", "abstract": "", "retracted": false, "why": ""}',
+        '{"pmid": "90000001", "title": "T", "abstract": "A", "retracted": "no", "why": ""}',
+    ],
+)  # fmt: skip
+def test_cache_lines_of_another_shape_are_passed_over(server, tmp_path, line):
+    path = cache(tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_text(line + "\n", encoding="utf-8")
+    assert fetch_articles(IDS[:1], progress=False)[IDS[0]].title == "A plain title."
     assert len(server.requests) == 1
 
 
@@ -219,6 +278,14 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
         MISSING: "PubMed has no article of this id",
     }
     assert found.remarks == (f"abstracts: retracted, and read all the same: {IDS[6]}",)
+
+
+def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
+    one = question(f"https://pubmed.ncbi.nlm.nih.gov/0{IDS[0]}/ ", "https://e.org/" + IDS[1])
+    found = abstracts.gather_abstracts([one], progress=False)
+    texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
+    assert len(texts) == 1 and texts[0].startswith("A plain title.")
+    assert list(found.lacking.values()) == ["no PubMed address"]
 
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):

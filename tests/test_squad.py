@@ -13,6 +13,7 @@ from helpers.file_conversion import convert_files
 from helpers.squad import (
     Drop,
     convert,
+    find_abstract,
     read_abstracts,
     read_squad,
 )
@@ -113,6 +114,23 @@ def test_appended_context_joins_distinct_snippets():
     assert examples[0].spans[0].start == 2
 
 
+def test_an_appended_context_says_where_each_snippet_stands(save, tiny, tmp_path):
+    (example,), _ = convert([question("b p53.", "a", "b p53.", " ")], context="appended")
+    e = "https://example.org/"
+    assert example.parts == ((0, e + "0", 0), (1, e + "1", 7), (2, e + "2", 0))
+    path, ids = save("training7b.json", tiny), tmp_path / "ids.jsonl"
+    convert_files([path], tmp_path / "o.json", context="appended", ids=ids)
+    for line in map(json.loads, ids.read_text("utf-8").splitlines()):
+        assert (line["snippet"], line["document"]) == (-1, "")
+        (row,) = [r for r in read_squad(tmp_path / "o.json") if r.id == line["id"]]
+        for part in line["snippets"]:
+            snippet = tiny["questions"][0]["snippets"][part["snippet"]]
+            assert row.context[part["offset"] :].startswith(snippet["text"])
+            assert part["document"] == snippet["document"]
+    convert_files([path], tmp_path / "o.json", ids=ids)
+    assert "snippets" not in ids.read_text("utf-8")
+
+
 def test_abstracts_by_address_id_and_scheme(save):
     path = save(
         "abstracts.json",
@@ -130,11 +148,25 @@ def test_abstracts_by_address_id_and_scheme(save):
     one = Question("q", "Which?", "factoid", (*snippets, Snippet("s")), (), (("p53",),))
     examples, _ = convert([one], context="abstract", abstracts=abstracts, test=True)
     assert [(e.context, e.snippet, len(e.spans)) for e in examples] == [
-        ("p53!", 0, 1), ("Of p53.", 1, 1), ("x", 4, 0),
+        ("p53!", 0, 1), ("Of p53.", 1, 1),
     ]  # fmt: skip
+    # The last part of another address is not taken for a PubMed id.
+    elsewhere = Question("q", "Which?", "factoid", (Snippet("s", "http://e.org/13"),))
+    examples, _ = convert([elsewhere], context="abstract", abstracts=abstracts, test=True)
+    assert [e.context for e in examples] == ["x"]
     listed = question(documents=("12", "13"))
     examples, _ = convert([listed], context="abstract", abstracts=abstracts)
     assert [(e.id, e.document, e.snippet) for e in examples] == [("q_001", "12", -1)]
+
+
+@pytest.mark.parametrize(
+    "document", ["https://pubmed.ncbi.nlm.nih.gov/00012/ ", "012", "www.ncbi.nlm.nih.gov/pubmed/12"]
+)
+def test_an_abstract_is_found_however_its_pubmed_id_is_written(document):
+    assert find_abstract({"12": "p53!"}, document) == "p53!"
+    assert not find_abstract({"12": "p53!"}, "https://e.org/12") and not find_abstract(
+        {"": "x"}, ""
+    )
 
 
 @pytest.mark.parametrize("data", [[], {}, {"11": ""}, {"11": None}, {"data": []}])
@@ -227,6 +259,60 @@ def test_squad_files_are_written_anew_with_and_without_answers(save, tmp_path, k
     assert [len(p["qas"][0]["answers"]) for p in raw] == [1, 0]
 
 
+def squad_file(*rows):
+    return {"data": [{"title": "T", "paragraphs": [
+        {"context": context, "qas": [{"id": name, "question": name[0], "answers": [
+            {"text": context[start:end], "answer_start": start} for start, end in spans]}]}
+        for name, context, *spans in rows
+    ]}]}  # fmt: skip
+
+
+def rows_in(path):
+    parts = json.loads(path.read_text("utf-8"))["data"][0]["paragraphs"]
+    return [(row["id"], len(row["answers"]), row.get("is_impossible"))
+            for part in parts for row in part["qas"]]  # fmt: skip
+
+
+def test_negatives_and_row_ids_of_a_squad_file_stay(save, tmp_path):
+    rows = [("q_004", "of p53", (3, 6)), ("q_007", "of none"), ("r_001", "none")]
+    path, out = save("s.json", squad_file(*rows)), tmp_path / "o.json"
+    convert_files([path], out, ids=tmp_path / "ids.jsonl")
+    assert rows_in(out) == [("q_004", 1, None)]
+    (line,) = map(json.loads, (tmp_path / "ids.jsonl").read_text("utf-8").splitlines())
+    assert line == {"id": "q_004", "question_id": "q", "snippet": -1, "document": "",
+                    "spans": [[3, 6]]}  # fmt: skip
+    convert_files([path], out, version="2.0", negatives=True)
+    assert rows_in(out) == [("q_004", 1, False), ("q_007", 0, True)]
+    # Rows of several answers become one each, numbered anew.
+    two = save("two.json", squad_file(("q_004", "p53 p53", (0, 3), (4, 7)), *rows[1:]))
+    convert_files([two], out, version="2.0", negatives=True)
+    assert [name for name, *_ in rows_in(out)] == ["q_001", "q_002", "q_003"]
+
+
+def test_what_nobody_knows_is_not_called_impossible(save, tiny, tmp_path):
+    out = tmp_path / "o.json"
+    golden = save("7B1_golden.json", tiny)
+    convert_files([golden], out, test=True, version="2.0")
+    assert [flag for *_, flag in rows_in(out)] == [False, True, True, True]
+    for item in tiny["questions"]:
+        del item["exact_answer"]
+    convert_files([save("test.json", tiny)], out, test=True, version="2.0")
+    assert [flag for *_, flag in rows_in(out)] == [None] * 4
+    rows = squad_file(("q_001", "p53", (0, 3)), ("q_002", "none"), ("r_001", "none"))
+    convert_files([save("s.json", rows)], out, test=True, version="2.0")
+    assert [flag for *_, flag in rows_in(out)] == [False, True, None]
+
+
+def test_a_failure_at_the_last_file_leaves_nothing(save, tiny, tmp_path):
+    path, drops = save("training7b.json", tiny), tmp_path / "drops.jsonl"
+    drops.write_text("old")
+    before = sorted(tmp_path.rglob("*"))
+    name = "o" * 246 + ".json"  # too long once it has the ending of a part
+    with pytest.raises(InputError, match="cannot be written"):
+        convert_files([path], tmp_path / name, drops=drops, ids=tmp_path / "ids.jsonl")
+    assert sorted(tmp_path.rglob("*")) == before and drops.read_text() == "old"
+
+
 def test_test_questions_in_a_training_file_are_refused(save, tiny, tmp_path):
     train = save("training7b.json", tiny)
     test = json.loads(json.dumps(tiny))
@@ -237,7 +323,18 @@ def test_test_questions_in_a_training_file_are_refused(save, tiny, tmp_path):
     assert "1 by same id, 1 by same wording" in done.stderr and "allow_leak" in done.stderr
     assert not (tmp_path / "o.json").exists()
     done = run(train, "--output", "o.json", "--against", path, "--allow-leak", cwd=tmp_path)
-    assert done.returncode == 0
+    assert done.returncode == 0 and "allowed by allow_leak" in done.stderr
+
+
+def test_a_near_equal_wording_is_told_and_converted(save, tiny, tmp_path):
+    train = save("training7b.json", tiny)
+    test = json.loads(json.dumps(tiny))
+    test["questions"] = test["questions"][:1]
+    test["questions"][0] |= {"id": "f" * 24, "body": "Which cytokines does infliximab block the?"}
+    done = run(train, "--output", "o.json", "--against", save("7B1_golden.json", test),
+               cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0 and "1 by near-equal wording" in done.stderr
+    assert (tmp_path / "o.json").exists()
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
@@ -249,6 +346,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
     hopeless = save(
         "hopeless.json", {"questions": [{**bare["questions"][0], "exact_answer": ["a"]}]}
     )
+    ready = save("ready.json", squad_file(("q_004", "of p53", (3, 6))))
+    bare_of = save("nodocuments7b.json", {"questions": [{**bare["questions"][0],
+                   "snippets": [{"text": "a"}], "exact_answer": ["a"]}]})  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     for arguments, words in [
         ([golden], "golden file holds test questions; add --test"),
@@ -256,9 +356,14 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([test_input], "this is a test input"),
         ([hopeless], "no question could be converted (no snippets)"),
         ([train, "--context", "abstract"], "needs abstracts"),
+        ([bare_of, "--context", "abstract"], "nodocuments7b.json: context 'abstract' needs"),
         ([train, "--dev-fraction", "2"], "dev fraction 2.0"),
         ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
         ([train, "--negatives"], "add --squad-version 2"),
+        ([train, "--abstracts", test_input], "read only with --context abstract"),
+        ([ready, "--rungs", "all"], "ready.json: a SQuAD file has its texts"),
+        ([ready, "--context", "appended"], "leave out --context and --rungs"),
+        ([ready, "--abstracts", test_input], "read only with --context abstract"),
         ([train, "--rungs", "grek"], "'grek' is unknown"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),

@@ -7,12 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
+from helpers.leaks import wordings
 from helpers.outputs import write_json
 from helpers.spans import Span, find_spans
 from helpers.squad_file import (
     Drop,
     Example,
     by_occurrence,
+    by_pair,
     read_squad,
     write_drops,
     write_ids,
@@ -56,7 +58,7 @@ def test_rows_by_pair_and_by_occurrence(tmp_path):
         ("_004", [{"text": "P53", "answer_start": 2}], False),
     ]
     assert read_squad(path) == [
-        Example(f"{ID}_00{n}", ID, "Which?", context, spans, -1, "BioASQ")
+        Example(f"{ID}_00{n}", ID, "Which?", context, spans)
         for n, (context, spans) in enumerate(
             [
                 ("p53 p53 α", (Span(0, 3, "p53"),)),
@@ -93,7 +95,20 @@ def test_reads_the_shapes_in_use(save):
     read = read_squad(save("f.json", squad(bare, v1, v2, null, title="T")))
     assert [e.question_id for e in read] == [ID, "57", "58_01", "x_y"]
     assert [[span.text for span in e.spans] for e in read] == [[], ["α", "p53"], [], []]
-    assert read[0].document == "T" and read[0].context == "α p53 b"
+    # An article's title is no document.
+    assert read[0].document == "" and read[0].context == "α p53 b"
+
+
+def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save):
+    rows = [{**row(f"train_000{n}", (2, "p53")), "question": f"Which {n}?"} for n in (1, 2)]
+    same = [row("dev_0001", (2, "p53")), row("dev_0002", (0, "α"))]
+    read = read_squad(save("f.json", squad(*rows, *same)))
+    assert [e.question_id for e in read] == ["train_0001", "train_0002", "dev", "dev"]
+    # Their answers are not put together, and the leak check sees every wording.
+    assert [len(pair.spans) for pair in by_pair(read)] == [1, 1, 2]
+    assert wordings(read) == {
+        "train_0001": "Which 1?", "train_0002": "Which 2?", "dev": "Which?"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -102,12 +117,22 @@ def test_reads_the_shapes_in_use(save):
         ({"questions": []}, "not a SQuAD file"),
         ([], "not a SQuAD file"),
         ({"data": []}, "has no questions"),
-        ({"data": [{}]}, "not in SQuAD format ('paragraphs')"),
-        ({"data": ["x"]}, "not in SQuAD format"),
-        (squad(row("q1"), {"id": "q2"}), "not in SQuAD format after question 'q1' ('question')"),
-        (squad(row("q1"), 7), "not in SQuAD format after question 'q1'"),
-        (squad({"id": "q1", "question": "?", "answers": ["p53"]}), "not in SQuAD format"),
-        (squad(row("q1", ("2", "p53"))), "not in SQuAD format"),
+        ({"data": [{}]}, "article 1: field 'paragraphs' is not a list"),
+        ({"data": ["x"]}, "article 1 is not an object"),
+        ({"data": [{"paragraphs": [7]}]}, "article 1, paragraph 1 is not an object"),
+        ({"data": [{"paragraphs": [{"qas": {}}]}]}, "paragraph 1: field 'qas' is not a list"),
+        ({"data": [{"paragraphs": [{"qas": [row("q1")]}]}]}, "'q1': field 'context'"),
+        (squad(row("q1"), {"id": "q2"}), "question 'q2': field 'question'"),
+        (squad(row("q1"), 7), "article 1, paragraph 1, row 2 is not an object"),
+        (squad({"question": "?"}), "article 1, paragraph 1, row 1: field 'id'"),
+        (squad({"id": "q1", "question": "?", "answers": ["p53"]}), "'q1': field 'answers'"),
+        (squad({"id": "q1", "question": "?", "answers": "p53"}), "'q1': field 'answers'"),
+        (
+            squad({"id": "q1", "question": "?", "answers": {"text": ["p53"], "answer_start": [2]}}),
+            "'q1': field 'answers' is an object, as in Hugging Face's data sets",
+        ),
+        (squad({"id": "q1", "question": "?", "answers": [{"answer_start": 2}]}), "field 'text'"),
+        (squad(row("q1", ("2", "p53"))), "'q1': field 'answer_start' of answer 'p53'"),
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
         (squad(row("q1", (1, "p53"))), "'q1': answer 'p53' is not at character 1"),
         (squad(row("q1", (2, "P53"))), "'q1': answer 'P53'"),

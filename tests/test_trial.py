@@ -10,7 +10,7 @@ from tiny import tiny_examples, tiny_reader
 from helpers import survey
 from helpers.bioasq import Question, Snippet, read_questions
 from helpers.mini_text import DATA
-from helpers.trial import VARIANTS, blunted, compare_training, recovered
+from helpers.trial import FIXED, VARIANTS, blunted, compare_training, recovered
 
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "compare_rungs.py"
 
@@ -66,6 +66,40 @@ def test_the_shipped_measurements_are_what_the_notebook_shows():
 def test_bad_input_to_the_command_is_one_line(tmp_path, capsys):
     main = runpy.run_path(str(SCRIPT))["main"]
     out = tmp_path / "o.json"
-    for extra in (["--bioasq-dir", str(tmp_path / "none")], ["--set", "epochs=x"]):
+    ignored = [["--set", f"{name}=1"] for name in FIXED]
+    for extra in (["--bioasq-dir", str(tmp_path / "none")], ["--set", "epochs=x"], *ignored):
         assert main(["--output", str(out), *extra]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not out.exists()
+
+
+def test_the_training_file_is_never_the_output(tmp_path, capsys):
+    for path in DATA.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    train = tmp_path / "BioASQ-training-mini.json"
+    before = train.read_bytes()
+    main = runpy.run_path(str(SCRIPT))["main"]
+    assert main(["--bioasq-dir", str(tmp_path), "--output", str(train)]) == 2
+    error = capsys.readouterr().err
+    assert "would be overwritten" in error and error.count("\n") == 1
+    assert train.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "work", "arguments"),
+    [
+        ("compare_rungs", "helpers.trial.compare_files", ["--output", "o.json"]),
+        ("bioasq_to_squad", "convert_files", ["t.json", "--output", "o.json"]),
+        ("make_bioasq_mini", "helpers.mini.make", ["--to", "folder"]),
+    ],
+)
+def test_a_key_that_stops_a_command_gives_one_line(monkeypatch, capsys, name, work, arguments):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    main = runpy.run_path(str(SCRIPT.with_name(f"{name}.py")))["main"]
+    if "." in work:
+        monkeypatch.setattr(work, stop)
+    else:
+        monkeypatch.setitem(main.__globals__, work, stop)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err.startswith(f"\n{name}.py: stopped")

@@ -28,13 +28,14 @@ def gather_abstracts(
     *,
     fetch: bool = True,
     progress: bool = True,
+    source: str | Path = "",
 ) -> Abstracts:
     """Texts for all documents that the questions' contexts come from.
 
     ``files`` are read as ``read_abstracts`` does, and only documents they lack are asked of
     PubMed; without ``fetch``, or under ``HELPERS_OFFLINE``, of its cache alone. A PubMed text is
-    the title and the abstract, as in dmis-lab's full-abstract files. Raises ``InputError`` when
-    not one document has a text.
+    the title and the abstract, as in dmis-lab's full-abstract files. Raises ``InputError``, which
+    names ``source``, the questions' file, when not one document has a text.
     """
     files = tuple(files)
     texts: dict[str, str] = {}
@@ -54,17 +55,25 @@ def gather_abstracts(
             lacking[document] = article.why
         else:
             lacking[document] = "not in the cache, and HELPERS_OFFLINE is set"
-    if documents and len(lacking) == len(documents):
-        raise InputError(_nothing(lacking, files))
+    if len(lacking) == len(documents) and (documents or not texts):
+        raise InputError(_nothing(lacking, files, source))
     retracted = [pmid for pmid, article in articles.items() if article.retracted]
     remarks = [f"abstracts: retracted, and read all the same: {', '.join(retracted[:9])}"]
     return Abstracts(texts, lacking, tuple(remarks) if retracted else ())
 
 
-def _nothing(lacking: dict[str, str], files: tuple) -> str:
+def _nothing(lacking: dict[str, str], files: tuple, source: str | Path) -> str:
+    where = ", ".join(str(path) for path in files) or str(source) or "the questions"
+    if not lacking:
+        return (
+            f"{source or where}: context 'abstract' needs abstracts, and no question names a "
+            "document; add 'document' to the snippets, or choose another context"
+        )
     document, why = next(iter(lacking.items()))
     remedy = "give a file abstracts.json with {document address or PubMed id: text}"
     if offline():
         remedy = f"unset HELPERS_OFFLINE to ask PubMed, or {remedy}"
-    where = ", ".join(str(path) for path in files) or "context 'abstract' needs abstracts"
-    return f"{where}: none of {len(lacking)} documents has one ({document}: {why}); {remedy}"
+    return (
+        f"{where}: context 'abstract' needs abstracts, and none of {len(lacking)} documents has "
+        f"one ({document}: {why}); {remedy}"
+    )

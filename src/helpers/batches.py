@@ -95,7 +95,7 @@ def run_abstracts(
     """The abstracts of the questions when ``context`` asks for them, else none."""
     if context != "abstract":
         return Abstracts({}, {})
-    return gather_abstracts(questions, files.abstracts, fetch=fetch)
+    return gather_abstracts(questions, files.abstracts, fetch=fetch, source=files.golds[0].parent)
 
 
 def _convert(questions: Sequence[Question], context: str, texts: Abstracts):

@@ -67,6 +67,10 @@ def read_json(path: str | Path) -> Any:
             f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
             "unpack or download it again"
         ) from None
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        raise InputError(
+            f"{path}: holds a number of thousands of digits; repair or remove it"
+        ) from None
     except RecursionError:
         raise InputError(f"{path}: JSON nested too deeply to be a BioASQ file") from None
     except OSError as error:
@@ -108,6 +112,8 @@ def parse_questions(
         raise ValueError(f"answers={answers!r}")
     odd = Oddities() if odd is None else odd
     raw = raw_questions(data, path)
+    if not raw:
+        raise InputError(f"{path}: its list 'questions' is empty; give a file that has some")
     questions, without = [], []
     seen: dict[str, dict] = {}
     for number, item in enumerate(raw, 1):

@@ -23,11 +23,15 @@ _PUBMED = re.compile(
 
 @dataclass(frozen=True)
 class Context:
-    """A text to read, the index of the (first) snippet it comes from or -1, and its document."""
+    """A text to read, the index of the (first) snippet it comes from or -1, and its document.
+
+    ``parts`` of a joined text: index, document and offset of each snippet in it.
+    """
 
     text: str
     snippet: int = -1
     document: str = ""
+    parts: tuple[tuple[int, str, int], ...] = ()
 
 
 def contexts_of(
@@ -44,8 +48,15 @@ def contexts_of(
     texts = [(s.text, n, s.document) for n, s in enumerate(question.snippets) if s.text.strip()]
     if context == "snippet":
         return [Context(*text) for text in texts]
-    joined = " ".join(dict.fromkeys(text for text, _, _ in texts))
-    return [Context(joined)] if joined else []
+    offsets: dict[str, int] = {}
+    joined = ""
+    for text, _, _ in texts:
+        if text not in offsets:
+            joined += " " * bool(offsets)
+            offsets[text] = len(joined)
+            joined += text
+    parts = tuple((n, document, offsets[text]) for text, n, document in texts)
+    return [Context(joined, parts=parts)] if joined else []
 
 
 def documents_of(question: Question) -> list[tuple[str, int]]:
@@ -74,16 +85,16 @@ def _key(document: str) -> str:
 
 
 def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
-    """The text for a document address, by the address or by its last part; "" when unknown."""
-    return document and (abstracts.get(document) or abstracts.get(_last_part(document), ""))
-
-
-def _last_part(document: str) -> str:
-    return document.rstrip("/").rsplit("/", 1)[-1]
+    """The text for a document, by its address as it is or as one of its PubMed id's; else ""."""
+    return document and (abstracts.get(document) or abstracts.get(_key(document), ""))
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; http and https addresses are the same."""
+    """Read ``{document address or PubMed id: text}``; http and https addresses are the same.
+
+    So are all addresses of one PubMed id. Other addresses have to be whole: the last part of one,
+    a number perhaps, may be a PubMed id by chance.
+    """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
         raise InputError(f"{path}: not an abstracts file; expected {{document: text}}")
@@ -92,5 +103,5 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{path}: document {document!r} has no text; add it or remove it")
         abstracts[document] = text
-        abstracts.setdefault(_last_part(document), text)
+        abstracts.setdefault(_key(document), text)
     return abstracts

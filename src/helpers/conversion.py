@@ -16,14 +16,14 @@ from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questio
 from helpers.config import InputError, Settings, parse_rungs
 from helpers.contexts import contexts_of
 from helpers.files import sha256
-from helpers.leaks import BY_LIKENESS, Leak, find_leaks, wordings
+from helpers.leaks import Leak, find_leaks, wordings
 from helpers.mini_text import DATA
 from helpers.squad import (
     Drop,
     Example,
-    by_occurrence,
     by_pair,
     convert,
+    one_span_rows,
     read_squad,
     split_dev,
     write_drops,
@@ -100,7 +100,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
     return ConvertedRun(
         files,
-        tuple(_occurrences(train)),
+        tuple(one_span_rows(train)),
         tuple(by_pair(dev)),
         tuple(batches),
         (*drops, *test_drops),
@@ -178,7 +178,7 @@ def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
 
 def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
     """The leaks that are dropped: by id and by wording, unless they are allowed."""
-    certain = () if settings.allow_leak else (k for k in leaks if k.how != BY_LIKENESS)
+    certain = () if settings.allow_leak else (k for k in leaks if k.certain)
     return [Drop(k.question_id, k.question, "also a test question", k.how) for k in certain]
 
 
@@ -237,8 +237,3 @@ def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
         ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
     ]
     return kept, drops, leaks, steps, pair_steps
-
-
-def _occurrences(rows: Sequence[Example]) -> Sequence[Example]:
-    """One row a span; rows that are so already keep their ids."""
-    return rows if all(len(row.spans) == 1 for row in rows) else by_occurrence(rows)

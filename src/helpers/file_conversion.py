@@ -14,8 +14,16 @@ from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.bioasq import Oddities, Question, is_squad, parse_questions, read_json, role_of
 from helpers.config import InputError, parse_rungs
 from helpers.leaks import find_leaks, read_tests, refuse_leaks, wordings
-from helpers.outputs import check_outputs
-from helpers.squad import Drop, Example, by_occurrence, by_pair, convert, split_dev
+from helpers.outputs import all_or_none, check_outputs
+from helpers.squad import (
+    Drop,
+    Example,
+    by_occurrence,
+    by_pair,
+    convert,
+    one_span_rows,
+    split_dev,
+)
 from helpers.squad_file import parse_squad, write_drops, write_ids, write_squad
 
 GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
@@ -42,9 +50,10 @@ def convert_files(
 
     ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``rungs``
     and ``negatives`` are those of ``squad.convert``, negatives for version "2.0" only. Questions
-    that a file of ``against`` asks too are refused unless ``allow_leak``. A file may be a SQuAD
-    file, dmis-lab's or ours: its rows are checked and written anew, answers or not with ``test``,
-    those with an answer without.
+    that a file of ``against`` asks too, by id or by wording, are refused unless ``allow_leak``;
+    near-equal wordings are only remarked on. A file may be a SQuAD file, dmis-lab's or ours: its
+    rows are checked and written anew, answers or not with ``test``, those with an answer without
+    (with ``negatives`` all of an answered question). Rows of one answer each keep their ids.
 
     Everything is read and converted before the first file is written. Without ``test``, golden
     files are refused: their questions are test questions. Raises ``InputError``.
@@ -56,19 +65,27 @@ def convert_files(
         raise InputError(
             "negatives: only SQuAD 2.0 training files have them; add --squad-version 2"
         )
+    if abstracts and context != "abstract":
+        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
     output = Path(output)
     dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
     check_outputs((output, dev_output, drops, ids), (*files, abstracts, *against))
     questions, rows, remarks = _read_all(files, test)
-    if not allow_leak:
-        asked = {q.id: q.body for q in questions} | wordings(rows)
-        refuse_leaks(files[0], find_leaks(asked, read_tests(against)))
+    asked = {q.id: q.body for q in questions} | wordings(rows)
+    leaks = find_leaks(asked, read_tests(against))
+    remarks += refuse_leaks(files[0], leaks, allow=allow_leak)
     total = len(questions) + len(wordings(rows))
-    examples, dropped = _squad_rows(rows, test)
+    if not questions and (parse_rungs(rungs) or context != "snippet"):
+        raise InputError(
+            f"{files[0]}: a SQuAD file has its texts and answers; leave out --context and --rungs"
+        )
+    examples, dropped = _squad_rows(rows, test, negatives)
+    given = {row.question_id for row in rows}
     if questions:
         texts = Abstracts({}, {})
         if context == "abstract":
-            texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+            own = [abstracts] if abstracts else []
+            texts = gather_abstracts(questions, own, source=files[0])
         found, lost = convert(
             questions, context=context, test=test, abstracts=texts.texts, lacking=texts.lacking,
             rungs=parse_rungs(rungs), negatives=negatives,
@@ -79,20 +96,32 @@ def convert_files(
         reasons = ", ".join(sorted({drop.reason for drop in dropped}))
         raise InputError(f"{files[0]}: no question could be converted ({reasons})")
     train, dev = split_dev(examples, dev_fraction, seed)
-    rows = train if test else by_occurrence(train)
+    if not test:
+        ready = one_span_rows([row for row in train if row.question_id in given])
+        train = ready + by_occurrence(row for row in train if row.question_id not in given)
+        dev = by_pair(dev)
     if test and any(question.exact_answer for question in questions):
         remarks.append(f"{', '.join(str(file) for file in files)}: {GOLDEN}")
     for remark in remarks:
         print(remark, file=sys.stderr)
 
-    if drops:
-        write_drops(drops, dropped)
-    if ids:
-        write_ids(ids, rows + dev)
-    if dev_output:
-        write_squad(dev_output, dev, version=version)
-    write_squad(output, rows, version=version)
-    return _summary(total, rows, dev, dropped)
+    unknown = _unanswered(questions, rows) if test else ()
+    with all_or_none():
+        if drops:
+            write_drops(drops, dropped)
+        if ids:
+            write_ids(ids, train + dev)
+        if dev_output:
+            write_squad(dev_output, dev, version=version)
+        write_squad(output, train, version=version, unknown=unknown)
+    return _summary(total, train, dev, dropped)
+
+
+def _unanswered(questions: Sequence[Question], rows: Sequence[Example]) -> set[str]:
+    """Ids of questions whose answer the input does not tell, so nobody knows what has none."""
+    answered = {row.question_id for row in rows if row.spans}
+    answered |= {q.id for q in questions if any(map(str.strip, q.synonyms()))}
+    return ({row.question_id for row in rows} | {q.id for q in questions}) - answered
 
 
 def _read_all(
@@ -129,14 +158,20 @@ def _read_all(
     return list(questions.values()), rows, remarks
 
 
-def _squad_rows(rows: list[Example], test: bool) -> tuple[list[Example], list[Drop]]:
-    """The rows to write and, for training, the questions none of whose rows has an answer."""
+def _squad_rows(
+    rows: list[Example], test: bool, negatives: bool
+) -> tuple[list[Example], list[Drop]]:
+    """The rows to write and, for training, the questions none of whose rows has an answer.
+
+    With ``negatives`` an answered question keeps its rows without an answer.
+    """
     if test:
         return rows, []
     answered = {row.question_id for row in rows if row.spans}
     bare = {row.question_id: row for row in rows if row.question_id not in answered}
     drops = [Drop(name, row.question, "no answer in the SQuAD file") for name, row in bare.items()]
-    return by_pair(row for row in rows if row.spans), drops
+    kept = [r for r in rows if r.spans or (negatives and r.question_id in answered)]
+    return kept, drops
 
 
 def _summary(total: int, rows: list[Example], dev: list[Example], dropped: list[Drop]) -> str:

@@ -4,7 +4,9 @@ A rung makes two spellings equal. Rungs add up: a context in which the strict ru
 read again with the first rung, then with the first and the second, and so on, and the first that
 finds an answer gives its spans. So strict spans never change, and every looser span has one name.
 Offsets are always those of the original text, and as in the strict rule neither a letter, a digit
-nor an underscore may touch a span.
+nor an underscore may touch a span; nor may a span end inside a number such as 1.5 or 2,000.
+
+More rungs never find less: what is found under some rungs is found under these and any others.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from helpers.spans import fold, in_word, needles, strict
 MEANING = {
     "unicode": "compatible characters are one, accents left out: Sjögren = Sjogren, CD4⁺ = CD4+",
     "greek": "a Greek letter is its name: TNF-α = TNF-alpha",
-    "hyphen": "hyphens, dashes and blanks are left out: IL-2 = IL 2 = IL2",
-    "plural": "singular and plural: antibodies = antibody; abbreviations in capitals stay",
+    "hyphen": "hyphens, dashes, blanks are left out but between digits: IL-2 = IL 2 = IL2",
+    "plural": "singular and plural: antibodies = antibody; words in capitals are not shortened",
     "brackets": "an answer without its bracket, or its abbreviation alone: factor VIII (F8) = F8",
     "punctuation": "an answer without the punctuation at its edges: “warfarin”. = warfarin",
     "numerals": "Roman and Arabic numerals up to 39: type II = type 2",
@@ -37,10 +39,17 @@ _GREEK = {
 }  # fmt: skip
 _ALIKE = str.maketrans("‘’‚‛′ʹ“”„″", "''''''\"\"\"\"")  # after decomposition
 _HYPHENS = frozenset("-‐‑‒–—―−﹣－")
+_DIGIT = r"\d¹²³¼-¾⁰-⁹₀-₉⅐-⅟①-⒛⓪-⓿❶-➓"  # all that unicode turns into digits
+# Blanks and hyphens (each in one common form by then) that are left out: all but one of a run
+# between two digits, where they keep numbers apart (1-10 is not 110).
+_LEFT_OUT = re.compile(
+    rf"(?<![{_DIGIT}\- ])[- ]+|[- ]+(?![{_DIGIT}\- ])|(?<=-)[- ]+| +(?=-)|(?<= ) +"
+)
 _PIECES = re.compile(r"\w+|\W+")
 _OF_TEXTS = frozenset({"unicode", "greek", "hyphen", "plural", "numerals"})  # others change golds
 _ROMAN = re.compile(r"(?=[IVX])(X{0,3})(IX|IV|V?I{0,3})")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
+_NUMBER = re.compile(r"\d[.,]\d")
 _EDGE = " .,;:!?'\"“”‘’()[]{}"
 
 
@@ -59,7 +68,7 @@ class Ladder:
         self.golds = tuple(golds)
         self.wanted = needles(self.golds)
         self.rungs = tuple(rungs)
-        self._forms: list[set[str]] | None = None  # of the golds, a set a rung; made when needed
+        self._forms: dict[frozenset[str], set[str]] | None = None  # of the golds, when needed
 
     def find(self, text: str) -> Match:
         """The spans of the lowest rung that has any; ``Match("", ())`` when none has."""
@@ -69,18 +78,22 @@ class Ladder:
     def climb(self, text: str) -> Match:
         """``find`` without the strict rule."""
         if self._forms is None:
-            self._forms = [self._gold_forms(on) for on in self._states()]
+            every = {on for state in self._states() for on in _readings(state)}
+            self._forms = {on: self._gold_forms(on) for on in every}
         pieces = _PIECES.findall(text)
-        on_before, normal = None, ""
-        for on, forms, rung in zip(self._states(), self._forms, self.rungs, strict=True):
-            if on & _OF_TEXTS != on_before:
-                on_before = on & _OF_TEXTS
-                normal = "".join([_form(piece, on_before)[0] for piece in pieces])
-            # Where each character came from is only worked out when something is there.
-            likely = [form for form in forms if form in normal]
-            spans = _occurrences(text, pieces, likely, on_before) if likely else []
+        normals: dict[frozenset[str], str] = {}
+        for state, rung in zip(self._states(), self.rungs, strict=True):
+            spans: set[tuple[int, int]] = set()
+            for on in _readings(state):
+                of_text = on & _OF_TEXTS
+                if of_text not in normals:
+                    normals[of_text] = _normal(pieces, of_text)
+                # Where each character came from is only worked out when something is there.
+                likely = [form for form in self._forms[on] if form in normals[of_text]]
+                if likely:
+                    spans |= _occurrences(text, pieces, likely, of_text)
             if spans:
-                return Match(rung, tuple(spans))
+                return Match(rung, tuple(sorted(spans)))
         return Match("", ())
 
     def _states(self) -> list[frozenset[str]]:
@@ -88,8 +101,22 @@ class Ladder:
 
     def _gold_forms(self, on: frozenset[str]) -> set[str]:
         texts = {text for gold in self.golds for text in _variants(gold, on)}
-        forms = {"".join(_form(p, on)[0] for p in _PIECES.findall(text)).strip() for text in texts}
+        forms = {_normal(_PIECES.findall(text), on & _OF_TEXTS).strip() for text in texts}
         return {form for form in forms if sum(map(str.isalnum, form)) >= LEAST}
+
+
+def _readings(state: frozenset[str]) -> tuple[frozenset[str], ...]:
+    """The rungs to read with, and the same without plural.
+
+    A word in capitals is not shortened, and then differs from the shortened word it equals
+    otherwise: CELLS is cells, though not cell.
+    """
+    return (state, state - {"plural"}) if "plural" in state else (state,)
+
+
+def _normal(pieces: Iterable[str], on: frozenset[str]) -> str:
+    normal = "".join([_form(piece, on)[0] for piece in pieces])
+    return _LEFT_OUT.sub("", normal) if "hyphen" in on else normal
 
 
 def _variants(gold: str, on: frozenset[str]) -> set[str]:
@@ -107,7 +134,7 @@ def _variants(gold: str, on: frozenset[str]) -> set[str]:
 
 def _occurrences(
     text: str, pieces: Sequence[str], forms: Iterable[str], on: frozenset[str]
-) -> list[tuple[int, int]]:
+) -> set[tuple[int, int]]:
     parts, starts, ends, at = [], [], [], 0
     for piece in pieces:
         normal, begun, stopped = _form(piece, on)
@@ -116,6 +143,11 @@ def _occurrences(
         ends += [at + n for n in stopped]
         at += len(piece)
     normal = "".join(parts)
+    if "hyphen" in on:
+        gone = {n for match in _LEFT_OUT.finditer(normal) for n in range(*match.span())}
+        kept = [n for n in range(len(normal)) if n not in gone]
+        starts, ends = [starts[n] for n in kept], [ends[n] for n in kept]
+        normal = "".join([normal[n] for n in kept])
     found = set()
     for form in forms:
         low = normal.find(form)
@@ -126,10 +158,28 @@ def _occurrences(
                 high == len(normal) or starts[high] != starts[high - 1]
             )
             start, end = starts[low], ends[high - 1]
-            if whole and not in_word(text[start - 1 : start]) and not in_word(text[end : end + 1]):
+            if "unicode" in on:  # accents, of no width there, belong to their letter
+                start, end = _with_marks(text, start, end)
+            if whole and not _inside(text, start) and not _inside(text, end, after=True):
                 found.add((start, end))
             low = normal.find(form, low + 1)
-    return sorted(found)
+    return found
+
+
+def _with_marks(text: str, start: int, end: int) -> tuple[int, int]:
+    while start and unicodedata.category(text[start - 1]) == "Mn":
+        start -= 1
+    while end < len(text) and unicodedata.category(text[end]) == "Mn":
+        end += 1
+    return start, end
+
+
+def _inside(text: str, at: int, after: bool = False) -> bool:
+    """Whether a span's edge lies inside a word, or inside a number with a point or comma."""
+    if in_word(text[at : at + 1] if after else text[at - 1 : at]):
+        return True
+    sign = at if after else at - 1
+    return 0 < sign < len(text) - 1 and bool(_NUMBER.fullmatch(text, sign - 1, sign + 2))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -143,6 +193,10 @@ def _form(piece: str, on: frozenset[str]) -> tuple[str, tuple[int, ...], tuple[i
         number = _arabic(piece)
         return number, (0,) * len(number), (len(piece),) * len(number)
     forms = [_letter(character, on) for character in piece]
+    for n in range(1, len(piece)) if "unicode" in on else ():
+        # 10⁶ is 10^6 and not 106.
+        raised = piece[n].isnumeric() and not piece[n].isdecimal() and forms[n][:1].isdecimal()
+        forms[n] = "^" * (raised and piece[n - 1].isdecimal()) + forms[n]
     normal = "".join(forms)
     starts = [n for n, form in enumerate(forms) for _ in form]
     ends = [n + 1 for n in starts]
@@ -156,7 +210,7 @@ def _form(piece: str, on: frozenset[str]) -> tuple[str, tuple[int, ...], tuple[i
 @lru_cache(maxsize=1 << 13)
 def _letter(character: str, on: frozenset[str]) -> str:
     if "hyphen" in on and (character in _HYPHENS or character.isspace()):
-        return ""
+        return " " if character.isspace() else "-"  # see _LEFT_OUT
     text = fold(character)
     if "unicode" in on:
         apart = unicodedata.normalize("NFKD", character).casefold()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +30,53 @@ def check_outputs(
         taken.add(real)
 
 
+_waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """Files written inside get their names together at the end, or none of them does.
+
+    So a full disk at the last file leaves no half of a result, and no old file is lost to it.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        for part, real in waiting:
+            try:
+                os.replace(part, real)
+            except OSError as error:
+                raise InputError(f"{real}: cannot be written ({error.strerror})") from None
+    finally:
+        _waiting.reset(token)
+        for part, _ in waiting:
+            part.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text in one step: readers see the old file or the whole new one.
 
-    A symbolic link stays a link; the file it leads to is replaced.
+    A symbolic link stays a link; the file it leads to is replaced. Inside ``all_or_none`` the
+    file gets its name at the end of that.
     """
     real = _writable(path)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
+    waiting, kept = _waiting.get(), False
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(text.encode("utf-8"))
-        os.replace(part, real)
+        if waiting is None:
+            os.replace(part, real)
+        else:
+            waiting.append((part, real))
+            kept = True
     except UnicodeEncodeError as error:
         raise InputError(f"{path}: cannot write half a character ({error.reason})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        if part.is_file():
+        if not kept and os.path.isfile(part):  # which takes a name that is too long for no file
             part.unlink()
     return Path(path)
 
@@ -63,10 +95,10 @@ def _writable(path: str | Path) -> Path:
     if not str(path):
         raise InputError("output: the name is empty; give a file name")
     real = _real(path)
-    if real.is_dir():
+    if os.path.isdir(real):
         raise InputError(f"{path}: cannot be written (Is a directory); name a file in it")
     # A pipe behind /dev/stdout has no name of its own, so the path as given is asked as well.
-    if (real.exists() and not real.is_file()) or (Path(path).exists() and not Path(path).is_file()):
+    if any(os.path.exists(name) and not os.path.isfile(name) for name in (real, path)):
         raise InputError(f"{path}: is a device or another special file; name a regular file")
     above = next(folder for folder in real.parents if folder.exists())
     if not above.is_dir():

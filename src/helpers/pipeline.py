@@ -58,9 +58,10 @@ def fine_tune_files(
     """Fine-tune on a SQuAD file; write ``model.nemo``, ``transformers/`` and ``training/``.
 
     ``parameters`` are names of ``config.Settings``. Everything is read and checked before
-    training starts. Questions that the test files also ask are refused unless ``allow_leak`` is
-    set; test files are those of ``against``, or else of ``bioasq_dir``. Returns the trained
-    reader, after printing its dev scores if there is a file.
+    training starts. Questions that the test files also ask, by id or by wording, are refused
+    unless ``allow_leak`` is set, and near-equal wordings remarked on; test files are those of
+    ``against``, or else of ``bioasq_dir``. Returns the trained reader, after printing its dev
+    scores if there is a file.
     """
     output = Path(output).resolve()
     settings = from_parameters(**{"run": output.name or "model", **parameters})
@@ -94,10 +95,8 @@ def _check_leaks(train, examples: list[Example], against, settings: Settings) ->
         found = bioasq.find_files(settings.bioasq_dir, need_train=False)
         against = [*found.golds, *found.tests]
     found = leaks.find_leaks(leaks.wordings(examples), leaks.read_tests(against))
-    if settings.allow_leak and found:
-        print(f"{train}: {leaks.summary(found)}; allowed by allow_leak", file=sys.stderr)
-    else:
-        leaks.refuse_leaks(train, found)
+    for remark in leaks.refuse_leaks(train, found, allow=settings.allow_leak):
+        print(remark, file=sys.stderr)
 
 
 def save_model(reader: Reader, folder: str | Path) -> tuple[Path, Path]:
@@ -126,7 +125,13 @@ def predict_files(
     """
     settings = from_parameters(**parameters)
     check_outputs((output, nbest), (questions, abstracts))
+    if abstracts and settings.context != "abstract":
+        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
     is_squad = bioasq.is_squad(bioasq.read_json(questions))
+    if is_squad and abstracts:
+        raise InputError(
+            f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
+        )
     asked: list[str] = []
     if is_squad:
         examples = squad.read_squad(questions)
@@ -155,7 +160,7 @@ def read_inputs(
     questions = bioasq.read_questions(path)
     texts = Abstracts({}, {})
     if settings.context == "abstract":
-        texts = gather_abstracts(questions, [abstracts] if abstracts else [])
+        texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
     examples, drops = squad.convert(
         questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
     )

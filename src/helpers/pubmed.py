@@ -2,7 +2,8 @@
 
 The service is ``efetch`` (E-utilities manual, NCBI Bookshelf NBK25499): up to 200 ids a request,
 answered by a ``PubmedArticleSet``. An id that does not exist is left out of the answer. NCBI
-allows 3 requests a second, 10 with a key (NBK25497); one process asks at a time.
+allows 3 requests a second, 10 with a key (NBK25497); processes that share a cache ask one at a
+time, and the cache keeps when the last request was made.
 
 Environment: ``NCBI_API_KEY`` (a key for more requests), ``NCBI_EMAIL`` (whom NCBI may write to
 about them), ``NCBI_ENDPOINT`` (another address of the service), ``HELPERS_OFFLINE`` (1: only the
@@ -15,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +32,7 @@ BATCH = 200  # ids a request
 ATTEMPTS = 5  # of one request, with pauses of 1, 2, 4 and 8 seconds
 TIMEOUTS = (10, 60)  # seconds: to connect, between two pieces of an answer
 _REMEDY = "try again later, or give the abstracts as a file abstracts.json"
+STAMP = "last_request"  # a file beside the cache: when it was changed
 TOOL = "biomegatron-bioasq-kit"
 
 
@@ -73,7 +75,7 @@ def fetch_articles(
         known = _read_cache(path, wanted)  # another process may have asked meanwhile
         missing = [pmid for pmid in wanted if pmid not in known]
         bar = tqdm(desc="PubMed", total=len(missing), unit="abstract", disable=not progress)
-        with bar, _Service() as service:
+        with bar, _Service(path.with_name(STAMP)) as service:
             for low in range(0, len(missing), BATCH):
                 batch = missing[low : low + BATCH]
                 try:
@@ -97,9 +99,11 @@ class _Again(Exception):
 
 
 class _Service:
-    """A connection to efetch that keeps to NCBI's rate."""
+    """A connection to efetch that keeps to NCBI's rate, counted over all calls and processes."""
 
-    def __init__(self):
+    last = -1e9  # of any connection of this process, whatever its cache
+
+    def __init__(self, stamp: Path):
         import requests  # here, since importing it takes longer than most of the kit
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
@@ -108,7 +112,7 @@ class _Service:
         self.fixed |= {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
         # A little less often than allowed, since requests can catch up with each other on the way.
         self.interval = 0.11 if "api_key" in self.fixed else 0.36
-        self.last = -1e9
+        self.stamp = stamp
         self.session = requests.Session()
         self.session.headers["User-Agent"] = TOOL
 
@@ -119,7 +123,19 @@ class _Service:
         self.session.close()
 
     def ask(self, pmids: list[str]) -> dict[str, Article]:
-        """An article for each id; one that PubMed does not know has none of the texts."""
+        """An article for each id; one that PubMed does not know has none of the texts.
+
+        An answer may be cut short and still be whole XML, and what the cache says once stays said.
+        So ids that it lacks are asked for again, until an answer brings none of them.
+        """
+        found, missing = self._persist(pmids), []
+        while (left := [pmid for pmid in pmids if pmid not in found]) and left != missing:
+            missing = left
+            found |= self._persist(missing)
+        return {pmid: found.get(pmid) or _unknown(pmid) for pmid in pmids}
+
+    def _persist(self, pmids: list[str]) -> dict[str, Article]:
+        """One answer to a request, whatever it takes."""
         for attempt in range(ATTEMPTS):
             try:
                 return self._attempt(pmids)
@@ -132,8 +148,7 @@ class _Service:
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
         import requests
 
-        time.sleep(max(0.0, self.last + self.interval - time.monotonic()))
-        self.last = time.monotonic()
+        self._keep_to_the_rate()
         # By POST, as NCBI asks for long lists; it also keeps the key out of addresses and logs.
         data = {**self.fixed, "id": ",".join(pmids)}
         try:
@@ -148,14 +163,28 @@ class _Service:
         if answer.status_code == 400 and "api key" in answer.text.lower():
             raise InputError("NCBI_API_KEY: PubMed does not know this key; correct it or unset it")
         if answer.status_code == 400 and "ID list is empty" in answer.text:
-            return {pmid: _unknown(pmid) for pmid in pmids}  # none of them exists
+            return {}  # none of them exists
         if answer.status_code != 200:
             raise InputError(f"PubMed ({self.url}): HTTP {answer.status_code} {answer.reason}")
         try:
-            found = read_articles(answer.content)
+            return read_articles(answer.content)
         except ValueError as error:
             raise _Again(str(error)) from None
-        return {pmid: found.get(pmid) or _unknown(pmid) for pmid in pmids}
+
+    def _keep_to_the_rate(self) -> None:
+        ago = time.monotonic() - _Service.last
+        try:
+            stamped = time.time() - self.stamp.stat().st_mtime
+            ago = min(ago, stamped if stamped >= 0 else 0.0)  # a clock set back: wait once
+        except OSError:
+            pass  # the first request of this cache
+        time.sleep(max(0.0, self.interval - ago))
+        _Service.last, now = time.monotonic(), time.time_ns()
+        try:
+            self.stamp.touch()
+            os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
+        except OSError as error:
+            raise InputError(f"{self.stamp}: cannot be written ({error.strerror})") from None
 
 
 def _unknown(pmid: str) -> Article:
@@ -220,17 +249,32 @@ def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
-                try:
-                    article = Article(**json.loads(line))
-                except (ValueError, TypeError):  # blank, or cut off when a process was killed
-                    continue
-                if article.pmid in wanted:
+                article = _cached(line)
+                if article and article.pmid in wanted:
                     known[article.pmid] = article
     except FileNotFoundError:
         pass
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); remove it") from None
     return known
+
+
+def _cached(line: str) -> Article | None:
+    """The article in a line of the cache; None for one that is blank, cut off, or of other shape.
+
+    A process may have been killed while it wrote, and other versions write other fields.
+    """
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Article)}:
+        return None
+    texts = [value for name, value in entry.items() if name != "retracted"]
+    if not all(isinstance(text, str) for text in texts) or type(entry["retracted"]) is not bool:
+        return None
+    article = Article(**entry)
+    return article if article.abstract or article.why else None
 
 
 def _append_cache(path: Path, articles: Iterable[Article]) -> None:

@@ -1,11 +1,13 @@
 """The strict rule: where the synonyms of an answer stand in a context, and what that allows.
 
 Strict means: each occurrence of each synonym, case-insensitive, with neither a letter, a digit
-nor an underscore on either side. Offsets are characters of the original context.
+nor an underscore on either side (nor an accent that is a character of its own). Offsets are
+characters of the original context.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,8 +67,10 @@ def strict(folded: str, wanted: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def in_word(character: str) -> bool:
-    """Whether a character (or none, at an edge) goes on with a word."""
-    return character.isalnum() or character == "_"
+    """Whether a character (or none, at an edge) goes on with a word; an accent of its own does."""
+    if character.isalnum() or character == "_":
+        return True
+    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # from there on
 
 
 def ceiling(

@@ -22,6 +22,7 @@ from helpers.squad_file import (
     Example,
     by_occurrence,
     by_pair,
+    one_span_rows,
     read_squad,
     write_drops,
     write_ids,
@@ -30,7 +31,7 @@ from helpers.squad_file import (
 
 __all__ = [
     "Drop", "Example", "Span", "by_occurrence", "by_pair", "ceiling", "convert", "extra_cause",
-    "find_abstract", "find_spans", "read_abstracts", "read_squad", "split_dev",
+    "find_abstract", "find_spans", "one_span_rows", "read_abstracts", "read_squad", "split_dev",
     "write_drops", "write_ids", "write_squad",
 ]  # fmt: skip
 
@@ -48,7 +49,7 @@ def convert(
     """Turn questions into question-context pairs, and list the questions that gave none.
 
     ``context`` is a setting of ``contexts_of``; ``abstracts`` maps a document's address, or its
-    last part, to the text, ``lacking`` says why a document has none. ``rungs`` are looser matches
+    PubMed id, to the text, ``lacking`` says why a document has none. ``rungs`` are looser matches
     for contexts in which the strict rule finds nothing, see ``ladder``. For training only distinct
     contexts with a span are kept; with ``negatives`` also the others of a question that has a
     span, unless some rung of the whole ladder finds an answer in them. With ``test`` every context
@@ -58,7 +59,10 @@ def convert(
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
     if context == "abstract" and not abstracts:
-        raise InputError("context 'abstract' needs abstracts; give a JSON file {document: text}")
+        raise InputError(
+            "context 'abstract' needs abstracts, and none were given; give a file abstracts.json "
+            "with {document address or PubMed id: text} (--abstracts FILE), or another context"
+        )
     examples, drops = [], []
     # A bar only where it takes more than a few seconds.
     for question in tqdm(questions, desc="converting", unit="question", delay=3, mininterval=1):
@@ -102,4 +106,5 @@ def _example(question: Question, row: int, context: Context, match: Match) -> Ex
         context.snippet,
         context.document,
         match.rung,
+        context.parts,
     )

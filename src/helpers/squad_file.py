@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +22,8 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 class Example:
     """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
 
-    ``rung`` names the looser match that found the spans, "" for the strict rule.
+    ``rung`` names the looser match that found the spans, "" for the strict rule. ``parts`` are
+    the snippets of a joined context: index, document, and offset of the text in the context.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Example:
     snippet: int = -1
     document: str = ""
     rung: str = ""
+    parts: tuple[tuple[int, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
     return rows
 
 
+def one_span_rows(rows: Sequence[Example]) -> list[Example]:
+    """``by_occurrence`` for the rows of a SQuAD file: rows that are so already keep their ids."""
+    return list(rows) if all(len(row.spans) < 2 for row in rows) else by_occurrence(rows)
+
+
 def by_pair(rows: Iterable[Example]) -> list[Example]:
     """One row a question-context pair, with the spans of all its rows and the first one's id."""
     pairs: dict[tuple[str, str], Example] = {}
@@ -80,12 +87,18 @@ def by_pair(rows: Iterable[Example]) -> list[Example]:
 
 
 def write_squad(
-    path: str | Path, examples: Iterable[Example], *, rows: str = "pair", version: str = "1.1"
+    path: str | Path,
+    examples: Iterable[Example],
+    *,
+    rows: str = "pair",
+    version: str = "1.1",
+    unknown: Collection[str] = (),
 ) -> Path:
     """Write a SQuAD file; ``answers`` is always present, as ``[]`` where there is no span.
 
     ``rows="pair"``: one row an example, all its spans as answers. ``rows="occurrence"``: one row a
-    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span.
+    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span; not
+    where nobody knows, which is so for rows without a span of questions whose ids are ``unknown``.
     """
     if rows not in ("pair", "occurrence") or version not in ("1.1", "2.0"):
         raise ValueError(f"rows={rows!r}, version={version!r}")
@@ -93,7 +106,10 @@ def write_squad(
         examples = by_occurrence(examples)
     paragraphs = [
         f'    {{\n     "context": {_quoted(context)},\n     "qas": [\n'
-        + ",\n".join(_row(example, version) for example in group)
+        + ",\n".join(
+            _row(e, version == "2.0" and (bool(e.spans) or e.question_id not in unknown))
+            for e in group
+        )
         + "\n     ]\n    }"
         for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context))
     ]
@@ -110,7 +126,7 @@ def write_squad(
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _row(example: Example, version: str) -> str:
+def _row(example: Example, flagged: bool) -> str:
     answers = ",\n".join(
         f'        {{\n         "text": {_quoted(s.text)},\n         "answer_start": {s.start}\n'
         "        }"
@@ -121,7 +137,7 @@ def _row(example: Example, version: str) -> str:
         f'"question": {_quoted(example.question)}',
         f'"answers": [\n{answers}\n       ]' if answers else '"answers": []',
     ]
-    if version == "2.0":
+    if flagged:
         fields.append(f'"is_impossible": {"false" if example.spans else "true"}')
     inside = ",\n".join(f"       {field}" for field in fields)
     return f"      {{\n{inside}\n      }}"
@@ -131,7 +147,9 @@ def read_squad(path: str | Path) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
     ``answers`` may be missing. Each answer is compared with its context character by character,
-    and ids must be unique. A row's question is its id up to ``_<3 digits>``.
+    and ids must be unique. A row's question is its id up to ``_<3 digits>`` where all rows with
+    this beginning ask the same, as in BioASQ files; otherwise (train_0001, train_0002, ...) each
+    row is a question of its own.
     """
     return parse_squad(read_json(path), path)
 
@@ -141,46 +159,93 @@ def parse_squad(data: object, path: str | Path) -> list[Example]:
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
     examples, seen = [], set()
-    try:
-        for article in data["data"]:
-            for paragraph in article["paragraphs"]:
-                for row in paragraph["qas"]:
-                    example = _read_row(path, row, paragraph["context"], article.get("title", ""))
-                    if example.id in seen:
-                        raise InputError(f"{path}: question {example.id!r}: id occurs twice")
-                    seen.add(example.id)
-                    examples.append(example)
-    except (KeyError, TypeError, AttributeError) as error:
-        after = f" after question {examples[-1].id!r}" if examples else ""
-        raise InputError(f"{path}: not in SQuAD format{after} ({error}); rebuild it") from None
+    for n, article in enumerate(data["data"], 1):
+        for m, paragraph in enumerate(_part(article, "paragraphs", f"{path}: article {n}"), 1):
+            rows = _part(paragraph, "qas", f"{path}: article {n}, paragraph {m}")
+            for k, row in enumerate(rows, 1):
+                where = f"{path}: article {n}, paragraph {m}, row {k}"
+                example = _read_row(path, row, paragraph.get("context"), where)
+                if example.id in seen:
+                    raise InputError(
+                        f"{path}: question {example.id!r}: id occurs twice; rename one of them"
+                    )
+                seen.add(example.id)
+                examples.append(example)
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
-    return examples
+    return _own_questions(examples)
 
 
-def _read_row(path: str | Path, row: dict, context: str, title: str) -> Example:
-    where = f"{path}: question {row.get('id')!r}"
-    for name, text in (("id", row["id"]), ("question", row["question"]), ("context", context)):
+def _own_questions(examples: list[Example]) -> list[Example]:
+    """The row id as the question's id where rows of one beginning ask different things."""
+    wording: dict[str, str] = {}
+    several = {
+        row.question_id
+        for row in examples
+        if wording.setdefault(row.question_id, row.question) != row.question
+    }
+    if not several:
+        return examples
+    return [
+        replace(row, question_id=row.id) if row.question_id in several else row for row in examples
+    ]
+
+
+def _part(item: object, name: str, where: str) -> list:
+    if not isinstance(item, dict):
+        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+    if not isinstance(item.get(name), list):
+        raise InputError(f"{where}: field {name!r} is not a list; rebuild it in SQuAD format")
+    return item[name]
+
+
+def _read_row(path: str | Path, row: object, context: object, where: str) -> Example:
+    if not isinstance(row, dict):
+        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+    where = f"{path}: question {row['id']!r}" if row.get("id") else where
+    for name, text in (("id", row.get("id")), ("question", row.get("question")),
+                       ("context", context)):  # fmt: skip
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
+    match = _ROW.fullmatch(row["id"])
+    question_id = match[1] if match else row["id"]
+    spans = _read_answers(row.get("answers"), context, where)
+    return Example(row["id"], question_id, row["question"], context, spans)
+
+
+def _read_answers(answers: object, context: str, where: str) -> tuple[Span, ...]:
+    if isinstance(answers, dict):
+        raise InputError(
+            f"{where}: field 'answers' is an object, as in Hugging Face's data sets; "
+            'SQuAD has a list [{"text": ..., "answer_start": ...}], rebuild it'
+        )
+    if not isinstance(answers or [], list):
+        raise InputError(f"{where}: field 'answers' is not a list; rebuild the row")
     spans = set()
-    for answer in row.get("answers") or ():
-        start, text = answer["answer_start"], answer["text"]
+    for answer in answers or ():
+        if not isinstance(answer, dict):
+            raise InputError(f"{where}: field 'answers' holds no objects; rebuild the row")
+        start, text = answer.get("answer_start"), answer.get("text")
+        if not isinstance(text, str):
+            raise InputError(f"{where}: field 'text' of an answer is no text; rebuild the row")
+        if type(start) is not int:
+            raise InputError(
+                f"{where}: field 'answer_start' of answer {text!r} is no whole number; "
+                "rebuild the row"
+            )
         if not text or start < 0 or context[start : start + len(text)] != text:
             raise InputError(
                 f"{where}: answer {text!r} is not at character {start} of its context; rebuild it"
             )
         spans.add((start, start + len(text), text))
-    match = _ROW.fullmatch(row["id"])
-    question_id = match[1] if match else row["id"]
-    ordered = tuple(Span(*span) for span in sorted(spans))
-    return Example(row["id"], question_id, row["question"], context, ordered, -1, title)
+    return tuple(Span(*span) for span in sorted(spans))
 
 
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. Rows whose spans a looser match found name it.
+    Offsets are characters of the row's context. A joined context has ``snippets``, the index,
+    document and offset of each. Rows whose spans a looser match found name it.
     """
     return _write_lines(
         path,
@@ -192,10 +257,15 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
                 "document": example.document,
                 "spans": [[span.start, span.end] for span in example.spans],
             }
+            | ({"snippets": [_snippet(*part) for part in example.parts]} if example.parts else {})
             | ({"rung": example.rung} if example.rung else {})
             for example in examples
         ),
     )
+
+
+def _snippet(number: int, document: str, offset: int) -> dict:
+    return {"snippet": number, "document": document, "offset": offset}
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:

@@ -11,19 +11,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from helpers import training
-from helpers.bioasq import Question
-from helpers.config import RUNGS, Settings
+from helpers.bioasq import Question, read_questions, write_json
+from helpers.config import RUNGS, InputError, Settings, from_parameters
 from helpers.ladder import Ladder
+from helpers.layout import find_files
 from helpers.metrics import score_batch
+from helpers.mini_text import DATA
+from helpers.outputs import check_outputs
 from helpers.prediction import Reader, rank_answers
 from helpers.squad import Example, by_occurrence, convert, split_dev
 
 VARIANTS = {"strict rule": (), "all rungs": RUNGS}
 SHARE = 0.5  # of the golds that ``blunted`` rewrites
+FIXED = ("dev_fraction", "context", "rungs", "seed")  # settings that a trial chooses itself
 _NAMES = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "κ": "kappa"}
 
 
@@ -65,6 +70,50 @@ def _with_remark(text: str) -> str:
 
 def _with_stop(text: str) -> str:
     return f'"{text}".'
+
+
+def compare_files(
+    load: Callable[[Settings], Reader],
+    bioasq_dir: str | Path | None,
+    seeds: Sequence[int],
+    output: str | Path,
+    **parameters,
+) -> list[dict]:
+    """``compare_training`` for each seed on the training file of a folder, or on BioASQ-mini's.
+
+    ``load`` makes a fresh reader for the settings; ``parameters`` are names of
+    ``config.Settings`` but for ``FIXED``. The rows of the seeds done so far are in ``output``, so
+    a run that is stopped keeps them. Everything is checked before training starts; raises
+    ``InputError``.
+    """
+    for name in (name for name in FIXED if name in parameters):
+        raise InputError(
+            f"--set {name}: a trial chooses it (both kinds of match, snippets, a fifth held out, "
+            "--seeds); leave it out"
+        )
+    train = DATA / "BioASQ-training-mini.json"
+    if bioasq_dir:
+        files = find_files(bioasq_dir)
+        train = files.train
+        if files.train_is_squad:
+            raise InputError(
+                f"{train}: holds only what somebody's rule has found; the organisers' own "
+                "training file is needed to compare rules"
+            )
+    check_outputs([output], [train])
+    values = {"wandb_mode": "disabled", **parameters}
+    every = [from_parameters(**{**values, "seed": seed}) for seed in seeds]
+    questions = read_questions(train, answers="required")
+    rows: list[dict] = []
+    for settings in every:
+        rows += compare_training(
+            partial(load, settings),
+            questions,
+            settings,
+            blunt=not bioasq_dir,
+        )
+        write_json(output, rows)
+    return rows
 
 
 def compare_training(
