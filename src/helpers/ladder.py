@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,6 +50,7 @@ _PIECES = re.compile(r"\w+|\W+")
 _OF_TEXTS = frozenset({"unicode", "greek", "hyphen", "plural", "numerals"})  # others change golds
 _ROMAN = re.compile(r"(?=[IVX])(X{0,3})(IX|IV|V?I{0,3})")
 _BRACKETS = re.compile(r"[(\[{]([^()\[\]{}]*)[)\]}]")
+_KEPT = re.compile(rf"[{_DIGIT}][- ]+[{_DIGIT}]")
 _NUMBER = re.compile(r"\d[.,]\d")
 _EDGE = " .,;:!?'\"“”‘’()[]{}"
 
@@ -68,7 +70,7 @@ class Ladder:
         self.golds = tuple(golds)
         self.wanted = needles(self.golds)
         self.rungs = tuple(rungs)
-        self._forms: dict[frozenset[str], set[str]] | None = None  # of the golds, when needed
+        self._plan: list | None = None  # see ``_planned``; made when needed
 
     def find(self, text: str) -> Match:
         """The spans of the lowest rung that has any; ``Match("", ())`` when none has."""
@@ -77,24 +79,37 @@ class Ladder:
 
     def climb(self, text: str) -> Match:
         """``find`` without the strict rule."""
-        if self._forms is None:
-            every = {on for state in self._states() for on in _readings(state)}
-            self._forms = {on: self._gold_forms(on) for on in every}
+        if self._plan is None:
+            self._plan = self._planned()
         pieces = _PIECES.findall(text)
         normals: dict[frozenset[str], str] = {}
-        for state, rung in zip(self._states(), self.rungs, strict=True):
+        for rung, readings in self._plan:
             spans: set[tuple[int, int]] = set()
-            for on in _readings(state):
-                of_text = on & _OF_TEXTS
-                if of_text not in normals:
-                    normals[of_text] = _normal(pieces, of_text)
+            for on, forms in readings:
+                if on not in normals:
+                    normals[on] = _normal(pieces, on)
                 # Where each character came from is only worked out when something is there.
-                likely = [form for form in self._forms[on] if form in normals[of_text]]
+                likely = [form for form in forms if form in normals[on]]
                 if likely:
-                    spans |= _occurrences(text, pieces, likely, of_text)
+                    spans |= _occurrences(text, pieces, likely, on)
             if spans:
                 return Match(rung, tuple(sorted(spans)))
         return Match("", ())
+
+    def _planned(self) -> list[tuple[str, list[tuple[frozenset[str], set[str]]]]]:
+        """For each rung how to read the text, and the forms that no rung below has looked for."""
+        tried: dict[frozenset[str], set[str]] = defaultdict(set)
+        plan = []
+        for state, rung in zip(self._states(), self.rungs, strict=True):
+            readings = []
+            for on in _readings(state):
+                of_text = on & _OF_TEXTS
+                forms = self._gold_forms(on) - tried[of_text]
+                tried[of_text] |= forms
+                if forms:
+                    readings.append((of_text, forms))
+            plan.append((rung, readings))
+        return plan
 
     def _states(self) -> list[frozenset[str]]:
         return [frozenset(self.rungs[: n + 1]) for n in range(len(self.rungs))]
@@ -116,7 +131,11 @@ def _readings(state: frozenset[str]) -> tuple[frozenset[str], ...]:
 
 def _normal(pieces: Iterable[str], on: frozenset[str]) -> str:
     normal = "".join([_form(piece, on)[0] for piece in pieces])
-    return _LEFT_OUT.sub("", normal) if "hyphen" in on else normal
+    if "hyphen" not in on:
+        return normal
+    if _KEPT.search(normal):
+        return _LEFT_OUT.sub("", normal)
+    return normal.replace(" ", "").replace("-", "")  # the same, and fast
 
 
 def _variants(gold: str, on: frozenset[str]) -> set[str]:
