@@ -176,9 +176,15 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
         check_disk(part.parent, int(length))
     elif length.isdigit() and have + int(length) != size:
         raise NotHere(f"{url}: {have + int(length)} bytes are offered where {size} are expected")
-    elif size is None and "chunked" not in answer.headers.get("Transfer-Encoding", ""):
+    elif size is None and not _shows_its_end(answer.headers):
         raise NotHere(f"{url}: the server does not say how long it is, so a cut would not show")
     return have, size
+
+
+def _shows_its_end(headers) -> bool:
+    """Whether a cut would be noticed without a length: chunks are counted, JSON has to be closed."""
+    chunked = "chunked" in headers.get("Transfer-Encoding", "")
+    return chunked or "json" in headers.get("Content-Type", "")
 
 
 def asked_pause(after: str) -> float | None:
