@@ -182,7 +182,7 @@ def _check_answer(url: str, answer, part: Path, have: int, size: int | None):
 
 
 def _shows_its_end(headers) -> bool:
-    """Whether a cut would be noticed without a length: chunks are counted, JSON has to be closed."""
+    """Whether a cut shows without a length: chunks are counted, JSON has to be closed."""
     chunked = "chunked" in headers.get("Transfer-Encoding", "")
     return chunked or "json" in headers.get("Content-Type", "")
 
