@@ -72,7 +72,8 @@ def test_it_was_trained_and_scored_on_abstracts(run):
     pooled = scores["pooled"]
     assert 0 < pooled["sacc"] <= pooled["mrr"] <= pooled["lacc"] <= pooled["ceiling"]
     assert pooled["sacc"] > scores["baselines"]["untrained"]["sacc"] + 0.1  # before BioASQ
-    assert "not comparable" in (folder / "index.html").read_text()
+    # BioASQ-mini is not 7b, whatever the model is called.
+    assert set(scores["verdicts"].values()) == {"not comparable"}
 
 
 def test_both_saved_models_answer_as_transformers_does(run):
