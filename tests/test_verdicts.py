@@ -43,7 +43,8 @@ def test_comparable_run_inside_the_interval_is_reproduced():
 
 
 def test_a_figure_without_an_interval_leaves_the_claim_open():
-    result = verdict(get("card"), run(78, 103))  # counts do not determine MRR
+    wide = {"SAcc": (0.4, 0.6), "LAcc": (0.5, 0.7)}
+    result = verdict(get("card"), run(78, 103), wide)
     assert result.outcome == "not comparable" and "MRR has no interval" in result.sentence
 
 

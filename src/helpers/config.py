@@ -90,24 +90,24 @@ class Settings:
         return root / self.runs_dir / self.run
 
 
+# Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert has the same
+# numbers), with full abstracts for training and test; dropout is Megatron's.
+_STEP_B = {
+    "context": "abstract",
+    "epochs": 5,
+    "batch_size": 12,
+    "learning_rate": 5e-6,
+    "warmup_fraction": 0.0,
+    "dropout": 0.1,
+    "dev_fraction": 0.0,
+}
 # Learning rate and epochs were chosen on held-out training questions, never on a test batch; the
 # README says how. With real data the final training then takes all questions, as the published
 # recipes do; that is also why it holds none out.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
-    # Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert has the same
-    # numbers), with full abstracts for training and test; dropout is Megatron's.
-    "biomegatron": {
-        "model": "BioMegatron345mUncasedSQuADv1",
-        "context": "abstract",
-        "epochs": 5,
-        "batch_size": 12,
-        "learning_rate": 5e-6,
-        "warmup_fraction": 0.0,
-        "dropout": 0.1,
-        "dev_fraction": 0.0,
-    },
+    "biomegatron": {"model": "BioMegatron345mUncasedSQuADv1", **_STEP_B},
     # The checkpoint's own making before that: step A, NeMo 0.11 question_answering_squad.py.
     "biomegatron-from-squad": {
         "model": "BioMegatron345mUncased",
@@ -116,13 +116,7 @@ PROFILES: dict[str, dict] = {
         "squad_dev": "squad-dev",
         "squad_batch_size": 24,
         "squad_learning_rate": 3e-5,
-        "context": "abstract",
-        "epochs": 5,
-        "batch_size": 12,
-        "learning_rate": 5e-6,
-        "warmup_fraction": 0.0,
-        "dropout": 0.1,
-        "dev_fraction": 0.0,
+        **_STEP_B,
     },
     # The same two steps for the small model, with the SQuAD questions of a file the user names.
     "squad-then-bioasq-cpu": {"squad_epochs": 2, "epochs": 3, "dev_fraction": 0.0},

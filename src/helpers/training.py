@@ -34,6 +34,9 @@ __all__ = ["Trained", "check_replaceable", "dev_scores", "fine_tune", "read_hist
 HISTORY = "history.csv"
 PLAN = "plan.json"
 _SAVES = 10  # resumable checkpoints in the course of a run
+# Models that this process has begun to train, with the folders; a cell run twice would go on from
+# the trained weights without a word.
+_begun: WeakKeyDictionary = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,12 @@ def fine_tune(
         raise InputError(
             "nothing to train on: no example has an answer span (is this a test file?)"
         )
-    _once(reader, folder)
+    begun = _begun.setdefault(reader.model, set())
+    if folder.resolve() in begun:
+        raise InputError(
+            f"{folder}: this model was trained into it already, wholly or in part; load the "
+            "checkpoint again before training (in a notebook: run the cell that loads it)"
+        )
     windows = reader.windows([e for e in examples if e.spans], training=True)
     changed = _changes(folder / PLAN, reader, windows)
     if resume and changed:
@@ -81,6 +89,7 @@ def fine_tune(
     if (not resume if resume is not None else changed) and folder.exists():
         shutil.rmtree(folder)
     write_json(folder / PLAN, _plan_of(reader, windows))
+    begun.add(folder.resolve())
     try:
         steps, history = _fit(reader, windows, folder, progress)
     except InputError:  # the loss is lost, and so are the checkpoints
@@ -92,21 +101,6 @@ def fine_tune(
         "steps": steps, "windows": len(windows), **{n: getattr(reader.settings, n) for n in names}
     }  # fmt: skip
     return Trained(steps, len(windows), history[-1][3], history)
-
-
-# Models that this process has begun to train, with the folders; a cell run twice would go on from
-# the trained weights without a word.
-_begun: WeakKeyDictionary = WeakKeyDictionary()
-
-
-def _once(reader: Reader, folder: Path) -> None:
-    folders = _begun.setdefault(reader.model, set())
-    if folder.resolve() in folders:
-        raise InputError(
-            f"{folder}: this model was trained into it already, wholly or in part; load the "
-            "checkpoint again before training (in a notebook: run the cell that loads it)"
-        )
-    folders.add(folder.resolve())
 
 
 def check_replaceable(folder: Path) -> None:

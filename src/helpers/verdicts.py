@@ -42,8 +42,8 @@ def verdict(
     """What a run, given as its ``scores.json``, says about a claim, by ``RULE``.
 
     ``intervals`` gives the run's interval (fractions of 1) for "SAcc", "LAcc" and "MRR" on the
-    claim's questions. Without it SAcc and LAcc get the exact binomial interval of the counts, and
-    MRR, which the counts do not determine, cannot be judged, so claims with one cannot be either.
+    claim's questions, as ``run_intervals`` makes them; a claim with a figure that has none is not
+    comparable.
     """
     squad = "F1" in claim.corrected
     differences = _squad_differences(claim, scores) if squad else _differences(claim, scores)
@@ -52,7 +52,7 @@ def verdict(
         return Verdict(claim.key, "not comparable", sentence)
     if squad:
         intervals = {"F1": scores["squad_step"]["judged"]["f1_interval"]}
-    intervals = intervals or _count_intervals(claim, scores)
+    intervals = intervals or {}
     inside, outside = [], []
     for measure in claim.corrected:
         value = claim.value(measure)
@@ -176,12 +176,3 @@ def _plain(model: str) -> str:
     # "BioMegatron345mUncasedSQuADv1", a folder or a .nemo file of that name: one and the same.
     name = model.replace("\\", "/").rstrip("/").rpartition("/")[2].lower().removesuffix(".nemo")
     return "".join(character for character in name if character.isalnum())
-
-
-def _count_intervals(claim: Claim, scores: Mapping) -> dict[str, tuple[float, float]]:
-    rows = [row for row in scores["batches"] if row["batch"] in claim.batches]
-    n = sum(row["n"] for row in rows)
-    return {
-        measure: exact_interval(sum(row[hits] for row in rows), n)
-        for measure, hits in (("SAcc", "hits_strict"), ("LAcc", "hits_lenient"))
-    }
