@@ -145,7 +145,7 @@ def _read_all(
             answers = "any" if test else "required"
             read = parse_questions(data, file, answers=answers, odd=odd)
             ids = {question.id: question for question in read}
-        again = next(iter(ids.keys() & (questions.keys() | wordings(rows).keys())), None)
+        again = min(ids.keys() & (questions.keys() | wordings(rows).keys()), default=None)
         if again is not None:
             raise InputError(
                 f"{file}: question {again!r}: id is also in another file; drop one file"
