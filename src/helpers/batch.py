@@ -30,6 +30,7 @@ from helpers.conversion import find_run_files
 from helpers.outputs import write_json, write_text
 from helpers.runs import Run
 from helpers.squad_step import check as check_squad_step
+from helpers.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar", "model")
@@ -67,8 +68,9 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
             print(f"{label}: done before in {done[name]['seconds']:.0f} s, kept", flush=True)
             continue
         print(label, flush=True)
+        done = {before: entry for before, entry in done.items() if before < name}
+        folder.note(DONE, done)  # begun: neither this notebook nor a later one is done now
         seconds = _execute(notebook, folder, parameters)
-        done = folder.manifest()["notes"].get(DONE, {})
         done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
         folder.note(DONE, done)
         print(f"{label}: {seconds:.0f} s", flush=True)
@@ -134,7 +136,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     for members in compare.group(found):
         spread_of = sources([run.ranks[scoring.OWN] for run in members], members[0].strata)
         figure = result_plots.two_sources(spread_of, [run.scores["seed"] for run in members])
-        figure.savefig(output / f"sources-{members[0].manifest['profile']}.png", dpi=140)
+        figure.savefig(output / f"sources-{members[0].settings['profile']}.png", dpi=140)
     if readme:
         write_text(readme, text)
     print(f"{page}\nwritten to {output}" + (f" and {readme}" if readme else ""))
@@ -256,14 +258,16 @@ def _fingerprint(notebook: Path, settings: Settings) -> str:
 
 
 def _whole(folder: Run, name: str) -> bool:
-    """Whether the executed notebook and all files it recorded are still there."""
+    """Whether the executed notebook is there and all it recorded fits these settings and inputs."""
     files = folder.manifest()["files"]
-    made = [key for key, entry in files.items() if entry["made_by"] == name]
-    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file() and all(
-        (folder.folder / key).is_file()
-        and (folder.folder / key).stat().st_size == files[key]["bytes"]
-        for key in made
-    )
+    try:
+        for stage in (stage for stage, spec in STAGES.items() if spec.notebook == name):
+            folder.noted(stage, name)
+        for file in (file for file, entry in files.items() if entry["made_by"] == name):
+            folder.need(file, name)
+    except InputError:
+        return False
+    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

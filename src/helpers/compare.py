@@ -18,9 +18,10 @@ import numpy as np
 from helpers import reproduce
 from helpers.bioasq import read_json
 from helpers.claims import CLAIMS, Claim, counts_that_print_as
-from helpers.config import InputError, Settings
-from helpers.runs import MANIFEST
+from helpers.config import InputError
+from helpers.files import sha256
 from helpers.scores import OWN, RANKS
+from helpers.stages import MANIFEST, NEUTRAL, settings_of
 from helpers.uncertainty import (
     MEASURES,
     exact_interval,
@@ -29,7 +30,7 @@ from helpers.uncertainty import (
     sources,
 )
 
-_NOT_A_WAY = ("run", "runs_dir", "seed", "wandb_mode", "official_jar", "protocol_seconds")
+_NOT_A_WAY = ("seed", *NEUTRAL)
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
 BEGIN, END = "<!-- results:", "<!-- end of results -->"
@@ -41,6 +42,7 @@ class RunResult:
 
     folder: Path
     manifest: dict
+    settings: dict  # those recorded with what they decided
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
@@ -48,11 +50,10 @@ class RunResult:
     @property
     def way(self) -> tuple:
         """Everything that decides the result but the seed."""
-        settings = {**vars(Settings()), **self.manifest["settings"]}  # older runs lack newer ones
         weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
         made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"],
                 sorted(weights.values()))  # fmt: skip
-        return tuple((k, v) for k, v in settings.items() if k not in _NOT_A_WAY), str(made)
+        return tuple((k, v) for k, v in self.settings.items() if k not in _NOT_A_WAY), str(made)
 
 
 def read(folder: str | Path) -> RunResult:
@@ -66,11 +67,18 @@ def read(folder: str | Path) -> RunResult:
         found = RunResult(
             folder,
             manifest,
+            settings_of(folder, manifest),
             scores,
             {name: _flat(batches) for name, batches in ranks.items()},
             {question: batch for batch, asked in ranks[OWN].items() for question in asked},
         )
-        found.way, manifest["settings"]["seed"], manifest["hardware"], scores["enriched"]
+        found.way, manifest["hardware"], scores["enriched"]
+        for name in ("scores.json", RANKS):
+            entry = manifest["files"].get(name)
+            if entry and entry["sha256"] != sha256(folder / name):
+                raise InputError(
+                    f"{folder / name}: was changed after it was recorded; run it again"
+                )
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: written by another version of the kit, or damaged ({error!r}); run it again"
@@ -89,8 +97,8 @@ def same_but_seed(folder: str | Path) -> list[RunResult]:
                 continue
             if run.way == own.way:
                 found.append(run)
-    seeds = {run.manifest["settings"]["seed"]: run for run in found}
-    seeds[own.manifest["settings"]["seed"]] = own  # this run, should a copy of it lie beside it
+    seeds = {run.settings["seed"]: run for run in found}
+    seeds[own.settings["seed"]] = own  # this run, should a copy of it lie beside it
     return [seeds[seed] for seed in sorted(seeds)]
 
 
@@ -105,13 +113,13 @@ def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     for members in ways.values():
         seeds: dict[int, Path] = {}
         for run in members:
-            seed = run.manifest["settings"]["seed"]
+            seed = run.settings["seed"]
             if seed in seeds:
                 raise InputError(
                     f"{run.folder}: is {seeds[seed]} again, seed {seed}; give one of the two"
                 )
             seeds[seed] = run.folder
-        members.sort(key=lambda run: run.manifest["settings"]["seed"])
+        members.sort(key=lambda run: run.settings["seed"])
     return list(ways.values())
 
 
@@ -171,7 +179,7 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
         for measure in MEASURES:
             one, two = (_mean_values(members, measure) for members in (first, second))
             change = paired_difference(one, two, labels)
-            names = [members[0].manifest["profile"] for members in (first, second)]
+            names = [members[0].settings["profile"] for members in (first, second)]
             found.append({"first": names[0], "second": names[1], "measure": measure,
                           **vars(change)})  # fmt: skip
     return found
@@ -224,9 +232,9 @@ def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) 
 
 def _row(members: Sequence[RunResult], system: str) -> dict:
     first = members[0]
-    settings, scores = first.manifest["settings"], first.scores
+    settings, scores = first.settings, first.scores
     found = sources([run.ranks[system] for run in members], first.strata)
-    seeds = [run.manifest["settings"]["seed"] for run in members]
+    seeds = [run.settings["seed"] for run in members]
     commits = [commit[:7] for run in members for commit in _commits(run.manifest)]
     hardware = first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or [])
@@ -239,7 +247,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
         "name": "lexical baseline"
         if system == "lexical"
         else _NAMES.get(settings["model"], Path(settings["model"]).name),
-        "profile": first.manifest["profile"],
+        "profile": settings["profile"],
         "system": system,
         "context": settings["context"],
         "enriched": scores["enriched"],

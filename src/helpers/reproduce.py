@@ -15,7 +15,8 @@ from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters
 from helpers.mini_text import DATA
 from helpers.outputs import write_text
-from helpers.runs import MANIFEST, Run
+from helpers.runs import Run
+from helpers.stages import MANIFEST, settings_of
 
 SCRIPT = "reproduce.sh"
 PLACES = {"bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
@@ -54,7 +55,9 @@ def inputs(manifest: Mapping) -> dict[str, str]:
 
 def write(run: Run, made_by: str) -> Path:
     """Write ``reproduce.sh`` and record it."""
-    path = write_text(run.path(SCRIPT), script(run.manifest()))
+    manifest = run.manifest()
+    used = settings_of(run.folder, manifest)
+    path = write_text(run.path(SCRIPT), script({**manifest, "settings": used}))
     path.chmod(0o755)
     return run.record(path, made_by)
 
