@@ -59,11 +59,11 @@ def test_record_then_need(run):
 
 def test_files_and_notes_outlive_a_second_opening(run):
     run.record(write(run, "a.txt"), "01_x")
-    run.note("checkpoint", {"folder": "somewhere"})
+    run.note("environment", {"folder": "somewhere"})
     created = run.manifest()["created"]
     again = reopened(run, seed=8)
     assert again.need("a.txt", "01_x").read_bytes() == b"content\n"
-    assert again.noted("checkpoint", "01_x") == {"folder": "somewhere"}
+    assert again.noted("environment", "01_x") == {"folder": "somewhere"}
     assert again.manifest()["settings"]["seed"] == 8
     assert again.manifest()["created"] == created
 
@@ -108,11 +108,13 @@ def test_deleted_file_is_refused(run):
     "change", [{"profile": "bioasq-cpu"}, {"context": "abstract"}, {"bioasq_dir": "/data"}]
 )
 def test_file_of_other_data_is_refused(run, change):
-    run.record(write(run, "a.txt"), "02_x")
+    run.begin("data")
+    run.record(write(run, "a.txt"), "data")
+    run.finish("data")
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=f"was made with {name}=.*now it is '{value}'"):
         reopened(run, **change).need("a.txt", "02_x")
-    assert reopened(run, seed=99, epochs=1).need("a.txt", "02_x").exists()
+    assert reopened(run, merge="max", epochs=1).need("a.txt", "02_x").exists()
 
 
 def test_folders_are_recorded_and_checked_file_by_file(run):

@@ -76,9 +76,8 @@ def read(folder: str | Path) -> RunResult:
         for name in ("scores.json", RANKS):
             entry = manifest["files"].get(name)
             if entry and entry["sha256"] != sha256(folder / name):
-                raise InputError(
-                    f"{folder / name}: was changed after it was recorded; run it again"
-                )
+                changed = f"{folder / name}: has changed since it was recorded"
+                raise InputError(f"{changed}; run notebook 05_reproduce_metrics again")
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: written by another version of the kit, or damaged ({error!r}); run it again"

@@ -121,6 +121,7 @@ def same(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
         parts = ("kit", "settings", "hardware", "packages", "python")
         if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
             raise InputError(f"{folder / MANIFEST}: not a run's manifest; give a run's folder")
+        settings_of(folder, manifest)  # raises when its scores are not those of its files
     lines = []
     for what, part in (
         ("input files", lambda m: sorted(inputs(m).values())),
