@@ -33,7 +33,7 @@ from helpers import (
 )
 from helpers.bioasq import write_json
 from helpers.config import InputError, Settings, from_parameters
-from helpers.stages import NEUTRAL, STAGES, settings_of
+from helpers.stages import NEUTRAL, STAGES, as_recorded
 
 FIELDS = [field.name for field in fields(Settings)]
 STEMS = [path.stem for path in batch.notebooks()][1:]  # 00 hands on nothing
@@ -122,6 +122,17 @@ def changed(settings, name):
     return replace(settings, **{name: new})
 
 
+@contextlib.contextmanager
+def exchanged(path, content):
+    """The file with other bytes for a while."""
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(content)
+        yield
+    finally:
+        path.write_bytes(kept)
+
+
 def scores(settings):
     return json.loads((settings.run_dir / "scores.json").read_text())
 
@@ -143,8 +154,8 @@ def test_a_setting_changed_between_notebooks_is_refused_or_reported(copy, name, 
     if stem == SCORE:
         assert name == "missing" or name in NEUTRAL
         assert scores(settings)["missing"] == settings.missing
-        recorded = settings_of(settings.run_dir, runs.Run(settings.run_dir, settings).manifest())
-        assert recorded["missing"] == settings.missing
+        recorded = as_recorded(settings.run_dir, runs.Run(settings.run_dir, settings).manifest())
+        assert recorded["settings"]["missing"] == settings.missing
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -216,9 +227,7 @@ def test_what_is_made_again_under_other_settings_is_reported(copy):
     assert found["enriched"] and found["squad_step"]["epochs"] == 2
     run = runs.Run.open(copy)  # the header now has the first settings; the records have others
     assert run.manifest()["settings"]["merge"] == "sum"
-    assert settings_of(run.folder, run.manifest()) | {"wandb_mode": ""} == {
-        **vars(others), "wandb_mode": ""}  # fmt: skip
-    assert compare.read(run.folder).settings["merge"] == "max"
+    assert compare.read(run.folder).manifest["settings"] == vars(others)
     assert "merge=max" in reproduce.write(run, "05").read_text()
     assert "merge=max" in report.write_report(run).read_text()
 
@@ -254,14 +263,23 @@ def test_a_model_trained_on_leaks_is_never_said_to_be_clean(copy):
 )
 def test_an_input_that_was_changed_is_named(made, copy, name, notebook):
     path = Path(made.runs_dir).parent / name
-    kept = path.read_bytes()
-    try:
-        path.write_bytes(kept + b"\n")
+    with exchanged(path, path.read_bytes() + b"\n"):
         for stem in (PREDICT, SCORE):
             with pytest.raises(InputError, match=f"{path.name}: is not.*run notebook {notebook}"):
                 execute(stem, copy, GATES[stem])
-    finally:
-        path.write_bytes(kept)
+
+
+def test_data_made_again_need_a_new_model_unless_they_are_the_same(copy, made):
+    execute(CONVERT, copy)
+    for stem in (PREDICT, SCORE):
+        execute(stem, copy, GATES[stem])
+    path = Path(made.bioasq_dir) / "training-mini.json"
+    fewer = json.dumps({"questions": json.loads(path.read_text())["questions"][:10]})
+    with exchanged(path, fewer.encode()):
+        execute(CONVERT, copy)
+        for stem in (PREDICT, SCORE):
+            with pytest.raises(InputError, match="'data' has been run again since.*03_fine_tune"):
+                execute(stem, copy, GATES[stem])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -293,7 +311,7 @@ def test_a_folder_of_an_older_kit_stays_readable_and_cannot_be_continued(copy):
         entry.pop("stage", None)
         entry["made_for"] = {"profile": "mini"}
     path.write_text(json.dumps(manifest))
-    assert compare.read(copy.run_dir).settings["epochs"] == copy.epochs
+    assert compare.read(copy.run_dir).manifest["settings"]["epochs"] == copy.epochs
     for stem in GATES:
         with pytest.raises(InputError, match=r"older version of the kit; run notebook 0\d"):
             execute(stem, copy, GATES[stem])
@@ -344,9 +362,5 @@ def test_a_file_of_the_same_size_with_other_bytes_is_made_again(by_batch, copy):
 
 def test_another_golden_file_is_converted_again(by_batch, copy, made):
     path = Path(made.bioasq_dir) / "mini1_golden.json"
-    kept = path.read_bytes()
-    try:
-        path.write_bytes(kept + b"\n")
+    with exchanged(path, path.read_bytes() + b"\n"):
         assert by_batch(CONVERT) == [CONVERT]
-    finally:
-        path.write_bytes(kept)

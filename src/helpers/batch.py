@@ -136,7 +136,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     for members in compare.group(found):
         spread_of = sources([run.ranks[scoring.OWN] for run in members], members[0].strata)
         figure = result_plots.two_sources(spread_of, [run.scores["seed"] for run in members])
-        figure.savefig(output / f"sources-{members[0].settings['profile']}.png", dpi=140)
+        figure.savefig(output / f"sources-{members[0].manifest['profile']}.png", dpi=140)
     if readme:
         write_text(readme, text)
     print(f"{page}\nwritten to {output}" + (f" and {readme}" if readme else ""))

@@ -21,7 +21,7 @@ from helpers.claims import CLAIMS, Claim, counts_that_print_as
 from helpers.config import InputError
 from helpers.files import sha256
 from helpers.scores import OWN, RANKS
-from helpers.stages import MANIFEST, NEUTRAL, settings_of
+from helpers.stages import MANIFEST, NEUTRAL, as_recorded
 from helpers.uncertainty import (
     MEASURES,
     exact_interval,
@@ -41,8 +41,7 @@ class RunResult:
     """What a finished run's folder says."""
 
     folder: Path
-    manifest: dict
-    settings: dict  # those recorded with what they decided
+    manifest: dict  # with the settings, code and machine that made the scores
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
@@ -50,10 +49,11 @@ class RunResult:
     @property
     def way(self) -> tuple:
         """Everything that decides the result but the seed."""
+        settings = self.manifest["settings"]
         weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
         made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"],
                 sorted(weights.values()))  # fmt: skip
-        return tuple((k, v) for k, v in self.settings.items() if k not in _NOT_A_WAY), str(made)
+        return tuple((k, v) for k, v in settings.items() if k not in _NOT_A_WAY), str(made)
 
 
 def read(folder: str | Path) -> RunResult:
@@ -66,13 +66,12 @@ def read(folder: str | Path) -> RunResult:
     try:
         found = RunResult(
             folder,
-            manifest,
-            settings_of(folder, manifest),
+            as_recorded(folder, manifest),
             scores,
             {name: _flat(batches) for name, batches in ranks.items()},
             {question: batch for batch, asked in ranks[OWN].items() for question in asked},
         )
-        found.way, manifest["hardware"], scores["enriched"]
+        found.way, manifest["settings"]["seed"], manifest["hardware"], scores["enriched"]
         for name in ("scores.json", RANKS):
             entry = manifest["files"].get(name)
             if entry and entry["sha256"] != sha256(folder / name):
@@ -96,8 +95,8 @@ def same_but_seed(folder: str | Path) -> list[RunResult]:
                 continue
             if run.way == own.way:
                 found.append(run)
-    seeds = {run.settings["seed"]: run for run in found}
-    seeds[own.settings["seed"]] = own  # this run, should a copy of it lie beside it
+    seeds = {run.manifest["settings"]["seed"]: run for run in found}
+    seeds[own.manifest["settings"]["seed"]] = own  # this run, should a copy of it lie beside it
     return [seeds[seed] for seed in sorted(seeds)]
 
 
@@ -112,13 +111,13 @@ def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     for members in ways.values():
         seeds: dict[int, Path] = {}
         for run in members:
-            seed = run.settings["seed"]
+            seed = run.manifest["settings"]["seed"]
             if seed in seeds:
                 raise InputError(
                     f"{run.folder}: is {seeds[seed]} again, seed {seed}; give one of the two"
                 )
             seeds[seed] = run.folder
-        members.sort(key=lambda run: run.settings["seed"])
+        members.sort(key=lambda run: run.manifest["settings"]["seed"])
     return list(ways.values())
 
 
@@ -178,7 +177,7 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
         for measure in MEASURES:
             one, two = (_mean_values(members, measure) for members in (first, second))
             change = paired_difference(one, two, labels)
-            names = [members[0].settings["profile"] for members in (first, second)]
+            names = [members[0].manifest["profile"] for members in (first, second)]
             found.append({"first": names[0], "second": names[1], "measure": measure,
                           **vars(change)})  # fmt: skip
     return found
@@ -231,9 +230,9 @@ def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) 
 
 def _row(members: Sequence[RunResult], system: str) -> dict:
     first = members[0]
-    settings, scores = first.settings, first.scores
+    settings, scores = first.manifest["settings"], first.scores
     found = sources([run.ranks[system] for run in members], first.strata)
-    seeds = [run.settings["seed"] for run in members]
+    seeds = [run.manifest["settings"]["seed"] for run in members]
     commits = [commit[:7] for run in members for commit in _commits(run.manifest)]
     hardware = first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or [])
@@ -246,7 +245,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
         "name": "lexical baseline"
         if system == "lexical"
         else _NAMES.get(settings["model"], Path(settings["model"]).name),
-        "profile": settings["profile"],
+        "profile": first.manifest["profile"],
         "system": system,
         "context": settings["context"],
         "enriched": scores["enriched"],

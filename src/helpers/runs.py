@@ -26,10 +26,11 @@ from helpers.bioasq import read_json
 from helpers.config import InputError, Settings
 from helpers.files import sha256
 from helpers.outputs import write_json, write_text
-from helpers.stages import MANIFEST, STAGES, chain
+from helpers.stages import HEADER, MANIFEST, STAGES, chain
 
 SCHEMA_VERSION = 1
 LATEST = "latest"
+_RECORD = ("settings", "inputs", "sha256", *HEADER)  # what a stage's note holds beside its facts
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "scipy", "pandas", "matplotlib", "papermill", "wandb",
@@ -108,11 +109,15 @@ class Run:
             )
         settings = {name: getattr(self.settings, name) for name in spec.settings}
         inputs = {name: self._read[name] for name in spec.reads} | dict(inputs or {})
-        files = self.manifest()["files"].items()
+        known = self.manifest()
+        files = known["files"].items()
         made = sorted((n, entry["sha256"]) for n, entry in files if entry.get("stage") == stage)
         told = json.dumps([settings, sorted(inputs.values()), made], sort_keys=True)
         digest = self._read[stage] = hashlib.sha256(told.encode()).hexdigest()
-        self.note(stage, {**facts, "settings": settings, "inputs": inputs, "sha256": digest})
+        record = {"settings": settings, "inputs": inputs, "sha256": digest}
+        record |= {part: known[part] for part in HEADER}
+        record["hardware"] = {**known["hardware"], "gpus": _gpus()}  # torch may be there only now
+        self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
         """Enter a finished file, or every file of a folder, into the manifest.
@@ -207,7 +212,7 @@ class Run:
                 if Path(path).is_file() and _sha256_now(path) != record["inputs"][path]:
                     raise InputError(f"{path}: is not the file that this run read; {again}")
         self._read[key] = notes[key]["sha256"]
-        return {k: v for k, v in notes[key].items() if k not in ("settings", "inputs", "sha256")}
+        return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def _name(self, path: Path) -> str:
         try:

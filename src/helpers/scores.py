@@ -18,7 +18,7 @@ from helpers.prediction import pair_exact_match, read_nbest
 from helpers.runs import Run
 from helpers.spans import ceiling, find_spans
 from helpers.squad import read_squad
-from helpers.stages import STAGES, settings_of
+from helpers.stages import STAGES, as_recorded
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
@@ -88,7 +88,7 @@ def score_run(
     ``systems`` is what ``read_systems`` gives, to spare reading twice. The settings named are
     those that the stages recorded.
     """
-    used = settings_of(run.folder, run.manifest(), "answers")
+    used = as_recorded(run.folder, run.manifest(), "answers")["settings"]
     systems = systems or read_systems(run)
     batches = systems[OWN]
     result = {

@@ -1,8 +1,8 @@
 """The stages of a run, and which settings decide the output of each.
 
 A stage's record in the manifest (``notes`` of the manifest, under the stage's name) holds these
-settings, the hashes of what the stage read, and one hash of all that it made. From the records
-follows which settings are behind a score, whatever the current ones are.
+settings, the hashes of what the stage read, one hash of all that it made, and the code and machine
+that ran it. The records say what is behind a score, whatever the current settings are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from helpers.config import InputError, Settings
 
 MANIFEST = "manifest.json"
+HEADER = ("kit", "python", "packages", "hardware")  # of a manifest; a record keeps them too
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,21 @@ NEUTRAL = {
 }
 
 
-def settings_of(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
-    """The settings behind a stage's output as its stages recorded them; the header's for others.
+def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
+    """A run's manifest with the settings, code and machine that made ``stage``.
 
-    The header has those of whoever opened the run last. A manifest of an older kit, without
-    records, has only these. Raises ``InputError`` when the stage is not finished, or when what
-    it read has been made again since.
+    The header of a manifest has those of whoever opened the run last. The machine is the one that
+    trained the model. A manifest of an older kit, without records, has only its header. Raises
+    ``InputError`` when the stage is not finished, or what it read has been made again since.
     """
-    notes, settings = manifest.get("notes", {}), {**vars(Settings()), **manifest["settings"]}
+    notes = manifest.get("notes", {})
+    found = {**manifest, "settings": {**vars(Settings()), **manifest["settings"]}}
     if any("sha256" in notes.get(name, {}) for name in STAGES):
-        for _, record in chain(Path(folder), notes, stage):
-            settings |= record["settings"]
-    return settings
+        for _, record in chain(folder, notes, stage):
+            found["settings"] |= record["settings"]
+            found |= {part: record[part] for part in HEADER}
+        found |= {"profile": found["settings"]["profile"], "hardware": notes["model"]["hardware"]}
+    return found
 
 
 def chain(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
