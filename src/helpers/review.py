@@ -148,7 +148,7 @@ def official_check(run: Run) -> tuple[Rows, bool | None]:
             "repairs in the copy": "; ".join(batch.repairs) or "none",
         }
         for batch in found
-        for measure in official.FACTOID
+        for measure in MEASURES
     ]
     return rows, all(batch.agrees for batch in found)
 
