@@ -246,3 +246,25 @@ def test_the_readmes_table_is_what_the_command_wrote():
     for row in data["runs"]:
         assert row["measures"]["SAcc"]["mean"] <= row["measures"]["MRR"]["mean"]
         assert row["measures"]["MRR"]["mean"] <= row["measures"]["LAcc"]["mean"] <= row["ceiling"]
+
+
+def test_the_readme_compares_like_with_like():
+    """Our row with the SQuAD step against BioBERT with it, the other against BioBERT without."""
+    data = json.loads((batch.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
+    text = (batch.ROOT / "README.md").read_text("utf-8")
+    ours = {row["profile"]: row["measures"] for row in data["runs"] if row["system"] == "run"}
+    for profile, key, begin in (
+        ("squad-then-bioasq-cpu", "dmis-biobert-squad", "| with the SQuAD step: "),
+        ("bioasq-cpu", "dmis-biobert", "| without it: "),
+    ):
+        means = [100 * ours[profile][measure]["mean"] for measure in uncertainty.MEASURES]
+        claim = claims.get(key)
+        printed = [claim.corrected[measure] for measure in uncertainty.MEASURES]
+        assert begin + ", ".join(f"{mean:.1f}" for mean in means) + " | BioBERT" in text
+        pairs = zip(means, printed, strict=True)
+        changes = [f"{mean - float(digits):+.1f}".replace("-", "−") for mean, digits in pairs]
+        assert f": {', '.join(printed)} | {' | '.join(changes)} |" in text
+        assert claim.protocol.context == "snippet"
+        assert claim.protocol.training.startswith("SQuAD") == ("squad" in profile)
+    note = text.index("This table is older than the current decoding")
+    assert note < text.index(compare.BEGIN)
