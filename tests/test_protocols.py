@@ -218,7 +218,7 @@ def test_review_of_what_the_rule_can_see():
         assert shown == pytest.approx(share, abs=0.01)
     paired, own, seeds, single = (row["needed"] for row in review.power())
     assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")
-    assert seeds == "9 seeds of each" and single.startswith("impossible: 27%")
+    assert seeds == "9 seeds of each" and single.startswith("out of reach: 27%")
 
 
 def test_the_official_program_is_asked_when_a_jar_is_set(run, monkeypatch):

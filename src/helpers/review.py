@@ -188,7 +188,7 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
             (f"two ways of training on the same 162 questions, one seed varying by {sd:g} points",
              f"{seeds} seeds of each"),
             ("seeds of ours and one published run, on the same 162 questions",
-             f"impossible: {best:.0%} of the time at best, with any number of our seeds"),
+             f"out of reach: {best:.0%} of the time at best, with any number of our seeds"),
         )
     ]  # fmt: skip
 
