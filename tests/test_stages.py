@@ -59,9 +59,10 @@ def execute(stem, settings, cells=None):
     space |= dict.fromkeys(("profile", "run", "bioasq_dir", "seed", "overrides"), "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "from_parameters", lambda *given, **names: settings)
-        code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"][1:]
+        code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
         for cell in code:
-            if cell.id not in LEARNT and (cells is None or cell.id in cells):
+            given = cell.id in LEARNT or "parameters" in cell.metadata.get("tags", ())
+            if not given and (cells is None or cell.id in cells):
                 exec(compile(cell.source, f"{stem}:{cell.id}", "exec"), space)
     assert not cells or set(cells) <= {cell.id for cell in code}
 
