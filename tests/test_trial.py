@@ -24,7 +24,7 @@ def tiny_questions(count):
             "factoid",
             (Snippet(e.context),),
             exact_answer=((e.spans[0].text,),),
-        )  # fmt: skip
+        )
         for n, e in enumerate(tiny_examples(count))
     ]
 
