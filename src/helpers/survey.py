@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from helpers import markup
 from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import TYPES, BioasqFiles, Oddities, Question, read_questions
 from helpers.config import CONTEXTS, RUNGS, InputError
@@ -21,6 +22,7 @@ from helpers.leaks import most_alike, wordings
 from helpers.squad import Drop, Example, ceiling, convert, extra_cause, find_spans, read_squad
 
 STRICT = "strict rule"
+text_table = markup.text_table
 _MOST = 30  # unread files that are listed; somebody may name a whole home folder
 DROP_COLUMNS = [column.name for column in fields(Drop)]
 
@@ -218,12 +220,6 @@ def telling_example(
     chosen = min(ranked)[-1]
     example = next(example for example in examples if example.id == chosen)
     return by_id[example.question_id], example
-
-
-def text_table(frame):
-    """A pandas table for the eye: text to the left, and shown as it is, ``<`` and ``&`` too."""
-    left = {"selector": "th, td", "props": "text-align: left; vertical-align: top"}
-    return frame.style.format(escape="html", precision=2).set_table_styles([left])
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
