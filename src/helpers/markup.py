@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers.metrics import lower
 from helpers.spans import Span, find_spans
 from helpers.squad import Example
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # JupyterLab has MathJax 3, exported pages have MathJax 2: each has a class for what it leaves out.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
@@ -26,6 +28,8 @@ _TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show,
 
 def as_written() -> None:
     """From now on pandas shows texts as they are written, neither as HTML nor as formulas."""
+    import pandas as pd
+
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
     pd.set_option("styler.format.escape", "html")
 
