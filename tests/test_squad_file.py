@@ -206,6 +206,14 @@ def test_what_is_ambiguous_is_refused_with_its_place(name, words):
     assert words in str(caught.value) and f"{name}.json: " in str(caught.value)
 
 
+def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
+    odd = Oddities()
+    rows = [row("q1", is_impossible=False), row("q2", is_impossible=True), row("q3")]
+    assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), odd))
+    (remark,) = odd.lines("f")
+    assert "'is_impossible' is false, and there is no answer: 1 question ('q1')" in remark
+
+
 @pytest.mark.parametrize(
     ("text", "start", "place"),
     [

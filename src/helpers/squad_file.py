@@ -235,6 +235,8 @@ def _read_row(path: str | Path, row: object, context: object, where: str, odd: O
             f"{where}: field 'is_impossible' is true, and 'answers' is not empty; "
             "remove the answers or the flag"
         )
+    if impossible is False and not spans:
+        odd.add("field 'is_impossible' is false, and there is no answer", row_id)
     return Example(row_id, question_id, row["question"], context, spans)
 
 
