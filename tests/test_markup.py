@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -108,7 +109,8 @@ def test_left_escapes_and_takes_any_index():
     assert "&lt;a&gt;" in page and "&lt;b&gt;" in page and "<b>" not in page and "1.23<" in page
 
 
-ODD = r"US$5 \(x\) $6 $$7$$ \[y\] \begin{z}1\end{z} \$ <script>alert(1)</script> &amp;"
+PRICES = (Path(__file__).parent / "cases" / "notebooks" / "dollar_signs.txt").read_text().strip()
+ODD = PRICES + r" \(x\) $$7$$ \[y\] \begin{z}1\end{z} \$ <script>alert(1)</script> &amp;"
 
 
 class Unprotected(HTMLParser):
