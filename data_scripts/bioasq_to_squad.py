@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
         "files",
         nargs="+",
         metavar="FILE",
-        help="training file, or with --test any: BioASQ or SQuAD",
+        help="BioASQ or SQuAD; a golden file is training data unless --test is given",
     )
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
     add("--context", choices=CONTEXTS, default="snippet", help="what the model reads")

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from helpers.batches import read_batches
-from helpers.config import InputError, from_parameters
+from helpers.bioasq import read_questions
+from helpers.config import CONTEXTS, InputError, from_parameters
 from helpers.conversion import convert_run, find_run_files, write_run
 from helpers.runs import Run
 from helpers.squad import Example, Span, by_occurrence, read_squad, write_squad
-from helpers.survey import compare_contexts, describe_files, telling_example
+from helpers.survey import compare_contexts, describe_files, oddities, telling_example
 
 
 def factoid(number, answer, *texts, body=None):
@@ -295,11 +296,12 @@ def test_contexts_compared(make, save):
 def test_a_telling_example_has_several_of_everything(make):
     rich = factoid(13, "RB1", "Nothing", "RB1, or pRb, is a gene.", "RB1")
     rich["exact_answer"] = [["RB1", "pRb"]]
-    (batch,), _ = read_batches(make(test=None, gold=[*GOLD, rich])[0], "snippet")
-    question, example = telling_example(list(batch.golds))
+    files, _ = make(test=None, gold=[*GOLD, rich])
+    (batch,), _ = read_batches(files, "snippet")
+    question, example = telling_example(list(batch.golds), files)
     assert question.id == rich["id"] == example.question_id
     assert [span.text for span in example.spans] == ["RB1", "pRb"]
-    question, example = telling_example(list(batch.golds[1:2]))  # no snippet has an answer
+    question, example = telling_example(list(batch.golds[1:2]), files)  # no snippet has an answer
     assert question.id == example.question_id and not example.spans
 
 
@@ -319,3 +321,51 @@ def test_neither_torch_nor_matplotlib_is_imported():
         "sys.exit(bool({'torch', 'nemo', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def documents_only(questions):
+    """The same questions with documents and without snippets."""
+    return [{**question, "snippets": []} for question in questions if question["type"] == "factoid"]
+
+
+def test_documents_without_snippets_are_converted_and_shown(make, save):
+    """Under context=abstract a training file needs no snippets, and notebook 02 none either."""
+    texts = {f"https://example.org/d/{n}": f"Of {a}." for n, a in ((1, "p53"), (11, "EGFR"))}
+    save("data/abstracts.json", texts)
+    files, settings = make(
+        train=documents_only(TRAIN), test=documents_only(TEST), gold=documents_only(GOLD),
+        context="abstract", dev_fraction=0.0,
+    )  # fmt: skip
+    questions = read_questions(files.train, answers="required")
+    question, example = telling_example(questions, files, "abstract")
+    assert question.id == questions[0].id and [s.text for s in example.spans] == ["p53"]
+    assert len(convert_run(files, settings).train) == 1
+    # Without any text there is still something to show, and convert_run says what is missing.
+    _, example = telling_example(questions, files, "snippet")
+    assert (example.context, example.spans) == ("", ())
+    assert [row["context"] for row in compare_contexts(files)] == list(CONTEXTS)
+
+
+def test_files_that_are_not_read_are_listed_with_the_reason(make, save):
+    save("data/notes.txt", b"x")
+    files, _ = make(test=None, gold=[{**GOLD[0], "type": "Factoid"}, GOLD[1]])
+    rows = [(row["file"], row["oddity"]) for row in oddities(files)]
+    assert rows == [
+        ("7B1_golden.json", "field 'type' is spelt another way, read as 'factoid'"),
+        ("notes.txt", "not read: name not recognized"),
+    ]
+    for n in range(60):
+        save(f"data/n{n:02d}.txt", b"x")
+    rows = oddities(make(test=None)[0])
+    assert len(rows) == 31 and rows[-1]["file"] == "31 more files"
+
+
+def test_what_is_repaired_in_a_squad_file_is_listed(make, tmp_path, save):
+    make()
+    row = {"id": "q_001", "question": "?", "answers": [{"text": "a ", "answer_start": 0}]}
+    squad = {"data": [{"paragraphs": [{"context": "a b", "qas": [row]}]}]}
+    save("data/BioASQ-train-factoid-7b.json", squad)
+    files, _ = make()
+    found = {row["file"]: row["oddity"] for row in oddities(files)}
+    assert "space around it" in found["BioASQ-train-factoid-7b.json"]
+    assert found["BioASQ-training7b.json"] == "not read: not needed: the SQuAD train files are read"

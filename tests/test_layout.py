@@ -169,3 +169,44 @@ def test_identical_copies_are_one_file(tmp_path):
 )
 def test_roles_by_name(name, role):
     assert role_of(name) == role
+
+
+def test_every_file_is_read_or_ignored_for_a_reason(folder):
+    tests = [f"BioASQ-task7bPhaseB-testset{n}" for n in range(1, 6)]
+    root = folder(
+        "training7b.json", *golds(), *tests, "7B1_golden.json.bak", "6B1_golden.json",
+        "BioASQ-test-factoid-7b.json", "7B_golden.json", "abstracts.json", "copy/training7b.json",
+        "BioASQ-7b/train/Full-Abstract/BioASQ-train-factoid-7b.json",
+    )  # fmt: skip
+    (root / "copy" / "training7b.json").write_text("training7b.json")
+    files = find_files(root)
+    assert {path.relative_to(root).as_posix(): why for path, why in files.ignored} == {
+        "7B1_golden.json.bak": "name not recognized",
+        "6B1_golden.json": "edition 6b, not 7b",
+        "BioASQ-test-factoid-7b.json": "not needed: the BioASQ test files are read",
+        "7B_golden.json": "all batches in one file, and the others are by batch",
+        "abstracts.json": "read under context 'abstract' only",
+        "training7b.json": "a copy of a file that is read",
+        "BioASQ-7b/train/Full-Abstract/BioASQ-train-factoid-7b.json":
+            "made for context 'abstract', not 'snippet'",
+    }  # fmt: skip
+    everything = {path for path in root.rglob("*") if path.is_file()}
+    for context in ("snippet", "abstract"):
+        files = find_files(root, context=context)
+        read, ignored = set(files.inputs(context)), {path for path, _ in files.ignored}
+        assert read | ignored == everything and not read & ignored
+    golden = files.with_golden_snippets()
+    assert dict(golden.ignored)[files.tests[0]] == "snippets=golden is set"
+    assert {*golden.inputs("abstract"), *dict(golden.ignored)} == everything
+
+
+def test_what_was_passed_over_when_golden_files_stand_in(folder):
+    """A test input under another name, or one of all batches: why it was not read is told."""
+    names = ["BioASQ-test-factoid-7b.json", "task7b_testset1.json"]
+    files = find_files(folder("training7b.json", *golds(), *names))
+    assert files.enriched
+    assert files.passed_over() == (
+        "BioASQ-test-factoid-7b.json (all batches in one file, and the others are by batch), "
+        "task7b_testset1.json (name not recognized)"
+    )
+    assert files.passed_over(1).endswith("by batch) and 1 more")

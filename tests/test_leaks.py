@@ -27,6 +27,7 @@ OTHERS = {f"o{n}": f"Which enzyme breaks down substance number {n}?" for n in ra
     [
         ("t1", "Quite another wording", "t1", "same id"),
         ("a", "which GENE is  mutated in cystic fibrosis", "t1", "same wording"),
+        ("a", "Which gene is co‑expressed with BRCA1 ?!", "t4", "same wording"),
         ("a", "What gene is mutated in the cystic fibrosis ?", "t1", "near-equal wording"),
         ("a", "Which drug blocks protein PD-1?", "t3", "near-equal wording"),
         ("a", "Which drug blocks the protein PD1?", "t3", "near-equal wording"),

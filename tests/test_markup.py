@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -41,7 +43,7 @@ def test_highlight_marks_gold_and_box_and_escapes():
     context = "a <b> & vitamin C"
     page = markup.highlight(context, [Span(8, 17, "vitamin C")], Found("& vitamin", 6, 15, 1.0))
     assert "a &lt;b&gt; " in page
-    assert page.count("<span") == 1
+    assert page.count("<span") == 1 and page.startswith(f"<bdi {markup.WRITTEN} ")
     box = page.split("<span")[1].split("</span>")[0]
     assert re.sub("<.*?>", "", box.split(">", 1)[1]) == "&amp; vitamin"
     assert len(re.findall("<b ", page)) == 2  # inside and outside the box
@@ -52,7 +54,7 @@ def test_highlight_marks_gold_and_box_and_escapes():
 def test_highlight_never_changes_the_text(text, cuts):
     spans = [Span(min(a, b, len(text)), min(max(a, b), len(text)), "") for a, b in cuts]
     page = markup.highlight(text, spans[1:], spans[0] if spans else None)
-    assert unescape(re.sub(r"</?(?:b|span)\b[^>]*>", "", page)) == text
+    assert unescape(re.sub(r"</?(?:b|bdi|span)\b[^>]*>", "", page)) == text
     assert page.count("<b ") == page.count("</b>")
 
 
@@ -105,3 +107,67 @@ def test_visible_keeps_length_and_can_be_undone(text):
 def test_left_escapes_and_takes_any_index():
     page = markup.left(pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])).to_html()
     assert "&lt;a&gt;" in page and "&lt;b&gt;" in page and "<b>" not in page and "1.23<" in page
+
+
+PRICES = (Path(__file__).parent / "cases" / "notebooks" / "dollar_signs.txt").read_text().strip()
+ODD = PRICES + r" \(x\) $$7$$ \[y\] \begin{z}1\end{z} \$ <script>alert(1)</script> &amp;"
+
+
+class Unprotected(HTMLParser):
+    """Collects the texts of a page that MathJax would read, and every text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.stack, self.read, self.all = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("br", "hr", "img"):
+            classes = (dict(attrs).get("class") or "").split()
+            inside = bool(self.stack) and self.stack[-1]
+            self.stack.append(inside or {"mathjax_ignore", "tex2jax_ignore"} <= set(classes))
+        assert tag != "script"
+
+    def handle_endtag(self, tag):
+        self.stack.pop()
+
+    def handle_data(self, data):
+        self.all.append(data)
+        if not (self.stack and self.stack[-1]):
+            self.read.append(data)
+
+
+def odd_pages():
+    context = f"{ODD} zinc"
+    example = Example("q1_001", "q1", ODD, context)
+    found = [[Found(ODD, 0, len(ODD), 0.5)]]
+    row = {"id": "q1", "batch": ODD, "question": ODD, "score": 1.5, "synonyms": (ODD,),
+           "answer": ODD, "cause": ODD}  # fmt: skip
+    frame = pd.DataFrame({ODD: [ODD]}, index=pd.Index([ODD], name=ODD))
+    several = frame.set_axis(pd.MultiIndex.from_tuples([(ODD, ODD)], names=[ODD, ODD]))
+    markup.as_written()
+    return {
+        "highlight": markup.highlight(context, [Span(3, 9, "")], found[0][0]),
+        "case": markup.case_html(row, [example], found),
+        "cases": markup.cases_html(pd.DataFrame([row]), [example], found),
+        "nbest": markup.nbest_html(found[0]),
+        "text_table": markup.text_table(frame).to_html(),
+        "several levels": markup.text_table(several).to_html(),
+        "left": markup.left(frame).to_html(),
+        "any style": pd.DataFrame({"text": [ODD]}).style.to_html(),
+        "any table": frame._repr_html_(),
+    }
+
+
+@pytest.mark.parametrize("name", odd_pages())
+def test_no_text_is_read_as_a_formula_or_as_html(name):
+    with pd.option_context("display.max_colwidth", 500):
+        page = Unprotected(odd_pages()[name])
+    assert ODD in page.all or ODD in "".join(page.all)
+    assert not any("$" in text or "\\" in text for text in page.read)
+
+
+def test_tables_are_protected_without_the_options():
+    with pd.option_context("display.html.use_mathjax", True, "styler.html.mathjax", True):
+        page = Unprotected(markup.left(pd.DataFrame({ODD: [ODD]})).to_html())
+    assert page.all.count(ODD) == 2 and "$" not in "".join(page.read)

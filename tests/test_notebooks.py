@@ -58,6 +58,19 @@ def test_every_notebook_ran_to_its_end(mini_run):
 
 
 @pytest.mark.notebooks
+def test_no_table_is_read_by_mathjax(mini_run):
+    """Two prices in a text would be shown as a formula."""
+    tables = 0
+    for path in (mini_run / "notebooks").glob("*.ipynb"):
+        for output in (o for c in code_cells(path) for o in c.outputs):
+            page = output.get("data", {}).get("text/html", "")
+            for tag in re.findall(r"<table[^>]*>", page):
+                tables += 1
+                assert "mathjax_ignore" in tag or "mathjax_ignore" in page[: page.index(tag)], tag
+    assert tables > 50
+
+
+@pytest.mark.notebooks
 def test_the_run_folder_is_what_the_readme_promises(mini_run):
     kinds = ("squad/{}.json", "squad/{}.ids.jsonl", "answers/{}.json", "nbest/{}.jsonl")
     expected = [kind.format(f"mini{i}") for i in range(1, 6) for kind in kinds]

@@ -1,13 +1,86 @@
 """Writing: whole or not at all, and never over a device, an input or somebody's folder."""
 
+import bz2
+import gzip
 import json
+import lzma
 import os
+import shutil
+import subprocess
 
 import pytest
 
 from helpers.bioasq import read_json, read_questions
 from helpers.config import InputError
-from helpers.outputs import all_or_none, check_outputs, write_json, write_text
+from helpers.outputs import all_or_none, check_outputs, read_text, write_json, write_text
+
+TEXT = '{"a": "TNF-α “x”"}'
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (TEXT.encode("utf-16"), "is in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        (b"\xfe\xff" + TEXT.encode("utf-16-be"), "iconv -f UTF-16 -t"),
+        (TEXT.encode("utf-16-le"), "iconv -f UTF-16LE -t"),
+        (TEXT.encode("utf-16-be"), "iconv -f UTF-16BE -t"),
+        (TEXT.encode("utf-32"), "iconv -f UTF-32 -t"),
+        (TEXT.encode("utf-32-le"), "iconv -f UTF-32LE -t"),
+        (TEXT.encode("utf-32-be"), "iconv -f UTF-32BE -t"),
+        ("ab\n“é”".encode("cp1252"), "line 2, byte 3); if 'ab\\n“é”' reads well"),
+        (b"caf\xe9 \x81", "save it as UTF-8 in the program that wrote it"),
+        ("α".encode() + b" caf\xe9 x", "is UTF-8 in part only, damaged or mixed at line 1, byte 6"),
+        ("abα".encode()[:-1], "ends in the middle of a character (line 1, byte 2)"),
+        (gzip.compress(TEXT.encode()), "is a gzip file, not text; unpack it: gunzip"),
+        (bz2.compress(TEXT.encode()), "is a bzip2 file"),
+        (lzma.compress(TEXT.encode()), "is an xz file"),
+        (b"PK\x03\x04...", "is a zip file, not text; unpack it: unzip"),
+        (b"PAR1...", "is a Parquet file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "is a web page, perhaps a login page"),
+    ],
+)
+def test_what_is_not_utf8_text_is_named_with_its_remedy(tmp_path, raw, words):
+    path = tmp_path / "f.json"
+    path.write_bytes(raw)
+    with pytest.raises(InputError) as caught:
+        read_text(path)
+    assert words in str(caught.value) and str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="no iconv on this machine")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-32-be", "cp1252"])
+def test_the_advised_command_gives_the_text(tmp_path, encoding):
+    text = TEXT.replace("α", "é") if encoding == "cp1252" else TEXT
+    path, new = tmp_path / "f.json", tmp_path / "new.json"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(InputError) as caught:
+        read_text(path)
+    _, _, command = str(caught.value).partition("iconv")
+    command = f"iconv{command}".replace("FILE", str(path)).replace("NEW.json", str(new))
+    subprocess.run(command, shell=True, check=True)
+    assert read_text(new) == text
+
+
+def test_a_mark_at_the_start_is_no_part_of_the_text(tmp_path):
+    (tmp_path / "f.json").write_bytes(TEXT.encode("utf-8-sig"))
+    assert read_text(tmp_path / "f.json") == TEXT
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "f.json").write_bytes(b" \n")
+    with pytest.raises(InputError, match=r"f\.json: is empty"):
+        read_json(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": ', '{"a": 1} x', '{"a": 1}\n[2]', "1\n2"])
+def test_only_whole_json_lines_of_objects_are_read(tmp_path, text):
+    (tmp_path / "f.json").write_text('{"a": 1}\n\n{"b": 2}\n')
+    assert read_json(tmp_path / "f.json") == [{"a": 1}, {"b": 2}]
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(InputError, match="not JSON"):
+        read_json(tmp_path / "f.json")
 
 
 def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path):

@@ -1,10 +1,17 @@
 """Figures: axes with labels, the data drawn, nothing shown behind the notebook's back."""
 
+import html
+import inspect
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+from tiny import VOCAB, tiny_examples
 
-from helpers import conversion_plots, model_plots, plots
+from helpers import conversion_plots, errors, model_plots, plots, result_plots
+from helpers.features import make_tokenizer, make_windows
 from helpers.lessons import PARTS, Stack
 
 STACKS = [
@@ -85,3 +92,100 @@ def test_depth_curves_are_means_over_seeds():
     np.testing.assert_allclose(lasts, [0.25, 0.45])
     theory_before = right.get_lines()[3].get_ydata()
     np.testing.assert_allclose(theory_before, [0.25, 0.25 / 2**0.5])
+
+
+ODD = r"US$5 \foo $6 <b> שלום"  # money, no formula; matplotlib's own parser stops at \foo
+WINDOWS = make_windows(tiny_examples(1), make_tokenizer(VOCAB), max_length=12, training=True)
+FOUND = [SimpleNamespace(text=ODD, start_logit=2.0, end_logit=1.0, probability=0.7)]
+MEASURE = {"mean": 0.5, "low": 0.4, "high": 0.6}
+SPREAD = SimpleNamespace(
+    question_low=0.3, question_high=0.5, mean=0.4, seed_sd=0.1, seeds=(0.3, 0.5)
+)  # fmt: skip
+COMPARED = {
+    "name": ODD, "context": "snippet", "profile": "mini", "system": "run", "training": "",
+    "measures": dict.fromkeys(("SAcc", "MRR", "LAcc"), MEASURE),
+}  # fmt: skip
+EFFECTS = [
+    SimpleNamespace(switch="s", setting=ODD, own=own, score=SimpleNamespace(sacc=0.4))
+    for own in (True, False)
+]
+# Every text that comes from files, settings or users is odd here. None: the figure shows none.
+WITH_ODD_TEXTS = {
+    "training_curve": None,
+    "window_map": lambda: plots.window_map(WINDOWS, [ODD] * len(VOCAB)),
+    "length_histogram": None,
+    "score_bars": lambda: plots.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
+    "cause_bars": lambda: plots.cause_bars(
+        errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
+    ),
+    "softmax_bars": lambda: plots.softmax_bars(FOUND),
+    "merge_bars": lambda: plots.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
+    "funnel": lambda: conversion_plots.funnel([(ODD, 10)], [(ODD, 3)]),
+    "distributions": lambda: conversion_plots.distributions(
+        {ODD: {"words": [3, 9], "contexts": [1, 20]}}
+    ),
+    "rung_bars": lambda: conversion_plots.rung_bars(
+        [{"batch": ODD, "questions": 4, ODD: 2, "ceiling": 2}], [ODD]
+    ),
+    "notebook_flow": lambda: model_plots.notebook_flow([(ODD, ODD, ODD)]),
+    "part_bars": lambda: model_plots.part_bars({ODD: {ODD: 1}}),
+    "order_scores": lambda: model_plots.order_scores(
+        {"scores": {"0": 0.5}, "order": "0", "kind": "shown", "measure": ODD}
+    ),
+    "span_logits": lambda: model_plots.span_logits([(ODD, 0.1, 0.2)]),
+    "depth_gradients": None,
+    "depth_likeness": None,
+    "two_sources": lambda: result_plots.two_sources({ODD: SPREAD}, [0, 1]),
+    "forest": lambda: result_plots.forest([COMPARED], [COMPARED]),
+    "switches": lambda: result_plots.switches(EFFECTS),
+}  # fmt: skip
+
+
+def test_every_plot_function_is_tried_with_odd_texts():
+    modules = (plots, conversion_plots, model_plots, result_plots)
+    named = {
+        name
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert named - {"new_figure", "cut", "keep"} == set(WITH_ODD_TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # that the font has no sign for it is no failure
+@pytest.mark.parametrize("name", [name for name, make in WITH_ODD_TEXTS.items() if make])
+def test_labels_are_drawn_as_they_are_written(name, tmp_path):
+    """Read back from the drawing itself: an SVG keeps each text that is no formula as it is."""
+    figure = WITH_ODD_TEXTS[name]()
+    figure.savefig(tmp_path / "notebook.png", dpi=50, bbox_inches="tight")  # as a notebook does
+    figure.savefig(tmp_path / "figure.png", dpi=50)
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(tmp_path / "figure.svg")
+    drawn = html.unescape((tmp_path / "figure.svg").read_text(encoding="utf-8"))
+    assert ODD in drawn and not any(text.get_parse_math() for text in figure.findobj(plt.Text))
+
+
+def test_figures_of_the_user_keep_their_formulas(tmp_path):
+    figure = plots.softmax_bars(FOUND)
+    figure.savefig(tmp_path / "ours.png", dpi=50)
+    theirs, axes = plt.subplots()
+    assert axes.set_title("$x^2$").get_parse_math()
+    plt.close(theirs)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a\nb\tc", "x" * 500, "$", r"\$", "_x", "\u202eabc"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_answer_can_be_a_label(text, tmp_path):
+    found = [SimpleNamespace(text=text, start_logit=2.0, end_logit=1.0, probability=0.7)]
+    for figure in (
+        plots.softmax_bars(found),
+        plots.merge_bars(pd.DataFrame({"snippet 1": [0.5]}, index=[text])),
+    ):
+        figure.savefig(tmp_path / "f.png", dpi=50)
+        label = figure.axes[0].get_yticklabels()[0].get_text()
+        assert label == plots.cut(text) and len(label) <= 34 and "\n" not in label
+
+
+def test_an_empty_nbest_can_be_drawn(tmp_path):
+    plots.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
+    plots.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")

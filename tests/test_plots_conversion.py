@@ -2,10 +2,11 @@
 
 import pytest
 from matplotlib.colors import to_rgba
-from tiny import VOCAB, tiny_examples
+from tiny import FILLER, VOCAB, tiny_examples
 
 from helpers import conversion_plots, plots
 from helpers.features import make_tokenizer, make_windows
+from helpers.squad import Example, Span
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -19,6 +20,24 @@ def test_window_map_gives_every_token_one_best_window(seed):
     best = [bar.get_x() for bar in axes.patches if bar.get_facecolor() == to_rgba(plots.DARK)]
     assert sorted(best) == list(range(len(words)))
     assert {words[int(line.get_xdata()[0])] for line in axes.lines} == {example.spans[0].text}
+
+
+def test_of_many_windows_those_around_the_answer_are_drawn(tmp_path):
+    words = [*FILLER * 40, "gene", "gak", *FILLER * 300]
+    context = " ".join(words)
+    start = context.index("gak")
+    example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
+    windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=12, training=True)
+    assert len(windows) > 250  # drawn whole, the picture would be too large to be saved
+    figure = plots.window_map(windows, VOCAB)
+    (axes,) = figure.axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(axes.get_yticklabels()) == 12 and len(shown) < 200
+    assert {shown[int(line.get_xdata()[0])] for line in axes.lines} == {"gak"}
+    seen = [n for n in range(len(windows)) if windows.start[n]]
+    numbers = [int(label.get_text().split()[1]) - 1 for label in axes.get_yticklabels()]
+    assert set(seen) <= set(numbers)
+    figure.savefig(tmp_path / "f.png", dpi=50)
 
 
 def test_rung_bars_stack_what_each_rung_adds():

@@ -1,6 +1,8 @@
 """scores.json and the report from a hand-made run folder of two batches."""
 
+import html
 import json
+import re
 
 import nbformat
 import pytest
@@ -109,6 +111,29 @@ def test_the_report_shows_scores_and_escapes_what_it_shows(run):
     assert "&lt;b&gt;x&lt;/b&gt;" in page
     assert "<b>x</b>" not in page
     assert json.loads((run.folder / "scores.json").read_text())["schema_version"] == 1
+
+
+def _odd(value):
+    """The same data with an odd text for every text."""
+    if isinstance(value, dict):
+        return {name: _odd(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_odd(entry) for entry in value]
+    return f'<i>"{value}' if isinstance(value, str) else value
+
+
+def test_no_text_of_a_run_gets_into_the_report_as_html(run):
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    scores.write_scores(run, _odd(result) | {"model": "<i>m", "context": "<i>c"}, "05")
+    cells = [nbformat.v4.new_markdown_cell("# <i>title"), nbformat.v4.new_code_cell("")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    path = run.path('notebooks/05 "<i>x.ipynb')
+    nbformat.write(notebook, path)
+    run.note("notebooks_done", {path.stem: {"seconds": 3}})
+    page = report.write_report(run).read_text()
+    assert "<i>" not in page and "&lt;i&gt;title" in page and "&lt;i&gt;m" in page
+    (link,) = re.findall(r'href="([^"]+)"', page)
+    assert (run.folder / html.unescape(link)).is_file()
 
 
 def test_the_report_says_when_golden_snippets_were_read(run):

@@ -3,29 +3,39 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from helpers.bioasq import Question, Snippet
+from helpers.bioasq import Question, Snippet, read_questions
 from helpers.config import InputError
+from helpers.leaks import plain
 from helpers.spans import Span
 from helpers.split import TYPES, answer_type, split_dev, type_counts
 from helpers.squad import Example, convert
 
 
 def question(*texts, name):
-    return Question(name, "Which?", "factoid", tuple(map(Snippet, texts)), (), (("p53",),))
+    return Question(name, f"Which {name}?", "factoid", tuple(map(Snippet, texts)), (), (("p53",),))
 
 
 def examples_of(**counts):
     """So many questions of each type, two examples each."""
     answers = {"number": "95 %", "symbol": "BRCA1", "word": "insulin", "phrase": "heart failure"}
     return [
-        Example(f"{kind}{n}_{row}", f"{kind}{n}", "Which?", text, (Span(0, len(text), text),))
+        Example(
+            f"{kind}{n}_{row}",
+            f"{kind}{n}",
+            f"Which {kind} {n}?",
+            text,
+            (Span(0, len(text), text),),
+        )
         for kind, count in counts.items()
         for n in range(count)
         for row in range(2)
-        for text in [answers[kind]]
+        for name, text in [(f"{kind}{n}", answers[kind])]
     ]
 
 
@@ -73,6 +83,61 @@ def test_each_type_gives_its_share(seed, fraction):
     assert type_counts(train) + held == Counter(counts)
     other = split_dev([replace(row) for row in sorted(rows, key=str)], fraction, seed)[1]
     assert {row.question_id for row in other} == {row.question_id for row in dev}
+
+
+WORDINGS = ("Which gene?", "which GENE", "Which  drug ?", "Which drug?", "Type I?", "Type II?",
+            "Crohn’s?", "Crohn's ?", "TNF‑α?", "TNF-α?", "e\u0301?", "é?")  # fmt: skip
+
+
+@given(
+    asked=st.lists(st.tuples(st.integers(0, 9), st.sampled_from(WORDINGS)), min_size=2),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+def test_neither_a_wording_nor_a_question_is_on_both_sides(asked, fraction, seed):
+    """Rows of one question may be worded differently, so whole chains belong together."""
+    rows = [Example(f"{n}", f"q{name}", text, "p53") for n, (name, text) in enumerate(asked)]
+    try:
+        train, dev = split_dev(rows, fraction, seed)
+    except InputError as error:
+        assert "cannot be split" in str(error)
+        return
+    assert train and dev and sorted(train + dev, key=rows.index) == rows
+    assert not {plain(row.question) for row in train} & {plain(row.question) for row in dev}
+    assert not {row.question_id for row in train} & {row.question_id for row in dev}
+
+
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=2, max_size=30),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+def test_the_held_out_share_is_as_near_as_wordings_allow(sizes, fraction, seed):
+    rows = [
+        Example(f"{n}-{k}", f"{n}-{k}", f"Which {n}?", "p53")
+        for n, size in enumerate(sizes)
+        for k in range(size)
+    ]
+    _, dev = split_dev(rows, fraction, seed)
+    wanted = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
+    assert abs(len(dev) - wanted) < max(sizes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_twins_of_one_wording_stay_on_one_side(seed):
+    path = Path(__file__).parent / "cases" / "golds" / "twins_same_wording.json"
+    questions = read_questions(path)
+    wordings = {plain(q.body) for q in questions}
+    assert len(questions) == 2 * len(wordings)
+    train, dev = split_dev(convert(questions)[0], 0.3, seed)
+    train, dev = ({row.question for row in part} for part in (train, dev))
+    assert train and dev and not train & dev and len(train | dev) == len(wordings)
+
+
+def test_questions_of_one_wording_cannot_be_split():
+    rows = [Example(f"{n}", f"{n}", "Which?", "p53") for n in range(4)]
+    with pytest.raises(InputError, match="4 questions of one wording cannot be split"):
+        split_dev(rows, 0.5, 0)
 
 
 def test_a_question_without_a_span_has_no_type():

@@ -19,6 +19,7 @@ from helpers.squad import (
 )
 
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
+CASES = Path(__file__).parent / "cases"
 A1, A2 = "0000000000000000000000a1", "0000000000000000000000a2"
 
 
@@ -326,6 +327,40 @@ def test_test_questions_in_a_training_file_are_refused(save, tiny, tmp_path):
     assert done.returncode == 0 and "allowed by allow_leak" in done.stderr
 
 
+def test_a_golden_file_is_training_data_with_a_remark(save, tiny, tmp_path):
+    """Tests of earlier editions are later editions' training data; --against keeps tests out."""
+    golden, train = save("6B1_golden.json", tiny), save("training7b.json", tiny)
+    done = run(golden, "--output", "golden.json", cwd=tmp_path)
+    assert done.returncode == 0 and "6B1_golden.json: a golden file, converted as" in done.stderr
+    assert "--test" in done.stderr and "--against" in done.stderr
+    done = run(train, "--output", "train.json", cwd=tmp_path)
+    assert done.returncode == 0 and "a golden file" not in done.stderr
+    assert (tmp_path / "golden.json").read_bytes() == (tmp_path / "train.json").read_bytes()
+    done = run(golden, "--output", "o.json", "--against", save("7B1_golden.json", tiny),
+               cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 2 and "2 by same id" in done.stderr
+    done = run(golden, "--output", "t.json", "--test", cwd=tmp_path)
+    assert done.returncode == 0 and "converted as training data" not in done.stderr
+
+
+def test_the_held_out_part_shares_no_wording_with_the_rest(save, tmp_path):
+    twins = CASES / "golds" / "twins_same_wording.json"
+    for seed in range(3):
+        convert_files([twins], tmp_path / "o.json", dev_fraction=0.3, seed=seed)
+        train, dev = (
+            {row.question for row in read_squad(tmp_path / name)}
+            for name in ("o.json", "o_dev.json")
+        )
+        assert train and dev and not train & dev
+
+
+def test_space_in_a_squad_file_is_told_and_gone(tmp_path, capsys):
+    path = CASES / "squad" / "trailing_space_in_gold.json"
+    convert_files([path], tmp_path / "o.json")
+    assert "space around it, which is left out: 8 questions" in capsys.readouterr().err
+    assert read_squad(tmp_path / "o.json")[0].spans[0].text == "CFTR"
+
+
 def test_a_near_equal_wording_is_told_and_converted(save, tiny, tmp_path):
     train = save("training7b.json", tiny)
     test = json.loads(json.dumps(tiny))
@@ -338,7 +373,6 @@ def test_a_near_equal_wording_is_told_and_converted(save, tiny, tmp_path):
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
-    golden = save("7B1_golden.json", tiny)
     twice = save("copy/training7b.json", tiny)
     train = save("training7b.json", tiny)
     bare = {"questions": [{"id": "x", "type": "factoid", "body": "?", "snippets": []}]}
@@ -351,7 +385,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
                    "snippets": [{"text": "a"}], "exact_answer": ["a"]}]})  # fmt: skip
     before = sorted(tmp_path.rglob("*"))
     for arguments, words in [
-        ([golden], "golden file holds test questions; add --test"),
         ([train, twice], "id is also in another file"),
         ([test_input], "this is a test input"),
         ([hopeless], "no question could be converted (no snippets)"),

@@ -1,11 +1,13 @@
 """SQuAD files in and out."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.bioasq import Oddities, is_squad, read_json
 from helpers.config import InputError
 from helpers.leaks import wordings
 from helpers.outputs import write_json
@@ -128,18 +130,32 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad({"id": "q1", "question": "?", "answers": ["p53"]}), "'q1': field 'answers'"),
         (squad({"id": "q1", "question": "?", "answers": "p53"}), "'q1': field 'answers'"),
         (
-            squad({"id": "q1", "question": "?", "answers": {"text": ["p53"], "answer_start": [2]}}),
-            "'q1': field 'answers' is an object, as in Hugging Face's data sets",
+            squad({"id": "q1", "question": "?", "answers": {"text": ["p53"], "answer_start": []}}),
+            "'q1': field 'answers' is an object without two equally long lists",
         ),
+        (squad({"id": "q1", "question": "?", "answers": {"p53": 2}}), "two equally long lists"),
+        (squad({"id": "q1", "question": "?", "answers": {"text": "p53"}}), "'answer_start' of"),
+        (squad(row("q1", (2, "p53"), is_impossible=True)), "'q1': field 'is_impossible' is true"),
+        (squad(row("q1", is_impossible="yes")), "'q1': field 'is_impossible' is neither"),
+        (squad(row("q1", (1, " "))), "'q1': answer ' ' holds no text"),
         (squad({"id": "q1", "question": "?", "answers": [{"answer_start": 2}]}), "field 'text'"),
         (squad(row("q1", ("2", "p53"))), "'q1': field 'answer_start' of answer 'p53'"),
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
-        (squad(row("q1", (1, "p53"))), "'q1': answer 'p53' is not at character 1"),
+        (
+            squad(row("q1", (0, "p53"))),
+            "not at character 0 of its context (its first place there is 2)",
+        ),
+        (squad(row("q1", (3, "53"), (4, "53"))), "'q1': answer '53' is not at character 4"),
         (squad(row("q1", (2, "P53"))), "'q1': answer 'P53'"),
         (squad(row("q1", (-1, "b"))), "'q1': answer 'b' is not at character -1"),
         (squad(row("q1", (0, ""))), "'q1': answer ''"),
         (squad(row("q1"), context=" "), "'q1': field 'context'"),
-        (squad(row(7)), "7: field 'id'"),
+        (squad(row(7.5)), "7.5: field 'id'"),
+        (squad(row(True)), "True: field 'id'"),
+        (squad(row(7), row("7")), "'7': id occurs twice"),
+        ([{"context": "p53", "qas": [row("q1", (2, "x"))]}], "'q1': answer 'x'"),
+        ([{"context": "p53", "question": "?"}], "row 1: field 'id'"),
+        ([{"context": "p53", "qas": 7}], "paragraph 1: field 'qas' is not a list"),
         (squad({**row("q1"), "question": ""}), "'q1': field 'question'"),
     ],
 )
@@ -148,6 +164,101 @@ def test_bad_squad_files(save, data, words):
         read_squad(save("bad.json", data))
     assert words in str(caught.value) and "bad.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+CASES = Path(__file__).parent / "cases" / "squad"
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("number_ids", {"262": "TP53", "276": "BRCA1"}),
+        ("list_of_rows", {"1": "TP53"}),
+    ],
+)
+def test_files_of_other_tools_are_read(name, answers):
+    read = read_squad(CASES / f"{name}.json")
+    assert {row.id: row.spans[0].text for row in read} == answers
+    assert all(row.context[s.start : s.end] == s.text for row in read for s in row.spans)
+
+
+def test_space_around_an_answer_is_no_part_of_it():
+    odd = Oddities()
+    read = read_squad(CASES / "trailing_space_in_gold.json", odd)
+    assert [row.spans[0].text for row in read][:3] == ["CFTR", "SMN1", "BRCA1"]
+    assert all(row.context[s.start : s.end] == s.text for row in read for s in row.spans)
+    (remark,) = odd.lines("f")
+    assert "an answer has space around it, which is left out: 8 questions" in remark
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("impossible_but_answered", "'q1': field 'is_impossible' is true"),
+        ("onlyspace_answer", "'q1': answer ' ' holds no text"),
+        ("utf16", "is in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("cp1252", "“TP53” gene – here\",' reads well, it is in Windows-1252: iconv -f CP1252"),
+    ],
+)
+def test_what_is_ambiguous_is_refused_with_its_place(name, words):
+    with pytest.raises(InputError) as caught:
+        read_squad(CASES / f"{name}.json")
+    assert words in str(caught.value) and f"{name}.json: " in str(caught.value)
+
+
+def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
+    odd = Oddities()
+    rows = [row("q1", is_impossible=False), row("q2", is_impossible=True), row("q3")]
+    assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), odd))
+    (remark,) = odd.lines("f")
+    assert "'is_impossible' is false, and there is no answer: 1 question ('q1')" in remark
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "place"),
+    [
+        ("p53", 2, 2), (" p53", 1, 2), ("p53 ", 2, 2), (" p53\n", 2, 2), ("p53", 1, 2),
+        ("\xa0p53", 2, 2), ("α p53", 0, 0), ("p53", 8, 9),
+    ],
+)  # fmt: skip
+def test_an_answers_place_may_be_off_by_space(save, text, start, place):
+    odd = Oddities()
+    path = save("f.json", squad(row("q1", (start, text)), context="α p53 b  p53"))
+    (span,) = read_squad(path, odd)[0].spans
+    assert (span.start, span.text) == (place, text.strip())
+    assert bool(odd.found) == (text != text.strip() or start != place)
+
+
+def flat(name, **answers):
+    return {"id": name, "title": "T", "context": "α p53 b", "question": f"{name}?", **answers}
+
+
+COLUMNS = {"answers": {"text": ["p53", "b"], "answer_start": [2, 6]}}
+LISTED = {"answers": [{"text": "p53", "answer_start": 2}, {"text": "b", "answer_start": 6}]}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [flat("1", **COLUMNS), flat("2", answers={"text": [], "answer_start": []})],
+        {"data": [flat("1", **LISTED), flat("2")]},
+        [{"context": "α p53 b", "qas": [flat("1", **COLUMNS), flat("2", is_impossible=True)]}],
+        squad(flat("1", **COLUMNS), flat("2"))["data"],
+        "\n".join(json.dumps(row) for row in (flat("1", **LISTED), flat("2"))).encode(),
+    ],
+)
+def test_every_shape_gives_the_same_rows(save, data):
+    path = save("f.json", data)
+    assert is_squad(read_json(path))
+    assert [(row.id, row.context, [s.text for s in row.spans]) for row in read_squad(path)] == [
+        ("1", "α p53 b", ["p53", "b"]), ("2", "α p53 b", []),
+    ]  # fmt: skip
+
+
+def test_one_json_line_is_one_row(save):
+    answer = {"text": "p53", "answer_start": 2}
+    (row,) = read_squad(save("f.json", flat("1", answers=answer)))
+    assert row.spans == (Span(2, 5, "p53"),)
 
 
 def test_id_map_and_drop_report_are_json_lines(tmp_path):

@@ -18,7 +18,7 @@ def squad_file(tmp_path):
     rows = []
     for n, example in enumerate(tiny.tiny_examples(20)):
         rows += [
-            Example(f"q{n}{k}", f"q{n}{k}", "which gene ?", example.context, example.spans)
+            Example(f"q{n}{k}", f"q{n}{k}", f"which gene {n}{k} ?", example.context, example.spans)
             for k in "abc"
         ]
     return write_squad(tmp_path / "squad.json", rows)
@@ -70,6 +70,19 @@ def test_whole_paragraphs_are_held_out(squad_file):
     assert list(data.files) == [str(squad_file)]
     everything = settings(squad_epochs=1, squad_file=str(squad_file), dev_fraction=0.0)
     assert not squad_step.read(everything).dev
+
+
+def test_paragraphs_that_ask_the_same_stay_together(tmp_path):
+    rows = [
+        Example(f"q{n}", f"q{n}", f"which gene {n // 2} ?", e.context, e.spans)
+        for n, e in enumerate(tiny.tiny_examples(20))
+    ]
+    path = str(write_squad(tmp_path / "squad.json", rows))
+    for seed in range(4):
+        given = {"squad_epochs": 1, "squad_file": path, "dev_fraction": 0.3, "seed": seed}
+        data = squad_step.read(settings(**given))
+        assert len(data.dev) == 6
+        assert not {e.question for e in data.train} & {e.question for e in data.dev}
 
 
 def test_a_file_of_its_own_judges_the_step(squad_file, tmp_path):

@@ -1,11 +1,13 @@
 """Training: it learns, repeats itself for a seed, and survives a kill."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from tiny import tiny_examples, tiny_reader
 from helpers import training
 from helpers.config import InputError
 from helpers.features import gather
-from helpers.squad import Example
+from helpers.prediction import Candidate
+from helpers.squad import Example, read_squad
 
 SLOW_RUN = """
 import sys, time
@@ -147,3 +150,14 @@ def test_a_loss_that_is_lost_stops_the_training_and_leaves_nothing(tmp_path):
             tiny_reader(learning_rate=1e20), tiny_examples(60), tmp_path / "t", progress=False
         )
     assert not (tmp_path / "t").exists()
+
+
+def test_right_answers_score_on_golds_with_space_around_them():
+    """One span of the public 7b training file and all of COVID-QA's: every dev score was 0."""
+    path = Path(__file__).parent / "cases" / "squad" / "trailing_space_in_gold.json"
+    held_out = read_squad(path)
+    words = [re.search(r"mutations in (\w+)", e.context) for e in held_out]
+    found = [[Candidate(w[1], w.start(1), w.end(1), 1.0, 1.0, 1.0)] for w in words]
+    reader = SimpleNamespace(predict=lambda *args, **more: found, settings=tiny_reader().settings)
+    scores = training.dev_scores(reader, held_out)
+    assert [scores[name] for name in ("sacc", "lacc", "mrr", "pair_em")] == [1, 1, 1, 1]

@@ -19,7 +19,11 @@ def tiny_questions(count):
     """Each question of one snippet whose gold is a gene of the tiny vocabulary."""
     return [
         Question(
-            f"{n:024x}", e.question, "factoid", (Snippet(e.context),), (), ((e.spans[0].text,),)
+            f"{n:024x}",
+            f"{e.question} {n}",
+            "factoid",
+            (Snippet(e.context),),
+            exact_answer=((e.spans[0].text,),),
         )
         for n, e in enumerate(tiny_examples(count))
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 import pytest
 
-from helpers import errors, widgets
+from helpers import errors, markup, widgets
 from helpers.config import InputError
 from helpers.squad import Example
 
@@ -44,6 +44,12 @@ def test_ask_answers_at_once_and_on_the_button():
     asked.value = "no mark"
     button.click()
     assert "no question mark in &lt;question&gt;" in shown.value
+
+
+def test_pages_without_a_kernel_are_out_of_reach_of_mathjax(cases):
+    for view in (widgets.ask(Parrot(), "Is it $5 or $6?", "$7 <script>"), widgets.browse(*cases)):
+        assert re.match(rf'<div class="[\w-]+"><div {markup.WRITTEN}>', saved(view))
+        assert "<script>" not in saved(view)
 
 
 def test_ask_without_text_says_what_to_do():

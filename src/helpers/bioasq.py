@@ -15,7 +15,7 @@ from typing import Any
 
 from helpers.config import InputError
 from helpers.layout import BioasqFiles, find_files, role_of
-from helpers.outputs import write_json
+from helpers.outputs import read_text, write_json
 from helpers.schema import (
     TYPES,
     Oddities,
@@ -39,11 +39,15 @@ MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
 
 
 def read_json(path: str | Path) -> Any:
-    """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``."""
-    path = Path(path)
+    """Parse a UTF-8 JSON file, or raise ``InputError``; JSON lines are read as a list of objects.
+
+    A byte order mark is allowed.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path}: is empty; download it again")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-        data = json.loads(text)
+        data = _parse(text)
         half = _HALF.search(text)
         if half:  # mostly pairs, which are whole characters
             json.dumps(data, ensure_ascii=False).encode("utf-8")
@@ -53,14 +57,6 @@ def read_json(path: str | Path) -> Any:
         raise InputError(
             f"{path}: holds half a character (from line {line}: {half[0]} without its other half); "
             "repair the text"
-        ) from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; check the path") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name one file in it") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path}: not UTF-8 (byte {error.start}); convert it, e.g. iconv -f latin1 -t utf-8"
         ) from None
     except json.JSONDecodeError as error:
         raise InputError(
@@ -73,13 +69,33 @@ def read_json(path: str | Path) -> Any:
         ) from None
     except RecursionError:
         raise InputError(f"{path}: JSON nested too deeply to be a BioASQ file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        try:  # JSON lines, which the library datasets writes
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+        except json.JSONDecodeError:
+            rows = []
+        if len(rows) < 2 or not all(isinstance(row, dict) for row in rows):
+            raise
+        return rows
 
 
 def is_squad(data: object) -> bool:
-    """Whether parsed JSON has SQuAD's outer shape, ``{"data": [...]}``."""
-    return isinstance(data, dict) and isinstance(data.get("data"), list)
+    """Whether parsed JSON has one of SQuAD's shapes: ``{"data": [...]}``, or what is in its list.
+
+    That is a list of articles, of paragraphs, or of rows that bring their own context, as the
+    libraries datasets and simpletransformers have them.
+    """
+    if isinstance(data, dict):
+        return isinstance(data.get("data"), list) or ("context" in data and "question" in data)
+    first = data[0] if isinstance(data, list) and data else None
+    return isinstance(first, dict) and ("paragraphs" in first or "context" in first)
 
 
 def read_questions(

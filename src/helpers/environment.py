@@ -247,6 +247,7 @@ def _data(settings: Settings) -> list[Row]:
             "the golden files stand in for the test inputs; they hold more snippets than "
             "participants were given, and the score table will say so"
         )
+        remedy += f". Files passed over: {files.passed_over()}" if files.ignored else ""
     rows = [Row(what, found, "train, test and golden files", True, remedy)]
     if settings.context == "abstract" and not files.abstracts:
         found = "no abstracts.json: PubMed's cache" + ("" if offline() else ", then PubMed")

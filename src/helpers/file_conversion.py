@@ -27,6 +27,10 @@ from helpers.squad import (
 from helpers.squad_file import parse_squad, write_drops, write_ids, write_squad
 
 GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
+TRAINED_ON = (
+    "a golden file, converted as training data (--test makes test data of it); give the files of "
+    "your test to --against, so that no test question is trained on"
+)
 
 
 def convert_files(
@@ -55,8 +59,9 @@ def convert_files(
     rows are checked and written anew, answers or not with ``test``, those with an answer without
     (with ``negatives`` all of an answered question). Rows of one answer each keep their ids.
 
-    Everything is read and converted before the first file is written. Without ``test``, golden
-    files are refused: their questions are test questions. Raises ``InputError``.
+    A golden file is training data without ``test``, which a remark says: the test batches of
+    earlier editions are later editions' training data. Everything is read and converted before the
+    first file is written. Raises ``InputError``.
     """
     check_outputs((output,))  # its name is taken apart next
     if test and dev_fraction:
@@ -133,13 +138,10 @@ def _read_all(
     remarks: list[str] = []
     for file in files:
         if not test and role_of(file) == "golden":
-            raise InputError(
-                f"{file}: a golden file holds test questions; add --test, "
-                "or rename it if you mean to train on it"
-            )
+            remarks.append(f"{file}: {TRAINED_ON}")
         data, odd = read_json(file), Oddities()
         if is_squad(data):
-            found = parse_squad(data, file)
+            found = parse_squad(data, file, odd)
             ids = wordings(found)
         else:
             answers = "any" if test else "required"

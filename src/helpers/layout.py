@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import filecmp
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,10 +43,21 @@ class BioasqFiles:
     enriched: bool  # no test inputs: the golden files, which hold extra snippets, stand in
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
+    ignored: tuple[tuple[Path, str], ...] = ()  # what else lies in the folder, and why it is unread
 
     def with_golden_snippets(self) -> BioasqFiles:
         """The same with the golden files as test inputs: more snippets than participants got."""
-        return replace(self, tests=self.golds, tests_are_squad=False, enriched=True)
+        unread = () if self.enriched else self.tests
+        ignored = (*self.ignored, *((path, "snippets=golden is set") for path in unread))
+        return replace(
+            self, tests=self.golds, tests_are_squad=False, enriched=True, ignored=ignored
+        )
+
+    def passed_over(self, most: int = 10) -> str:
+        """The ignored files and why, on one line; "" when there are none."""
+        shown = [f"{path.name} ({why})" for path, why in self.ignored[:most]]
+        more = len(self.ignored) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
     def inputs(self, context: str) -> list[Path]:
         """Every file that a run under this context reads, each once."""
@@ -146,6 +157,14 @@ def find_files(
         )
     numbers = sorted(golds, key=lambda number: int(number or 0))
     gold_paths = tuple(golds[n] for n in numbers)
+    abstracts = tuple(path for path in paths if _ABSTRACTS.fullmatch(path.name))
+    read = {*train.values(), *tests.values(), *golds.values()}
+    read |= {*abstracts} if context == "abstract" else set()
+    ignored = (
+        (path, _why_ignored(path, file, read, edition, context))
+        for path, file in zip(paths, found, strict=True)
+        if path not in read
+    )
     return BioasqFiles(
         train=train.get("") if train else None,
         train_is_squad=bool(train) and train_is_squad,
@@ -153,9 +172,30 @@ def find_files(
         golds=gold_paths,
         batches=tuple(_batch(edition, n) for n in numbers),
         enriched=not tests,
-        abstracts=tuple(path for path in paths if _ABSTRACTS.fullmatch(path.name)),
+        abstracts=abstracts,
         tests_are_squad=bool(tests) and tests_are_squad,
+        ignored=tuple(ignored),
     )
+
+
+def _why_ignored(
+    path: Path, file: _Found | None, read: Collection[Path], edition: str, context: str
+) -> str:
+    if file is None:
+        if _ABSTRACTS.fullmatch(path.name):
+            return "read under context 'abstract' only"
+        return "name not recognized"
+    if file.edition != edition:
+        return f"edition {file.edition}, not {edition}"
+    if file.context not in (None, context):
+        return f"made for context {file.context!r}, not {context!r}"
+    known = filter(None, (_classify(other, other) for other in read))
+    rivals = [rival for rival in known if rival.role == file.role]
+    if any(rival.squad != file.squad for rival in rivals):
+        return f"not needed: the {'BioASQ' if file.squad else 'SQuAD'} {file.role} files are read"
+    if any((rival.number, rival.squad) == (file.number, file.squad) for rival in rivals):
+        return "a copy of a file that is read"
+    return "all batches in one file, and the others are by batch"
 
 
 def _batch(edition: str, number: str) -> str:

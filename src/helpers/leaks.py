@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ _FUNCTION_WORDS = frozenset(
      "what", "when", "where", "which", "who", "whose", "why", "with"]
 )  # fmt: skip
 _INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # behind a letter: 1-2 is not 12
+_ALIKE = str.maketrans(
+    dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„‟″", '"')
+    | dict.fromkeys("\u200b\ufeff\xad")
+)  # fmt: skip
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
 
 
@@ -76,8 +81,12 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
 
 
 def plain(text: str) -> str:
-    """A wording without its letter case, repeated blanks and final punctuation."""
-    return " ".join(text.casefold().split()).rstrip("?. ")
+    """A wording without its letter case, repeated spaces and final punctuation.
+
+    Characters of one look are one: compatibility forms, composed accents, hyphens, quotation marks.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.translate(_ALIKE).split()).rstrip("?!.:;,… ")
 
 
 def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:

@@ -1,6 +1,8 @@
 """Answers in their snippets, as HTML that a saved notebook, a report and a widget can show.
 
-All text is escaped. Weight, underline and frame carry the meaning, so black and white is enough.
+All text is shown as written: escaped, and out of MathJax's reach, which would make a formula of
+what stands between two dollar signs. Weight, underline and frame carry the meaning, so black and
+white is enough.
 """
 
 from __future__ import annotations
@@ -8,15 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers.metrics import lower
 from helpers.spans import Span, find_spans
 from helpers.squad import Example
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+# JupyterLab has MathJax 3, exported pages have MathJax 2: each has a class for what it leaves out.
+WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
 _GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
 _BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
+_TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show, long words wrap
+
+
+def as_written() -> None:
+    """From now on pandas shows texts as they are written, neither as HTML nor as formulas."""
+    import pandas as pd
+
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
+    pd.set_option("styler.format.escape", "html")
 
 
 def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
@@ -38,11 +53,8 @@ def highlight(context: str, gold: Iterable, predicted=None) -> str:
         _golden(context[low:high], golden[low:high]),
         _golden(context[high:], golden[high:]),
     )
-    return (
-        parts[0]
-        + (f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else "")
-        + parts[2]
-    )
+    box = f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else ""
+    return f'<bdi {WRITTEN} style="{_TEXT_STYLE}">{parts[0]}{box}{parts[2]}</bdi>'
 
 
 def _golden(text: str, golden: Sequence[bool]) -> str:
@@ -92,7 +104,7 @@ def case_html(
     )
     told = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
     return (
-        '<div style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
+        f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
         f"<b>{escape(row['question'])}</b><br>{told}<br>"
         f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
         f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
@@ -117,7 +129,7 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
         for c in nbest[:most]
     ]
     head = "<tr><th>answer</th><th>probability</th><th></th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
+    return f"<table {WRITTEN}>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
 
 
 def visible(text: str) -> str:
@@ -125,12 +137,18 @@ def visible(text: str) -> str:
     return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
 
 
+def text_table(df: pd.DataFrame):
+    """A table of texts for display: flush left, two decimals, every text as it is written."""
+    style = df.style.format(precision=2, escape="html").set_table_attributes(WRITTEN)
+    for axis in ("index", "columns"):
+        style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
+    look = "text-align: left; vertical-align: top; white-space: pre-wrap"
+    return style.set_table_styles([{"selector": "th, td", "props": look}])
+
+
 def left(df: pd.DataFrame):
-    """A table of texts for display: flush left, two decimals, no index, escaped."""
-    style = df.reset_index(drop=True).style.hide(axis="index")
-    style.format(precision=2, escape="html").format_index(escape="html", axis="columns")
-    flush = "text-align: left; vertical-align: top"
-    return style.set_table_styles([{"selector": "th, td", "props": flush}])
+    """``text_table`` without the index."""
+    return text_table(df.reset_index(drop=True)).hide(axis="index")
 
 
 def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and never over what is not ours to replace."""
+"""Text files: written whole or not at all, never over what is not ours, and read as UTF-8 only."""
 
 from __future__ import annotations
 
@@ -11,6 +11,83 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import InputError
+
+_OTHER_FORMATS = (  # first bytes, what the file is, what to do
+    (b"\x1f\x8b", "a gzip file", "unpack it: gunzip -c FILE > NEW.json"),
+    (b"PK\x03\x04", "a zip file", "unpack it: unzip FILE"),
+    (b"BZh", "a bzip2 file", "unpack it: bunzip2 -k FILE"),
+    (b"\xfd7zXZ\x00", "an xz file", "unpack it: xz -dk FILE"),
+    (b"(\xb5/\xfd", "a zstd file", "unpack it: zstd -dk FILE"),
+    (b"7z\xbc\xaf'\x1c", "a 7-Zip archive", "unpack it: 7z x FILE"),
+    (b"PAR1", "a Parquet file", "export it as JSON, for example with pandas"),
+    (b"%PDF", "a PDF file", "give the JSON file"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+)
+_UNICODE = (  # marks at the start of a file, the longer ones first
+    (b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
+)  # fmt: skip
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file, a byte order mark at its start left out.
+
+    Anything else is an ``InputError`` that names what the file is (another encoding, a packed
+    file, a web page) and how to convert it. Nothing is guessed: a wrong encoding would change
+    Greek letters and quotation marks without an error.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; name one file in it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    for start, what, remedy in _OTHER_FORMATS:
+        if raw.startswith(start):
+            raise InputError(f"{path}: is {what}, not text; {remedy}")
+    wide = next((name for mark, name in _UNICODE if raw.startswith(mark)), _without_mark(raw))
+    if wide:
+        raise InputError(
+            f"{path}: is in {wide}, not UTF-8; convert it: iconv -f {wide} -t UTF-8 FILE > NEW.json"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: {_not_utf8(raw, error)}") from None
+    if text.lstrip()[:5].lower() in ("<html", "<!doc"):
+        raise InputError(
+            f"{path}: is a web page, perhaps a login page; sign in and download the file again"
+        )
+    return text
+
+
+def _without_mark(raw: bytes) -> str:
+    """UTF-16 or UTF-32 without a mark: a JSON text begins with ASCII, so zeros stand beside it."""
+    zeros = tuple(byte == 0 for byte in raw[:4])
+    names = {
+        (False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE",
+        (False, True, True, True): "UTF-32LE", (True, True, True, False): "UTF-32BE",
+    }  # fmt: skip
+    return names.get(zeros, "")
+
+
+def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
+    place = f"line {raw.count(10, 0, error.start) + 1}, byte {error.start}"
+    if error.reason == "unexpected end of data":
+        return f"ends in the middle of a character ({place}); download it again"
+    if not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii():
+        return f"is UTF-8 in part only, damaged or mixed at {place}; repair the text there"
+    near = raw[max(0, error.start - 20) : error.start + 20]
+    try:
+        shown = near.decode("cp1252")
+    except UnicodeDecodeError:
+        return f"is not UTF-8 ({place}); save it as UTF-8 in the program that wrote it"
+    return (
+        f"is not UTF-8 ({place}); if {shown!r} reads well, it is in Windows-1252: "
+        "iconv -f CP1252 -t UTF-8 FILE > NEW.json"
+    )
 
 
 def check_outputs(

@@ -7,9 +7,12 @@ keeps it. Hatches and line styles carry what colours do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
 ACCENT = "#b4541a"
@@ -23,10 +26,23 @@ _STYLE = {
 }
 
 
+class AsWritten(Figure):
+    """A figure that never reads a text as a formula: two dollar signs in a label are money.
+
+    Matplotlib would typeset what stands between them, or stop at a backslash there.
+    """
+
+    def draw(self, renderer) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        with plt.rc_context({"text.parse_math": False}):  # for ticks that are made on the way
+            super().draw(renderer)
+
+
 def new_figure(width: float = 7.0, height: float = 3.2, columns: int = 1):
     """A figure in the house style and its axes (a list when there are several columns)."""
     with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height))
+        figure, axes = plt.subplots(1, columns, figsize=(width, height), FigureClass=AsWritten)
         plt.close(figure)  # shown by the notebook's last line, once, and not a second time
     return figure, axes
 
@@ -49,39 +65,45 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     return figure
 
 
-def window_map(windows, vocab: Sequence[str]):
+def window_map(windows, vocab: Sequence[str], most: int = 12):
     """Which tokens of one context each window sees, and which window is best for which token.
 
     ``windows`` is a ``features.Windows`` of a single example with one gold span, made with
-    ``training``; ``vocab`` gives the token of an id.
+    ``training``; ``vocab`` gives the token of an id. Of more than ``most`` windows, those around
+    the answer are drawn.
     """
-    rows = [slice(*bounds) for bounds in zip(windows.bounds[:-1], windows.bounds[1:], strict=True)]
+    first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
+    bounds = windows.bounds[first : first + most + 1]
+    rows = [slice(*pair) for pair in pairwise(bounds)]
     text = windows.chars[:, 1] > 0  # the question and the special tokens have no characters
-    columns = {tuple(pair): 0 for pair in sorted(map(tuple, windows.chars[text].tolist()))}
+    shown = text.copy()
+    shown[: bounds[0]] = shown[bounds[-1] :] = False
+    columns = {tuple(pair): 0 for pair in sorted(map(tuple, windows.chars[shown].tolist()))}
     columns = {pair: number for number, pair in enumerate(columns)}
     labels = [""] * len(columns)
-    inner = np.ones(len(columns), bool)  # inside a word: neither its first piece nor its last
+    inner = np.ones(len(columns), bool)  # inside a word: not its first piece
     figure, axes = new_figure(0.15 * len(columns) + 1.6, 1.9 + 0.3 * len(rows))
     cells = []
     for row, where in enumerate(rows):
         for token in range(where.start, where.stop):
             if text[token]:
                 column = columns[tuple(windows.chars[token].tolist())]
-                edge = bool(windows.can_start[token] or windows.can_end[token])
-                gold = 0 < windows.start[row] <= token - where.start <= windows.end[row]
+                edge = bool(windows.can_start[token])
+                place = token - where.start
+                gold = 0 < windows.start[first + row] <= place <= windows.end[first + row]
                 labels[column] = vocab[windows.ids[token]]
                 inner[column] &= not edge
                 cells.append((row, column, edge, gold))
     best = {(row, column) for row, column, edge, _ in cells if edge}
     for row, column, _, gold in cells:
-        if inner[column] and (row, column - 1) in best:  # a word's middle follows its first piece
+        if inner[column] and (row, column - 1) in best:  # the rest of a word follows its start
             best.add((row, column))
         shade = DARK if (row, column) in best else LIGHT
         axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
         if gold:
             axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
     axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=9)
-    axes.set_yticks(range(len(rows)), [f"window {row + 1}" for row in range(len(rows))])
+    axes.set_yticks(range(len(rows)), [f"window {first + row + 1}" for row in range(len(rows))])
     axes.set(xlim=(0, len(labels)), xlabel="tokens of the context", ylim=(len(rows) - 0.5, -0.5))
     axes.tick_params(length=0)
     keys = [
@@ -170,7 +192,7 @@ def softmax_bars(nbest, most: int = 8):
     bars = left.barh(places, sums, color=MIDDLE, edgecolor="black", linewidth=0.6)
     left.bar_label(bars, fmt="%.2f", padding=3, fontsize=9)
     left.axvline(0, color="black", linewidth=0.8)
-    left.set_yticks(places, [_cut(c.text) for c in shown])
+    left.set_yticks(places, [cut(c.text) for c in shown])
     left.set(xlabel="start logit + end logit (no unit)")
     left.set_title("What the span head says", loc="left", fontsize=11)
     left.margins(x=0.18)
@@ -201,7 +223,7 @@ def merge_bars(parts):
     longest = parts.max(axis=1).to_numpy()
     for place, (total, peak) in enumerate(zip(left, longest, strict=True)):
         axes.text(total, place, f"  sum {total:.2f}, max {peak:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(parts)), [_cut(text) for text in parts.index])
+    axes.set_yticks(range(len(parts)), [cut(text) for text in parts.index])
     axes.set(xlabel="probability, added up over the snippets (no unit)",
              xlim=(0, 1.28 * max(left.max(initial=0), 0.1)))  # fmt: skip
     axes.set_title("One question's answers, snippet by snippet", loc="left", fontsize=11)
@@ -210,5 +232,7 @@ def merge_bars(parts):
     return figure
 
 
-def _cut(text: str, length: int = 34) -> str:
+def cut(text: str, length: int = 34) -> str:
+    """A text as a label: on one line, and no longer than there is room for."""
+    text = " ".join(str(text).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"

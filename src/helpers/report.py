@@ -72,8 +72,9 @@ def _note(scores: dict, teaching: bool) -> str:
     else:
         text = (
             f"Model <code>{html.escape(scores['model'])}</code>, context "
-            f"<b>{scores['context']}</b>. A figure compares only with one from the same questions, "
-            "the same context and the same model; notebook 05 judges each published row."
+            f"<b>{html.escape(scores['context'])}</b>. A figure is comparable only with one from "
+            "the same questions, the same context and the same model; notebook 05 judges each "
+            "published row."
         )
     if scores["enriched"]:
         text += (
@@ -145,7 +146,7 @@ def _notebooks(run: Run, manifest: dict) -> str:
         title = next((c.source.splitlines()[0].lstrip("# ") for c in notebook.cells), path.stem)
         took = done.get(path.stem, {}).get("seconds")
         items.append(
-            f'<li><a href="notebooks/{path.stem}.html">{html.escape(title)}</a>'
+            f'<li><a href="notebooks/{html.escape(path.stem)}.html">{html.escape(title)}</a>'
             + (f", {took:.0f} s" if took is not None else "")
             + "</li>"
         )

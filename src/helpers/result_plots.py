@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from helpers.plots import ACCENT, DARK, LIGHT, MIDDLE, new_figure
+from helpers.plots import ACCENT, DARK, LIGHT, MIDDLE, cut, new_figure
 from helpers.uncertainty import MEASURES
 
 
@@ -130,4 +130,4 @@ def _label(row: Mapping) -> str:
     else:
         extra = " after SQuAD" if "then" in row["training"] and "SQuAD" not in row["name"] else ""
     context = "?" if row["context"] == "unpublished" else row["context"]
-    return f"{row['name']}{extra}: {context}"
+    return f"{cut(row['name'], 60)}{extra}: {context}"

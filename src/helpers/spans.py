@@ -37,9 +37,9 @@ def fold(text: str) -> str:
 def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
     """Every occurrence of every synonym by the strict rule, sorted and unique.
 
-    Synonyms are taken literally, blanks at their edges included (one answer of the public 7b
-    training file begins with a blank); those of blanks only find nothing. Overlapping occurrences
-    of different synonyms all count. For golds as files have them, see ``needles``.
+    Synonyms are taken literally, spaces at their edges included; those of spaces only find nothing.
+    Overlapping occurrences of different synonyms all count. For golds as files have them, see
+    ``needles``.
     """
     wanted = {fold(text) for text in set(synonyms) if text.strip()}
     return [Span(start, end, context[start:end]) for start, end in strict(fold(context), wanted)]

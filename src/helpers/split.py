@@ -1,4 +1,4 @@
-"""A part of the training questions held out: by question, alike in answer types, by a seed."""
+"""A part of the training questions held out: by question and wording, alike in types, by a seed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from helpers.config import InputError
+from helpers.leaks import plain
 from helpers.squad_file import Example
 
 TYPES = ("number", "symbol", "word", "phrase", "none")
@@ -39,33 +40,59 @@ def split_dev(
 ) -> tuple[list[Example], list[Example]]:
     """Hold out whole questions: (train, dev), each in the given order.
 
-    Within an answer type the questions with the smallest hash of seed and id are held out, and
-    each type gives its share, so the choice depends on neither the order of the examples nor the
-    platform. Unless ``fraction`` is 0, at least one question stays on each side.
+    Questions of one wording (see ``leaks.plain``) stay on one side: editions 7b to 10b ask some
+    questions again under another id. Within an answer type the groups with the smallest hash of
+    seed and id are held out, and each type gives its share, so the choice depends on neither the
+    order of the examples nor the platform. Unless ``fraction`` is 0, at least one question stays
+    on each side.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"dev fraction {fraction} must be at least 0 and below 1")
     if not fraction:
         return list(examples), []
     types = _types(examples)
-    if len(types) < 2:
-        raise InputError(
-            f"dev fraction {fraction}: {len(types)} question cannot be split; set it to 0"
-        )
+    groups = _groups(examples)
+    if len(groups) < 2:
+        wording = f"{len(types)} questions of one wording" if len(types) > 1 else "1 question"
+        raise InputError(f"dev fraction {fraction}: {wording} cannot be split; set it to 0")
     count = min(max(round(fraction * len(types)), 1), len(types) - 1)
     by_type = defaultdict(list)
-    for name, kind in types.items():
-        by_type[kind].append((hashlib.sha256(f"{seed}:{name}".encode()).digest(), name))
-    # The n-th of a type's N questions stands at (n + 1/2) / N: the smallest places of all types
+    for names in groups:
+        digest, name = min((hashlib.sha256(f"{seed}:{n}".encode()).digest(), n) for n in names)
+        by_type[types[name]].append((digest, names))
+    # The n-th of a type's N groups stands at (n + 1/2) / N: the smallest places of all types
     # together hold each type's share, to within one question.
     places = [
-        ((n + 0.5) / len(ranked), digest, name)
+        ((n + 0.5) / len(ranked), digest, names)
         for ranked in map(sorted, by_type.values())
-        for n, (digest, name) in enumerate(ranked)
+        for n, (digest, names) in enumerate(ranked)
     ]
-    held = {name for _, _, name in sorted(places)[:count]}
+    ordered = [names for _, _, names in sorted(places)]
+    held: set[str] = set()
+    for names in ordered[:-1]:
+        if len(held) + len(names) / 2 < count:  # nearer to the count with the group than without
+            held.update(names)
+    held = held or set(min(ordered, key=len))
     train = [example for example in examples if example.question_id not in held]
     return train, [example for example in examples if example.question_id in held]
+
+
+def _groups(examples: Iterable[Example]) -> list[tuple[str, ...]]:
+    """Question ids that belong together, because some of their rows ask the same, sorted."""
+    above: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while above.setdefault(node, node) != node:
+            above[node] = node = above[above[node]]
+        return node
+
+    for example in examples:
+        above[root(("wording", plain(example.question)))] = root(("id", example.question_id))
+    groups = defaultdict(list)
+    for kind, name in sorted(above):
+        if kind == "id":
+            groups[root((kind, name))].append(name)
+    return [tuple(names) for names in groups.values()]
 
 
 def _types(examples: Iterable[Example]) -> dict[str, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from helpers.bioasq import is_squad, read_json
+from helpers.bioasq import Oddities, is_squad, read_json
 from helpers.config import InputError
 from helpers.outputs import write_text
 from helpers.spans import Span
@@ -143,37 +144,51 @@ def _row(example: Example, flagged: bool) -> str:
     return f"      {{\n{inside}\n      }}"
 
 
-def read_squad(path: str | Path) -> list[Example]:
+def read_squad(path: str | Path, odd: Oddities | None = None) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
-    ``answers`` may be missing. Each answer is compared with its context character by character,
-    and ids must be unique. A row's question is its id up to ``_<3 digits>`` where all rows with
-    this beginning ask the same, as in BioASQ files; otherwise (train_0001, train_0002, ...) each
-    row is a question of its own.
+    The flat rows and column-wise answers of the libraries datasets and simpletransformers are read
+    too. ``answers`` may be missing. Each answer is compared with its context character by
+    character; space around it is no part of it (noted in ``odd``). Ids must be unique. A row's
+    question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same, as in
+    BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
     """
-    return parse_squad(read_json(path), path)
+    return parse_squad(read_json(path), path, odd)
 
 
-def parse_squad(data: object, path: str | Path) -> list[Example]:
+def parse_squad(data: object, path: str | Path, odd: Oddities | None = None) -> list[Example]:
     """``read_squad`` for the parsed content of ``path``."""
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
+    odd = Oddities() if odd is None else odd
     examples, seen = [], set()
-    for n, article in enumerate(data["data"], 1):
-        for m, paragraph in enumerate(_part(article, "paragraphs", f"{path}: article {n}"), 1):
-            rows = _part(paragraph, "qas", f"{path}: article {n}, paragraph {m}")
-            for k, row in enumerate(rows, 1):
-                where = f"{path}: article {n}, paragraph {m}, row {k}"
-                example = _read_row(path, row, paragraph.get("context"), where)
-                if example.id in seen:
-                    raise InputError(
-                        f"{path}: question {example.id!r}: id occurs twice; rename one of them"
-                    )
-                seen.add(example.id)
-                examples.append(example)
+    for where, row, context in _rows(data, path):
+        example = _read_row(path, row, context, where, odd)
+        if example.id in seen:
+            raise InputError(
+                f"{path}: question {example.id!r}: id occurs twice; rename one of them"
+            )
+        seen.add(example.id)
+        examples.append(example)
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
     return _own_questions(examples)
+
+
+def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
+    """(place, row, context) of every row, however deep the file has it."""
+    if isinstance(data, dict):
+        data = data.get("data", [data])
+    for n, article in enumerate(data, 1):
+        flat = isinstance(article, dict) and "paragraphs" not in article and "context" in article
+        paragraphs = [article] if flat else _part(article, "paragraphs", f"{path}: article {n}")
+        for m, paragraph in enumerate(paragraphs, 1):
+            if flat and "qas" not in paragraph:
+                yield f"{path}: row {n}", paragraph, paragraph["context"]
+                continue
+            where = f"{path}: paragraph {n}" if flat else f"{path}: article {n}, paragraph {m}"
+            for k, row in enumerate(_part(paragraph, "qas", where), 1):
+                yield f"{where}, row {k}", row, paragraph.get("context")
 
 
 def _own_questions(examples: list[Example]) -> list[Example]:
@@ -199,26 +214,37 @@ def _part(item: object, name: str, where: str) -> list:
     return item[name]
 
 
-def _read_row(path: str | Path, row: object, context: object, where: str) -> Example:
+def _read_row(path: str | Path, row: object, context: object, where: str, odd: Oddities) -> Example:
     if not isinstance(row, dict):
         raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
-    where = f"{path}: question {row['id']!r}" if row.get("id") else where
-    for name, text in (("id", row.get("id")), ("question", row.get("question")),
-                       ("context", context)):  # fmt: skip
+    row_id = row.get("id")
+    if type(row_id) is int:  # COVID-QA and others
+        row_id = str(row_id)
+    where = f"{path}: question {row_id!r}" if row_id else where
+    for name, text in (("id", row_id), ("question", row.get("question")), ("context", context)):
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
-    match = _ROW.fullmatch(row["id"])
-    question_id = match[1] if match else row["id"]
-    spans = _read_answers(row.get("answers"), context, where)
-    return Example(row["id"], question_id, row["question"], context, spans)
-
-
-def _read_answers(answers: object, context: str, where: str) -> tuple[Span, ...]:
-    if isinstance(answers, dict):
+    match = _ROW.fullmatch(row_id)
+    question_id = match[1] if match else row_id
+    spans = _read_answers(row.get("answers"), context, where, partial(odd.add, question_id=row_id))
+    impossible = row.get("is_impossible")
+    if impossible not in (None, True, False):
+        raise InputError(f"{where}: field 'is_impossible' is neither true nor false; fix the row")
+    if impossible and spans:
         raise InputError(
-            f"{where}: field 'answers' is an object, as in Hugging Face's data sets; "
-            'SQuAD has a list [{"text": ..., "answer_start": ...}], rebuild it'
+            f"{where}: field 'is_impossible' is true, and 'answers' is not empty; "
+            "remove the answers or the flag"
         )
+    if impossible is False and not spans:
+        odd.add("field 'is_impossible' is false, and there is no answer", row_id)
+    return Example(row_id, question_id, row["question"], context, spans)
+
+
+def _read_answers(
+    answers: object, context: str, where: str, note: Callable[[str], None]
+) -> tuple[Span, ...]:
+    if isinstance(answers, dict):
+        answers = _by_answer(answers, where)
     if not isinstance(answers or [], list):
         raise InputError(f"{where}: field 'answers' is not a list; rebuild the row")
     spans = set()
@@ -233,12 +259,50 @@ def _read_answers(answers: object, context: str, where: str) -> tuple[Span, ...]
                 f"{where}: field 'answer_start' of answer {text!r} is no whole number; "
                 "rebuild the row"
             )
-        if not text or start < 0 or context[start : start + len(text)] != text:
-            raise InputError(
-                f"{where}: answer {text!r} is not at character {start} of its context; rebuild it"
-            )
-        spans.add((start, start + len(text), text))
+        spans.add(_place(text, start, context, where, note))
     return tuple(Span(*span) for span in sorted(spans))
+
+
+def _by_answer(columns: dict, where: str) -> list[dict]:
+    """The answers of the library datasets, ``{"text": [...], "answer_start": [...]}``, as a list.
+
+    simpletransformers and others have a single answer there, as an object.
+    """
+    texts, starts = columns.get("text"), columns.get("answer_start")
+    if isinstance(texts, str):
+        texts, starts = [texts], [starts]
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        raise InputError(
+            f"{where}: field 'answers' is an object without two equally long lists 'text' and "
+            "'answer_start'; rebuild the row"
+        )
+    return [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
+
+
+def _place(
+    text: str, start: int, context: str, where: str, note: Callable[[str], None]
+) -> tuple[int, int, str]:
+    """Start, end and text of an answer without the space around it.
+
+    ``answer_start`` may be the place of the leading space or of the first character behind it:
+    nothing but space lies between, so only one place is meant.
+    """
+    bare = text.strip()
+    if not bare:
+        raise InputError(f"{where}: answer {text!r} holds no text; remove it or rebuild the row")
+    behind = context[max(start, 0) :]
+    at = start if behind.startswith(bare) else start + len(behind) - len(behind.lstrip())
+    if start < 0 or not context.startswith(bare, at):
+        found = context.find(bare)
+        hint = f" (its first place there is {found})" if found >= 0 else ""
+        raise InputError(
+            f"{where}: answer {text!r} is not at character {start} of its context{hint}; rebuild it"
+        )
+    if bare != text:
+        note("an answer has space around it, which is left out")
+    elif at != start:
+        note("field 'answer_start' points to space before the answer, which is skipped")
+    return at, at + len(bare), bare
 
 
 def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:

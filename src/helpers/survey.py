@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from helpers.batches import TestBatch, read_batches
+from helpers import markup
+from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import TYPES, BioasqFiles, Oddities, Question, read_questions
 from helpers.config import CONTEXTS, RUNGS, InputError
 from helpers.conversion import ConvertedRun, asked
@@ -21,6 +22,8 @@ from helpers.leaks import most_alike, wordings
 from helpers.squad import Drop, Example, ceiling, convert, extra_cause, find_spans, read_squad
 
 STRICT = "strict rule"
+text_table = markup.text_table
+_MOST = 30  # unread files that are listed; somebody may name a whole home folder
 DROP_COLUMNS = [column.name for column in fields(Drop)]
 
 
@@ -43,18 +46,24 @@ def _describe(role: str, path: Path, squad: bool) -> dict:
 
 
 def oddities(files: BioasqFiles) -> list[dict]:
-    """What was repaired in the BioASQ files, or is worth knowing: a row a file and kind."""
-    paths = [] if files.train_is_squad or not files.train else [files.train]
-    paths += [] if files.enriched or files.tests_are_squad else files.tests
+    """What was repaired in the files, or is worth knowing: one row per file and kind.
+
+    Files of the folder that are not read come last, the first ``_MOST`` with the reason.
+    """
+    paths = {files.train: files.train_is_squad} if files.train else {}
+    paths |= {} if files.enriched else dict.fromkeys(files.tests, files.tests_are_squad)
     rows = []
-    for path in (*paths, *files.golds):
+    for path, squad in (paths | dict.fromkeys(files.golds, False)).items():
         odd = Oddities()
-        read_questions(path, odd=odd)
+        read_squad(path, odd) if squad else read_questions(path, odd=odd)
         rows += [
             {"file": path.name, "oddity": what, "questions": len(ids)}
             for what, ids in odd.found.items()
         ]
-    return rows
+    unread = [(path.name, f"not read: {why}") for path, why in files.ignored]
+    if len(unread) > _MOST:
+        unread[_MOST:] = [(f"{len(unread) - _MOST} more files", "not read")]
+    return rows + [{"file": name, "oddity": why, "questions": "–"} for name, why in unread]
 
 
 def published_spans(files: BioasqFiles) -> list[dict]:
@@ -184,14 +193,23 @@ def trials() -> list[dict]:
 _TRIAL = ("pairs", "by a rung", "dev questions", "sacc", "mrr", "lacc")
 
 
-def telling_example(questions: list[Question]) -> tuple[Question, Example]:
+def telling_example(
+    questions: list[Question], files: BioasqFiles, context: str = "snippet"
+) -> tuple[Question, Example]:
     """A question that shows much at once, and its most telling snippet with the spans in it.
 
-    Wanted: several snippets, several synonyms, more than one of them in one snippet.
+    Wanted: several snippets, several synonyms, more than one of them in one snippet. Where no
+    snippet holds an answer, the run's ``context`` is tried; a question without any text comes with
+    an empty one.
     """
     examples, _ = convert(questions)
+    if not examples and context == "abstract":
+        texts = run_abstracts(files, questions, context)
+        examples, _ = convert(questions, context=context, abstracts=texts.texts)
     if not examples:
-        return questions[0], convert(questions[:1], test=True)[0][0]
+        first = questions[0]
+        shown, _ = convert([first], test=True)
+        return first, (shown or [Example(f"{first.id}_001", first.id, first.body, "")])[0]
     by_id = {question.id: question for question in questions}
     ranked = []
     for example in examples:
@@ -202,12 +220,6 @@ def telling_example(questions: list[Question]) -> tuple[Question, Example]:
     chosen = min(ranked)[-1]
     example = next(example for example in examples if example.id == chosen)
     return by_id[example.question_id], example
-
-
-def text_table(frame):
-    """A pandas table for the eye: text to the left, and shown as it is, ``<`` and ``&`` too."""
-    left = {"selector": "th, td", "props": "text-align: left; vertical-align: top"}
-    return frame.style.format(escape="html", precision=2).set_table_styles([left])
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:

@@ -37,7 +37,7 @@ class View:
     def outputs(self) -> list[dict]:
         """MIME bundles: the page as it is now, then the widget."""
         live = dict(self.widget._repr_mimebundle_() or {})
-        page = f'<div class="{self._name}">{self._page()}</div>'
+        page = f'<div class="{self._name}"><div {markup.WRITTEN}>{self._page()}</div></div>'
         return [
             {"text/html": page, "text/plain": "(an HTML page)"},
             {**live, "text/html": "<!-- the widget, in a running notebook -->"},
