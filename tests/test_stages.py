@@ -90,7 +90,8 @@ def made(tmp_path_factory):
         asked = [{k: v for k, v in item.items() if k != "exact_answer"} for item in asked]
         write_json(folder / "data" / f"mini-PhaseB-testset{n}.json", {"questions": asked})
     tiny_folder(folder / "base")
-    squad.write_squad(folder / "squad.json", tiny_examples(30, 5))
+    rows = [replace(e, question=f"which gene ? {e.question_id}") for e in tiny_examples(30, 5)]
+    squad.write_squad(folder / "squad.json", rows)
     settings = from_parameters(
         "mini", run="r", runs_dir=str(folder / "runs"), model=str(folder / "base"),
         bioasq_dir=str(folder / "data"), squad_file=str(folder / "squad.json"), squad_epochs=1,
