@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -111,6 +113,17 @@ def test_other_helpers_in_the_kernel_stop_a_batch_before_anything_runs(place, ot
     assert nothing_is_left(place)
 
 
+def test_a_kernel_that_does_not_start_is_an_error_and_leaves_nothing(place, capsys):
+    startup = place / "IPYTHONDIR" / "profile_default" / "startup" / "00-mine.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("import os; os.write(2, b'no room\\n'); os._exit(1)")
+    assert batch.main(["run", "--until", "00"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"the kernel of {sys.executable} does not start" in error and "no room" in error
+    assert not (place / "runs").exists()
+    assert nothing_is_left(place)
+
+
 def test_a_first_notebook_that_meets_bad_input_leaves_no_folder(place, other, monkeypatch, capsys):
     monkeypatch.chdir(other)  # the notebook refuses the helpers of another clone
     assert batch.main(["run", "--until", "00"]) == 2
@@ -145,6 +158,17 @@ def test_the_check_by_hand(place, other, monkeypatch):
     python.touch()
     with pytest.raises(InputError, match=f"the kernel of {python} "):
         kernel.check()
+
+
+def test_the_readmes_command_registers_this_python(place, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(place / "data"))
+    readme = (batch.ROOT / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in readme.splitlines() if "ipykernel install" in line)
+    python, *words = shlex.split(line)
+    assert python == ".venv/bin/python"
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    spec = json.loads((place / "data" / "kernels" / "bioasq-kit" / "kernel.json").read_text())
+    assert spec["argv"][0] == sys.executable and spec["display_name"] == "BioASQ kit"
 
 
 def by_hand(place):

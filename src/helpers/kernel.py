@@ -22,6 +22,8 @@ START_SECONDS = 300  # a kernel takes long to start on a machine under load
 _ASK = """import os, sys, helpers
 print(sys.executable, os.path.realpath(helpers.__file__), sep="\\n")"""
 
+_SET_UP = "set up again (make setup), or look for a start-up script of IPython"
+
 
 def check() -> None:
     """Raise ``InputError`` in a clone of the kit whose helpers are not these ones."""
@@ -78,8 +80,16 @@ def check_own() -> bool:
     from nbclient import NotebookClient
 
     ask = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(_ASK)])
-    with own(os.devnull) as arguments:
-        NotebookClient(ask, startup_timeout=START_SECONDS, allow_errors=True, **arguments).execute()
+    with tempfile.NamedTemporaryFile("r") as log, own(log.name) as arguments:
+        client = NotebookClient(ask, startup_timeout=START_SECONDS, allow_errors=True, **arguments)
+        try:
+            with client.setup_kernel():
+                client.execute_cell(ask.cells[0], 0)
+        except RuntimeError as error:  # it died, or does not answer
+            said = " ".join(log.read().split())[-300:]
+            raise InputError(
+                f"the kernel of {sys.executable} does not start ({error}): {said}; {_SET_UP}"
+            ) from None
     outputs = ask.cells[0].outputs
     text = "".join(out.get("text", out.get("evalue", "")) for out in outputs)
     if text.splitlines()[-2:] != [sys.executable, str(HELPERS / "__init__.py")]:
