@@ -1,5 +1,7 @@
 """The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
 
+import json
+
 import nbformat
 import papermill
 import pytest
@@ -72,6 +74,27 @@ def test_the_spread_is_mean_and_sample_standard_deviation():
     assert lines[-2].split() == ["mean", "27.00", "50.00", "60.00", "40.00"]
     assert lines[-1].split() == ["std", "2.00", "0.00", "0.00", "0.00"]
     assert "std" not in batch.spread(results[:1])
+
+
+def test_seeds_gives_verdicts_and_counts_a_seed_once(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def run(parameters, *, fresh):
+        folder = tmp_path / parameters["run"]
+        folder.mkdir()
+        made.append(parameters["seed"])
+        pooled = {"sacc": 0.25, "mrr": 0.5, "lacc": 0.6, "pair_em": 0.4}
+        scores = {"profile": "mini", "seed": parameters["seed"], "pooled": pooled, "batches": []}
+        (folder / "scores.json").write_text(json.dumps(scores))
+        return folder
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(batch, "run", run)
+    batch.seeds([0, 1, 0], {"profile": "mini"})
+    assert made == [0, 1]
+    printed = capsys.readouterr().out
+    assert "verdicts over the seeds:\n- not comparable (different: profile, questions" in printed
+    assert "card, card-biobert" in printed
 
 
 def test_notebooks_get_what_they_declare():

@@ -1,8 +1,11 @@
+import json
 from fractions import Fraction
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from helpers import claims
+from helpers import claims, survey
 from helpers.claims import CLAIMS, counts_that_print_as, get, granularity, in_order
 
 SIZES = claims.TEST_7B
@@ -63,6 +66,11 @@ def test_the_notebook_is_the_card_rounded():
             assert round(get(card).value(measure), 2) == get(notebook).value(measure)
 
 
+def test_corrected_rows_are_in_the_order_of_the_scores():
+    for claim in CLAIMS:
+        assert list(claim.corrected) in (["SAcc", "MRR", "LAcc"], ["F1"]), claim.key
+
+
 def test_unknown_key():
     with pytest.raises(KeyError, match="card-biobert"):
         get("BioMegatron")
@@ -112,3 +120,46 @@ def test_granularity_of_the_published_rows():
     for measure, k in (("SAcc", 22), ("LAcc", 28)):
         assert rows["notebook-7b-4", measure, 34]["counts"] == [k]
     assert all(Fraction(k, r["n"]) <= 1 for r in rows.values() for k in r["counts"])
+
+
+@pytest.fixture(scope="module")
+def notebook_05():
+    """What the cells of notebook 05 on the rounded batches leave behind, and what they print."""
+    path = Path(__file__).parents[1] / "notebooks" / "05_reproduce_metrics.ipynb"
+    cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"]}
+    printed = []
+    space = {"pd": pd, "survey": survey, "print": printed.append}
+    for name in ("splits", "splits-table"):
+        exec(cells[name], space)
+    return space, printed
+
+
+def test_the_enumeration_names_the_targets(notebook_05):
+    space, _ = notebook_05
+    rows = [tuple(row.values()) for row in space["rows"]]
+    assert rows == [
+        ("card", "SAcc", 22, "48", 78, "77 of 20,660"),
+        ("card", "LAcc", 28, "63.88", 104, "68 of 18,857"),
+        ("card", "LAcc", "–", "63.88", 103, "621 of 441,855"),
+        ("card", "LAcc", "–", "63.88", 104, "546 of 423,180"),
+        ("card-biobert", "SAcc", "–", "39", 63, "7,440 of 514,540"),
+        ("card-biobert", "LAcc", "–", "59.86", 97, "21,507 of 548,614"),
+    ]
+    total, figure = space["cases"][22]
+    assert total.shape == figure.shape == (40, 26, 30, 1, 36)
+    for counts in ((0, 0, 0, 0, 0), (39, 25, 29, 0, 35), (20, 7, 13, 0, 1)):  # against plain Python
+        right = [*counts[:3], 22, counts[4]]
+        batches = [n * round(k / n, 2) for k, n in zip(right, SIZES.values(), strict=True)]
+        assert total[counts] == sum(right)
+        assert figure[counts] == round(10_000 * sum(batches) / 162)
+
+
+def test_the_enumeration_says_how_weak_it_is(notebook_05):
+    _, printed = notebook_05
+    assert printed[0].startswith("7B4 held at 28: 783 of the 801 figures")
+    assert printed[1].startswith("7B4 free: 801 of the 801 figures")
+    sizes = [
+        {of.split(" of ")[1] for of in line.split(": ")[1].split(", ")} for line in printed[2:]
+    ]
+    assert "85 of 142" in printed[5] and "92 of 144" in printed[3]
+    assert not sizes[0] & sizes[1] and not sizes[2] & sizes[3]  # no n fits both figures of a card

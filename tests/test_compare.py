@@ -32,7 +32,7 @@ def finished(tmp_path, monkeypatch):
             }
         nothing = {name: dict.fromkeys(asked, 0) for name, asked in ranks.items()}
         run.path("ranks.json").write_text(json.dumps({"run": ranks, "untrained": nothing}))
-        step = {"train_questions": 1190} if profile != "bioasq-cpu" else {}
+        step = {"train_questions": 1190, "epochs": 2} if profile != "bioasq-cpu" else {}
         scores = {"profile": profile, "seed": seed, "enriched": False, "train_pairs": 4231,
                   "squad_step": step, "pooled": {"ceiling": 125 / 162}, "batches": [],
                   "seconds": {"train": 600.0 + seed, "predict": 10.0}}  # fmt: skip
@@ -181,6 +181,33 @@ def test_the_table_command_writes_everything_and_the_readmes_block(finished, tmp
     assert compare.into_readme(readme, data["runs"], data["published"]) == text
 
 
+def test_the_table_gives_verdicts_over_seeds(finished, tmp_path, capsys):
+    """Runs like the card's: three seeds reproduce, two are compatible, 42.0 is neither."""
+    for name, seeds, strict, outcome in (
+        ("three", (0, 1, 2), 78, "reproduced"),
+        ("two", (0, 1), 78, "compatible"),
+        ("low", (0, 1, 2), 68, "not reproduced"),
+    ):
+        folders = [finished(f"{name}{seed}", seed, epochs=5) for seed in seeds]
+        for folder in folders:
+            scores = json.loads((folder / "scores.json").read_text())
+            rows = [{"batch": batch_name, "n": n, "counted": n, "sacc": strict / 162, "mrr": 0.54,
+                     "lacc": 104 / 162, "questions": claims.QUESTIONS_7B[batch_name]}
+                    for batch_name, n in BATCHES.items()]  # fmt: skip
+            scores |= {"model": "BioMegatron345mUncasedSQuADv1", "parameters": 334_166_018,
+                       "context": "abstract", "epochs": 5, "merge": "sum", "batches": rows,
+                       "squad_step": {}}  # fmt: skip
+            (folder / "scores.json").write_text(json.dumps(scores))
+        output = tmp_path / f"table-{name}"
+        assert batch.main(["table", *map(str, folders), "--output", str(output)]) == 0
+        (way,) = json.loads((output / "results.json").read_text())["verdicts"]
+        assert way["seeds"] == list(seeds) and way["verdicts"]["card"] == outcome
+        assert way["verdicts"]["dmis-bert"] == "not comparable"
+        printed = capsys.readouterr().out
+        assert f"- card: {outcome}. SAcc {100 * strict / 162:.2f} against 48.00" in printed
+        assert printed in (output / "results.md").read_text() + f"\nwritten to {output}\n"
+
+
 def test_without_the_marks_nothing_is_written(finished, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("# Kit\n")
@@ -219,3 +246,25 @@ def test_the_readmes_table_is_what_the_command_wrote():
     for row in data["runs"]:
         assert row["measures"]["SAcc"]["mean"] <= row["measures"]["MRR"]["mean"]
         assert row["measures"]["MRR"]["mean"] <= row["measures"]["LAcc"]["mean"] <= row["ceiling"]
+
+
+def test_the_readme_compares_like_with_like():
+    """Our row with the SQuAD step against BioBERT with it, the other against BioBERT without."""
+    data = json.loads((batch.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
+    text = (batch.ROOT / "README.md").read_text("utf-8")
+    ours = {row["profile"]: row["measures"] for row in data["runs"] if row["system"] == "run"}
+    for profile, key, begin in (
+        ("squad-then-bioasq-cpu", "dmis-biobert-squad", "| with the SQuAD step: "),
+        ("bioasq-cpu", "dmis-biobert", "| without it: "),
+    ):
+        means = [100 * ours[profile][measure]["mean"] for measure in uncertainty.MEASURES]
+        claim = claims.get(key)
+        printed = [claim.corrected[measure] for measure in uncertainty.MEASURES]
+        assert begin + ", ".join(f"{mean:.1f}" for mean in means) + " | BioBERT" in text
+        pairs = zip(means, printed, strict=True)
+        changes = [f"{mean - float(digits):+.1f}".replace("-", "−") for mean, digits in pairs]
+        assert f": {', '.join(printed)} | {' | '.join(changes)} |" in text
+        assert claim.protocol.context == "snippet"
+        assert claim.protocol.training.startswith("SQuAD") == ("squad" in profile)
+    note = text.index("This table is older than the current decoding")
+    assert note < text.index(compare.BEGIN)

@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from helpers import conversion, metrics, protocols, review, runs, scores
+from helpers import conversion, metrics, protocols, review, runs, scores, verdicts
 from helpers.bioasq import read_questions
 from helpers.config import InputError, from_parameters
 from helpers.outputs import write_json
@@ -184,13 +185,15 @@ def test_review_tables(run):
     assert " to " in lenient["exact binomial"]
     rows, agree = review.official_check(run)
     assert agree is None and "no jar" in rows[0]["official"]
-    judged = review.judge({"batches": [], "model": "minilm", "context": "snippet"}, systems["run"])
-    assert {row["verdict"] for row in judged} == {"not comparable"}
-    assert len(judged) == len(review.claim_figures()) == len(review.claim_protocols())
+    scores_of_another = {"batches": [], "model": "minilm", "context": "snippet"}
+    (card,) = review.judge(verdicts.judge([scores_of_another]))  # the others are in the summary
+    assert card["claim"] == "card" and card["verdict"] == "not comparable"
+    assert len(review.claim_figures(review.ALL)) == len(review.claim_protocols(review.ALL)) == 17
+    assert [row["claim"] for row in review.claim_figures()] == list(review.SHOWN)
 
 
 def test_review_of_the_claims():
-    figures = {row["claim"]: row for row in review.claim_figures()}
+    figures = {row["claim"]: row for row in review.claim_figures(review.ALL)}
     assert figures["card"]["order kept"] == "NO" and "LAcc 63.88" in figures["card"]["as corrected"]
     assert [key for key, row in figures.items() if row["order kept"] == "NO"] == [
         "card", "card-biobert"]  # fmt: skip
@@ -201,6 +204,21 @@ def test_review_of_the_claims():
     worth = review.question_worth()
     assert worth[0]["number"] == 162 and worth[0]["one question (points)"] == "0.62"
     json.dumps(worth)
+
+
+def test_review_of_what_the_rule_can_see():
+    one, _, three, *_ = review.margins()
+    assert (one["seeds"], one["margin (points)"]) == (1, "4.2")
+    assert (three["seeds"], three["margin (points)"]) == (3, "3.5")
+    rng = np.random.default_rng(0)
+    for row, seeds in ((one, 1), (three, 3)):
+        means = rng.normal(44, verdicts.SEED_SD, (seeds, 100_000)).mean(axis=0)
+        share = (abs(means - 48) > verdicts.margin(162, seeds)).mean()
+        shown = float(row['"not reproduced" if the truth is 44%'].rstrip("%")) / 100
+        assert shown == pytest.approx(share, abs=0.01)
+    paired, own, seeds, single = (row["needed"] for row in review.power())
+    assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")
+    assert seeds == "9 seeds of each" and single.startswith("out of reach: 27%")
 
 
 def test_the_official_program_is_asked_when_a_jar_is_set(run, monkeypatch):
@@ -214,6 +232,7 @@ def test_the_official_program_is_asked_when_a_jar_is_set(run, monkeypatch):
     monkeypatch.setattr(review.official, "compare_files", fake)
     given = from_parameters("mini", run="p", runs_dir=run.settings.runs_dir, official_jar="x.jar")
     rows, agree = review.official_check(runs.Run(run.folder, given))
+    assert [row["measure"] for row in rows[:3]] == ["SAcc", "MRR", "LAcc"]
     assert agree and len(rows) == 15 and asked["jar"] == "x.jar"
     assert len(read_questions(asked["golds"][0], answers="required")) > 0
     assert all(path.is_file() for path in asked["answers"])

@@ -164,3 +164,30 @@ def test_ten_thousand_resamples_take_well_under_a_second():
     started = time.perf_counter()
     uncertainty.paired_difference(first, second, strata, resamples=10_000)
     assert time.perf_counter() - started < 1
+
+
+def test_seeds_to_tell_find_the_difference_four_times_out_of_five():
+    rng = np.random.default_rng(0)
+    for change, sd in ((2.0, 1.5), (1.0, 1.5), (3.0, 3.0)):
+        seeds = uncertainty.seeds_to_tell(change, sd)
+
+        def found(m, change=change, sd=sd):
+            means = rng.normal([[0.0], [change]], sd / m**0.5, (2, 20_000))
+            return (abs(means[1] - means[0]) > 1.96 * sd * (2 / m) ** 0.5).mean()
+
+        assert found(seeds) > 0.79 and found(seeds - 1) < 0.81
+    assert uncertainty.seeds_to_tell(2.0, 1.5) == 9
+
+
+def test_questions_to_tell_find_the_difference_four_times_out_of_five():
+    rng = np.random.default_rng(0)
+    n = uncertainty.questions_to_tell(0.46, 0.48)
+    right = rng.binomial(n, [[0.46], [0.48]], (2, 20_000)) / n
+    error = np.sqrt((right * (1 - right)).sum(axis=0) / n)
+    assert (abs(right[1] - right[0]) > 1.96 * error).mean() == pytest.approx(0.8, abs=0.02)
+    # On the same questions, one of the two alone right on 20% of them: 9% and 11%.
+    paired = uncertainty.questions_to_tell(0.46, 0.48, 0.2)
+    assert paired < n / 2
+    only = rng.multinomial(paired, [0.09, 0.11, 0.8], 20_000)
+    found = abs(only[:, 1] - only[:, 0]) > 1.96 * np.sqrt(only[:, 0] + only[:, 1])
+    assert found.mean() == pytest.approx(0.8, abs=0.02)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import compare, environment, kernel, reproduce
+from helpers import compare, environment, kernel, reproduce, verdicts
 from helpers import scores as scoring
 from helpers.bioasq import read_json
 from helpers.code_version import notebook_sources
@@ -94,13 +94,14 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
 
 
 def seeds(numbers: Sequence[int], parameters: dict, *, fresh: bool = False) -> list[dict]:
-    """One run per seed, named ``<run>-seed<n>``; prints each score, their mean and their spread."""
+    """One run per seed, named ``<run>-seed<n>``; prints scores, mean, spread and verdicts."""
     base = parameters.get("run") or f"{parameters.get('profile', 'mini')}-seeds"
     results = []
-    for seed in numbers:
+    for seed in dict.fromkeys(numbers):  # a seed given twice is one run
         folder = run({**parameters, "run": f"{base}-seed{seed}", "seed": seed}, fresh=fresh)
         results.append(read_json(folder / "scores.json"))
     print(f"\n{spread(results)}")
+    print("\nverdicts over the seeds:", *verdicts.summary(verdicts.judge(results)), sep="\n- ")
     path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
     print(f"written to {write_json(path, results)}")
     return results
@@ -134,7 +135,11 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
             *(100 * change[name] for name in ("mean", "low", "high"))
         )
         page += f", permutation test p = {change['p']:.3f}\n"
-    data = {"runs": ours, "published": theirs, "differences": changes}
+    judged = compare.verdicts_by_way(found)
+    for way in judged:
+        page += "\nVerdicts on {profile}, seeds {seeds}:\n\n".format(**way)
+        page += "".join(f"- {line}\n" for line in way["summary"])
+    data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": judged}
     write_json(output / "results.json", data)
     write_text(output / "results.md", page)
     result_plots.forest(ours, theirs).savefig(output / "forest.png", dpi=140)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-MEASURES = ("SAcc", "LAcc", "MRR")
+MEASURES = ("SAcc", "MRR", "LAcc")
 # Gold factoids of the five BioASQ-7b test batches, 162 in all.
 TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
 SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # questions of SQuAD v1.1
@@ -51,8 +51,8 @@ class Claim:
     """One published row, as printed and as corrected.
 
     ``printed`` keeps the source's order, labels and digits; ``corrected`` has the same digits under
-    the right labels (equal to ``printed`` when nothing is wrong). ``reason`` says why the two
-    differ, or what else to know.
+    the right labels, in the order of ``MEASURES`` (equal to ``printed`` when nothing is wrong).
+    ``reason`` says why the two differ, or what else to know.
     """
 
     key: str
@@ -85,7 +85,8 @@ def _row(labels: str, figures: str) -> dict[str, str]:
 
 
 def _claim(key, system, protocol, source, figures, labels="SAcc/LAcc/MRR", right=None, **more):
-    corrected = _row(right or labels, figures)
+    row = _row(right or labels, figures)
+    corrected = {measure: row[measure] for measure in (*MEASURES, "F1") if measure in row}
     return Claim(key, system, protocol, source, _row(labels, figures), corrected, **more)
 
 
@@ -174,8 +175,10 @@ def in_order(figures: Mapping[str, str]) -> bool:
 def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
     """Every k of 0..n for which k/n, rounded or cut off, is printed as ``digits``.
 
-    "48" allows 78 of 162 (48.148), "63.88" allows no k of 162. An empty list is proof that the
-    figure is no share of n questions; a non-empty one proves nothing.
+    "48" allows 78 of 162 (48.148), "48.00" and "63.88" allow no k of 162. An empty list proves that
+    the figure is not the share of n questions, printed from all its digits; a mean of shares that
+    were rounded before is another matter (notebook 05 enumerates it). A non-empty list proves
+    nothing.
     """
     printed = Fraction(digits)
     # The official evaluator prints doubles in full, so the last digits are the double's rounding.
@@ -185,7 +188,7 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
 
 
 def granularity(claims: Sequence[Claim] = CLAIMS, sizes: Sequence[int] = (162, 34)) -> list[dict]:
-    """Which corrected accuracies can be k of n questions: one row a figure and size.
+    """Which corrected accuracies can be k of n questions: one row per figure and size.
 
     Rows have ``claim``, ``measure``, ``printed``, ``n``, ``exact`` (the figure times n, what k
     would have to be), ``counts`` (the k that fit) and ``possible``. MRR is left out: a sum of

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import reproduce
+from helpers import reproduce, verdicts
 from helpers.bioasq import read_json
 from helpers.claims import CLAIMS, Claim, counts_that_print_as
 from helpers.config import InputError, Settings
@@ -174,6 +174,20 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
             names = [members[0].manifest["profile"] for members in (first, second)]
             found.append({"first": names[0], "second": names[1], "measure": measure,
                           **vars(change)})  # fmt: skip
+    return found
+
+
+def verdicts_by_way(runs: Sequence[RunResult]) -> list[dict]:
+    """The verdicts on all published rows, one entry per way, its seeds taken together."""
+    found = []
+    for members in group(runs):
+        judged = verdicts.judge([run.scores for run in members])
+        found.append({
+            "profile": members[0].manifest["profile"],
+            "seeds": [run.manifest["settings"]["seed"] for run in members],
+            "verdicts": {one.claim: one.outcome for one in judged},
+            "summary": verdicts.summary(judged),
+        })  # fmt: skip
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 
 from helpers import claims, official, verdicts
 from helpers.runs import Run
@@ -13,13 +15,19 @@ from helpers.uncertainty import (
     exact_interval,
     paired_difference,
     question_values,
+    questions_to_tell,
+    seeds_to_tell,
 )
 
 Rows = list[dict]
+ALL = tuple(claim.key for claim in claims.CLAIMS)
+# Rows that notebook 05 shows: the cards, the one exact target, and those nearest to a run of ours.
+SHOWN = ("card", "card-biobert", "notebook-7b-4", "paper-345m", "dmis-biobert",
+         "dmis-biobert-squad")  # fmt: skip
 
 
-def claim_figures() -> Rows:
-    """Every published row as printed and as corrected, and whether SAcc ≤ MRR ≤ LAcc as printed."""
+def claim_figures(keys: Sequence[str] = SHOWN) -> Rows:
+    """Published rows as printed and as corrected, and whether SAcc ≤ MRR ≤ LAcc as printed."""
     return [
         {
             "claim": claim.key,
@@ -29,12 +37,12 @@ def claim_figures() -> Rows:
             "as corrected": _figures(claim.corrected),
             "reason, or what else to know": claim.reason,
         }
-        for claim in claims.CLAIMS
+        for claim in map(claims.get, keys)
     ]
 
 
-def claim_protocols() -> Rows:
-    """How every published row was made, as far as its source says."""
+def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
+    """How published rows were made, as far as their sources say."""
     return [
         {
             "claim": claim.key,
@@ -45,11 +53,11 @@ def claim_protocols() -> Rows:
             "questions": claim.n or "unknown",
             "source": claim.source,
         }
-        for claim in claims.CLAIMS
+        for claim in map(claims.get, keys)
     ]
 
 
-def granularity() -> Rows:
+def granularity(keys: Sequence[str] = SHOWN) -> Rows:
     """Which printed accuracies can be k of 162, or of 34 for the rows on batch 7b-4."""
     return [
         {
@@ -60,7 +68,7 @@ def granularity() -> Rows:
             "right answers needed": f"{row['exact']:.2f}",
             "whole numbers that print so": _shown(row["counts"]),
         }
-        for row in claims.granularity()
+        for row in claims.granularity([claims.get(key) for key in keys])
         if row["n"] == (34 if "7b-4" in row["claim"] else 162)
     ]
 
@@ -140,20 +148,59 @@ def official_check(run: Run) -> tuple[Rows, bool | None]:
             "repairs in the copy": "; ".join(batch.repairs) or "none",
         }
         for batch in found
-        for measure in official.FACTOID
+        for measure in MEASURES
     ]
     return rows, all(batch.agrees for batch in found)
 
 
-def judge(scores: Mapping, batches: Sequence[Batch]) -> Rows:
-    """The verdict on every published row, by ``verdicts.RULE``."""
-    ranks = {batch.name: batch.ranks for batch in batches}
+def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -> Rows:
+    """The margin on 162 questions by number of seeds, and how often the rule then says no.
+
+    ``truths`` are the mean accuracies over all seeds that our training might really have; the last
+    columns give the chance that the mean over so many seeds lies outside the margin of ``claim``.
+    """
     rows = []
-    for claim in claims.CLAIMS:
-        found = verdicts.verdict(claim, scores, verdicts.run_intervals(claim, ranks))
-        rows.append({"claim": claim.key, "system": claim.system, "verdict": found.outcome,
-                     "why": found.sentence})  # fmt: skip
+    for seeds in (1, 2, 3, 5, 10):
+        allowed = verdicts.margin(162, seeds)
+        row = {"seeds": seeds, "margin (points)": f"{allowed:.1f}",
+               "in questions of 162": f"{1.62 * allowed:.1f}"}  # fmt: skip
+        for truth in truths:
+            mean = NormalDist(100 * (truth - claim), verdicts.SEED_SD / math.sqrt(seeds))
+            chance = mean.cdf(-allowed) + 1 - mean.cdf(allowed)
+            row[f'"not reproduced" if the truth is {truth:.0%}'] = f"{chance:.0%}"
+        rows.append(row)
     return rows
+
+
+def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> Rows:
+    """What it takes to tell two strict accuracies apart, four times out of five, at 95%."""
+    points, sd = 100 * abs(second - first), verdicts.SEED_SD
+    paired, own = questions_to_tell(first, second, disagree), questions_to_tell(first, second)
+    seeds = seeds_to_tell(points, sd)
+    best = NormalDist().cdf(points / sd - NormalDist().inv_cdf(0.975))
+    return [
+        {"compared": what, "needed": needed}
+        for what, needed in (
+            (f"two models on the same questions, of which {disagree:.0%} are right for just one",
+             f"{paired:,} questions, {paired / 162:.0f} times the five batches of 7b"),
+            ("two models, each on questions of its own",
+             f"{own:,} questions each, {own / 162:.0f} times the five batches"),
+            (f"two ways of training on the same 162 questions, one seed varying by {sd:g} points",
+             f"{seeds} seeds of each"),
+            ("seeds of ours and one published run, on the same 162 questions",
+             f"out of reach: {best:.0%} of the time at best, with any number of our seeds"),
+        )
+    ]  # fmt: skip
+
+
+def judge(found: Sequence[verdicts.Verdict]) -> Rows:
+    """The verdicts that rest on figures, and always the one on the card."""
+    return [
+        {"claim": one.claim, "system": claims.get(one.claim).system, "verdict": one.outcome,
+         "why": one.sentence}
+        for one in found
+        if one.claim == "card" or not one.differing
+    ]  # fmt: skip
 
 
 def _figures(row: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri
 
 from helpers.config import InputError
 
@@ -128,6 +128,34 @@ def permutation_test(
 def seed_spread(means: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation of one score a seed; the latter is NaN for one seed."""
     return statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else math.nan
+
+
+def questions_to_tell(
+    first: float, second: float, disagree: float | None = None, *,
+    level: float = 0.95, power: float = 0.8,
+) -> int:  # fmt: skip
+    """Questions needed for a test to find the difference between two accuracies, per system.
+
+    ``power`` is the chance that a two-sided test at 1 - ``level`` finds it. With ``disagree``, both
+    systems answer the same questions and exactly one of them is right on that share (McNemar's
+    test; Connor, Biometrics 43, 1987); without it, each answers questions of its own.
+    """
+    alpha, beta = ndtri((1 + level) / 2), ndtri(power)
+    change = abs(second - first)
+    if disagree is None:
+        spread = first * (1 - first) + second * (1 - second)
+        return math.ceil((alpha + beta) ** 2 * spread / change**2)
+    spread = alpha * math.sqrt(disagree) + beta * math.sqrt(disagree - change**2)
+    return math.ceil((spread / change) ** 2)
+
+
+def seeds_to_tell(change: float, seed_sd: float, *, level: float = 0.95, power: float = 0.8) -> int:
+    """Seeds needed per system to find a difference ``change`` of mean scores, questions fixed.
+
+    ``seed_sd`` is the standard deviation over seeds of each system, taken as known.
+    """
+    needed = (ndtri((1 + level) / 2) + ndtri(power)) * seed_sd / change
+    return math.ceil(2 * needed**2)
 
 
 @dataclass(frozen=True)
