@@ -81,6 +81,10 @@ def test_a_notebook_that_the_batch_executed_stays(run):
     assert kept.read_text() == "executed"
     os.utime(kept, (time.time() - 60,) * 2)  # and the files were made again since
     assert report.keep_notebooks(run) == [NAME]
+    nbformat.write(new_notebook(), kept)
+    assert "saved before" not in report._notebooks(run, run.manifest())
+    os.utime(kept, (time.time() - 60,) * 2)
+    assert "(saved before it last ran)" in report._notebooks(run, run.manifest())
 
 
 def test_a_notebook_that_cannot_be_read_is_left_out(run):

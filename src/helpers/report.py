@@ -73,22 +73,28 @@ def write_report(run: Run) -> Path:
 
 
 def keep_notebooks(run: Run) -> list[str]:
-    """Copy notebooks that were run by hand into the run's folder; return those it still lacks.
+    """Copy notebooks that were run by hand into the run's folder; return those that it lacks or has
+    only as they were before they last ran.
 
     JupyterLab saves a notebook in the clone. It belongs to this run if every cell ran, its
     parameters give this run's settings, and it was saved after it made its files. A notebook that
     ``helpers.batch`` executed is there already.
     """
-    files, missing = run.manifest()["files"].values(), []
+    manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        made_at = [f["made_at"] for f in files if f["made_by"] == path.stem]
-        last = max((datetime.fromisoformat(at).timestamp() for at in made_at), default=math.inf)
         kept = run.path(f"notebooks/{path.name}")
-        if path.stat().st_mtime >= last and _ran_with(path, run.settings):
+        if not _is_outdated(path, manifest) and _ran_with(path, run.settings):
             shutil.copy2(path, kept)
-        if not kept.exists() or kept.stat().st_mtime < last:
+        if not kept.exists() or _is_outdated(kept, manifest):
             missing.append(path.stem)
     return missing
+
+
+def _is_outdated(notebook: Path, manifest: dict) -> bool:
+    """Whether it was saved before the last file that it made for the run."""
+    made_at = [f["made_at"] for f in manifest["files"].values() if f["made_by"] == notebook.stem]
+    last = max((datetime.fromisoformat(at).timestamp() for at in made_at), default=math.inf)
+    return notebook.stat().st_mtime < last
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
@@ -187,6 +193,7 @@ def _notebooks(run: Run, manifest: dict) -> str:
         items.append(
             f'<li><a href="notebooks/{path.stem}.html">{html.escape(title)}</a>'
             + (f", {took:.0f} s" if took is not None else "")
+            + (" (saved before it last ran)" if _is_outdated(path, manifest) else "")
             + "</li>"
         )
     return f"<ul>{''.join(items)}</ul>"
