@@ -22,7 +22,6 @@ from tqdm import tqdm
 from helpers.config import InputError, Settings
 from helpers.encoder import SpanModel
 from helpers.features import (
-    Spelling,
     Windows,
     gather,
     make_tokenizer,
@@ -31,6 +30,7 @@ from helpers.features import (
 )
 from helpers.metrics import score_batch
 from helpers.outputs import write_text
+from helpers.spelling import Spelling
 from helpers.squad import Example, Span
 
 LONGEST = 100  # characters; dmis-lab discards longer answers
