@@ -66,15 +66,16 @@ def as_google(candidates):
 @settings(max_examples=200, deadline=None)
 @given(
     CONTEXTS, st.integers(0, 10**6), st.integers(9, 40), st.integers(1, 12), st.integers(1, 25),
-    st.integers(1, 12), st.booleans(),
+    st.integers(1, 12), st.booleans(), st.booleans(),
 )  # fmt: skip
-def test_nbest_is_googles(context, seed, max_length, step, size, max_answer, ties):
+def test_nbest_is_googles(context, seed, max_length, step, size, max_answer, ties, cased):
     pair, lengths = example(context), {"max_length": max_length, "step": step, "max_query": 4}
-    windows = make_windows([pair], make_tokenizer(RICH), **lengths)
+    vocab = [*RICH, "A", "AB", "##A", "##B", "É"] if cased else RICH
+    windows = make_windows([pair], make_tokenizer(vocab), **lengths)
     logits = np.random.default_rng(seed).normal(size=(len(windows.ids), 2)).astype(np.float32)
     logits = np.round(logits) if ties else 4 * logits
     limits = {"size": size, "max_answer": max_answer}
-    wanted = google(windows, logits, pair, RICH, **limits, **lengths)
+    wanted = google(windows, logits, pair, vocab, lower=not cased, **limits, **lengths)
     assert as_google(nbest(windows, logits, [pair], **limits)[0]) == wanted
 
 
