@@ -1,8 +1,8 @@
 """Google BERT's decoding of SQuAD, slow and plain, to compare ``helpers.prediction`` with.
 
 Written from the behaviour of ``run_squad.py`` and ``tokenization.py`` (google-research/bert), which
-NeMo 0.11 kept: nothing is shared with the kit, so that the two can disagree. Two liberties: logits
-of padding are not there, and a list without a span stays empty (there it says "empty").
+NeMo 0.11 kept: nothing is shared with the kit, so that the two can disagree. One liberty: a list
+without a span stays empty (there it holds the word "empty"). Logits may go on over padding.
 """
 
 import math

