@@ -17,6 +17,7 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 
 from helpers.config import InputError
+from helpers.spelling import Spelling
 from helpers.squad import Example
 
 
@@ -26,22 +27,25 @@ class Windows:
 
     ids, token_types, positions: int64 ``[total_tokens]``.
     chars: int64 ``[total_tokens, 2]``, the token's characters in its context.
-    can_start, can_end: bool ``[total_tokens]``, where an answer may begin and end: on context
-    tokens at a word's edge, each in the one window that shows most text around it.
+    token: int64 ``[total_tokens]``, the token's number in its context, -1 outside of it.
+    can_start: bool ``[total_tokens]``, where an answer may begin: each context token in the one
+    window that shows most text around it. An answer may end on any context token.
     bounds: int64 ``[n + 1]``; pair: int64 ``[n]``, index of the window's example.
     start, end: int64 ``[n]``, the answer's tokens in the window, 0 ([CLS]) when it lies outside.
+    spellings: one per example, to cut answers from; empty when made for training.
     """
 
     ids: np.ndarray
     token_types: np.ndarray
     positions: np.ndarray
     chars: np.ndarray
+    token: np.ndarray
     can_start: np.ndarray
-    can_end: np.ndarray
     bounds: np.ndarray
     pair: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    spellings: tuple[Spelling, ...]
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -118,9 +122,10 @@ def make_windows(
     encode = _encoder(tokenizer, [e.question for e in examples], [e.context for e in examples])
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     parts: dict[str, list] = {
-        k: [] for k in ("ids", "types", "positions", "chars", "begin", "stop")
+        k: [] for k in ("ids", "types", "positions", "chars", "token", "best")
     }
     pairs, starts, ends = [], [], []
+    spelled: dict[str, Spelling] = {}
     for index, example in enumerate(examples):
         query = encode[example.question].ids[:max_query]
         text = encode[example.context]
@@ -132,7 +137,8 @@ def make_windows(
             )
         tokens, chars = np.asarray(text.ids, np.int64), np.asarray(text.offsets, np.int64)
         chars = chars.reshape(-1, 2)
-        begins, stops = _word_edges(text.word_ids)
+        if not training and example.context not in spelled:
+            spelled[example.context] = Spelling(example.context, text, tokenizer)
         spans = [_token_span(chars, s.start, s.end) for s in example.spans] if training else [None]
         offset = len(query) + 2
         for low, high, best_low, best_high in _cut(len(tokens), room, step):
@@ -148,8 +154,8 @@ def make_windows(
                 types,
                 np.arange(length),
                 np.pad(chars[here], (*pad, (0, 0))),
-                np.pad(best & begins[here], pad),
-                np.pad(best & stops[here], pad),
+                np.pad(np.arange(low, high), pad, constant_values=-1),
+                np.pad(best, pad),
             )
             for span in spans:
                 for store, values in zip(parts.values(), row, strict=True):
@@ -167,12 +173,13 @@ def make_windows(
         token_types=flat["types"],
         positions=flat["positions"],
         chars=flat["chars"],
-        can_start=flat["begin"],
-        can_end=flat["stop"],
+        token=flat["token"],
+        can_start=flat["best"],
         bounds=bounds,
         pair=np.asarray(pairs),
         start=np.asarray(starts),
         end=np.asarray(ends),
+        spellings=() if training else tuple(spelled[e.context] for e in examples),
     )
 
 
@@ -229,14 +236,6 @@ def _encoder(tokenizer, *texts: Sequence[str]) -> dict:
     return dict(
         zip(distinct, tokenizer.encode_batch(distinct, add_special_tokens=False), strict=True)
     )
-
-
-def _word_edges(words: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Where a word begins and where it ends; WordPiece pieces of one word share a word id."""
-    ids = np.asarray([-1 if w is None else w for w in words], np.int64)
-    change = ids[1:] != ids[:-1]
-    edge = np.ones(min(len(ids), 1), bool)
-    return np.concatenate([edge, change]), np.concatenate([change, edge])
 
 
 def _token_span(chars: np.ndarray, start: int, end: int) -> tuple[int, int] | None:

@@ -190,8 +190,11 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     windows = _plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))
     tokens = [reader.vocab[n] for n in windows.ids]
-    alone = np.flatnonzero(windows.can_start & windows.can_end)
-    known = [n for n in alone if tokens[n].isalpha() and len(tokens[n]) > 3]
+    known = [
+        n
+        for n in np.flatnonzero(windows.token >= 0)
+        if tokens[n].isalpha() and len(tokens[n]) > 3 and not tokens[n + 1].startswith("##")
+    ]
     if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
         raise InputError(
             f"only {len(known)} words of the vocabulary are in the probe's texts (or it lacks "
