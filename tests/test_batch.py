@@ -112,6 +112,19 @@ def test_until_stops_early_and_looks_at_no_answer(tmp_path, capsys):
     assert made == {"manifest.json", "notebooks", "figures"}
 
 
+def test_a_notebook_saved_with_outputs_is_not_run_again(tmp_path):
+    notebook, settings = batch.notebooks()[0], from_parameters()
+    before = batch._fingerprint(notebook, settings)
+    saved = nbformat.read(notebook, 4)
+    for cell in (cell for cell in saved.cells if cell.cell_type == "code"):
+        cell.execution_count, cell.outputs = 7, [nbformat.v4.new_output("stream", text="x")]
+    nbformat.write(saved, tmp_path / "saved.ipynb")
+    assert batch._fingerprint(tmp_path / "saved.ipynb", settings) == before
+    saved.cells[-1].source += " "
+    nbformat.write(saved, tmp_path / "saved.ipynb")
+    assert batch._fingerprint(tmp_path / "saved.ipynb", settings) != before
+
+
 def test_another_working_directory_keeps_a_run_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert batch.main(["run", "--until", "00", "--run", "away", "--set", "runs_dir=my runs"]) == 0

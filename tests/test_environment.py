@@ -145,6 +145,21 @@ def test_a_model_of_the_users_own(rows, tmp_path):
     assert not rows(model=str(tmp_path / "none.nemo"))["model"].ok
 
 
+@pytest.mark.parametrize("name", ["MiniLM", "dmis-lab/biobert-base-cased-v1.1-squad"])
+def test_a_name_in_any_case_and_a_name_on_the_hub_are_models(rows, name):
+    assert rows(model=name)["model"].ok
+
+
+def test_the_kernel_is_named_and_another_than_the_clones_own_is_told(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    row = rows()["kernel"]
+    assert row.found == sys.executable and row.ok and not row.remedy
+    (tmp_path / ".venv").mkdir()
+    assert str(tmp_path / ".venv") in rows()["kernel"].remedy
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    assert not rows()["kernel"].remedy
+
+
 def test_data(rows, tmp_path, save):
     assert rows()["BioASQ-mini"].ok
     (tmp_path / "bioasq").mkdir()

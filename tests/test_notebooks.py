@@ -134,9 +134,13 @@ def test_the_report_stands_alone(mini_run):
 @pytest.mark.notebooks
 def test_a_second_call_keeps_what_is_done(mini_run, capsys):
     before = (mini_run / "scores.json").stat().st_mtime_ns
+    manifest = (mini_run / "manifest.json").read_bytes()
     batch.run({"profile": "mini", "run": "ci", "runs_dir": str(mini_run.parent)})
     assert capsys.readouterr().out.count("kept") == len(NOTEBOOKS)
     assert (mini_run / "scores.json").stat().st_mtime_ns == before
+    # Nothing ran, so what made the run stays as recorded, and the run is still a finished one.
+    assert (mini_run / "manifest.json").read_bytes() == manifest
+    assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
 
 
 @pytest.mark.notebooks

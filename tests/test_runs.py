@@ -14,14 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import __version__, runs
+from helpers import __version__
 from helpers.config import InputError, Settings, from_parameters
 from helpers.runs import Run
 
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.open(from_parameters(run="one", runs_dir=str(tmp_path / "runs"), seed=7))
+    """A run whose folder exists."""
+    run = Run.open(from_parameters(run="one", runs_dir=str(tmp_path / "runs"), seed=7))
+    run._save(run.manifest())
+    return run
 
 
 def write(run: Run, name: str, content: bytes = b"content\n") -> Path:
@@ -168,32 +171,60 @@ def test_manifest_that_is_not_ours(run, content, words):
     assert (run.folder / "manifest.json").read_text() == content
 
 
-def test_latest_leads_to_the_newest_run(run):
+def test_opening_a_run_makes_no_folder(tmp_path):
+    run = Run.open(from_parameters(run="one", runs_dir=str(tmp_path / "runs")))
+    assert run.manifest()["profile"] == "mini"
+    for refused in (
+        lambda: run.need("squad/train.json", "02_bioasq_to_squad"),
+        lambda: run.noted("checkpoint", "01_download_checkpoint"),
+    ):
+        with pytest.raises(InputError, match=r"run notebook 0\w+ first"):
+            refused()
+    assert list(tmp_path.iterdir()) == []
+    run.note("k", 1)
+    assert json.loads((run.folder / "manifest.json").read_text())["settings"]["run"] == "one"
+
+
+def test_latest_leads_to_the_newest_finished_run(run):
     link = run.folder.parent / "latest"
+    assert not link.is_symlink()  # the run is open, not finished
+    run.point_latest()
     assert link.is_symlink() and link.resolve() == run.folder.resolve()
     assert not Path(link.readlink()).is_absolute()  # so that runs/ can be moved
     two = reopened(run, run="two")
+    two.note("k", 1)
+    assert link.resolve() == run.folder.resolve()
+    two.point_latest()
     assert link.resolve() == two.folder.resolve()
     assert sorted(p.name for p in run.folder.parent.iterdir()) == ["latest", "one", "two"]
+
+
+def test_a_finished_run_that_goes_on_is_latest_no_more(run):
+    run.point_latest()
+    reopened(run)
+    assert sorted(p.name for p in run.folder.parent.iterdir()) == ["one"]
 
 
 def test_latest_is_a_text_file_where_links_are_refused(run, monkeypatch):
     def refuse(*_, **__):
         raise OSError("not allowed")
 
+    text = run.folder.parent / "latest.txt"
     with monkeypatch.context() as patched:
         patched.setattr(Path, "symlink_to", refuse)
-        reopened(run, run="two")
-    text = run.folder.parent / "latest.txt"
-    assert text.read_text() == "two\n"
-    reopened(run, run="three")
+        run.point_latest()
+        assert text.read_text() == "one\n"
+        reopened(run)
+        assert not text.exists()
+        run.point_latest()
+    run.point_latest()
     assert not text.exists()
 
 
 def test_a_folder_named_latest_is_left_alone(tmp_path):
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "precious.txt").write_text("keep")
-    Run.open(Settings(run="one", runs_dir=str(tmp_path)))
+    Run.open(Settings(run="one", runs_dir=str(tmp_path))).point_latest()
     assert (tmp_path / "latest" / "precious.txt").read_text() == "keep"
     assert (tmp_path / "latest.txt").read_text() == "one\n"
     for name in ("latest", "latest.txt"):
@@ -203,8 +234,11 @@ def test_a_folder_named_latest_is_left_alone(tmp_path):
 
 def test_runs_folder_in_the_way(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(InputError, match="cannot make this folder"):
-        Run.open(Settings(run="one", runs_dir=str(tmp_path / "runs")))
+    settings = Settings(run="one", runs_dir=str(tmp_path / "runs"))
+    with pytest.raises(InputError, match="runs/one/manifest.json: .*runs"):
+        Run.open(settings)
+    with pytest.raises(InputError, match="cannot make its folder"):
+        Run(settings.run_dir, settings).path("a.txt")
 
 
 def test_gpu_names_come_from_torch_only_if_it_is_loaded(run, monkeypatch):
@@ -214,20 +248,6 @@ def test_gpu_names_come_from_torch_only_if_it_is_loaded(run, monkeypatch):
     monkeypatch.delitem(sys.modules, "torch")
     assert reopened(run).manifest()["hardware"]["gpus"] == ["GPU number 0"]
     assert reopened(run, run="two").manifest()["hardware"]["gpus"] is None
-
-
-def test_commit_is_that_of_the_kits_checkout(monkeypatch, tmp_path):
-    fake = tmp_path / "kit" / "src" / "helpers" / "runs.py"
-    fake.parent.mkdir(parents=True)
-    monkeypatch.setattr(runs, "__file__", str(fake))
-    assert runs._commit() is None  # no checkout, as in a wheel
-    git = ["git", "-C", str(tmp_path / "kit"), "-c", "user.name=t", "-c", "user.email=t@t"]
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "start"]):
-        subprocess.run([*git, *command], check=True)
-    clean = runs._commit()
-    assert len(bytes.fromhex(clean)) == 20
-    fake.write_text("changed")
-    assert runs._commit() == clean + "+changes"
 
 
 def test_importing_stays_light():

@@ -73,7 +73,7 @@ def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(tmp_path):
     assert not same(runs[0], runs[2])
 
 
-def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run(tmp_path):
+def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run(tmp_path, capsys):
     folder = tmp_path / "killed"
     code = SLOW_RUN.format(tests=str(Path(__file__).parent), folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ.copy())
@@ -91,11 +91,15 @@ def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run
     whole = training.fine_tune(undisturbed, tiny_examples(60), tmp_path / "whole", progress=False)
     assert same(weights(resumed), weights(undisturbed))
     assert [row[:3] for row in done.history] == [row[:3] for row in whole.history]
-    # a finished run that is resumed has nothing to do and keeps its weights
+    assert whole.before == 0 < done.before < done.steps == whole.steps
+    # a finished run that is resumed has nothing to do, keeps its weights, and says so
     again = tiny_reader(1, dropout=0.1)
-    twice = training.fine_tune(again, tiny_examples(60), folder, resume=None, progress=False)
+    assert "trained before" not in capsys.readouterr().err
+    twice = training.fine_tune(again, tiny_examples(60), folder, resume=None)
     assert same(weights(again), weights(undisturbed))
     assert twice.seconds == done.seconds
+    assert twice.before == twice.steps
+    assert "was trained before with these settings; loaded now" in capsys.readouterr().err
 
 
 def test_the_loss_leaves_padding_out(tmp_path):

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import shlex
+import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from jupyter_client import AsyncKernelManager
-from traitlets.config import Config
-
-from helpers import compare, reproduce, verdicts
+from helpers import compare, environment, kernel, reproduce, verdicts
 from helpers import scores as scoring
 from helpers.bioasq import read_json
+from helpers.code_version import notebook_sources
 from helpers.config import InputError, Settings, from_parameters, parse_override
 from helpers.conversion import find_run_files
 from helpers.outputs import write_json, write_text
@@ -56,7 +53,10 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
     check_squad_step(settings)
-    folder = Run.open(settings)
+    environment.check_model(settings)
+    # Not opened: each notebook does that, and a call that runs none changes nothing.
+    folder = Run(settings.run_dir, settings)
+    new, checked = not folder.folder.exists(), False
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):
         done = folder.manifest()["notes"].get(DONE, {})
@@ -66,8 +66,15 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
         if not stale:
             print(f"{label}: done before in {done[name]['seconds']:.0f} s, kept", flush=True)
             continue
+        if not checked:
+            checked = kernel.check_own()
         print(label, flush=True)
-        seconds = _execute(notebook, folder, parameters)
+        try:
+            seconds = _execute(notebook, folder, parameters)
+        except InputError:
+            if new and not done:  # a start that fails leaves no folder
+                shutil.rmtree(folder.folder, ignore_errors=True)
+            raise
         done = folder.manifest()["notes"].get(DONE, {})
         done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
         folder.note(DONE, done)
@@ -187,52 +194,25 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
         raise InputError(f"{notebook}: its parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
     started = time.monotonic()
-    sockets = tempfile.TemporaryDirectory(prefix="kernel-")
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters=given,
-            cwd=str(Path.cwd()),  # so that both mean the same runs folder
-            kernel_name="python3",
-            progress_bar=False,
-            start_timeout=300,  # seconds; a kernel takes long to start on a machine under load
-            stderr_file=sys.stderr,  # the progress bars of training and prediction
-            config=_channel(sockets.name),
-            kernel_manager_class=_logged_kernel(folder.path("notebooks/kernel.log")),
-        )
+        with kernel.own(folder.path("notebooks/kernel.log")) as arguments:
+            papermill.execute_notebook(
+                str(notebook),
+                str(output),
+                parameters=given,
+                cwd=str(Path.cwd()),  # so that both mean the same runs folder
+                kernel_name="python3",  # papermill wants a name; the arguments decide
+                progress_bar=False,
+                start_timeout=kernel.START_SECONDS,
+                stderr_file=sys.stderr,  # the progress bars of training and prediction
+                **arguments,
+            )
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{notebook.stem}: {error.evalue}") from None
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
-    finally:
-        sockets.cleanup()
     return time.monotonic() - started
-
-
-def _channel(folder: str) -> Config:
-    """A kernel on TCP warns that others on the machine could listen; sockets on disk are private.
-
-    In a folder of their own: two runs that start at once in one place would take the same names.
-    """
-    if os.name != "posix":
-        return Config()
-    return Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-
-
-def _logged_kernel(log: Path) -> type[AsyncKernelManager]:
-    """Kernels whose own complaints, such as a stack after Ctrl-C, go to a file.
-
-    What a cell prints is not among them: that reaches the notebook and the terminal.
-    """
-
-    class Kernel(AsyncKernelManager):
-        async def start_kernel(self, **kwargs):
-            with log.open("ab") as file:
-                return await super().start_kernel(**kwargs, stderr=file)
-
-    return Kernel
 
 
 def _for_notebooks(settings: Settings, parameters: dict) -> dict:
@@ -254,8 +234,9 @@ def _dev_scores(path: Path) -> str:
 def _fingerprint(notebook: Path, settings: Settings) -> str:
     """Changes when the notebook, a helper or a setting does, so that a stale result is redone."""
     digest = hashlib.sha256(repr(settings).encode())
-    for path in [notebook, *sorted(Path(__file__).parent.rglob("*.*"))]:
-        if path.suffix in (".ipynb", ".py", ".json", ".tsv"):
+    digest.update(repr(notebook_sources(notebook.read_bytes())).encode())
+    for path in sorted(Path(__file__).parent.rglob("*.*")):
+        if path.suffix in (".py", ".json", ".tsv"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -88,7 +88,11 @@ def _python(settings: Settings) -> list[Row]:
     (low, high) = PYTHON
     ok = low <= sys.version_info[:2] < high
     remedy = "" if ok else "install Python 3.11, then make setup PYTHON=python3.11"
-    return [Row("Python", found, "3.11 or 3.12", ok, remedy)]
+    rows = [Row("Python", found, "3.11 or 3.12", ok, remedy)]
+    own, remedy = ROOT / ".venv", ""
+    if own.exists() and Path(sys.prefix).resolve() != own.resolve():
+        remedy = f"this clone has a Python of its own in {own}: the README says how to choose it"
+    return [*rows, Row("kernel", sys.executable, "the Python of the set-up", True, remedy)]
 
 
 def _packages(settings: Settings) -> list[Row]:
@@ -172,7 +176,7 @@ def _run_folder(settings: Settings) -> list[Row]:
 def _checkpoint(settings: Settings) -> list[Row]:
     name, entry = settings.model, fetch.REGISTRY.get(settings.model)
     if entry is None:
-        there = Path(name).expanduser().exists()
+        there = Path(name).expanduser().exists() or fetch.find(name) is not None  # on the hub
         remedy = "" if there else f"give a path that exists or one of {', '.join(fetch.REGISTRY)}"
         return [Row("model", name, "a known name or a path", there, remedy)]
     folder = fetch.cache_folder()
@@ -192,6 +196,13 @@ def _checkpoint(settings: Settings) -> list[Row]:
         rows.append(Row("model", found, "in the cache or fetched", ready or _packaged(entry),
                         remedy))  # fmt: skip
     return rows
+
+
+def check_model(settings: Settings) -> None:
+    """Raise ``InputError`` when the model can be neither found nor fetched."""
+    row = _checkpoint(settings)[-1]
+    if not row.ok:
+        raise InputError(f"{row.what}: {row.found}; {row.remedy}")
 
 
 def _packaged(entry: fetch.Entry) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
+import json
+import math
+import shutil
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -11,6 +15,9 @@ from nbconvert import HTMLExporter
 
 from helpers import __version__
 from helpers.bioasq import read_json
+from helpers.code_version import notebook_parameters
+from helpers.config import Settings, from_parameters
+from helpers.environment import ROOT
 from helpers.outputs import write_text
 from helpers.runs import Run
 
@@ -60,7 +67,46 @@ def write_report(run: Run) -> Path:
         f"<title>{html.escape(run.settings.run)}: BioASQ factoid scores</title>"
         f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
-    return write_text(run.folder / "index.html", page)
+    path = write_text(run.folder / "index.html", page)
+    run.point_latest()
+    return path
+
+
+def keep_notebooks(run: Run) -> list[str]:
+    """Copy notebooks that were run by hand into the run's folder; return those that it lacks or has
+    only as they were before they last ran.
+
+    JupyterLab saves a notebook in the clone. It belongs to this run if every cell ran, its
+    parameters give this run's settings, and it was saved after it made its files. A notebook that
+    ``helpers.batch`` executed is there already.
+    """
+    manifest, missing = run.manifest(), []
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        kept = run.path(f"notebooks/{path.name}")
+        if not _is_outdated(path, manifest) and _ran_with(path, run.settings):
+            shutil.copy2(path, kept)
+        if not kept.exists() or _is_outdated(kept, manifest):
+            missing.append(path.stem)
+    return missing
+
+
+def _is_outdated(notebook: Path, manifest: dict) -> bool:
+    """Whether it was saved before the last file that it made for the run."""
+    made_at = [f["made_at"] for f in manifest["files"].values() if f["made_by"] == notebook.stem]
+    last = max((datetime.fromisoformat(at).timestamp() for at in made_at), default=math.inf)
+    return notebook.stat().st_mtime < last
+
+
+def _ran_with(path: Path, settings: Settings) -> bool:
+    """Whether every cell of a saved notebook ran, with parameters that give these settings."""
+    try:
+        content = path.read_bytes()
+        cells = json.loads(content)["cells"]
+        given = from_parameters(**notebook_parameters(content))
+    except (ValueError, SyntaxError):  # saved in the middle of an edit
+        return False
+    code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    return given == settings and all(cell["execution_count"] for cell in code)
 
 
 def _note(scores: dict, teaching: bool) -> str:
@@ -148,6 +194,7 @@ def _notebooks(run: Run, manifest: dict) -> str:
         items.append(
             f'<li><a href="notebooks/{html.escape(path.stem)}.html">{html.escape(title)}</a>'
             + (f", {took:.0f} s" if took is not None else "")
+            + (" (saved before it last ran)" if _is_outdated(path, manifest) else "")
             + "</li>"
         )
     return f"<ul>{''.join(items)}</ul>"

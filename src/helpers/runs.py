@@ -8,21 +8,19 @@ order gets a clear message instead of a stale number.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
-import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from helpers import __version__
+from helpers import __version__, code_version, kernel
 from helpers.bioasq import read_json
 from helpers.config import InputError, Settings
 from helpers.files import sha256
-from helpers.outputs import write_json, write_text
+from helpers.outputs import check_outputs, write_json, write_text
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -39,27 +37,33 @@ class Run:
     """One run's folder. The manifest is read anew at every step, since notebooks share it."""
 
     def __init__(self, folder: Path, settings: Settings):
+        if settings.run in (LATEST, f"{LATEST}.txt"):
+            raise InputError(f"run: {settings.run!r} is kept for the link to the newest run")
         self.folder = folder
         self.settings = settings
 
     @classmethod
     def open(cls, settings: Settings) -> Run:
-        """Create or continue the folder ``settings.run_dir`` and bring its header up to date."""
-        if settings.run in (LATEST, f"{LATEST}.txt"):
-            raise InputError(f"run: {settings.run!r} is kept for the link to the newest run")
+        """Begin or continue the run in the folder ``settings.run_dir``; every notebook does.
+
+        A new folder appears with the first file or note, so that a start that fails leaves none.
+        A run that goes on is not finished: ``latest`` no longer leads to it. Raises ``InputError``
+        in a kernel with another copy of the helpers, or when the folder cannot be written.
+        """
+        kernel.check()
         run = cls(settings.run_dir, settings)
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"{run.folder}: cannot make this folder ({error.strerror})") from None
-        known = run.manifest() if (run.folder / MANIFEST).exists() else {}
-        run._save({**known, **_header(settings, known)})
-        _point_latest_at(run.folder)
+        check_outputs([run.folder / MANIFEST])
+        known = run.manifest()
+        if (run.folder / MANIFEST).exists():
+            run._save({**known, **_header(settings, known)})
+        _forget_latest(run.folder)
         return run
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it is on disk now."""
+        """The manifest as it is on disk now; that of a new run when there is none yet."""
         path = self.folder / MANIFEST
+        if not path.exists():
+            return _header(self.settings, {})
         data = read_json(path)
         remedy = "choose another run name, or delete this folder"
         if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
@@ -74,7 +78,10 @@ class Run:
         path = self.folder / name
         if not path.resolve().is_relative_to(self.folder.resolve()):
             raise InputError(f"{name}: lies outside the run's folder {self.folder}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot make its folder ({error.strerror})") from None
         return path
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
@@ -153,6 +160,18 @@ class Run:
             )
         return notes[key]
 
+    def point_latest(self) -> None:
+        """Let ``latest`` beside the folder lead to it; a text file where links are refused."""
+        link = self.folder.parent / LATEST
+        fresh = link.with_name(f".{LATEST}.{os.getpid()}")
+        try:
+            fresh.symlink_to(self.folder.name, target_is_directory=True)
+            os.replace(fresh, link)
+            link.with_suffix(".txt").unlink(missing_ok=True)
+        except (OSError, NotImplementedError):
+            fresh.unlink(missing_ok=True)
+            write_text(link.with_suffix(".txt"), f"{self.folder.name}\n")
+
     def _name(self, path: Path) -> str:
         try:
             return path.resolve().relative_to(self.folder.resolve()).as_posix()
@@ -180,8 +199,8 @@ def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
         "kit": {
             "name": "biomegatron-bioasq-kit",
             "version": __version__,
-            "commit": _commit(),
-            "source_sha256": _source_hash(),
+            "commit": code_version.commit(),
+            "source_sha256": code_version.source_hash(),
         },
         "created": known.get("created", _now()),
         "opened": _now(),
@@ -206,34 +225,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    """Commit of the kit's own checkout, with ``+changes`` when files differ from it."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    answers = []
-    for command in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        if done.returncode:
-            return None
-        answers.append(done.stdout.strip())
-    return answers[0] + ("+changes" if answers[1] else "")
-
-
-def _source_hash() -> str:
-    """One SHA-256 of the package's files, which names the code even without git."""
-    folder = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
-        digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\0".encode())
-    return digest.hexdigest()
 
 
 def _cpu_model() -> str:
@@ -268,13 +259,11 @@ def _gpus() -> list[str] | None:
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 
-def _point_latest_at(folder: Path) -> None:
-    """Make ``latest`` beside the run's folder lead to it; a text file where links are refused."""
-    link, fresh = folder.parent / LATEST, folder.parent / f".{LATEST}.{os.getpid()}"
-    try:
-        fresh.symlink_to(folder.name, target_is_directory=True)
-        os.replace(fresh, link)
-        link.with_suffix(".txt").unlink(missing_ok=True)
-    except (OSError, NotImplementedError):
-        fresh.unlink(missing_ok=True)
-        write_text(folder.parent / f"{LATEST}.txt", f"{folder.name}\n")
+def _forget_latest(folder: Path) -> None:
+    """Remove ``latest`` if it leads to this folder."""
+    link = folder.parent / LATEST
+    text = link.with_suffix(".txt")
+    if link.is_symlink() and link.readlink() == Path(folder.name):
+        link.unlink()
+    if text.is_file() and text.read_text(encoding="utf-8").strip() == folder.name:
+        text.unlink()

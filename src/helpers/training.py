@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,10 +44,12 @@ _begun: WeakKeyDictionary = WeakKeyDictionary()
 class Trained:
     """Steps, windows an epoch, seconds, and (step, loss, learning rate, seconds so far) a step.
 
+    ``before`` of the steps were taken by earlier calls: all of them if the model was only loaded.
     Seconds of a resumed run are those of all its parts.
     """
 
     steps: int
+    before: int
     windows: int
     seconds: float
     history: list[tuple[int, float, float, float]]
@@ -91,7 +94,7 @@ def fine_tune(
     write_json(folder / PLAN, _plan_of(reader, windows))
     begun.add(folder.resolve())
     try:
-        steps, history = _fit(reader, windows, folder, progress)
+        steps, before, history = _fit(reader, windows, folder, progress)
     except InputError:  # the loss is lost, and so are the checkpoints
         shutil.rmtree(folder)
         raise
@@ -100,7 +103,9 @@ def fine_tune(
     reader.origin["fine_tuned"] = {
         "steps": steps, "windows": len(windows), **{n: getattr(reader.settings, n) for n in names}
     }  # fmt: skip
-    return Trained(steps, len(windows), history[-1][3], history)
+    if progress and before == steps:
+        print(f"{folder}: was trained before with these settings; loaded now", file=sys.stderr)
+    return Trained(steps, before, len(windows), history[-1][3], history)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -191,7 +196,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
             raise KeyboardInterrupt(f"training stopped; resume it from {folder}") from error
     if trainer.global_step < len(plan):
         raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(plan)}")
-    return len(plan), recorder.rows
+    return len(plan), recorder.before, recorder.rows
 
 
 def _experiment(settings: Settings, folder: Path, steps: int):
@@ -272,10 +277,11 @@ def _recorder(pl):
 
         def __init__(self, path: Path, steps: int, progress: bool):
             self.path, self.steps, self.progress = path, steps, progress
+            self.before = steps  # Lightning starts no training when all of them were taken
             self.rows = read_history(path) if path.exists() else []
 
         def on_train_start(self, trainer, module):
-            done = trainer.global_step
+            done = self.before = trainer.global_step
             self.rows = [row for row in self.rows if row[0] <= done]
             self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
             self.file = self.path.open("w", newline="", buffering=1)
