@@ -53,8 +53,8 @@ def text(reader: Reader, with_head: bool = True) -> str:
         f"# {kind} for extractive question answering, {million:.0f} million parameters",
         "",
         f"{config.layers} layers of {config.hidden}, {config.heads} heads, feed-forward "
-        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}. Written by the BioMegatron "
-        "BioASQ kit.",
+        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}, GELU by {config.gelu}. "
+        "Written by the BioMegatron BioASQ kit.",
         "",
         *(_USE if with_head else ()),
         "## Source",
@@ -71,6 +71,8 @@ def text(reader: Reader, with_head: bool = True) -> str:
         lines += [f"{began} read from `{origin['path']}` ({origin['format']} format):", ""]
         lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
         lines += ["", *_about_order(origin["qkv"])]
+        if gelu := origin.get("gelu"):
+            lines += [f"GELU was taken to be the {gelu['form']} form ({gelu['reason']})."]
     else:
         lines += ["Of the weights it began with nothing was recorded here; a run's `manifest.json` "
                   "names them with their hashes."]  # fmt: skip

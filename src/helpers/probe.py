@@ -171,6 +171,7 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
         batch, masked, truth = mask_words(reader)
         with torch.inference_mode():
             x = reader.model.encoder(batch)[masked]
+            # The exact GELU: Megatron-LM's BertLMHead does not use the fused one of its layers.
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
             size = (x.shape[-1],)
             x = F.layer_norm(x, size, head["layernorm.weight"], head["layernorm.bias"], 1e-5)
