@@ -34,8 +34,10 @@ NOT_RUN = {
     "make lab": "opens JupyterLab and stays there",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
-    ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron": "needs NGC; "
+    ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1 --convert": "needs NGC; "
     "test_notebooks_megatron.py does the same against a local server",
+    ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1 --report": "needs NGC; "
+    "test_checkpoint_report.py writes reports on files in the same format",
     ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
     ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
     ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",

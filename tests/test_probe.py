@@ -32,7 +32,7 @@ def trained():
     asked = probe.questions()
     text = " ".join(f"{example.question} {example.context}" for example, _ in asked).lower()
     vocab = [*SPECIAL, *sorted({word for word, _ in split(text)})]
-    config = EncoderConfig(len(vocab), 48, 2, 4, 96, positions=96, gelu="tanh")
+    config = EncoderConfig(len(vocab), 48, 2, 4, 96, positions=384, gelu="tanh")
     torch.manual_seed(0)
     model = SpanModel(config)
     head = SimpleNamespace(dense=torch.nn.Linear(48, 48), layernorm=torch.nn.LayerNorm(48),
@@ -110,7 +110,7 @@ def test_an_untrained_model_is_refused_with_its_scores(tmp_path):
 
 def test_an_untrained_model_guesses_no_words(trained, tmp_path):
     reader, lm_head = trained
-    w = reference.random_weights(2, 48, 4, 96, len(reader.vocab), positions=96)
+    w = reference.random_weights(2, 48, 4, 96, len(reader.vocab), positions=384)
     how = {"w": w, "vocab": reader.vocab, "layout": "nested", "head": False}
     path = files.write(tmp_path / "m", lm_head=lm_head, **how)
     with pytest.raises(InputError, match="masked words guessed"):

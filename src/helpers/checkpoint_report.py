@@ -24,8 +24,9 @@ from helpers.outputs import write_text
 from helpers.prediction import Reader, compute_logits
 from helpers.spans import find_spans
 from helpers.squad import read_squad
-from helpers.weights import read_safetensors
+from helpers.weights import read_weights
 
+_LONGEST = 4000  # characters shown of a configuration
 _LAYER = re.compile(r"(?<=layers\.)\d+|(?<=layer\.)\d+")
 
 
@@ -50,6 +51,7 @@ def write_report(
 
     parts: list[tuple[str, Callable[[], list[str]]]] = [
         ("Files", lambda: _files(path)),
+        ("Settings in the files", lambda: _settings(path)),
         ("Stored weights", lambda: _stored(path)),
         ("Model", load),
         ("Order of the query-key-value rows", loaded(_order)),
@@ -59,7 +61,7 @@ def write_report(
         about = f"SQuAD, {len(examples)} rows of {Path(squad_dev).name}"
         parts.append((about, loaded(lambda reader: _squad(reader, examples))))
     lines = [
-        f"# Report on {name}",
+        f"# Report on {Path(name).name}",
         "",
         f"BioMegatron BioASQ kit {__version__}, torch {torch.__version__}, Python "
         f"{platform.python_version()}, {platform.system()} {platform.machine()}.",
@@ -78,12 +80,9 @@ def stored_weights(path: Path) -> list[tuple[str, str, str]]:
 
     Names that differ only in the number of a layer share a row, with the numbers as a range.
     """
-    if checkpoints.is_foreign(path):
-        found = megatron.stored(path)
-    elif (path / "model.safetensors").is_file():
-        found = read_safetensors(path / "model.safetensors").items()
-    else:
-        raise InputError(f"{path}: its keys can be listed for Megatron's files and safetensors")
+    if path.suffix == ".nemo" and not checkpoints.is_foreign(path):
+        raise InputError(f"{path}: written by this kit, which lists no keys of its own files")
+    found = megatron.stored(path) if checkpoints.is_foreign(path) else read_weights(path).items()
     rows: dict[tuple[str, str, str], list[int]] = {}
     for name, value in found:
         kind = str(value.dtype).removeprefix("torch."), str(tuple(value.shape))
@@ -151,6 +150,14 @@ def _files(path: Path) -> list[str]:
         for p in parts
     ]
     return _table(("file", "bytes", "SHA-256"), rows)
+
+
+def _settings(path: Path) -> list[str]:
+    lines = []
+    for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
+        text = file.read_text(encoding="utf-8", errors="replace").strip()
+        lines += [f"`{file.name}`:", "", "```json", text[:_LONGEST], "```", ""]
+    return lines[:-1] or ["No config.json outside an archive."]
 
 
 def _stored(path: Path) -> list[str]:

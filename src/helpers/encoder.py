@@ -25,6 +25,7 @@ GELU_NAMES = {
     "gelu_python_tanh": "tanh", "gelu_fast": "tanh", "gelu_accurate": "tanh",
 }  # fmt: skip
 _APPROXIMATE = {"erf": "none", "tanh": "tanh"}
+GELUS = tuple(_APPROXIMATE)
 
 
 @dataclass(frozen=True)

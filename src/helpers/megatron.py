@@ -97,6 +97,16 @@ def read(path: Path, dropout: float) -> MegatronFile:
         return _assemble(path, raw, read_vocab(vocabulary), said | settings, dropout)
 
 
+def stored(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of everything in the files of weights, named and shaped as stored there.
+
+    Unknown names are no error here, but a file that cannot be read is an ``InputError``.
+    """
+    with _folder(path) as folder:
+        for file in _weight_files(folder):
+            yield from _flatten(_load(path, file)).items()
+
+
 def hashes(path: Path) -> dict[str, str]:
     """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
     if path.is_file():

@@ -140,7 +140,7 @@ def reorder(model: SpanModel, now: str, wanted: str) -> None:
 def answer_score(reader: Reader) -> float:
     """Mean token F1 of the best answers to ``questions``, whatever settings the reader has."""
     examples, answers = zip(*questions(), strict=True)
-    found = _plain(reader).predict(examples, progress=False)
+    found = plain(reader).predict(examples, progress=False)
     return float(
         np.mean([
             squad_em_f1(best[0].text if best else "", [answer])[1]
@@ -149,7 +149,7 @@ def answer_score(reader: Reader) -> float:
     )  # fmt: skip
 
 
-def _plain(reader: Reader) -> Reader:
+def plain(reader: Reader) -> Reader:
     """The reader with default settings: the user's are for the user's questions."""
     longest = min(Settings.max_length, reader.model.config.positions)
     return replace(reader, settings=Settings(max_length=longest))
@@ -188,7 +188,7 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     Only words that are one token and longer than three letters, so that a guess is right or
     wrong and not of the kind that any text would do for.
     """
-    windows = _plain(reader).windows([example for example, _ in questions()])
+    windows = plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))
     tokens = [reader.vocab[n] for n in windows.ids]
     alone = np.flatnonzero(windows.can_start & windows.can_end)
