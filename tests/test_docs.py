@@ -29,14 +29,15 @@ RUN = (
     "import torch",
     ".venv/bin/papermill notebooks/02_bioasq_to_squad.ipynb out.ipynb",
 )
+_FETCH = ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1"
 NOT_RUN = {
     "make walkthrough   # set up": "the CI script and test_notebooks.py run the same commands",
     "make lab": "opens JupyterLab and stays there",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
-    ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1 --convert": "needs NGC; "
+    f"{_FETCH} --convert": "needs NGC; "
     "test_notebooks_megatron.py does the same against a local server",
-    ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1 --report": "needs NGC; "
+    f"{_FETCH} --report": "needs NGC; "
     "test_checkpoint_report.py writes reports on files in the same format",
     ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
     ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
@@ -114,6 +115,7 @@ def test_snippets_do_what_the_text_says(project, card):
             assert re.fullmatch(wanted, done.stdout.strip(), re.S), f"{code}\n{done.stdout}"
 
 
+@pytest.mark.notebooks
 def test_the_outputs_of_run_snippets_are_shown(card):
     shown = [code for page in PAGES for code, out in blocks((ROOT / page).read_text()) if out]
     shown += [code for code, out in blocks(card) if out]
