@@ -12,11 +12,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from helpers.config import InputError, Settings
@@ -57,11 +57,18 @@ class Reader:
     settings: Settings
     fresh_head: bool = False  # the span head is random: fine-tune before believing an answer
     origin: dict = field(default_factory=dict)  # of converted weights: files, hashes, row order
+    tokenizer: Tokenizer | None = None  # made from ``vocab`` when none is given
 
-    @cached_property
-    def tokenizer(self):
-        """The tokenizer over ``vocab``."""
-        return make_tokenizer(self.vocab)
+    def __post_init__(self):
+        """Raise ``InputError`` when the settings' windows are longer than the model can read."""
+        longest, positions = self.settings.max_length, self.model.config.positions
+        if longest > positions:
+            raise InputError(
+                f"max_length: {longest} is more than the {positions} positions of this model; "
+                f"set max_length={positions} or less"
+            )
+        if self.tokenizer is None:
+            object.__setattr__(self, "tokenizer", make_tokenizer(self.vocab))
 
     def windows(self, examples: Sequence[Example], training: bool = False) -> Windows:
         """The examples' windows under this reader's settings."""
