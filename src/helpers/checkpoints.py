@@ -259,7 +259,7 @@ def _tokenizer_config(reader: Reader) -> dict:
 def _from_config(path: Path, dropout: float) -> EncoderConfig:
     raw = _read_config(path)
     kind, act = raw.get("model_type"), raw.get("hidden_act", "gelu")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         what = "model_type is missing" if kind is None else f"model_type is {kind!r}"
         raise InputError(f"{path}: {what}, expected {' or '.join(map(repr, _TYPES))}")
     if not isinstance(act, str) or act not in GELU_NAMES:
