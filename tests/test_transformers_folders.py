@@ -384,6 +384,12 @@ def a_part_lost(folder):
     sorted(folder.glob("model-*.safetensors"))[1].unlink()
 
 
+def a_weight_lost(folder):
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = {"weight_map": {"a": "part.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def an_index(text):
     def damage(folder):
         (folder / "model.safetensors").unlink()
@@ -413,6 +419,7 @@ def an_index(text):
         (weights(three_labels), r"head\.weight has shape \(3, 32\), a span head has \(2, 32\)"),
         (weights(lambda s: s.pop("qa_outputs.bias")), "lack 'qa_outputs.bias'"),
         (a_part_lost, r"model-00002-of-.*no such file, but the folder's index names it"),
+        (a_weight_lost, r"lacks 'a', which model\.safetensors\.index\.json places there"),
         (an_index("{}"), "index.json: not an index of weights"),
         (an_index('{"weight_map": {"a": "../b.bin"}}'), "'../b.bin' is not a plain name"),
         (
