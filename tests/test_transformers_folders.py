@@ -363,6 +363,12 @@ def twice(state):
     state["bert.bert.embeddings.LayerNorm.bias"] = torch.zeros(32)
 
 
+def uneven(state):
+    """Query and key whose rows add up all the same."""
+    for part, rows in (("query", 40), ("key", 24)):
+        state[f"bert.encoder.layer.0.attention.self.{part}.weight"] = torch.ones(rows, 32)
+
+
 def three_labels(state):
     state |= {"qa_outputs.weight": torch.ones(3, 32), "qa_outputs.bias": torch.ones(3)}
 
@@ -418,6 +424,7 @@ def an_index(text):
         (weights(twice), "is there twice"),
         (weights(three_labels), r"head\.weight has shape \(3, 32\), a span head has \(2, 32\)"),
         (weights(lambda s: s.pop("qa_outputs.bias")), "lack 'qa_outputs.bias'"),
+        (weights(uneven), r"qkv\.weight has shape \(40, 32\), config.json says \(32, 32\)"),
         (a_part_lost, r"model-00002-of-.*no such file, but the folder's index names it"),
         (a_weight_lost, r"lacks 'a', which model\.safetensors\.index\.json places there"),
         (an_index("{}"), "index.json: not an index of weights"),
