@@ -15,7 +15,6 @@ from helpers.config import InputError, Settings
 from helpers.features import gather
 from helpers.prediction import compute_logits
 
-
 SETTINGS = Settings(max_length=48)
 
 
@@ -97,8 +96,14 @@ def as_bin(data):
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
         (lambda f: (f / "config.json").write_text("{"), "not a model's config.json"),
         (lambda f: (f / "config.json").write_text("[]"), "not a model's config.json"),
-        (lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")], "neither tokenizer.json nor vocab.txt"),
-        (lambda f: (f / "vocab.txt").open("a").write("more\n"), "vocab.txt and None in tokenizer"),
+        (
+            lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")],
+            "neither tokenizer.json nor vocab.txt",
+        ),
+        (
+            lambda f: (f / "vocab.txt").open("a").write("more\n"),
+            "and None in tokenizer",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"<html>"),

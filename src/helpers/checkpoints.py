@@ -217,15 +217,18 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
         if theirs not in state:
             raise InputError(f"{folder}: the weights lack {theirs!r}; is config.json another's?")
         parts.setdefault(name, []).append(state.pop(theirs).to(torch.float32))
-    ours = {name: join(values) for name, values in parts.items()}
     if state:
         raise InputError(f"{folder}: unexpected weights {', '.join(sorted(state)[:5])}")
-    for name, value in ours.items():
-        if tuple(value.shape) != shapes[name]:
-            says = "a span head has" if name.startswith("head.") else "config.json says"
-            raise InputError(
-                f"{folder}: {name} has shape {tuple(value.shape)}, {says} {shapes[name]}"
-            )
+    for name, values in parts.items():
+        rows, *columns = shapes[name]
+        wanted = (rows // len(values), *columns)
+        for value in values:
+            if tuple(value.shape) != wanted:
+                says = "a span head has" if name.startswith("head.") else "config.json says"
+                raise InputError(
+                    f"{folder}: {name} has shape {tuple(value.shape)}, {says} {wanted}"
+                )
+    ours = {name: join(values) for name, values in parts.items()}
     _fill(model, ours, settings.seed, fresh_head)
     return replace(reader, fresh_head=fresh_head)
 
@@ -259,7 +262,7 @@ def _tokenizer_config(reader: Reader) -> dict:
 def _from_config(path: Path, dropout: float) -> EncoderConfig:
     raw = _read_config(path)
     kind, act = raw.get("model_type"), raw.get("hidden_act", "gelu")
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         what = "model_type is missing" if kind is None else f"model_type is {kind!r}"
         raise InputError(f"{path}: {what}, expected {' or '.join(map(repr, _TYPES))}")
     if not isinstance(act, str) or act not in GELU_NAMES:

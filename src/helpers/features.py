@@ -151,12 +151,11 @@ def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
 
 
 def _compare(folder: Path, tokenizer: Tokenizer, tokens: list[str]) -> None:
-    for number, token in enumerate(tokens):
-        found = tokenizer.id_to_token(number)  # None also where vocab.txt has a token twice
-        if found != token and (found or tokenizer.token_to_id(token) is None):
+    for token, number in {token: n for n, token in enumerate(tokens)}.items():  # the last counts
+        if token and tokenizer.token_to_id(token) != number:  # "": an id that is not in use
             raise InputError(
-                f"{folder}: token {number} is {token!r} in vocab.txt and {found!r} in "
-                "tokenizer.json; remove the wrong file"
+                f"{folder}: {token!r} is token {number} in vocab.txt and "
+                f"{tokenizer.token_to_id(token)} in tokenizer.json; remove the wrong file"
             )
 
 
