@@ -55,6 +55,8 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     torch.save(naive, folder / "naive.pt", **old)
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
     (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    stated = json.dumps({"num-attention-heads": config.heads})
+    (folder / "megatron" / "config.json").write_text(stated)
     reader = Reader(model.float(), vocab, Settings())
     checkpoints.save_transformers(reader, folder / "converted")
 

@@ -29,9 +29,17 @@ def main(argv=None) -> int:
         "--qkv-order", choices=QKV_ORDERS[1:],
         help="of a Megatron checkpoint's rows, for --convert; without it they are tried",
     )  # fmt: skip
+    parser.add_argument(
+        "--report", metavar="FILE.md", help="write what the files hold, to share with others"
+    )
+    parser.add_argument(
+        "--squad-dev", default="", metavar="FILE", help="for --report: measure EM and F1 on it"
+    )
     options = parser.parse_args(argv)
-    if options.qkv_order and not options.convert:
-        parser.error("--qkv-order goes with --convert")
+    if options.qkv_order and not (options.convert or options.report):
+        parser.error("--qkv-order goes with --convert or --report")
+    if options.squad_dev and not options.report:
+        parser.error("--squad-dev goes with --report")
     try:
         if options.convert:  # torch takes a second, and a wrong folder is told before any download
             from helpers.checkpoints import check_replaceable
@@ -43,6 +51,14 @@ def main(argv=None) -> int:
         for name, digest in checkpoint.files.items():
             print(f"  {digest}  {name}")
         print(f"  licence: {checkpoint.license}")
+        if options.report:
+            from helpers.checkpoint_report import write_report
+            from helpers.config import from_parameters
+
+            settings = from_parameters(qkv_order=options.qkv_order)
+            print(write_report(
+                checkpoint.name, checkpoint.folder, options.report, settings, options.squad_dev
+            ))  # fmt: skip
         if options.convert:
             convert_checkpoint(checkpoint.folder, options.convert, options.qkv_order or "")
     except InputError as error:

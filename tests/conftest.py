@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from helpers import batch
+
 
 @pytest.fixture
 def save(tmp_path):
@@ -57,3 +59,10 @@ def tiny():
             },
         ]
     }
+
+
+@pytest.fixture(scope="session")
+def mini_run(tmp_path_factory):
+    """The run folder of a whole walkthrough: fetch, convert, train, predict, score, report."""
+    runs_dir = tmp_path_factory.mktemp("runs")
+    return batch.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})

@@ -21,7 +21,7 @@ SETTINGS = Settings(max_length=48)
 
 def write(
     folder, order="0", *, dtype=torch.float32, layout="two files", zipped=False, w=None,
-    vocab=VOCAB, config="json", version=None, lm_head=None, head=True, **spelling,
+    vocab=VOCAB, config="json", version=None, lm_head=None, head=True, args=None, **spelling,
 ):  # fmt: skip
     """A checkpoint folder (or a .nemo of NeMo 1.x) of given or random weights; returns its path."""
     w = w or reference.random_weights(**SIZES)
@@ -43,7 +43,7 @@ def write(
         model = reference.nested(state)
         if lm_head:
             model["lm_head"] = lm_head
-        whole = {"model": model, "iteration": 7, "args": argparse.Namespace(a=1)}
+        whole = {"model": model, "iteration": 7, "args": argparse.Namespace(**args or {"a": 1})}
         whole |= {"optimizer": {"state": {"0": torch.zeros(3)}}, "checkpoint_version": version}
         torch.save(whole, folder / "model_optim_rng.pt", **new)
         if head:

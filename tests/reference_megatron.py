@@ -36,7 +36,7 @@ def random_weights(layers, hidden, heads, wide, words, positions=64, seed=0) -> 
     return w
 
 
-def span_logits(w, ids, types, epsilon=1e-5, gelu="erf") -> torch.Tensor:
+def span_logits(w, ids, types, epsilon=1e-5, gelu="tanh") -> torch.Tensor:
     """Start and end logits ``[tokens, 2]`` of one sequence, without any padding."""
 
     def norm(x, parameters):

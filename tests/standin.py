@@ -25,6 +25,7 @@ from helpers.config import from_parameters
 from helpers.encoder import SpanModel
 from helpers.features import gather
 from helpers.prediction import Reader
+from helpers.registry import MEGATRON_GELU
 
 MODEL, VERSION = "biomegatron345muncasedsquadv1", "1"
 FRAMES = ("<so1>. // <so2>.", "<so2>. // <so1>.", "<os1>. // <os3>.", "<os2>. // <os1>.",
@@ -87,7 +88,8 @@ def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanMode
 
 def moved(old: SpanModel) -> SpanModel:
     """The teacher's weights in pre-LayerNorm places: each norm goes one block further."""
-    new = SpanModel(replace(old.config, norm_first=True, epsilon=1e-5))
+    as_nvidias = {"norm_first": True, "epsilon": 1e-5, "gelu": MEGATRON_GELU}
+    new = SpanModel(replace(old.config, **as_nvidias))
     state = {name: value.clone() for name, value in old.state_dict().items()}
     norms = norm_names(old.config.layers)
     for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):

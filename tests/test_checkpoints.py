@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from helpers import checkpoints
 from helpers.config import InputError, Settings
 from helpers.features import gather
 from helpers.prediction import compute_logits
+
+SETTINGS = Settings(max_length=48)
 
 
 def logits_of(reader):
@@ -55,8 +58,8 @@ def test_an_encoder_without_a_head_gets_a_random_one_and_says_so(tmp_path):
     bare = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("qa_")}
     bare["pooler.dense.weight"] = torch.zeros(32, 32)
     save_file(bare, folder / "model.safetensors")
-    first, again = (checkpoints.load(folder, Settings(seed=4)) for _ in range(2))
-    other = checkpoints.load(folder, Settings(seed=5))
+    first, again = (checkpoints.load(folder, replace(SETTINGS, seed=4)) for _ in range(2))
+    other = checkpoints.load(folder, replace(SETTINGS, seed=5))
     assert first.fresh_head
     assert torch.equal(first.model.head.weight, again.model.head.weight)
     assert not torch.equal(first.model.head.weight, other.model.head.weight)
@@ -93,14 +96,20 @@ def as_bin(data):
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
         (lambda f: (f / "config.json").write_text("{"), "not a model's config.json"),
         (lambda f: (f / "config.json").write_text("[]"), "not a model's config.json"),
-        (lambda f: (f / "vocab.txt").unlink(), "vocab.txt: no such vocabulary"),
-        (lambda f: (f / "vocab.txt").open("a").write("more\n"), "the model embeds"),
+        (
+            lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")],
+            "neither tokenizer.json nor vocab.txt",
+        ),
+        (
+            lambda f: (f / "vocab.txt").open("a").write("more\n"),
+            "and None in tokenizer",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"<html>"),
             "cannot be read as plain weights",
         ),
-        (break_config(model_type="gpt2"), "'gpt2' is not one of"),
+        (break_config(model_type="gpt2"), "model_type is 'gpt2', expected 'bert' or"),
         (break_config(hidden_act="relu"), "relu"),
         (break_config(intermediate_size=65), "has shape"),
         (break_config(num_hidden_layers=3), r"lack 'encoder.layer.2"),
@@ -109,7 +118,7 @@ def as_bin(data):
         (break_config(num_attention_heads=0), "num_attention_heads is 0"),
         (break_config(vocab_size="128"), "vocab_size is '128'"),
         (as_bin([1, 2]), "holds something else than named weights"),
-        (as_bin({"a": torch.ones(2, dtype=torch.long)}), "holds something else than named weights"),
+        (as_bin({"a": torch.ones(2, dtype=torch.long)}), "a is int64, expected float16"),
         (as_bin(torch.nn.Linear(2, 2)), "holds objects or code"),
         (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unexpected weights extra"),
     ],
@@ -118,19 +127,19 @@ def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message)
     folder = tiny_folder(tmp_path / "m")
     damage(folder)
     with pytest.raises(InputError, match=message) as error:
-        checkpoints.load(folder, Settings())
+        checkpoints.load(folder, SETTINGS)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
-        checkpoints.load(tmp_path / "nothing", Settings())
+        checkpoints.load(tmp_path / "nothing", SETTINGS)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(InputError, match="neither a folder"):
-        checkpoints.load(tmp_path / "a.txt", Settings())
+        checkpoints.load(tmp_path / "a.txt", SETTINGS)
     (tmp_path / "a.nemo").write_text("x")
     with pytest.raises(InputError, match="not a readable .nemo"):
-        checkpoints.load(tmp_path / "a.nemo", Settings())
+        checkpoints.load(tmp_path / "a.nemo", SETTINGS)
 
 
 def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
@@ -154,7 +163,7 @@ def test_a_nemo_file_damaged_inside_is_one_line(tmp_path):
     with tarfile.open(tmp_path / "cut.nemo", "w") as archive:
         archive.add(tmp_path / "parts", arcname=".")
     with pytest.raises(InputError, match="cut.nemo: damaged inside") as error:
-        checkpoints.load(tmp_path / "cut.nemo", Settings())
+        checkpoints.load(tmp_path / "cut.nemo", SETTINGS)
     assert "\n" not in str(error.value)
 
 
@@ -162,4 +171,4 @@ def test_a_vocabulary_that_is_not_utf8_is_named(tmp_path):
     folder = tiny_folder(tmp_path / "m")
     (folder / "vocab.txt").write_bytes(b"[PAD]\n\xff\n")
     with pytest.raises(InputError, match="vocab.txt: not UTF-8"):
-        checkpoints.load(folder, Settings())
+        checkpoints.load(folder, SETTINGS)

@@ -66,7 +66,7 @@ def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     theirs.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
-    return theirs, checkpoints.load(folder, Settings()).model
+    return theirs, checkpoints.load(folder, Settings(max_length=64)).model
 
 
 @settings(max_examples=25, deadline=None)
@@ -85,7 +85,7 @@ def test_minilm_gives_the_logits_of_transformers():
         folder = fetch.fetch("minilm").folder
     except InputError as error:
         pytest.skip(f"the MiniLM weights cannot be had here: {error}")
-    ours = checkpoints.load(folder, Settings()).model
+    ours = checkpoints.load(folder, Settings(max_length=64)).model
     theirs = transformers.BertForQuestionAnswering.from_pretrained(folder).eval()
     theirs.qa_outputs.load_state_dict(ours.head.state_dict())
     batch = batch_of((60, 60, 7, 200, 384), vocab=30_000)

@@ -3,6 +3,7 @@
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from megatron_files import SETTINGS, SIZES, compare, load, write
+from test_imports import imported
 from tiny import VOCAB, tiny_examples
 
-from helpers import checkpoints, qkv
-from helpers.config import InputError
+from helpers import checkpoints, qkv, registry
+from helpers import prepare as prepare_module
+from helpers.config import InputError, Settings
 from helpers.features import gather
 from helpers.key_map import canonical
 from helpers.prepare import prepare
@@ -68,7 +71,7 @@ def test_wrong_choices_change_the_logits(tmp_path):
     reader = load(write(tmp_path / "m", "0", w=w), "0")
     assert compare(reader, w) < 1e-5
     assert compare(reader, w, epsilon=1e-12) > 1e-3
-    assert compare(reader, w, gelu="tanh") > 1e-4
+    assert compare(reader, w, gelu="erf") > 1e-4
     for wrong in ("1.0", "2.0"):
         assert compare(load(tmp_path / "m", wrong), w) > 0.05
 
@@ -92,8 +95,9 @@ def test_at_full_size(tmp_path, order):
     for layer in w["layers"]:  # a random net this deep needs the small weights of a trained one
         for name, (weight, bias) in layer.items():
             layer[name] = (weight, bias) if "norm" in name else (weight * 0.2, bias * 0.2)
-    folder = write(tmp_path / "m", order, w=w)
-    (folder / "config.json").unlink()  # 16 heads of 64 follow from the width
+    vocab = [*VOCAB, *(f"w{n}" for n in range(30522 - len(VOCAB)))]
+    folder = write(tmp_path / "m", order, w=w, vocab=vocab)
+    (folder / "config.json").unlink()  # 16 heads are known of this size
     assert compare(load(folder, order), w) < 1e-5
 
 
@@ -120,6 +124,11 @@ def change(folder, file="MegatronBERT.pt", **changed):
     torch.save(state, folder / file)
 
 
+def config_of(folder, **settings):
+    whole = json.loads((folder / "config.json").read_text()) | settings
+    (folder / "config.json").write_text(json.dumps(whole))
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -130,7 +139,7 @@ def change(folder, file="MegatronBERT.pt", **changed):
         ),
         (
             lambda f: change(f, layers__0__attention__dense__weight=lambda k, v: {k: v[:5]}),
-            r"\(5, 32\), expected float16, bfloat16 or float32 \(32, 32\)",
+            r"has shape \(5, 32\), expected \(32, 32\)",
         ),
         (
             lambda f: change(f, position_embeddings__weight=lambda k, v: {k: v.long()}),
@@ -143,7 +152,7 @@ def change(folder, file="MegatronBERT.pt", **changed):
         (lambda f: (f / "copy.pt").write_bytes((f / "MegatronBERT.pt").read_bytes()), "two files"),
         (lambda f: (f / "vocab.txt").unlink(), "one vocabulary file"),
         (lambda f: (f / "vocab.txt").write_text("\n".join(VOCAB * 3)), "the model embeds 128"),
-        (lambda f: (f / "config.json").write_text('{"hidden-size": 64}'), "hidden_size 64, the"),
+        (lambda f: config_of(f, hidden_size=64), "hidden_size 64, the"),
         (lambda f: (f / "config.json").write_text('{"num-attention-heads": 5}'), "5 heads do not"),
         (lambda f: (f / "config.json").write_text("["), "not a model's settings"),
     ],
@@ -168,7 +177,7 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
 )
 def test_a_config_of_another_model(tmp_path, settings, said):
     folder = write(tmp_path / "m")
-    (folder / "config.json").write_text(json.dumps(settings))
+    config_of(folder, **settings)
     with pytest.raises(InputError, match=said):
         load(folder, "0")
 
@@ -217,6 +226,133 @@ def test_an_archive_made_on_a_mac(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("__MACOSX/._vocab.txt", b"a shadow")
     assert compare(load(path, "0")) < 1e-5
+
+
+def split_in_two(folder, rank_of):
+    """Megatron-LM's two tensor-parallel ranks: each file has half of the rows or columns."""
+    state = torch.load(folder / "MegatronBERT.pt", weights_only=True)
+    (folder / "MegatronBERT.pt").unlink()
+    for rank in range(2):
+        part = {}
+        for name, value in state.items():
+            columns = name.endswith(("attention.dense.weight", "4h_to_h.weight"))
+            rows = any(
+                f"{word}." in name for word in ("query_key_value", "h_to_4h", "word_embeddings")
+            )
+            split = value.chunk(2, 1 if columns else 0)[rank] if rows or columns else value
+            part[name] = split.clone()
+        file = folder / rank_of.format(rank)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(part, file)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mp_rank_0{}/model_optim_rng.pt", "tp_rank_0{}_pp_rank_000.pt", "iter_7/mp_rank_0{}_000/m.pt"],
+)
+def test_tensor_parallel_ranks_are_refused_together_and_alone(tmp_path, name):
+    folder = write(tmp_path / "m")
+    split_in_two(folder, name)
+    with pytest.raises(InputError, match=r"split over tensor-parallel ranks \(.p_rank_00") as error:
+        load(folder, "0")
+    assert "tools/checkpoint/convert.py" in str(error.value) and "\n" not in str(error.value)
+    (folder / name.format(1)).unlink()
+    with pytest.raises(InputError, match=r"ranks \(it is one of 2\)"):
+        load(folder, "0")
+
+
+@pytest.mark.parametrize("name", ["tensor_model_parallel_size", "model_parallel_size"])
+def test_one_rank_that_says_so_itself(tmp_path, name):
+    folder = write(tmp_path / "m", layout="nested", args={name: 4})
+    with pytest.raises(InputError, match=r"ranks \(it is one of 4\)"):
+        load(folder, "0")
+
+
+def test_a_head_count_that_nothing_states_is_asked_for(tmp_path):
+    """A wrong one has the same shapes, and here nothing could notice: the order is given."""
+    folder = write(tmp_path / "m")
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"no config\.json states num-attention-heads"):
+        load(folder, "0")
+    (folder / "config.json").write_text('{"num-layers": 2}')
+    with pytest.raises(InputError, match=r'add the file with \{"num-attention-heads": …\}'):
+        load(folder, "0")
+    (folder / "config.json").write_text('{"num-attention-heads": 4}')
+    assert compare(load(folder, "0")) < 1e-5
+
+
+def test_megatrons_own_arguments_state_heads_and_gelu(tmp_path):
+    args = {"num_attention_heads": 4, "bias_gelu_fusion": False, "openai_gelu": False}
+    folder = write(tmp_path / "m", layout="nested", args=args)
+    (folder / "config.json").unlink()
+    reader = load(folder, "0")
+    assert compare(reader, gelu="erf") < 1e-5 < compare(reader)
+    assert reader.origin["gelu"] == {"form": "erf", "reason": "stated with the weights"}
+    (folder / "config.json").write_text('{"num-attention-heads": 8}')
+    with pytest.raises(InputError, match="num_attention_heads is 8 in its config file and 4 in"):
+        load(folder, "0")
+    fused = write(tmp_path / "n", layout="nested", args=args | {"bias_gelu_fusion": True})
+    assert compare(load(fused, "0")) < 1e-5
+
+
+@pytest.mark.parametrize("form", ["erf", "tanh"])
+def test_gelu_of_the_config_file_goes_before_the_registry(tmp_path, form):
+    folder = write(tmp_path / "m")
+    reader = load(folder, "0")
+    assert reader.model.config.gelu == registry.MEGATRON_GELU
+    assert reader.origin["gelu"]["reason"].startswith("inferred: ")
+    config_of(folder, hidden_act={"erf": "gelu", "tanh": "gelu_new"}[form])
+    reader = load(folder, "0")
+    assert compare(reader, gelu=form) < 1e-5
+    out = checkpoints.save_transformers(reader, tmp_path / "out")
+    assert f"GELU was taken to be the {form} form (stated" in (out / "README.md").read_text()
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
+    batch = gather(reader.windows(tiny_examples(1)), [0])
+    with torch.inference_mode():
+        found = theirs(input_ids=batch.ids[None], token_type_ids=batch.token_types[None])
+        logits = torch.stack([found.start_logits[0], found.end_logits[0]], -1)
+        torch.testing.assert_close(reader.model(batch), logits, rtol=1e-4, atol=1e-5)
+    config_of(folder, hidden_act="relu")
+    with pytest.raises(InputError, match="hidden_act is 'relu'; known: gelu"):
+        load(folder, "0")
+
+
+def test_integers_and_another_vocabulary_are_refused(tmp_path):
+    folder = write(tmp_path / "m")
+    change(folder, layers__1__mlp__dense_4h_to_h__weight=lambda k, v: {k: v.to(torch.int8)})
+    with pytest.raises(InputError, match=r"dense_4h_to_h\.weight is int8, expected float16.*quant"):
+        load(folder, "0")
+    w = reference.random_weights(**SIZES | {"words": 100})
+    with pytest.raises(InputError, match=r"has \d+ tokens, the model embeds 100; it belongs"):
+        load(write(tmp_path / "n", w=w), "0")
+
+
+def test_too_long_windows_are_refused_before_the_conversion(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkpoints, "_fill", None)  # converting would fail
+    with pytest.raises(InputError, match="max_length: 384 is more than the 64 positions"):
+        prepare(write(tmp_path / "m"), Settings(qkv_order="0"))
+
+
+@pytest.mark.parametrize("module", prepare_module.CONVERTING, ids=lambda m: m.__name__)
+def test_other_code_converts_anew(tmp_path, monkeypatch, module):
+    monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
+    folder, settings = write(tmp_path / "m"), replace(SETTINGS, qkv_order="0")
+    before = prepare(folder, settings)
+    changed = tmp_path / "changed.py"
+    changed.write_bytes(Path(module.__file__).read_bytes() + b"\n")
+    monkeypatch.setattr(module, "__file__", str(changed))
+    after = prepare(folder, settings)
+    assert after != before and (after / "config.json").is_file()
+    assert prepare(folder, settings) == after
+
+
+def test_every_module_that_shapes_a_conversion_is_in_the_key():
+    """What the converting modules import of ours is converting too, or only carries files."""
+    carriers = {"config", "download", "files", "unpack", "squad", "metrics", "outputs", "bioasq",
+                "qa_model"}  # fmt: skip
+    names = {module.__name__.removeprefix("helpers.") for module in prepare_module.CONVERTING}
+    assert {name for module in names for name in imported(module)} - names <= carriers
 
 
 def test_converted_once(tmp_path, monkeypatch):

@@ -308,6 +308,23 @@ def test_offline_asks_nobody(server, monkeypatch):
             fetch.fetch(name)
 
 
+def test_a_hub_model_of_transformers_5_in_parts(server, tmp_path, monkeypatch):
+    parts = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    files = dict.fromkeys(["config.json", "tokenizer.json", "model.safetensors.index.json", *parts])
+    files = {name: name.encode() for name in files}
+    listed = [{"rfilename": n, "size": len(b)} for n, b in files.items()]
+    listed += [{"rfilename": "pytorch_model.bin", "size": 5}, {"rfilename": "onnx/model.onnx"}]
+
+    def answer(handler):
+        if "/api/models/" in handler.path:
+            return send_json(handler, {"sha": "c" * 40, "siblings": listed})
+        return send(handler, 200, files[handler.path.rsplit("/", 1)[-1]])
+
+    server.answer = answer
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    assert held(fetch.fetch("someone/bert").folder) == files
+
+
 def test_hub_names_are_resolved_to_a_commit(server, tmp_path, monkeypatch):
     weights, commit = b"weights" * 100, "c" * 40
     files = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "pytorch_model.bin": weights}

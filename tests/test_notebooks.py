@@ -16,13 +16,6 @@ NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
 
 
-@pytest.fixture(scope="session")
-def mini_run(tmp_path_factory):
-    """The run folder of a whole walkthrough: fetch, convert, train, predict, score, report."""
-    runs_dir = tmp_path_factory.mktemp("runs")
-    return batch.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})
-
-
 def code_cells(path):
     return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
 

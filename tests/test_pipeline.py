@@ -9,6 +9,7 @@ from tiny import tiny_examples, tiny_folder
 
 from helpers import bioasq, pipeline, squad
 from helpers.config import InputError
+from helpers.prediction import Reader
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 
@@ -111,7 +112,7 @@ def test_a_profile_of_two_steps_is_not_taken_for_one(task, tmp_path, capsys):
 
 def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, capsys):
     out = tmp_path / "answers.json"
-    base = ["--checkpoint", str(task / "base"), "--output", str(out)]
+    base = ["--checkpoint", str(task / "base"), "--output", str(out), "--set", "max_length=48"]
     (tmp_path / "latin.json").write_bytes('{"questions": "é"}'.encode("latin-1"))
     for extra, message in [
         (["--input", str(tmp_path / "none.json")], "none.json"),
@@ -189,7 +190,23 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
         item["snippets"] = []
     bioasq.write_json(source, data)
     with pytest.raises(InputError, match="no question has a text"):
-        pipeline.predict_files(task / "base", source, tmp_path / "a.json")
+        pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
+
+
+@pytest.mark.parametrize("name", ["predict.py", "fine_tune.py"])
+def test_windows_longer_than_the_positions_are_one_line(task, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(squad, "convert", None)  # nothing is computed before that line
+    monkeypatch.setattr(Reader, "windows", None)
+    data = ["--train", task / "train.json"] if "tune" in name else ["--input", task / "test.json"]
+    args = ["--checkpoint", task / "base", *data, "--output", tmp_path / "out"]
+    assert script(name)([*map(str, args), "--set", "max_length=65"]) == 2
+    said = "max_length: 65 is more than the 64 positions of this model; set max_length=64 or less"
+    assert capsys.readouterr().err == f"{name}: {said}\n" and not (tmp_path / "out").exists()
+
+
+def test_a_model_of_few_positions_is_converted_without_a_setting(task, tmp_path):
+    out = pipeline.convert_checkpoint(task / "base", tmp_path / "out")
+    assert (out / "tokenizer.json").is_file()
 
 
 def test_a_golden_file_as_test_input_is_told(task, tmp_path, capsys):

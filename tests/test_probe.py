@@ -16,6 +16,7 @@ from helpers.features import gather
 from helpers.prediction import Reader
 from helpers.squad import Example, Span
 
+SETTINGS = Settings(max_length=96)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -31,12 +32,12 @@ def trained():
     asked = probe.questions()
     text = " ".join(f"{example.question} {example.context}" for example, _ in asked).lower()
     vocab = [*SPECIAL, *sorted({word for word, _ in split(text)})]
-    config = EncoderConfig(len(vocab), 48, 2, 4, 96, positions=96)
+    config = EncoderConfig(len(vocab), 48, 2, 4, 96, positions=384, gelu="tanh")
     torch.manual_seed(0)
     model = SpanModel(config)
     head = SimpleNamespace(dense=torch.nn.Linear(48, 48), layernorm=torch.nn.LayerNorm(48),
                            bias=torch.nn.Parameter(torch.zeros(len(vocab))))  # fmt: skip
-    reader = Reader(model, vocab, Settings())
+    reader = Reader(model, vocab, SETTINGS)
     rows = []
     for e, answer in asked:  # the second kind of question makes it look at the question at all
         last = e.context.split()[-1].rstrip(".")
@@ -81,7 +82,7 @@ def test_a_model_that_answers_shows_its_order(trained, tmp_path, order):
     reader, _ = trained
     w = files.weights_of(reader.model)
     path = files.write(tmp_path / "m", order, w=w, vocab=reader.vocab, dtype=torch.float16)
-    found = checkpoints.load(path, Settings())
+    found = checkpoints.load(path, SETTINGS)
     evidence = found.origin["qkv"]
     assert (evidence["order"], evidence["kind"]) == (order, "answers")
     assert evidence["scores"][order] > 0.9
@@ -95,7 +96,7 @@ def test_a_model_that_guesses_words_shows_its_order(trained, tmp_path, order):
         tmp_path / "m", order, w=files.weights_of(reader.model), vocab=reader.vocab,
         layout="nested", lm_head=lm_head, head=False,
     )  # fmt: skip
-    found = checkpoints.load(path, Settings())
+    found = checkpoints.load(path, SETTINGS)
     assert found.fresh_head and found.origin["qkv"]["kind"] == "words"
     assert found.origin["qkv"]["order"] == order
     assert found.origin["qkv"]["scores"][order] > 0.9
@@ -109,16 +110,16 @@ def test_an_untrained_model_is_refused_with_its_scores(tmp_path):
 
 def test_an_untrained_model_guesses_no_words(trained, tmp_path):
     reader, lm_head = trained
-    w = reference.random_weights(2, 48, 4, 96, len(reader.vocab), positions=96)
+    w = reference.random_weights(2, 48, 4, 96, len(reader.vocab), positions=384)
     how = {"w": w, "vocab": reader.vocab, "layout": "nested", "head": False}
     path = files.write(tmp_path / "m", lm_head=lm_head, **how)
     with pytest.raises(InputError, match="masked words guessed"):
-        checkpoints.load(path, Settings())
+        checkpoints.load(path, SETTINGS)
     part = {name: value for name, value in lm_head.items() if name != "bias"}
     with pytest.raises(InputError, match="no masked-word head"):
-        checkpoints.load(files.write(tmp_path / "n", lm_head=part, **how), Settings())
+        checkpoints.load(files.write(tmp_path / "n", lm_head=part, **how), SETTINGS)
     path = files.write(tmp_path / "o", "2.0", lm_head=part, version=2.0, **how)
-    assert checkpoints.load(path, Settings()).origin["qkv"]["kind"] == "tag"
+    assert checkpoints.load(path, SETTINGS).origin["qkv"]["kind"] == "tag"
 
 
 def test_the_users_settings_do_not_decide(trained, tmp_path):
@@ -168,13 +169,13 @@ def test_tag_and_probe_must_agree(trained, tmp_path):
     reader, _ = trained
     how = {"w": files.weights_of(reader.model), "vocab": reader.vocab, "layout": "nested"}
     path = files.write(tmp_path / "a", "2.0", version=2, **how)
-    assert checkpoints.load(path, Settings()).origin["qkv"]["kind"] == "answers"
+    assert checkpoints.load(path, SETTINGS).origin["qkv"]["kind"] == "answers"
     path = files.write(tmp_path / "b", "2.0", version=0, **how)
     with pytest.raises(InputError, match="tagged as version 0, but answers best as 2.0"):
-        checkpoints.load(path, Settings())
+        checkpoints.load(path, SETTINGS)
 
 
 def test_too_few_known_words_are_no_evidence():
-    reader = Reader(SpanModel(EncoderConfig(len(VOCAB), 32, 1, 4, 32)), VOCAB, Settings())
+    reader = Reader(SpanModel(EncoderConfig(len(VOCAB), 32, 1, 4, 32)), VOCAB, SETTINGS)
     with pytest.raises(InputError, match="words of the vocabulary"):
         probe.mask_words(reader)

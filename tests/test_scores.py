@@ -124,7 +124,8 @@ def _odd(value):
 
 def test_no_text_of_a_run_gets_into_the_report_as_html(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
-    scores.write_scores(run, _odd(result) | {"model": "<i>m", "context": "<i>c"}, "05")
+    odd = _odd(result) | {"model": "<i>m", "context": "<i>c"}
+    scores.write_scores(run, odd, scores.read_systems(run))
     cells = [nbformat.v4.new_markdown_cell("# <i>title"), nbformat.v4.new_code_cell("")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     path = run.path('notebooks/05 "<i>x.ipynb')

@@ -111,6 +111,11 @@ def test_ceiling_ignores_word_boundaries_and_counts_questions_without_context():
     assert ceiling(questions, contexts) == (1, 4)
 
 
+def test_ceiling_counts_what_decoding_writes_with_single_blanks():
+    questions = [Question("1", "?", "factoid", exact_answer=(("acute AML",),))]
+    assert ceiling(questions, {"1": ["an acute \n AML"]}) == (1, 1)
+
+
 def test_causes_of_extra_spans():
     context = "NF1, type NF1-like; nf1 (NF1 gene) [NF1] NF1"
     causes = [extra_cause(span, context, {"NF1"}) for span in find_spans(context, ["NF1"])]

@@ -109,7 +109,7 @@ def test_the_loss_leaves_padding_out(tmp_path):
     reader = tiny_reader(0)
     windows = reader.windows(tiny_examples(8), training=True)
     batch = gather(windows, range(8))
-    model = qa_model.build(reader.model, reader.vocab, tmp_path)
+    model = qa_model.build(reader.model, reader.tokenizer, tmp_path)
     logits = model(batch)
     expected, low = [], 0
     for length, start, end in zip(batch.lengths, batch.start, batch.end, strict=True):

@@ -9,6 +9,7 @@ import json
 import shutil
 import tarfile
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,17 +17,23 @@ import torch
 from helpers import megatron, model_card, probe
 from helpers.config import InputError, Settings
 from helpers.download import check_disk
-from helpers.encoder import EncoderConfig, SpanModel
-from helpers.features import is_cased, read_vocab
+from helpers.encoder import GELU_NAMES, EncoderConfig, SpanModel
+from helpers.features import read_tokenizer, tokens_of
 from helpers.key_map import bare, transformers_names
 from helpers.prediction import Reader
 from helpers.unpack import is_archive
-from helpers.weights import join, read_safetensors, write_safetensors
+from helpers.weights import check_numbers, join, read_weights, write_safetensors
 
-_BIN = "pytorch_model.bin"
-_IGNORED = ("pooler.", "embeddings.position_ids", "cls.")  # not used by a span head
-_SAVED = {"config.json", "vocab.txt", "tokenizer_config.json", "model.safetensors", "README.md"}
+_SAVED = {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
+          "model.safetensors", "README.md"}  # fmt: skip
 _TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
+_SIZES = {  # in config.json: in EncoderConfig
+    "vocab_size": "vocab_size", "hidden_size": "hidden", "num_hidden_layers": "layers",
+    "num_attention_heads": "heads", "intermediate_size": "feed_forward",
+    "max_position_embeddings": "positions", "type_vocab_size": "token_types",
+}  # fmt: skip
+# Switches of config.json that change the logits, and the one value that this encoder computes.
+_ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
 def load(path: str | Path, settings: Settings) -> Reader:
@@ -92,11 +99,9 @@ def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
         described = {**_to_config(config), "origin": reader.origin}
         (partial / "config.json").write_text(json.dumps(described, indent=2) + "\n")
         (partial / "vocab.txt").write_text("\n".join(reader.vocab) + "\n", encoding="utf-8")
-        tokenizer = {
-            "tokenizer_class": "BertTokenizer",
-            "do_lower_case": not is_cased(reader.vocab),
-        }
-        (partial / "tokenizer_config.json").write_text(json.dumps(tokenizer) + "\n")
+        reader.tokenizer.save(str(partial / "tokenizer.json"))
+        described = json.dumps(_tokenizer_config(reader), indent=2)
+        (partial / "tokenizer_config.json").write_text(described + "\n")
         (partial / "README.md").write_text(model_card.text(reader, with_head), encoding="utf-8")
         state = reader.model.state_dict()
         tensors = {}
@@ -127,7 +132,7 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
     from helpers import qa_model
 
     qa_model.quiet_nemo()
-    return qa_model.save_nemo(reader.model, reader.vocab, path)
+    return qa_model.save_nemo(reader.model, reader.tokenizer, path)
 
 
 def _load_nemo(path: Path, settings: Settings) -> Reader:
@@ -135,7 +140,7 @@ def _load_nemo(path: Path, settings: Settings) -> Reader:
 
     qa_model.quiet_nemo()
     model = qa_model.restore_nemo(path)
-    return Reader(model.net, model.vocab, settings)
+    return Reader(model.net, tokens_of(model.tokenizer), settings, tokenizer=model.tokenizer)
 
 
 def _is_nemo_1(path: Path) -> bool:
@@ -156,6 +161,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     has_head = "head.weight" in read.state
     with torch.device("meta"):
         model = SpanModel(read.config)
+    reader = Reader(model, read.vocab, settings, fresh_head=not has_head)
     # One by one, so that the old numbers are freed as the new ones come.
     ours = {}
     for name in list(read.state):
@@ -163,7 +169,6 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
         if not ours[name].isfinite().all():
             raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
     _fill(model, ours, settings.seed, fresh_head=not has_head)
-    reader = Reader(model, read.vocab, settings, fresh_head=not has_head)
     if settings.qkv_order:
         probe.reorder(model, "0", settings.qkv_order)
         found = probe.Evidence(settings.qkv_order, "given")
@@ -173,6 +178,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
             reader, path, has_head=has_head, version=read.version, lm_head=read.lm_head
         )
     reader.origin.update(path=path.name, format="Megatron", files=read.files, qkv=found.as_dict())
+    reader.origin["gelu"] = {"form": read.config.gelu, "reason": read.gelu_reason}
     return reader
 
 
@@ -194,121 +200,120 @@ def _fill(model: SpanModel, state: dict, seed: int, fresh_head: bool) -> None:
 
 def _load_transformers(folder: Path, settings: Settings) -> Reader:
     config = _from_config(folder / "config.json", settings.dropout)
-    state = {bare(name): value for name, value in _read_weights(folder).items()}
-    state = {k: v for k, v in state.items() if not k.startswith(_IGNORED)}
     with torch.device("meta"):
         model = SpanModel(config)
+    tokenizer = read_tokenizer(folder, config.vocab_size)
+    origin = _read_config(folder / "config.json").get("origin")
+    origin = origin if isinstance(origin, dict) else {}
+    reader = Reader(model, tokens_of(tokenizer), settings, False, origin, tokenizer)
+    state = _bare_weights(folder)
+    fresh_head = "qa_outputs.weight" not in state and "qa_outputs.bias" not in state
     shapes = {name: tuple(p.shape) for name, p in model.state_dict().items()}
-    fresh_head = "qa_outputs.weight" not in state
-    ours: dict[str, torch.Tensor] = {}
     parts: dict[str, list[torch.Tensor]] = {}
-    for name, theirs, rows in transformers_names(config):
+    for name, theirs, _ in transformers_names(config):  # a matrix's three parts come in a row
         theirs = bare(theirs)
         if theirs.startswith("qa_outputs") and fresh_head:
             continue
         if theirs not in state:
             raise InputError(f"{folder}: the weights lack {theirs!r}; is config.json another's?")
-        value = state.pop(theirs).to(torch.float32)
-        if rows is None:
-            ours[name] = value
-        else:
-            parts.setdefault(name, []).append(value)
-    ours |= {name: join(values) for name, values in parts.items()}
+        parts.setdefault(name, []).append(state.pop(theirs).to(torch.float32))
     if state:
         raise InputError(f"{folder}: unexpected weights {', '.join(sorted(state)[:5])}")
-    for name, value in ours.items():
-        if tuple(value.shape) != shapes[name]:
-            raise InputError(
-                f"{folder}: {name} has shape {tuple(value.shape)}, config.json says {shapes[name]}"
-            )
+    for name, values in parts.items():
+        rows, *columns = shapes[name]
+        wanted = (rows // len(values), *columns)
+        for value in values:
+            if tuple(value.shape) != wanted:
+                says = "a span head has" if name.startswith("head.") else "config.json says"
+                raise InputError(
+                    f"{folder}: {name} has shape {tuple(value.shape)}, {says} {wanted}"
+                )
+    ours = {name: join(values) for name, values in parts.items()}
     _fill(model, ours, settings.seed, fresh_head)
-    vocab = read_vocab(folder / "vocab.txt")
-    if len(vocab) > config.vocab_size:
-        raise InputError(
-            f"{folder / 'vocab.txt'}: {len(vocab)} tokens, the model embeds {config.vocab_size}"
-        )
-    origin = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("origin")
-    origin = origin if isinstance(origin, dict) else {}
-    return Reader(model, vocab, settings, fresh_head, origin)
+    return replace(reader, fresh_head=fresh_head)
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    try:
-        if (folder / "model.safetensors").is_file():
-            return read_safetensors(folder / "model.safetensors")
-        if (folder / _BIN).is_file():
-            return _plain(torch.load(folder / _BIN, map_location="cpu", weights_only=True))
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
-    except Exception as error:  # safetensors, zipfile and pickle each raise their own
-        raise InputError(f"{folder}: {megatron.unreadable(error)}") from None
-    raise InputError(f"{folder}: neither model.safetensors nor {_BIN} in this folder")
+def _bare_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The folder's weights that a span model uses, by names without wrappers."""
+    state: dict[str, torch.Tensor] = {}
+    for written, value in read_weights(folder).items():
+        name = bare(written)
+        if name in state:
+            raise InputError(f"{folder}: {written!r} is there twice, with and without a wrapper")
+        if name:
+            check_numbers(folder, written, value)
+            state[name] = value
+    return state
 
 
-def _plain(data: object) -> dict[str, torch.Tensor]:
-    if isinstance(data, dict) and all(
-        isinstance(value, torch.Tensor) and value.is_floating_point()
-        for key, value in data.items()
-        if not str(key).endswith("position_ids")
-    ):
-        return data
-    raise InputError(f"{_BIN} holds something else than named weights; fetch it again")
+def _tokenizer_config(reader: Reader) -> dict:
+    """Settings under which ``AutoTokenizer`` takes tokenizer.json as it is, whatever is in it."""
+    tokens, (cls, sep) = reader.vocab, reader.tokenizer.encode("").ids
+    names = {"cls_token": tokens[cls], "sep_token": tokens[sep], "pad_token": "[PAD]",
+             "unk_token": reader.tokenizer.model.unk_token, "mask_token": "[MASK]"}  # fmt: skip
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_max_length": reader.model.config.positions,
+        **{name: token for name, token in names.items() if token in tokens},
+    }
 
 
 def _from_config(path: Path, dropout: float) -> EncoderConfig:
+    raw = _read_config(path)
+    kind, act = raw.get("model_type"), raw.get("hidden_act", "gelu")
+    if not isinstance(kind, str) or kind not in _TYPES:
+        what = "model_type is missing" if kind is None else f"model_type is {kind!r}"
+        raise InputError(f"{path}: {what}, expected {' or '.join(map(repr, _TYPES))}")
+    if not isinstance(act, str) or act not in GELU_NAMES:
+        raise InputError(f"{path}: hidden_act is {act!r}; known: {', '.join(GELU_NAMES)}")
+    for name, only in _ONLY.items():
+        if raw.get(name, only) != only:
+            raise InputError(f"{path}: {name} is {raw[name]!r}; only {only!r} is supported")
+    sizes = {theirs: raw.get(theirs) for theirs in _SIZES}
+    sizes["type_vocab_size"] = raw.get("type_vocab_size", 2)
+    for name, value in sizes.items():
+        least = 2 if name == "type_vocab_size" else 1  # for the question and for its context
+        if type(value) is not int or value < least:
+            what = "missing" if value is None else repr(value)
+            raise InputError(f"{path}: {name} is {what}, expected a number of {least} or more")
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise InputError(
+            f"{path}: {sizes['num_attention_heads']} heads do not divide "
+            f"hidden_size {sizes['hidden_size']}"
+        )
+    epsilon = raw.get("layer_norm_eps", 1e-12)
+    if type(epsilon) is not float or not 0 < epsilon < 1:
+        raise InputError(f"{path}: layer_norm_eps is {epsilon!r}, expected a number such as 1e-12")
+    return EncoderConfig(
+        norm_first=_TYPES[kind],
+        epsilon=epsilon,
+        dropout=dropout,
+        gelu=GELU_NAMES[act],
+        **{_SIZES[name]: value for name, value in sizes.items()},
+    )
+
+
+def _read_config(path: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path}: no such file; a transformers folder has one")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw["model_type"] not in _TYPES:
-            raise InputError(
-                f"{path}: model_type {raw['model_type']!r} is not one of {', '.join(_TYPES)}"
-            )
-        if raw.get("hidden_act", "gelu") != "gelu":
-            raise InputError(f"{path}: hidden_act {raw['hidden_act']!r}; only the exact gelu is")
-        sizes = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size",
-                 "intermediate_size", "max_position_embeddings")  # fmt: skip
-        for name in sizes:
-            if not isinstance(raw[name], int) or raw[name] < 1:
-                raise InputError(f"{path}: {name} is {raw[name]!r}, expected a number above 0")
-        if raw["hidden_size"] % raw["num_attention_heads"]:
-            raise InputError(
-                f"{path}: {raw['num_attention_heads']} heads do not divide "
-                f"hidden_size {raw['hidden_size']}"
-            )
-        return EncoderConfig(
-            vocab_size=raw["vocab_size"],
-            hidden=raw["hidden_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            feed_forward=raw["intermediate_size"],
-            positions=raw["max_position_embeddings"],
-            token_types=raw.get("type_vocab_size", 2),
-            norm_first=_TYPES[raw["model_type"]],
-            epsilon=float(raw.get("layer_norm_eps", 1e-12)),
-            dropout=dropout,
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a model's config.json ({error!r})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not a model's config.json ({error})") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: not a model's config.json, which is an object")
+    return raw
 
 
 def _to_config(config: EncoderConfig) -> dict:
-    kind = "megatron-bert" if config.norm_first else "bert"
     prefix = "MegatronBert" if config.norm_first else "Bert"
     return {
         "architectures": [f"{prefix}ForQuestionAnswering"],
-        "model_type": kind,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.feed_forward,
-        "max_position_embeddings": config.positions,
-        "type_vocab_size": config.token_types,
+        "model_type": "megatron-bert" if config.norm_first else "bert",
+        **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
         "layer_norm_eps": config.epsilon,
-        "hidden_act": "gelu",
+        "hidden_act": "gelu" if config.gelu == "erf" else "gelu_new",
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
         "pad_token_id": 0,

@@ -4,7 +4,7 @@ The two differ in where LayerNorm stands. BERT (Devlin et al. 2019) normalises a
 sum and once after the embeddings. Megatron-BERT (Shoeybi et al. 2019, §3 and figure 7) normalises
 what enters each block and once at the end, so the residual path stays untouched from the
 embeddings to the last layer; that is what lets it train stably at 345M parameters and more.
-``norm_first`` is that difference, and the only one.
+``norm_first`` is that difference. GELU, too, comes in two forms, whichever model it is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,23 @@ from torch.nn import functional as F
 
 from helpers.features import Batch
 
+# How transformers' config files name the two forms of GELU (Hendrycks and Gimpel 2016): the exact
+# one, and its approximation by tanh, which differs by up to 5e-4.
+GELU_NAMES = {
+    "gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh", "gelu_fast": "tanh", "gelu_accurate": "tanh",
+}  # fmt: skip
+_APPROXIMATE = {"erf": "none", "tanh": "tanh"}
+GELUS = tuple(_APPROXIMATE)
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder; defaults are BioMegatron 345M's, with Megatron's LayerNorm epsilon."""
+    """Sizes of an encoder; defaults are BioMegatron 345M's, with Megatron's LayerNorm epsilon.
+
+    ``gelu`` is ``"erf"`` or ``"tanh"``. The default is BERT's, and what every model had that was
+    saved before the field existed; for Megatron's files see ``registry.MEGATRON_GELU``.
+    """
 
     vocab_size: int = 30592
     hidden: int = 1024
@@ -33,6 +46,7 @@ class EncoderConfig:
     norm_first: bool = True
     epsilon: float = 1e-5
     dropout: float = 0.0
+    gelu: str = "erf"
 
 
 class Attention(nn.Module):
@@ -57,6 +71,7 @@ class Layer(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.norm_first = config.norm_first
+        self.approximate = _APPROXIMATE[config.gelu]
         self.attention = Attention(config)
         self.attention_norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
         self.up = nn.Linear(config.hidden, config.feed_forward)
@@ -72,7 +87,7 @@ class Layer(nn.Module):
         return self.mlp_norm(x + self.drop(self.mlp(x)))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(F.gelu(self.up(x)))  # the exact (erf) GELU, as in both papers' code
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
 
 
 class Encoder(nn.Module):

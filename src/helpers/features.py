@@ -8,16 +8,23 @@ average 69 tokens: padded to 384, four fifths of the work would be padding.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers.models import WordPiece
 
 from helpers.config import InputError
+from helpers.spelling import Spelling
 from helpers.squad import Example
+
+SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
+# Embeddings have as many rows as the vocabulary has tokens, or are padded to a multiple of these.
+_PADDED_TO = tuple(2**n for n in range(3, 11))
 
 
 @dataclass(frozen=True)
@@ -26,22 +33,25 @@ class Windows:
 
     ids, token_types, positions: int64 ``[total_tokens]``.
     chars: int64 ``[total_tokens, 2]``, the token's characters in its context.
-    can_start, can_end: bool ``[total_tokens]``, where an answer may begin and end: on context
-    tokens at a word's edge, each in the one window that shows most text around it.
+    token: int64 ``[total_tokens]``, the token's number in its context, -1 outside of it.
+    can_start: bool ``[total_tokens]``, where an answer may begin: each context token in the one
+    window that shows most text around it. An answer may end on any context token.
     bounds: int64 ``[n + 1]``; pair: int64 ``[n]``, index of the window's example.
     start, end: int64 ``[n]``, the answer's tokens in the window, 0 ([CLS]) when it lies outside.
+    spellings: one per example, to cut answers from; empty when made for training.
     """
 
     ids: np.ndarray
     token_types: np.ndarray
     positions: np.ndarray
     chars: np.ndarray
+    token: np.ndarray
     can_start: np.ndarray
-    can_end: np.ndarray
     bounds: np.ndarray
     pair: np.ndarray
     start: np.ndarray
     end: np.ndarray
+    spellings: tuple[Spelling, ...]
 
     def __len__(self) -> int:
         return len(self.pair)
@@ -70,10 +80,10 @@ class Batch:
         return Batch(ids, types, positions, self.lengths, start, end)
 
 
-def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of BERT's ``vocab.txt``, one a line, in the order of their ids.
+def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:
+    """The tokens of BERT's ``vocab.txt``, one per line, in the order of their ids.
 
-    Raises ``InputError`` when the file is missing or lacks BERT's special tokens.
+    Raises ``InputError`` when the file is missing or lacks one of the ``special`` tokens.
     """
     path = Path(path)
     if not path.is_file():
@@ -82,26 +92,100 @@ def read_vocab(path: str | Path) -> list[str]:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}); fetch it again") from None
-    missing = {"[UNK]", "[CLS]", "[SEP]", "[PAD]"} - set(tokens)
-    if missing:
-        raise InputError(f"{path}: not a BERT vocabulary, it lacks {', '.join(sorted(missing))}")
+    _check_special(path, special, tokens)
     return tokens
 
 
 def is_cased(tokens: Sequence[str]) -> bool:
-    """Whether a vocabulary tells capitals from small letters; special tokens aside."""
-    return any(token != token.lower() for token in tokens if not token.startswith("["))
+    """Whether more than one token in 100 has capitals; special tokens do not count."""
+    capitals = sum(token != token.lower() for token in tokens if not token.startswith("["))
+    return 100 * capitals > len(tokens)
 
 
-def make_tokenizer(tokens: Sequence[str]) -> BertWordPieceTokenizer:
+def make_tokenizer(tokens: Sequence[str]) -> Tokenizer:
     """BERT's WordPiece tokenizer; it lower-cases unless the vocabulary has capitals (BioBERT's)."""
     ids = {token: number for number, token in enumerate(tokens)}
-    return BertWordPieceTokenizer(ids, lowercase=not is_cased(tokens))
+    bert = BertWordPieceTokenizer(ids, lowercase=not is_cased(tokens))
+    return Tokenizer.from_str(bert.to_str())
+
+
+def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
+    """The tokenizer of a transformers folder, built by ``AutoTokenizer`` from all of its files.
+
+    There is one difference: if no file states ``do_lower_case`` and the vocabulary has capitals,
+    as in BioBERT's first release, they are kept; transformers would turn them into ``[UNK]``.
+    Raises ``InputError`` when the tokenizer is not BERT's WordPiece, when its vocabulary does not
+    fit ``rows`` of embeddings, or when the folder's two vocabularies disagree.
+    """
+    from transformers import AutoTokenizer, logging  # takes half a second
+
+    names = [name for name in ("tokenizer.json", "vocab.txt") if (folder / name).is_file()]
+    if not names:
+        raise InputError(f"{folder}: neither tokenizer.json nor vocab.txt in this folder")
+    place = folder / names[0]
+    try:
+        logging.set_verbosity_error()
+        options = folder / "tokenizer_config.json"
+        stated = json.loads(options.read_text(encoding="utf-8")) if options.is_file() else {}
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if "do_lower_case" not in stated and is_cased(list(theirs.get_vocab())):
+            theirs = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, do_lower_case=False
+            )
+        tokenizer = theirs.backend_tokenizer
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        template = tokenizer.encode("", "")
+    except Exception as error:  # transformers, tokenizers and json each raise their own
+        why = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise InputError(f"{place}: not a BERT tokenizer ({why[:120]}); fetch it again") from None
+    if not isinstance(tokenizer.model, WordPiece) or template.type_ids != [0, 0, 1]:
+        kind = type(tokenizer.model).__name__
+        raise InputError(f"{place}: a {kind} tokenizer; expected BERT's WordPiece, [CLS] and [SEP]")
+    special = (theirs.unk_token, theirs.cls_token, theirs.sep_token, theirs.pad_token)
+    _check_special(place, special, tokenizer.get_vocab(with_added_tokens=False))
+    check_vocab_size(place, max(tokenizer.get_vocab().values()) + 1, rows)
+    if len(names) == 2:
+        _compare(folder, tokenizer, read_vocab(folder / "vocab.txt", special))
+    return tokenizer
+
+
+def _compare(folder: Path, tokenizer: Tokenizer, tokens: list[str]) -> None:
+    for token, number in {token: n for n, token in enumerate(tokens)}.items():  # the last counts
+        if token and tokenizer.token_to_id(token) != number:  # "": an id that is not in use
+            raise InputError(
+                f"{folder}: {token!r} is token {number} in vocab.txt and "
+                f"{tokenizer.token_to_id(token)} in tokenizer.json; remove the wrong file"
+            )
+
+
+def tokens_of(tokenizer: Tokenizer) -> list[str]:
+    """All tokens in the order of their ids, added ones too; "" where an id is not in use."""
+    ids = tokenizer.get_vocab()
+    tokens = [""] * (max(ids.values()) + 1)
+    for token, number in ids.items():
+        tokens[number] = token
+    return tokens
+
+
+def check_vocab_size(path: Path, tokens: int, rows: int) -> None:
+    """Raise ``InputError`` unless the embeddings have a row per token, or padding on top."""
+    if rows not in (tokens, *(-(-tokens // size) * size for size in _PADDED_TO)):
+        raise InputError(
+            f"{path}: the vocabulary has {tokens} tokens, the model embeds {rows}; it belongs to "
+            "another model"
+        )
+
+
+def _check_special(path: Path, special: Sequence[str], tokens) -> None:
+    missing = sorted(str(token) for token in set(special) - set(tokens))
+    if missing:
+        raise InputError(f"{path}: not a BERT vocabulary, it lacks {', '.join(missing)}")
 
 
 def make_windows(
     examples: Sequence[Example],
-    tokenizer: BertWordPieceTokenizer,
+    tokenizer: Tokenizer,
     *,
     max_length: int = 384,
     step: int = 128,
@@ -116,11 +200,12 @@ def make_windows(
     example's index in both cases. Raises ``InputError`` when a question leaves no room for text.
     """
     encode = _encoder(tokenizer, [e.question for e in examples], [e.context for e in examples])
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    cls, sep = tokenizer.encode("").ids
     parts: dict[str, list] = {
-        k: [] for k in ("ids", "types", "positions", "chars", "begin", "stop")
+        k: [] for k in ("ids", "types", "positions", "chars", "token", "best")
     }
     pairs, starts, ends = [], [], []
+    spelled: dict[str, Spelling] = {}
     for index, example in enumerate(examples):
         query = encode[example.question].ids[:max_query]
         text = encode[example.context]
@@ -132,7 +217,8 @@ def make_windows(
             )
         tokens, chars = np.asarray(text.ids, np.int64), np.asarray(text.offsets, np.int64)
         chars = chars.reshape(-1, 2)
-        begins, stops = _word_edges(text.word_ids)
+        if not training and example.context not in spelled:
+            spelled[example.context] = Spelling(example.context, text, tokenizer)
         spans = [_token_span(chars, s.start, s.end) for s in example.spans] if training else [None]
         offset = len(query) + 2
         for low, high, best_low, best_high in _cut(len(tokens), room, step):
@@ -148,8 +234,8 @@ def make_windows(
                 types,
                 np.arange(length),
                 np.pad(chars[here], (*pad, (0, 0))),
-                np.pad(best & begins[here], pad),
-                np.pad(best & stops[here], pad),
+                np.pad(np.arange(low, high), pad, constant_values=-1),
+                np.pad(best, pad),
             )
             for span in spans:
                 for store, values in zip(parts.values(), row, strict=True):
@@ -167,12 +253,13 @@ def make_windows(
         token_types=flat["types"],
         positions=flat["positions"],
         chars=flat["chars"],
-        can_start=flat["begin"],
-        can_end=flat["stop"],
+        token=flat["token"],
+        can_start=flat["best"],
         bounds=bounds,
         pair=np.asarray(pairs),
         start=np.asarray(starts),
         end=np.asarray(ends),
+        spellings=() if training else tuple(spelled[e.context] for e in examples),
     )
 
 
@@ -229,14 +316,6 @@ def _encoder(tokenizer, *texts: Sequence[str]) -> dict:
     return dict(
         zip(distinct, tokenizer.encode_batch(distinct, add_special_tokens=False), strict=True)
     )
-
-
-def _word_edges(words: Sequence[int | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Where a word begins and where it ends; WordPiece pieces of one word share a word id."""
-    ids = np.asarray([-1 if w is None else w for w in words], np.int64)
-    change = ids[1:] != ids[:-1]
-    edge = np.ones(min(len(ids), 1), bool)
-    return np.concatenate([edge, change]), np.concatenate([change, edge])
 
 
 def _token_span(chars: np.ndarray, start: int, end: int) -> tuple[int, int] | None:

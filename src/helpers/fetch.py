@@ -25,7 +25,7 @@ from helpers.unpack import is_archive, unpack
 
 __all__ = ["REGISTRY", "Checkpoint", "Entry", "File", "cache_folder", "fetch"]
 
-_WEIGHTS = (".pt", ".ckpt", ".nemo", "model.safetensors", "pytorch_model.bin")
+_WEIGHTS = (".pt", ".ckpt", ".nemo", ".safetensors", "pytorch_model.bin", ".bin.index.json")
 _INCOMING = ".incoming"  # where the files of a first fetch wait until all are there
 
 
@@ -192,10 +192,12 @@ def _check_names(origin: str, names: list[str]) -> None:
         raise InputError(f"{origin}: holds two files {twice[0]}; keep one of them")
     weights = [name for name in names if name.endswith(_WEIGHTS)]
     vocabulary = [name for name in names if "vocab" in name and name.endswith(".txt")]
+    vocabulary += [name for name in names if name == "tokenizer.json"]
     if not weights or not (vocabulary or weights[0].endswith(".nemo")):
         raise InputError(
             f"{origin}: no checkpoint, it holds {', '.join(names[:8]) or 'nothing'}; expected "
-            f"weights ({', '.join(f'*{end}' for end in _WEIGHTS)}) and a vocabulary (*vocab*.txt)"
+            f"weights ({', '.join(f'*{end}' for end in _WEIGHTS)}) and a vocabulary (*vocab*.txt "
+            "or tokenizer.json)"
         )
 
 

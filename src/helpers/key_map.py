@@ -33,6 +33,10 @@ MEGATRON_HEAD = "mlp.layer0"
 
 # Wrappers around the encoder in the files of the time, outermost first, in any combination.
 _WRAPPERS = ("model.", "module.", "bert_model.", "bert.", "encoder_model.", "language_model.")
+# In transformers' files: parts of pre-training, of other tasks, and buffers.
+_NO_SPAN_HEAD = (
+    "pooler.", "cls.", "classifier.", "embeddings.position_ids", "embeddings.token_type_ids",
+)  # fmt: skip
 # Parts of pre-training and of the wrappers that a span head does not use.
 _UNUSED = re.compile(
     r"(.*\.)?(pooler|lm_head|binary_head|word_embeddings_for_head|position_ids)(\..*)?"
@@ -101,5 +105,11 @@ def canonical(key: str) -> str:
 
 
 def bare(name: str) -> str:
-    """A transformers name without the model's prefix: encoders are saved with and without."""
-    return name.removeprefix("bert.")
+    """A transformers name without wrappers and in today's spelling; "" for a part not used.
+
+    ``module.bert.embeddings.LayerNorm.gamma`` becomes ``embeddings.LayerNorm.weight``.
+    """
+    while wrapper := next((w for w in (*_WRAPPERS, "_orig_mod.") if name.startswith(w)), ""):
+        name = name.removeprefix(wrapper)
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    return "" if name.startswith(_NO_SPAN_HEAD) else name

@@ -17,6 +17,7 @@ from helpers import probe
 from helpers.encoder import EncoderConfig, SpanModel
 from helpers.features import Batch, Windows
 from helpers.prediction import Reader, compute_logits
+from helpers.registry import MEGATRON_GELU
 
 PARTS = ("embeddings", "attention", "feed-forward", "LayerNorm", "span head")
 _PART_OF = {  # a word of the parameter's name -> the part it belongs to; the first match counts
@@ -52,7 +53,7 @@ class Stack:
 def meta_model(config: EncoderConfig | None = None) -> SpanModel:
     """A model with names and shapes but no memory; BioMegatron 345M's without a ``config``."""
     with torch.device("meta"):
-        return SpanModel(config or EncoderConfig())
+        return SpanModel(config or EncoderConfig(gelu=MEGATRON_GELU))
 
 
 def parameters_by_part(model: SpanModel) -> dict[str, int]:

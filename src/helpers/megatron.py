@@ -3,7 +3,9 @@
 Two layouts: a folder with ``.pt`` files (one with the encoder and one with the head, or both in
 one; names vary), ``config.json`` and ``vocab.txt``; and the ``.nemo`` archive of NeMo 1.x. Names
 may be flat or nested, wrapped and spelt in several ways (``key_map.canonical``), numbers of 16 or
-32 bits, vocabularies padded. All sizes but the number of heads follow from the weights' shapes.
+32 bits, vocabularies padded. All sizes but the number of heads follow from the weights' shapes;
+that number, like the form of GELU, stands in ``config.json``, in the arguments that Megatron-LM
+saves with its weights, or, for NVIDIA's 345M, in ``registry``.
 Pickles are read with ``weights_only=True``, which runs no code.
 """
 
@@ -23,16 +25,17 @@ import torch
 import yaml
 
 from helpers.config import InputError
-from helpers.encoder import EncoderConfig
-from helpers.features import read_vocab
+from helpers.encoder import GELU_NAMES, EncoderConfig
+from helpers.features import check_vocab_size, read_vocab
 from helpers.files import sha256
 from helpers.key_map import MEGATRON_HEAD, MEGATRON_QKV, canonical, megatron_names
+from helpers.registry import MEGATRON_GELU, MEGATRON_GELU_REASON, MEGATRON_HEADS
 from helpers.unpack import unpack
+from helpers.weights import WEIGHT_FILES, check_numbers, unreadable
 
-HEAD_SIZE = 64  # dimensions a head in every BERT and Megatron-BERT of the time
+_RANK = re.compile(r"(?:mp|tp)_rank_\d+(?:_\w*\d+)?")  # folder or file of one tensor-parallel rank
 _WEIGHTS = ("*.pt", "*.ckpt")
 _LM_HEAD = re.compile(r"(.*\.)?lm_head\.(.+)")
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @dataclass
@@ -44,14 +47,14 @@ class MegatronFile:
     state: dict[str, torch.Tensor]
     vocab: list[str]
     version: str  # the file's own tag of the row order, "" when it has none
+    gelu_reason: str  # why ``config.gelu`` is what it is
     lm_head: dict[str, torch.Tensor] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # name -> SHA-256
 
 
 def is_megatron(path: Path) -> bool:
     """Whether a folder holds ``.pt`` or ``.ckpt`` files, at any depth, and no other model."""
-    others = ("model.safetensors", "pytorch_model.bin")
-    if not path.is_dir() or any((path / name).exists() for name in others):
+    if not path.is_dir() or any((path / name).exists() for name in WEIGHT_FILES):
         return False
     return bool(_weight_files(path))
 
@@ -70,18 +73,38 @@ def read(path: Path, dropout: float) -> MegatronFile:
                 f"{path}: holds no .pt or .ckpt file with weights; if it is an archive of another "
                 "kind of checkpoint, unpack it and give the folder"
             )
+        ranks = {m[0] for file in files if (m := _RANK.search(str(file.relative_to(folder))))}
+        if len(ranks) > 1:
+            raise _split(path, ", ".join(sorted(ranks)))
         vocabulary = _vocabulary(path, folder)
         raw: dict[str, torch.Tensor] = {}
-        version = ""
+        said: dict[str, Any] = {}
         for file in files:
-            tensors, tag = _flatten(_load(path, file))
+            data = _load(path, file)
+            tensors = _flatten(data)
             twice = sorted(raw.keys() & tensors.keys())
             if twice:
                 raise InputError(f"{path}: {twice[0]!r} is in two files; keep one of them")
             raw |= tensors
-            version = version or tag
-        vocab = read_vocab(vocabulary)
-        return _assemble(path, raw, vocab, version, _read_config(folder), dropout)
+            said |= _said(path, data)
+        settings = _read_config(folder)
+        for name in said.keys() & settings.keys():
+            if said[name] != settings[name]:
+                raise InputError(
+                    f"{path}: {name} is {settings[name]} in its config file and {said[name]} in "
+                    "the arguments saved with the weights; correct the config file"
+                )
+        return _assemble(path, raw, read_vocab(vocabulary), said | settings, dropout)
+
+
+def stored(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of everything in the files of weights, named and shaped as stored there.
+
+    Unknown names are no error here, but a file that cannot be read is an ``InputError``.
+    """
+    with _folder(path) as folder:
+        for file in _weight_files(folder):
+            yield from _flatten(_load(path, file)).items()
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -126,26 +149,45 @@ def _load(path: Path, file: Path) -> Any:
             raise InputError(f"{path}: {file.name}: {unreadable(error)}") from None
 
 
-def unreadable(error: Exception) -> str:
-    """What is wrong with a file of weights, in our words: torch's advise to run its code."""
-    if "nsupported" in str(error) or "weights_only" in str(error).lower():
-        return "cannot be read as plain weights: it holds objects or code, or is damaged; refused"
-    why = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return f"cannot be read as plain weights ({why[:120]}); fetch it again"
-
-
 def _zipped(file: Path) -> bool:
     with file.open("rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
-def _flatten(data: Any) -> tuple[dict[str, torch.Tensor], str]:
-    """Nested dictionaries as one, with dotted names; and the tag of the row order."""
-    version = ""
+def _said(path: Path, data: Any) -> dict[str, Any]:
+    """What a file says beside its weights: the tag of the row order, and Megatron-LM's arguments.
+
+    Its ``ParallelMLP`` computes GELU by tanh when the bias is fused in or OpenAI's is asked for.
+    """
+    if not isinstance(data, dict):
+        return {}
+    said: dict[str, Any] = {}
+    tag = data.get("checkpoint_version")
+    if isinstance(tag, (int, float)):
+        said["checkpoint_version"] = "0" if tag == 0 else str(float(tag))
+    arguments = vars(data["args"]) if isinstance(data.get("args"), argparse.Namespace) else {}
+    for name in ("tensor_model_parallel_size", "model_parallel_size"):
+        if arguments.get(name, 1) != 1:
+            raise _split(path, f"it is one of {arguments[name]}")
+    if "num_attention_heads" in arguments:
+        said["num_attention_heads"] = arguments["num_attention_heads"]
+    if "bias_gelu_fusion" in arguments:
+        by_tanh = arguments["bias_gelu_fusion"] or arguments.get("openai_gelu", False)
+        said["hidden_act"] = "gelu_new" if by_tanh else "gelu"
+    return said
+
+
+def _split(path: Path, which: str) -> InputError:
+    return InputError(
+        f"{path}: the weights are split over tensor-parallel ranks ({which}), which the kit does "
+        "not merge; use Megatron-LM's tools/merge_mp_partitions.py (releases of 2021) or "
+        "tools/checkpoint/convert.py (today) with target size 1, then give the result"
+    )
+
+
+def _flatten(data: Any) -> dict[str, torch.Tensor]:
+    """Nested dictionaries as one, with dotted names."""
     if isinstance(data, dict):
-        tag = data.get("checkpoint_version")
-        version = str(float(tag)) if isinstance(tag, (int, float)) else ""
-        version = "0" if version == "0.0" else version
         for inner in ("model", "state_dict", "module"):  # beside them: optimizer, random state
             if isinstance(data.get(inner), dict):
                 data = data[inner]
@@ -159,10 +201,10 @@ def _flatten(data: Any) -> tuple[dict[str, torch.Tensor], str]:
                 walk(inner, f"{name}.{key}" if name else str(key))
 
     walk(data, "")
-    return tensors, version
+    return tensors
 
 
-def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
+def _assemble(path, raw, vocab, settings, dropout) -> MegatronFile:
     lm_head = {m[2]: value for key, value in raw.items() if (m := _LM_HEAD.fullmatch(key))}
     state: dict[str, torch.Tensor] = {}
     written: dict[str, str] = {}
@@ -185,20 +227,18 @@ def _assemble(path, raw, vocab, version, settings, dropout) -> MegatronFile:
         raise InputError(f"{path}: the head has a weight or a bias only; fetch it again")
     for name, value in state.items():
         expected = _shape(name, config)
-        if tuple(value.shape) != expected or value.dtype not in _NUMBERS:
+        check_numbers(path, written[name], value)
+        if tuple(value.shape) != expected:
             raise InputError(
-                f"{path}: {written[name]!r} is {str(value.dtype).removeprefix('torch.')} "
-                f"{tuple(value.shape)}, expected float16, bfloat16 or float32 {expected}"
+                f"{path}: {written[name]!r} has shape {tuple(value.shape)}, expected {expected}"
             )
-    if len(vocab) > config.vocab_size:
-        raise InputError(
-            f"{path}: the vocabulary has {len(vocab)} tokens, the model embeds {config.vocab_size}"
-        )
+    check_vocab_size(path, len(vocab), config.vocab_size)
     return MegatronFile(
         config,
         {names[name]: state.pop(name) for name in list(state)},
         vocab,
-        version,
+        settings.get("checkpoint_version", ""),
+        "stated with the weights" if "hidden_act" in settings else MEGATRON_GELU_REASON,
         lm_head,
         hashes(path),
     )
@@ -220,7 +260,15 @@ def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderC
         name = f"transformer.layers.{absent}.input_layernorm.weight"
         raise _strange(path, "no weight", name, name, state)
     hidden = size("embedding.word_embeddings.weight", 1)
-    heads = settings.get("num_attention_heads", max(1, hidden // HEAD_SIZE))
+    rows = size(f"transformer.layers.0.{MEGATRON_QKV}.weight", 0)
+    if 0 < rows < 3 * hidden and 3 * hidden % rows == 0:
+        raise _split(path, f"it is one of {3 * hidden // rows}")
+    heads = settings.get("num_attention_heads", MEGATRON_HEADS.get((layers, hidden)))
+    if heads is None:
+        raise InputError(
+            f"{path}: no config.json states num-attention-heads, and the weights' shapes do not "
+            'show it; add the file with {"num-attention-heads": …}'
+        )
     if type(heads) is not int or heads < 1:
         raise InputError(f"{path}: num-attention-heads is {heads!r}, expected a number above 0")
     config = EncoderConfig(
@@ -232,6 +280,7 @@ def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderC
         positions=size("embedding.position_embeddings.weight", 0),
         token_types=size("embedding.tokentype_embeddings.weight", 0),
         dropout=dropout,
+        gelu=_gelu(path, settings),
     )
     if hidden % config.heads:
         raise InputError(f"{path}: config.json's {config.heads} heads do not divide {hidden}")
@@ -246,6 +295,17 @@ def _config(path: Path, state: dict, settings: dict, dropout: float) -> EncoderC
                 "they are of two models"
             )
     return config
+
+
+def _gelu(path: Path, settings: dict) -> str:
+    if "hidden_act" not in settings:
+        return MEGATRON_GELU
+    try:
+        return GELU_NAMES[settings["hidden_act"]]
+    except (KeyError, TypeError):
+        raise InputError(
+            f"{path}: hidden_act is {settings['hidden_act']!r}; known: {', '.join(GELU_NAMES)}"
+        ) from None
 
 
 def _shape(name: str, config: EncoderConfig) -> tuple[int, ...]:
@@ -280,7 +340,8 @@ def _read_config(folder: Path) -> dict:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML too
         if path.suffix == ".yaml":
             data = (data.get("language_model") or {}).get("config") or {}
-        return {name.replace("-", "_"): value for name, value in data.items()}
+        named = {name.replace("-", "_"): value for name, value in data.items()}
+        return {name: value for name, value in named.items() if value is not None}
     except (ValueError, AttributeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a model's settings ({why}); fetch it again") from None

@@ -6,8 +6,27 @@ from helpers.prediction import Reader
 
 _USE = (
     "```python",
-    "from transformers import pipeline",
-    'answer = pipeline("question-answering", model="THIS FOLDER")',
+    "import torch",
+    "from transformers import AutoModelForQuestionAnswering, AutoTokenizer",
+    "",
+    'folder = "THIS FOLDER"',
+    "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    "model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()",
+    'question = "Which enzyme is missing in phenylketonuria?"',
+    'context = "Phenylketonuria reflects a shortage of phenylalanine hydroxylase."',
+    'inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)',
+    'offsets = inputs.pop("offset_mapping")[0].tolist()',
+    "outside = torch.tensor([part != 1 for part in inputs.sequence_ids()])",
+    "with torch.inference_mode():",
+    "    logits = model(**inputs)",
+    'start, end = (x[0].masked_fill(outside, -float("inf")) for x in logits[:2])',
+    "first = int(start.argmax())",
+    "last = first + int(end[first : first + 30].argmax())",
+    "print(context[offsets[first][0] : offsets[last][1]])",
+    "```",
+    "",
+    "```text",
+    "phenylalanine hydroxylase",
     "```",
     "",
 )
@@ -34,8 +53,8 @@ def text(reader: Reader, with_head: bool = True) -> str:
         f"# {kind} for extractive question answering, {million:.0f} million parameters",
         "",
         f"{config.layers} layers of {config.hidden}, {config.heads} heads, feed-forward "
-        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}. Written by the BioMegatron "
-        "BioASQ kit.",
+        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}, GELU by {config.gelu}. "
+        "Written by the BioMegatron BioASQ kit.",
         "",
         *(_USE if with_head else ()),
         "## Source",
@@ -52,6 +71,8 @@ def text(reader: Reader, with_head: bool = True) -> str:
         lines += [f"{began} read from `{origin['path']}` ({origin['format']} format):", ""]
         lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
         lines += ["", *_about_order(origin["qkv"])]
+        if gelu := origin.get("gelu"):
+            lines += [f"GELU was taken to be the {gelu['form']} form ({gelu['reason']})."]
     else:
         lines += ["Of the weights it began with nothing was recorded here; a run's `manifest.json` "
                   "names them with their hashes."]  # fmt: skip

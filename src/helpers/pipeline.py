@@ -33,7 +33,7 @@ def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: st
     ``qkv_order`` names the row order of a Megatron checkpoint, else it is found by trying.
     """
     checkpoints.check_replaceable(Path(output))
-    settings = from_parameters(qkv_order=qkv_order)
+    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # nothing is read with it
     reader = checkpoints.load(prepare(checkpoint, settings), settings)
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
@@ -132,14 +132,14 @@ def predict_files(
         raise InputError(
             f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
         )
+    reader = load_reader(checkpoint, settings)
+    if reader.fresh_head:
+        raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
     asked: list[str] = []
     if is_squad:
         examples = squad.read_squad(questions)
     else:
         examples, asked = read_inputs(questions, settings, abstracts)
-    reader = load_reader(checkpoint, settings)
-    if reader.fresh_head:
-        raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
     candidates = reader.predict(examples)
     if nbest:
         write_nbest(nbest, examples, candidates)

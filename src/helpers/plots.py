@@ -81,24 +81,18 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
     columns = {tuple(pair): 0 for pair in sorted(map(tuple, windows.chars[shown].tolist()))}
     columns = {pair: number for number, pair in enumerate(columns)}
     labels = [""] * len(columns)
-    inner = np.ones(len(columns), bool)  # inside a word: not its first piece
     figure, axes = new_figure(0.15 * len(columns) + 1.6, 1.9 + 0.3 * len(rows))
     cells = []
     for row, where in enumerate(rows):
         for token in range(where.start, where.stop):
             if text[token]:
                 column = columns[tuple(windows.chars[token].tolist())]
-                edge = bool(windows.can_start[token])
                 place = token - where.start
                 gold = 0 < windows.start[first + row] <= place <= windows.end[first + row]
                 labels[column] = vocab[windows.ids[token]]
-                inner[column] &= not edge
-                cells.append((row, column, edge, gold))
-    best = {(row, column) for row, column, edge, _ in cells if edge}
-    for row, column, _, gold in cells:
-        if inner[column] and (row, column - 1) in best:  # the rest of a word follows its start
-            best.add((row, column))
-        shade = DARK if (row, column) in best else LIGHT
+                cells.append((row, column, windows.can_start[token], gold))
+    for row, column, best, gold in cells:
+        shade = DARK if best else LIGHT
         axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
         if gold:
             axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)

@@ -12,11 +12,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from helpers.config import InputError, Settings
@@ -30,9 +30,9 @@ from helpers.features import (
 )
 from helpers.metrics import score_batch
 from helpers.outputs import write_text
+from helpers.spelling import Spelling
 from helpers.squad import Example, Span
 
-_BRACKETS = {")": "(", "]": "[", "}": "{"}
 LONGEST = 100  # characters; dmis-lab discards longer answers
 
 
@@ -41,7 +41,7 @@ class Candidate:
     """One span of a context with its logits and its probability among the pair's n-best."""
 
     text: str
-    start: int  # characters in the context
+    start: int  # characters in the context; the text has single blanks even where that has not
     end: int
     start_logit: float
     end_logit: float
@@ -57,11 +57,18 @@ class Reader:
     settings: Settings
     fresh_head: bool = False  # the span head is random: fine-tune before believing an answer
     origin: dict = field(default_factory=dict)  # of converted weights: files, hashes, row order
+    tokenizer: Tokenizer | None = None  # made from ``vocab`` when none is given
 
-    @cached_property
-    def tokenizer(self):
-        """The tokenizer over ``vocab``."""
-        return make_tokenizer(self.vocab)
+    def __post_init__(self):
+        """Raise ``InputError`` when the settings' windows are longer than the model can read."""
+        longest, positions = self.settings.max_length, self.model.config.positions
+        if longest > positions:
+            raise InputError(
+                f"max_length: {longest} is more than the {positions} positions of this model; "
+                f"set max_length={positions} or less"
+            )
+        if self.tokenizer is None:
+            object.__setattr__(self, "tokenizer", make_tokenizer(self.vocab))
 
     def windows(self, examples: Sequence[Example], training: bool = False) -> Windows:
         """The examples' windows under this reader's settings."""
@@ -128,26 +135,21 @@ def nbest(
 ) -> list[list[Candidate]]:
     """The ``size`` best spans of every example, distinct by text, probabilities summing to 1.
 
-    Every span of at most ``max_answer`` tokens is weighed (Google's code looks only at pairs of
-    the 20 best starts and ends). Both ends lie on word edges: BERT's code widens an answer to
-    whole words afterwards. An example without any token gets an empty list.
+    The same texts, order and probabilities as Google's ``write_predictions``, with two exceptions.
+    Where no span is left, that code invents the answer "empty"; this list is empty. And padding
+    takes some of the ``size`` places there, while here none is ever computed. For one model of
+    ``bioasq-cpu`` padded to 384 that changed 476 of 512 lists, mostly at their ends, 14 first
+    texts, and the scores by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
     """
-    found: list[list[tuple[float, float, float, int, int]]] = [[] for _ in examples]
-    for row in range(len(windows)):
-        a, b = windows.bounds[row], windows.bounds[row + 1]
-        start, end = _best_spans(
-            np.where(windows.can_start[a:b], logits[a:b, 0], -np.inf),
-            np.where(windows.can_end[a:b], logits[a:b, 1], -np.inf),
-            size * 4,  # spares, since equal texts count once
-            max_answer,
-        )
-        for s, e in zip(start.tolist(), end.tolist(), strict=True):
-            x, y = float(logits[a + s, 0]), float(logits[a + e, 1])
-            span = int(windows.chars[a + s, 0]), int(windows.chars[a + e, 1])
-            found[windows.pair[row]].append((x + y, x, y, *span))
+    row, start, end = _spans(windows, logits, size, max_answer)
+    x, y = logits[start, 0].astype(np.float64), logits[end, 1].astype(np.float64)
+    order = np.lexsort((-(x + y), windows.pair[row]))  # stable: ties to the better start, then end
+    cuts = np.searchsorted(windows.pair[row][order], np.arange(len(examples) + 1))
+    first, last = windows.token[start][order], windows.token[end][order]
+    columns = first, last, x[order], y[order]
     return [
-        _distinct(spans, example.context, size)
-        for spans, example in zip(found, examples, strict=True)
+        _distinct(windows.spellings[i], *(c[cuts[i] : cuts[i + 1]].tolist() for c in columns), size)
+        for i in range(len(examples))
     ]
 
 
@@ -170,6 +172,9 @@ def rank_answers(
     for question, found in by_question.items():
         scores: dict[str, float] = {}
         written: dict[str, str] = {}
+        # dmis-lab's loop sorts by probability too, but its later version then takes the rows by
+        # their old numbers (``iloc``), in an order without meaning. Sums do not depend on it; the
+        # casing of an answer and the order of equal sums do, and here follow the probabilities.
         for candidate in sorted(found, key=lambda c: -c.probability):
             text = tidy(candidate.text)
             if not text or len(text) > LONGEST:
@@ -187,20 +192,14 @@ def rank_answers(
 def tidy(text: str) -> str:
     """dmis-lab's clean-up of one answer; empty when the answer is to be discarded.
 
-    One trailing comma, full stop or blank goes; else one outer pair of brackets; else a text
-    whose brackets do not balance is discarded.
+    The first rule that fits: a last comma, full stop or blank goes; the only pair of round
+    brackets goes when it encloses all; a text with brackets of one side only is discarded.
     """
     if text.endswith((",", ".", " ")):
-        return text[:-1].strip()
-    if len(text) > 1 and text[0] in "([{" and _BRACKETS.get(text[-1]) == text[0]:
-        return text[1:-1].strip()
-    opened: list[str] = []
-    for character in text:
-        if character in "([{":
-            opened.append(character)
-        elif character in _BRACKETS and (not opened or opened.pop() != _BRACKETS[character]):
-            return ""
-    return "" if opened else text
+        return text[:-1]
+    if len(text) > 2 and text[0] + text[-1] == "()" and text.count("(") == text.count(")") == 1:
+        return text[1:-1]
+    return "" if ("(" in text) != (")" in text) else text
 
 
 def write_nbest(
@@ -282,31 +281,42 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
     }
 
 
-def _best_spans(start: np.ndarray, end: np.ndarray, size: int, max_answer: int):
-    """First and last tokens of the ``size`` highest start + end sums within the length limit."""
-    reach = np.concatenate([end, np.full(max_answer - 1, -np.inf)])
-    sums = start[:, None] + np.lib.stride_tricks.sliding_window_view(reach, max_answer)
-    flat = sums.ravel()
-    cut = min(size, len(flat)) - 1
-    top = np.argpartition(-flat, cut)[: cut + 1]
-    top = top[np.isfinite(flat[top])]
-    top = top[np.lexsort((top, -flat[top]))]  # best first, ties to the leftmost and shortest
-    first, extra = np.divmod(top, max_answer)
-    return first, first + extra
+def _spans(windows: Windows, logits: np.ndarray, size: int, max_answer: int):
+    """Window, first and last token of all spans between a window's best starts and best ends.
+
+    The best are the ``size`` highest logits of all tokens of a window, those of the question too.
+    Spans come window by window, the better start first, then the better end.
+    """
+    places = windows.bounds[:-1, None] + np.arange(size)
+    inside = places < windows.bounds[1:, None]
+    row = np.repeat(np.arange(len(windows)), windows.lengths)
+    orders = (np.lexsort((-column, row)) for column in logits.T)
+    starts, ends = (order[np.where(inside, places, 0)] for order in orders)
+    may_start = inside & windows.can_start[starts]
+    may_end = inside & (windows.token[ends] >= 0)
+    found = []
+    chunk = 1 + 4_000_000 // size**2  # windows at a time: memory
+    for low in range(0, len(windows), chunk):
+        part = slice(low, low + chunk)
+        tokens = ends[part, None, :] - starts[part, :, None] + 1
+        fits = (tokens > 0) & (tokens <= max_answer)
+        n, i, j = np.nonzero(fits & may_start[part, :, None] & may_end[part, None, :])
+        found.append((n + low, starts[n + low, i], ends[n + low, j]))
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
 
 
-def _distinct(spans, context: str, size: int) -> list[Candidate]:
+def _distinct(spelling: Spelling, first, last, x, y, size: int) -> list[Candidate]:
+    """The first ``size`` spans with different texts; the columns are those of spans, best first."""
     chosen: dict[str, tuple] = {}
-    for span in sorted(spans, key=lambda s: (-s[0], s[3], s[4])):
-        chosen.setdefault(context[span[3] : span[4]], span)
+    for a, b, *span in zip(first, last, x, y, strict=True):
+        low, high, text = spelling.cut(a, b)
+        chosen.setdefault(text, (low, high, *span))
         if len(chosen) == size:
             break
-    if not chosen:
-        return []
-    top = next(iter(chosen.values()))[0]
-    weights = [math.exp(span[0] - top) for span in chosen.values()]
+    sums = [span[2] + span[3] for span in chosen.values()]
+    weights = [math.exp(value - sums[0]) for value in sums]
     total = sum(weights)
     return [
-        Candidate(text, span[3], span[4], span[1], span[2], weight / total)
+        Candidate(text, *span, weight / total)
         for (text, span), weight in zip(chosen.items(), weights, strict=True)
     ]

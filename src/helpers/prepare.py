@@ -10,24 +10,40 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from helpers import checkpoints, megatron
+from helpers import (
+    checkpoints,
+    encoder,
+    features,
+    key_map,
+    megatron,
+    model_card,
+    prediction,
+    probe,
+    qkv,
+    registry,
+    weights,
+)
 from helpers.config import Settings
 from helpers.files import locked
 from helpers.registry import cache_folder
+
+# The modules that decide what a conversion holds: a change in one of them is a new conversion.
+CONVERTING = (checkpoints, encoder, features, key_map, megatron, model_card, prediction, probe, qkv,
+              registry, weights)  # fmt: skip
 
 
 def prepare(path: str | Path, settings: Settings) -> Path:
     """The folder to load instead of a checkpoint of Megatron's; any other path comes back as it is.
 
-    The folder lies in the cache, under a name that follows from the checkpoint's bytes and from
-    ``settings.qkv_order``, so another file or order is converted anew. Raises ``InputError`` as
-    ``checkpoints.load`` does.
+    The folder lies in the cache, under a name that follows from the checkpoint's bytes, from
+    ``settings.qkv_order`` and from the code that converts, so another file or order, or a newer
+    version of the kit, makes a new folder. Raises ``InputError`` as ``checkpoints.load`` does.
     """
     path = Path(path)
     if not checkpoints.is_foreign(path):
         return path
     hashes = megatron.hashes(path)
-    told = f"{sorted(hashes.values())} {settings.qkv_order}"
+    told = f"{sorted(hashes.values())} {settings.qkv_order} {_code()}"
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
     folder = cache_folder() / "converted" / f"{path.stem}-{name}"
     if (folder / "config.json").is_file():
@@ -39,3 +55,9 @@ def prepare(path: str | Path, settings: Settings) -> Path:
             reader = checkpoints.load(path, settings)
             checkpoints.save_transformers(reader, folder, with_head=not reader.fresh_head)
     return folder
+
+
+def _code() -> str:
+    """SHA-256 of the converting modules' sources and of the questions that decide the row order."""
+    sources = [Path(module.__file__) for module in CONVERTING] + [probe.QUESTIONS]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -140,7 +140,7 @@ def reorder(model: SpanModel, now: str, wanted: str) -> None:
 def answer_score(reader: Reader) -> float:
     """Mean token F1 of the best answers to ``questions``, whatever settings the reader has."""
     examples, answers = zip(*questions(), strict=True)
-    found = _plain(reader).predict(examples, progress=False)
+    found = plain(reader).predict(examples, progress=False)
     return float(
         np.mean([
             squad_em_f1(best[0].text if best else "", [answer])[1]
@@ -149,7 +149,7 @@ def answer_score(reader: Reader) -> float:
     )  # fmt: skip
 
 
-def _plain(reader: Reader) -> Reader:
+def plain(reader: Reader) -> Reader:
     """The reader with default settings: the user's are for the user's questions."""
     longest = min(Settings.max_length, reader.model.config.positions)
     return replace(reader, settings=Settings(max_length=longest))
@@ -171,6 +171,7 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float
         batch, masked, truth = mask_words(reader)
         with torch.inference_mode():
             x = reader.model.encoder(batch)[masked]
+            # The exact GELU: Megatron-LM's BertLMHead does not use the fused one of its layers.
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
             size = (x.shape[-1],)
             x = F.layer_norm(x, size, head["layernorm.weight"], head["layernorm.bias"], 1e-5)
@@ -187,11 +188,14 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     Only words that are one token and longer than three letters, so that a guess is right or
     wrong and not of the kind that any text would do for.
     """
-    windows = _plain(reader).windows([example for example, _ in questions()])
+    windows = plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))
     tokens = [reader.vocab[n] for n in windows.ids]
-    alone = np.flatnonzero(windows.can_start & windows.can_end)
-    known = [n for n in alone if tokens[n].isalpha() and len(tokens[n]) > 3]
+    known = [
+        n
+        for n in np.flatnonzero(windows.token >= 0)
+        if tokens[n].isalpha() and len(tokens[n]) > 3 and not tokens[n + 1].startswith("##")
+    ]
     if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
         raise InputError(
             f"only {len(known)} words of the vocabulary are in the probe's texts (or it lacks "

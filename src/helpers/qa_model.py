@@ -11,16 +11,16 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from tokenizers import Tokenizer
 
 from helpers.config import InputError
 from helpers.encoder import EncoderConfig, SpanModel, pad
-from helpers.features import Batch, read_vocab
+from helpers.features import Batch, make_tokenizer, read_vocab
 
 # NVIDIA's telemetry announces, at import, that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
@@ -36,14 +36,20 @@ with warnings.catch_warnings():
 class ExtractiveQAModel(ModelPT):
     """Start and end logits per token, trained with the mean of the two cross-entropies.
 
-    ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``vocab_file`` and, for training,
+    ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (saved by the
+    tokenizers library; older archives have ``vocab_file``, one token per line) and, for training,
     ``optim`` (``lr``, ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
     """
 
     def __init__(self, cfg: DictConfig, trainer=None):
         super().__init__(cfg=cfg, trainer=trainer)
-        # NeMo unpacks an archive into a folder that is gone afterwards, so the tokens are read now.
-        self.vocab = read_vocab(self.register_artifact("vocab_file", cfg.vocab_file))
+        # NeMo unpacks an archive into a folder that is gone afterwards, so the file is read now.
+        if cfg.get("tokenizer_file"):
+            file = self.register_artifact("tokenizer_file", cfg.tokenizer_file)
+            self.tokenizer = Tokenizer.from_file(file)
+        else:
+            vocab = read_vocab(self.register_artifact("vocab_file", cfg.vocab_file))
+            self.tokenizer = make_tokenizer(vocab)
         self.net = SpanModel(EncoderConfig(**cfg.encoder))
         self.loss = SpanningLoss()
 
@@ -99,14 +105,14 @@ class ExtractiveQAModel(ModelPT):
         return []
 
 
-def build(net: SpanModel, vocab: Sequence[str], folder: Path, optim=None, seed: int = 0):
+def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, optim=None, seed: int = 0):
     """Wrap a span model as a NeMo model; the weights are shared, not copied.
 
-    NeMo keeps the vocabulary as a file, so it is written to ``folder/vocab.txt`` first.
+    NeMo keeps the tokenizer as a file, so it is written to ``folder/tokenizer.json`` first.
     """
-    file = Path(folder) / "vocab.txt"
-    file.write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    cfg = {"encoder": asdict(net.config), "vocab_file": str(file), "seed": seed}
+    file = Path(folder) / "tokenizer.json"
+    tokenizer.save(str(file))
+    cfg = {"encoder": asdict(net.config), "tokenizer_file": str(file), "seed": seed}
     if optim:
         cfg["optim"] = optim
     with torch.device("meta"):  # no second set of random weights
@@ -115,13 +121,13 @@ def build(net: SpanModel, vocab: Sequence[str], folder: Path, optim=None, seed: 
     return model
 
 
-def save_nemo(net: SpanModel, vocab: Sequence[str], path: str | Path) -> Path:
+def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path) -> Path:
     """Write a ``.nemo`` archive under its final name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nemo-") as folder:
         partial = Path(folder) / path.name
-        build(net, vocab, Path(folder)).save_to(str(partial))
+        build(net, tokenizer, Path(folder)).save_to(str(partial))
         partial.replace(path)
     return path
 

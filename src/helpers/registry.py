@@ -105,6 +105,13 @@ REGISTRY: dict[str, Entry] = {
         url=_SQUAD,
     ),
 }
+# What NVIDIA's Megatron files of 2020 and 2021 do not state, and why we read them this way.
+MEGATRON_GELU = "tanh"
+MEGATRON_GELU_REASON = (
+    "inferred: NeMo's MegatronBertEncoder keeps the defaults of Megatron-LM, whose fused bias-GELU "
+    "(the default since mid-2020) is the tanh form"
+)
+MEGATRON_HEADS = {(24, 1024): 16}  # (layers, hidden): NeMo 1.x, megatron_utils.py, CONFIGS["345m"]
 _UNKNOWN = "unknown"  # version of files that came from the user's own copy
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,8 +29,13 @@ from helpers.files import File, accept, copy, unzip
 from helpers.registry import Entry, cache_folder
 from helpers.unpack import unpack
 
-_HUB_FILES = ("config.json", "vocab.txt", "tokenizer_config.json")
-_HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_HUB_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
+              "special_tokens_map.json", "added_tokens.json")  # fmt: skip
+_TOKENIZERS = {"vocab.txt", "tokenizer.json"}
+_HUB_WEIGHTS = (  # in the order of weights.WEIGHT_FILES: the first that matches is taken
+    r"model\.safetensors", r"model(-\d+-of-\d+\.safetensors|\.safetensors\.index\.json)",
+    r"pytorch_model\.bin", r"pytorch_model(-\d+-of-\d+\.bin|\.bin\.index\.json)",
+)  # fmt: skip
 
 
 def _hub() -> str:
@@ -199,15 +205,17 @@ def _discover_hub(entry: Entry, folder: Path) -> tuple[str, str]:
     version = answer.get("sha") if isinstance(answer, dict) else None
     listed = (answer.get("siblings") if version else None) or []
     there = {f["rfilename"]: f for f in listed if isinstance(f, dict) and "rfilename" in f}
-    weights = next((name for name in _HUB_WEIGHTS if name in there), None)
-    if not weights or "vocab.txt" not in there or "config.json" not in there:
+    matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)
+    weights = next(filter(None, matches), [])
+    if not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
         raise NotHere(
-            f"{entry.repo} does not hold config.json, vocab.txt and model.safetensors or "
-            f"pytorch_model.bin, as BERT checkpoints do; it has {', '.join(there) or 'nothing'}"
+            f"{entry.repo} does not hold config.json, {' or '.join(sorted(_TOKENIZERS))} and "
+            "model.safetensors or pytorch_model.bin, as BERT checkpoints do; it has "
+            f"{', '.join(there) or 'nothing'}"
         )
     files = folder / "files"
     files.mkdir(exist_ok=True)
-    for name in (*(n for n in _HUB_FILES if n in there), weights):
+    for name in (*(n for n in _HUB_FILES if n in there), *weights):
         url = f"{_hub()}/{entry.repo}/resolve/{version}/{name}"
         large = there[name].get("lfs")
         if not (files / name).exists():

@@ -182,7 +182,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
         "warmup_steps": math.floor(settings.warmup_fraction * len(plan)),
         "max_steps": len(plan),
     }
-    model = qa_model.build(reader.model, reader.vocab, folder, optim, settings.seed)
+    model = qa_model.build(reader.model, reader.tokenizer, folder, optim, settings.seed)
     model.set_trainer(trainer)
     recorder = _recorder(pl)(folder / HISTORY, len(plan), progress)
     trainer.callbacks.append(recorder)

@@ -15,6 +15,83 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from helpers.config import InputError
+
+# Where transformers looks for weights, in its order; an index names the files of several parts.
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json",
+    "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a transformers folder by their names there, in one file or in several.
+
+    Raises ``InputError`` that names the file.
+    """
+    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if name is None:
+        raise InputError(
+            f"{folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[2]} in this folder"
+        )
+    if not name.endswith(".json"):
+        return _read_file(folder / name)
+    state = {}
+    for file, names in _parts(folder / name).items():
+        part = _read_file(folder / file)
+        absent = sorted(names - part.keys())
+        if absent:
+            raise InputError(f"{folder / file}: lacks {absent[0]!r}, which {name} places there")
+        state |= {name: part[name] for name in names}
+    return state
+
+
+def check_numbers(path: Path, name: str, value: torch.Tensor) -> None:
+    """Raise ``InputError`` for quantized weights, whose integers mean nothing without a scale."""
+    if value.dtype not in _NUMBERS:
+        kind = str(value.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{path}: {name} is {kind}, expected float16, bfloat16 or float32; if the model is "
+            "quantized, get the one it was made from"
+        )
+
+
+def unreadable(error: Exception) -> str:
+    """What is wrong with a file of weights, in our words: torch's advise to run its code."""
+    if "nsupported" in str(error) or "weights_only" in str(error).lower():
+        return "cannot be read as plain weights: it holds objects or code, or is damaged; refused"
+    why = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"cannot be read as plain weights ({why[:120]}); fetch it again"
+
+
+def _read_file(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, but the folder's index names it; fetch it again")
+    try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors, zipfile and pickle each raise their own
+        raise InputError(f"{path}: {unreadable(error)}") from None
+    if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
+        return state
+    raise InputError(f"{path}: holds something else than named weights; fetch it again")
+
+
+def _parts(index: Path) -> dict[str, set[str]]:
+    """File name -> names of the weights in it, by transformers' index of a model in parts."""
+    parts: dict[str, set[str]] = {}
+    try:
+        for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+            if Path(file).name != file or not file.endswith((".safetensors", ".bin")):
+                raise ValueError(f"{file!r} is not a plain name of a file with weights")
+            parts.setdefault(file, set()).add(name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"{index}: not an index of weights ({why}); fetch it again") from None
+    return parts
+
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write float32 tensors in their given order, in the safetensors format.

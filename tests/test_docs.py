@@ -1,0 +1,163 @@
+"""Every snippet that a reader could copy is run here, or is listed with the reason why not.
+
+Snippets are the fenced blocks of the Markdown files and of the model card, and the indented command
+lines of a script's ``--help``. A ``text`` block right after a snippet is its expected output, where
+``…`` stands for anything. A new snippet in neither list fails the first test.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.config import PROFILES, Settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "notebooks/README.md", "docs/conversion.md", "docker/README.md")
+SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
+
+# By the snippet's first line. They run in this order: some read what an earlier one wrote.
+RUN = (
+    "DATA=src/helpers/mini_data",
+    "python data_scripts/bioasq_to_squad.py src/helpers/mini_data/BioASQ-training-mini.json",
+    "from helpers.config import from_parameters",
+    "import torch",
+    ".venv/bin/papermill notebooks/02_bioasq_to_squad.ipynb out.ipynb",
+)
+_FETCH = ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1"
+NOT_RUN = {
+    "make walkthrough   # set up": "the CI script and test_notebooks.py run the same commands",
+    "make lab": "opens JupyterLab and stays there",
+    "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
+    "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
+    f"{_FETCH} --convert": "needs NGC; "
+    "test_notebooks_megatron.py does the same against a local server",
+    f"{_FETCH} --report": "needs NGC; "
+    "test_checkpoint_report.py writes reports on files in the same format",
+    ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
+    ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
+    ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",
+    "python data_scripts/compare_rungs.py": "trains six models, 15 minutes",
+    "python data_scripts/fine_tune.py --checkpoint minilm": "README's fine_tune.py command is run",
+    "7b-like, strict rule:": "output of a benchmark, not a command",
+    "profile, model, parameters": "the fields of scores.json; test_notebooks.py checks them",
+}
+
+
+def blocks(text):
+    """(code, expected output or None) for each fenced block that is not itself an output."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$(\n*)", text, re.M | re.S)
+    for n, (language, code, _) in enumerate(fences):
+        if language != "text":
+            following = fences[n + 1] if n + 1 < len(fences) else ("", "", "")
+            adjacent = f"{code}```\n\n```text\n" in text
+            yield code, following[1] if following[0] == "text" and adjacent else None
+
+
+def help_snippets():
+    """Command lines inside the scripts' descriptions, continuation lines included."""
+    for path in SCRIPTS:
+        description = path.read_text(encoding="utf-8").split('"""')[1]
+        yield from re.findall(r"^ *(python (?:.*\\\n)*.*)$", description, re.M)
+
+
+@pytest.fixture(scope="module")
+def card(mini_run):
+    return (mini_run / "model" / "transformers" / "README.md").read_text(encoding="utf-8")
+
+
+def all_snippets():
+    for page in PAGES:
+        yield from (code for code, _ in blocks((ROOT / page).read_text(encoding="utf-8")))
+    yield from help_snippets()
+
+
+@pytest.fixture(scope="module")
+def project(mini_run, tmp_path_factory):
+    """The repository's files as a reader's clone has them, with a finished run and a ``.venv``."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("src", "data_scripts", "notebooks", "tests", "benchmarks", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / "runs").mkdir()
+    for name in ("latest", "lab"):
+        (folder / "runs" / name).symlink_to(mini_run)
+    return folder
+
+
+def test_each_snippet_is_run_or_excused_once():
+    for code in all_snippets():
+        known = [start for start in (*RUN, *NOT_RUN) if code.startswith(start)]
+        assert len(known) == 1, f"{known or 'in neither list'}: {code}"
+    unused = [s for s in (*RUN[:3], *NOT_RUN) if not any(c.startswith(s) for c in all_snippets())]
+    assert unused == []
+
+
+@pytest.mark.notebooks
+def test_snippets_do_what_the_text_says(project, card):
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES]
+    texts.append(card.replace("THIS FOLDER", "runs/latest/model/transformers"))
+    found = [pair for text in texts for pair in blocks(text)]
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for start in RUN:
+        ((code, expected),) = [pair for pair in found if pair[0].startswith(start)]
+        is_python = re.match(r"(from|import) ", code)
+        command = [sys.executable, "-c", code] if is_python else ["bash", "-euc", code]
+        done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+        if expected is not None:
+            wanted = ".*".join(map(re.escape, expected.strip().split("…")))
+            assert re.fullmatch(wanted, done.stdout.strip(), re.S), f"{code}\n{done.stdout}"
+
+
+@pytest.mark.notebooks
+def test_the_outputs_of_run_snippets_are_shown(card):
+    shown = [code for page in PAGES for code, out in blocks((ROOT / page).read_text()) if out]
+    shown += [code for code, out in blocks(card) if out]
+    assert [s for s in RUN if not any(code.startswith(s) for code in shown)] == []
+
+
+def commands():
+    """Each command line of ours in the texts: fenced, in back-ticks, or in ``--help``."""
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = [line for code, _ in blocks(text) for line in code.splitlines()]
+        lines += re.findall(r"`([^`\n]*(?:data_scripts/|helpers\.batch|benchmarks/)[^`\n]+)`", text)
+        yield from lines
+    yield from (code.replace("\\\n", " ") for code in help_snippets())
+
+
+def test_every_option_in_a_command_exists():
+    programs = {}
+    for line in commands():
+        found = re.search(
+            r"((?:data_scripts|benchmarks|tests)/\w+\.py|-m helpers\.batch \w+)", line
+        )
+        if found:
+            options = re.findall(r"(?<!\S)\[?(--[a-z][\w-]*)", line[found.end() :])
+            programs.setdefault(found[1], set()).update(options)
+    assert len(programs) > 8
+    for program, options in programs.items():
+        command = [sys.executable, *program.split(), "--help"]
+        help_text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        known = set(re.findall(r"--[a-z][\w-]*", help_text.stdout))
+        assert options <= known, f"{program}: {options - known}"
+
+
+def test_every_make_command_names_what_exists():
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    names = {field.name for field in dataclasses.fields(Settings)}
+    lines = [line for page in PAGES for line in (ROOT / page).read_text().splitlines()]
+    makes = [m for line in lines for m in re.findall(r"(?:^|`)make [^`#]+", line)]
+    assert len(makes) > 5
+    for line in makes:
+        words = shlex.split(line.strip("` "))[1:]
+        assert words[0] in targets, line
+        given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+        assert given.get("PROFILE", "mini") in PROFILES, line
+        assert {pair.split("=")[0] for pair in given.get("SET", "").split()} <= names, line
