@@ -9,7 +9,8 @@ one of task 7b) in what it counts, not in how it looks:
   is dropped and the later ones move up; ``""`` and a repeated answer keep their rank; there is no
   cut at five (the task's limit is the writer's business);
 - strict accuracy asks for the first answer, lenient accuracy for any, the reciprocal rank is one
-  over the rank of the first hit; all three are plain means over the gold's factoids.
+  over the rank of the first hit; all three are plain means over the gold's factoids, of which one
+  that stands twice counts twice.
 
 Everything takes plain mappings and sequences; files are read by ``bioasq`` and ``squad``.
 """
@@ -110,36 +111,42 @@ def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
     return next((rank for rank, text in enumerate(ranking, 1) if lower(text) in right), 0)
 
 
-def hit_ranks(
-    gold: Mapping[str, Sequence[str]], answers: Mapping[str, Sequence], missing: str = "wrong"
-) -> dict[str, int]:
+Gold = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
+
+
+def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong") -> dict:
     """Rank of the first right answer for each question that counts, in the gold's order.
 
-    ``gold`` maps a question id to all its synonyms, ``answers`` to a ranking as in
+    ``gold`` maps a question id to all its synonyms (or lists such pairs; of a repeated id the
+    first counts here, each in ``score_batch``), ``answers`` to a ranking as in
     ``ranked_strings``. A question without an entry in ``answers`` is missing: "wrong" gives it
     rank 0, "dropped" leaves it out, as the evaluators up to 2020 did. An entry that is empty is
     not missing: it is wrong either way. Ids that the gold does not have are ignored.
     """
+    ranks: dict[str, int] = {}
+    for question, rank in _ranks(gold, answers, missing):
+        ranks.setdefault(question, rank)
+    return ranks
+
+
+def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tuple[str, int]]:
     if missing not in MISSING:
         raise InputError(f"missing: {missing!r} is not one of {', '.join(MISSING)}")
-    return {
-        question: hit_rank(ranked_strings(answers.get(question)), synonyms)
-        for question, synonyms in gold.items()
+    return [
+        (question, hit_rank(ranked_strings(answers.get(question)), synonyms))
+        for question, synonyms in (gold.items() if isinstance(gold, Mapping) else gold)
         if missing == "wrong" or question in answers
-    }
+    ]
 
 
 def score_batch(
-    batch: str,
-    gold: Mapping[str, Sequence[str]],
-    answers: Mapping[str, Sequence],
-    missing: str = "wrong",
+    batch: str, gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong"
 ) -> BatchScore:
     """Score one batch; arguments as for ``hit_ranks``.
 
     Raises ``InputError`` when no question is left to count.
     """
-    ranks = hit_ranks(gold, answers, missing).values()
+    ranks = [rank for _, rank in _ranks(gold, answers, missing)]
     if not ranks:
         why = "every question is missing and dropped" if gold else "the gold has no question"
         raise InputError(f"{batch}: nothing to score, {why}; check that the files belong together")
@@ -178,8 +185,8 @@ def as_line(score: BatchScore | Average) -> str:
     return (
         f"{score.batch:<10}"
         f"  SAcc {100 * score.sacc:6.2f} ({score.hits_strict} of {n})"
-        f"  LAcc {100 * score.lacc:6.2f} ({score.hits_lenient} of {n})"
-        f"  MRR {100 * score.mrr:6.2f} (mean of {n}){dropped}"
+        f"  MRR {100 * score.mrr:6.2f} (mean of {n})"
+        f"  LAcc {100 * score.lacc:6.2f} ({score.hits_lenient} of {n}){dropped}"
     )
 
 
