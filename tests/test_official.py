@@ -27,27 +27,6 @@ SCRIPT = ROOT / "data_scripts" / "official_evaluation.py"
 STANDIN = ROOT / "tests" / "java_standin" / "EvaluatorTask1b.java"
 
 
-@pytest.fixture(scope="session")
-def standin(tmp_path_factory):
-    """The stand-in as a jar, compiled here."""
-    if not (shutil.which("javac") and shutil.which("jar") and shutil.which("java")):
-        pytest.skip("no Java compiler on this machine: the evaluator's stand-in cannot be built")
-    folder = tmp_path_factory.mktemp("jar")
-    subprocess.run(["javac", "-d", str(folder), str(STANDIN)], check=True)
-    jar = folder / "BioASQEvaluation.jar"
-    subprocess.run(["jar", "cf", str(jar), "-C", str(folder), "evaluation"], check=True)
-    return jar
-
-
-@pytest.fixture(scope="session", params=["stand-in", "official"])
-def jar(request):
-    if request.param == "stand-in":
-        return request.getfixturevalue("standin")
-    if not os.environ.get("OFFICIAL_JAR"):
-        pytest.skip("OFFICIAL_JAR is not set: the organisers' program is not part of the kit")
-    return Path(os.environ["OFFICIAL_JAR"])
-
-
 def pair(folder, gold, answers):
     """Golden and answer file; ids become 24 digits, ``answers`` may lack questions."""
     rows = [{"id": f"{n:024d}", "type": "factoid", "body": "Which?", "exact_answer": gold[n]}
