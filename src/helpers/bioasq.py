@@ -241,8 +241,8 @@ def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Pat
 class Golds:
     """A golden file as the organizers' program reads it (edition 5)."""
 
-    scored: list[tuple[str | None, tuple[str, ...]]]  # factoids as often as they stand there
-    others: list[dict]  # the questions of other types
+    scored: list[tuple[str | None, tuple[str, ...]]]  # the factoids: id, all synonyms
+    items: list[tuple[str | None, dict]]  # all questions as they are: id (None without one), fields
     odd: Oddities
 
 
@@ -252,7 +252,7 @@ class Answers:
 
     ranked: dict[str, list[str]]  # question id -> ranked texts
     texts: dict[str, str]  # entries whose exact_answer is a text, for which the program gives 0
-    entries: dict[str, dict]  # question id -> its entry in the file
+    items: list[tuple[str | None, dict]]  # all entries as they are, as in ``Golds``
     odd: Oddities
 
 
@@ -261,14 +261,12 @@ def read_golds(path: str | Path) -> Golds:
 
     Where the organizers' program stops, the file is repaired with a remark, or refused.
     """
-    odd = Oddities()
-    raw = list(_entries(path, odd))
-    golds = Golds([], [], odd)
-    seen = set()
-    for where, name, item in raw:
+    golds = Golds([], [], Oddities())
+    odd, seen, answered = golds.odd, set(), False
+    for where, name, item in _entries(path, odd):
+        golds.items.append((name, item))
         kind = text_of(item.get("type"))
         if kind != "factoid":
-            golds.others.append(item)
             if kind not in TYPES:
                 odd.add(f"field 'type' is {kind!r}, which is not scored; write it as in "
                         + ", ".join(TYPES), name)  # fmt: skip
@@ -276,6 +274,7 @@ def read_golds(path: str | Path) -> Golds:
         if name in seen:
             odd.add("a question stands twice and counts twice", name)
         seen.add(name)
+        answered |= "exact_answer" in item
         answer = item.get("exact_answer", [])
         if answer is None:
             raise InputError(
@@ -289,11 +288,12 @@ def read_golds(path: str | Path) -> Golds:
         golds.scored.append((name, tuple(text for entity in found for text in entity)))
     if not golds.scored:
         raise InputError(
-            f"{path}: none of its {len(raw)} questions is a factoid; give a file that has some"
+            f"{path}: none of its {len(golds.items)} questions is a factoid; "
+            "give a file that has some"
         )
-    if not any("exact_answer" in item for _, _, item in raw if item.get("type") == "factoid"):
+    if not answered:
         raise InputError(
-            f"{path}: no question has 'exact_answer' (first: {raw[0][1]!r}); "
+            f"{path}: no factoid has 'exact_answer' (first: {golds.scored[0][0]!r}); "
             "this is a test input, give the training or golden file"
         )
     return golds
@@ -321,14 +321,15 @@ def parse_answers(path: str | Path, asked: Collection[str] | None = None) -> Ans
     type is ignored, the golden file's counts. Entries of other ids than ``asked`` (None: of all)
     are not looked into.
     """
-    found = Answers({}, {}, {}, Oddities())
+    found = Answers({}, {}, [], Oddities())
     for where, name, item in _entries(path, found.odd):
+        found.items.append((name, item))
         if name is None:
             found.odd.add("an entry without an id, ignored", where.rpartition(" ")[2])
         elif name in found.ranked:
             found.odd.add("id occurs again, its first answers count", name)
         else:
-            found.entries[name], found.ranked[name] = item, []
+            found.ranked[name] = []
             if asked is None or name in asked:
                 _rank(found, name, where, item.get("exact_answer"))
     return found

@@ -22,8 +22,10 @@ from helpers.bioasq import (
     some_ids,
 )
 from helpers.config import InputError
-from helpers.schema import listed, text_of
+from helpers.schema import listed
 from helpers.squad import read_squad
+
+STOPS = "an answer of another type than its question stops the official program"
 
 
 @dataclass
@@ -105,26 +107,25 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
 
 
 def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, Answers]:
-    """A golden file and the answers to its factoids, with all oddities noted.
+    """A golden file and the answers to its factoids, with everything odd noted.
 
-    Questions of other types are not scored here; those that stop the organizers' program, which
-    reads and scores them too, are noted. So are the entries that nothing is scored by.
+    Questions of other types are not scored here; the organizers' program scores them too, and
+    those at which it stops are noted (``STOPS``).
     """
     golds = read_golds(gold_file)
     answers = parse_answers(answer_file, dict(golds.scored))
-    for item in golds.others:
-        name = text_of(item.get("id"))
-        entry = answers.entries.get(name)
-        if entry is None:
+    entries = dict(reversed(answers.items))  # the first entry of an id counts
+    for name, item in golds.items:
+        if name not in entries or item.get("type") == "factoid":
             continue
         if name not in dict(golds.scored):
             answers.ranked.pop(name, None)
             answers.odd.add("not a factoid in the golden file and ignored", name)
-        gold, given = item.get("exact_answer"), entry.get("exact_answer")
-        words = isinstance(gold, str) and ("exact_answer" not in entry or isinstance(given, str))
-        lists = "exact_answer" in item or not (isinstance(given, list) and any(given))
-        if (item.get("type") == "yesno" and not words) or (item.get("type") == "list" and not lists):
-            golds.odd.add("this question or its answer stops the official program", name)
+        given = entries[name].get("exact_answer", "")
+        no_word = not isinstance(item.get("exact_answer"), str) or not isinstance(given, str)
+        no_list = "exact_answer" not in item and isinstance(given, list) and any(given)
+        if (item.get("type") == "yesno" and no_word) or (item.get("type") == "list" and no_list):
+            answers.odd.add(STOPS, name)
     return golds, answers
 
 
