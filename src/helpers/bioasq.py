@@ -280,10 +280,10 @@ def read_golds(path: str | Path) -> Golds:
             raise InputError(
                 f"{where}: field 'exact_answer' is null or NaN; add it or remove the question"
             )
-        if isinstance(answer, str) and not listed(answer, where):
+        if isinstance(answer, str):
             odd.add("field 'exact_answer' is a text, which the official program does not take "
                     "for a gold answer; make it a list of lists", name)  # fmt: skip
-            answer = []
+            answer = answer if listed(answer, where) else []
         found = entities(answer, name, where, odd)
         golds.scored.append((name, tuple(text for entity in found for text in entity)))
     if not golds.scored:

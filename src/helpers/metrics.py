@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 from helpers.config import MISSING, InputError
 
-_ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "lacc", "mrr")
+_ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "mrr", "lacc")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 
