@@ -112,6 +112,20 @@ def test_dropped_questions_weigh_nothing():
     assert metrics.weighted(scores).n == 13
 
 
+@pytest.mark.parametrize(
+    ("text", "java"),  # as Java 17 printed them; Python's own lower() differs on those marked
+    [
+        ("ΑΣ", "ας"), ("Σ", "σ"), ("ΑΣ ΣΑ", "ας σα"), ("Α\u0301Σ", "α\u0301ς"), ("ΑΣΑΣ", "ασας"),
+        ("A-Σ", "a-ς"), ("AΣ-B", "aσ-b"), ("A1Σ", "a1ς"), ("AΣ1B", "aσ1b"), ("A_Σ", "a_ς"),  # *
+        ("AΣ:B", "aς:b"), ("A·Σ", "a·σ"),  # *
+        ("A--Σ", "a--σ"), ("A.Σ", "a.ς"), ("AΣ\u0345", "aσ\u0345"), ("A-\u200bΣ", "a-\u200bς"),
+        ("İ", "i\u0307"), ("ẞ", "ß"), ("ß", "ß"), ("𐐀", "𐐨"), ("\ud801", "\ud801"), ("Ǆ", "ǆ"),
+    ],
+)  # fmt: skip
+def test_lower_case_is_that_of_java(text, java):
+    assert metrics.lower(text) == java
+
+
 def test_a_question_that_stands_twice_counts_twice():
     gold = [("q1", ("a",)), ("q2", ("b",)), ("q1", ("c",))]
     score = score_batch("b", gold, {"q1": ["a"], "q2": ["x"]})

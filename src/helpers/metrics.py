@@ -21,6 +21,7 @@ import itertools
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,14 +81,48 @@ class Average(_Counts):
 
 
 def lower(text: str) -> str:
-    """Lower case as the official program's Java ``toLowerCase`` gives it, as near as Python can.
+    """Lower case as the official program's Java ``toLowerCase`` gives it.
 
-    Compared with Java 17 on every code point: all agree ('İ' becomes two characters in both)
-    but for 40 letters that Unicode added after Java's tables, and for a capital sigma beside a
-    hyphen, digit, underscore or colon, where the two differ on whether it ends a word ('A-Σ').
-    A Java started in a Turkish or Lithuanian locale treats I and i in its own way; we do not.
+    Python and Java differ on a capital sigma only: whether it ends a word. Java's words
+    (``BreakIterator``) are runs of letters and numbers with single punctuation marks inside them
+    ("A-Σ", "1.5Σ"). Not followed: letters that Unicode added after Java's tables, letters beyond
+    U+FFFF beside a sigma, and a Java started in a Turkish or Lithuanian locale.
     """
-    return text.lower()
+    if "Σ" not in text:
+        return text.lower()
+    letters = ["σ" if letter == "Σ" else letter.lower() for letter in text]
+    for word in _WORD.finditer("".join(map(_word_class, text))):
+        cased = [
+            i
+            for i in range(*word.span())
+            if _CASED.match(text[i]) or unicodedata.category(text[i]) in ("Lu", "Ll", "Lt")
+        ]
+        if len(cased) > 1 and text[cased[-1]] == "Σ":
+            letters[cased[-1]] = "ς"
+    return "".join(letters)
+
+
+# L a letter, N a digit, i and f marks that change nothing (f: not even behind punctuation), and
+# punctuation inside words (-), numbers (,) or both (").
+_WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
+_NO_LETTER = re.compile("[\u3005\u3041-\u30fe\u4e00-\u9fa5\uf900-\ufa2d\U00010000-\U0010ffff]")
+_CASED = re.compile(
+    "[\u02b0-\u02b8\u02c0\u02c1\u02e0-\u02e4\u0345\u037a\u1d2c-\u1d61\u2160-\u217f\u24b6-\u24e9]"
+)  # beside the letters of category Lu, Ll and Lt
+
+
+def _word_class(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if letter in "\"'.":
+        return '"'
+    if category in ("Pd", "Pc") or letter in "\u00ad\u2027":
+        return "-"
+    if category in ("Mn", "Me", "Cf"):
+        return "f" if category == "Cf" else "i"
+    if _NO_LETTER.match(letter):
+        return " "
+    kind = "L" if category == "Mc" else category[0]
+    return "," if letter in ",\u066b" else kind if kind in "LN" else " "
 
 
 def ranked_strings(exact_answer: Sequence | None) -> list[str]:
@@ -262,4 +297,4 @@ def _average(name: str, scores: Sequence[BatchScore], weights: Sequence[float]) 
         parts = (w * getattr(s, measure) for w, s in zip(weights, scores, strict=True))
         return math.fsum(parts) / sum(weights)
 
-    return Average(name, **totals, sacc=mean("sacc"), lacc=mean("lacc"), mrr=mean("mrr"))
+    return Average(name, **totals, sacc=mean("sacc"), mrr=mean("mrr"), lacc=mean("lacc"))

@@ -150,7 +150,7 @@ def _compare(command: list[str], pair: tuple, missing: str) -> tuple[dict, dict,
             _repair(golds, answers, absent, missing, copies)
             official = _run(command, *copies)
     score = metrics.score_batch("", golds.scored, given, rule)
-    return official, {"SAcc": score.sacc, "LAcc": score.lacc, "MRR": score.mrr}, repairs
+    return official, {"SAcc": score.sacc, "MRR": score.mrr, "LAcc": score.lacc}, repairs
 
 
 def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: tuple) -> None:
