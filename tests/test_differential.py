@@ -90,8 +90,11 @@ class Maker:
         questions = self.list(lambda: self.question(gold), 7, 0 if self.strange() else 2)
         if self.strange():
             return self.random.choice(["\ufeff", "\ufeff\n", ""]) + questions
-        text = f'{{"system": {self.field("null")}, "questions": {questions}}}'
-        return "\ufeff" + text if self.strange() else text
+        text = f'{{"data": {self.field("[]")}, "questions": {questions}}}'
+        if self.strange():
+            text = self.random.choice([f"\ufeff{text}", f"{text}{text}", f"\n{text} x",
+                                       f'{text[:-1]}, "questions": {questions}}}'])  # fmt: skip
+        return text
 
 
 def run_many(folder, jar, pairs):

@@ -64,8 +64,9 @@ def read_json(path: str | Path, odd: Oddities | None = None) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
 
     ``NaN`` is read as null. With ``odd`` given, the file is read as the organizers' program reads
-    it: half a character is allowed, and repeated keys are noted (the last one counts; the lists of
-    a repeated 'questions' are joined).
+    it: half a character and text behind the end are allowed, and repeated keys are noted (the last
+    one counts; the lists of a repeated 'questions' are joined). Text that is not JSON, or not
+    UTF-8, is refused; the program at times reads on silently.
     """
     path = Path(path)
 
@@ -77,13 +78,18 @@ def read_json(path: str | Path, odd: Oddities | None = None) -> Any:
 
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        data = json.loads(
-            text,
+        decoder = json.JSONDecoder(
             strict=False,  # line breaks inside a text have one meaning only
             parse_float=_Number,
             parse_constant=constant,
             object_pairs_hook=None if odd is None else lambda pairs: _as_dict(pairs, odd),
         )
+        start = len(text) - len(text.lstrip(" \t\r\n"))
+        data, end = decoder.raw_decode(text, start)
+        if text[end:].strip():
+            if odd is None:
+                raise json.JSONDecodeError("Extra data", text, end)
+            odd.add(f"what follows the first value (from character {end}) is ignored", "")
         half = _HALF.search(text) if odd is None else None
         if half:  # mostly pairs, which are whole characters
             json.dumps(data, ensure_ascii=False).encode("utf-8")
@@ -134,8 +140,11 @@ def _as_dict(pairs: list[tuple[str, Any]], odd: Oddities) -> dict:
 
 
 def is_squad(data: object) -> bool:
-    """Whether parsed JSON has SQuAD's outer shape, ``{"data": [...]}``."""
-    return isinstance(data, dict) and isinstance(data.get("data"), list)
+    """Whether parsed JSON has SQuAD's outer shape, ``{"data": [...]}``, and not BioASQ's too."""
+    lists = isinstance(data, dict) and [
+        isinstance(data.get(k), list) for k in ("data", "questions")
+    ]
+    return lists == [True, False]
 
 
 def read_questions(
