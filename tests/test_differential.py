@@ -6,6 +6,7 @@ pairs of files in one process. Where the program stops, ours refuses the files o
 
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +130,22 @@ def disagreement(said, gold, answers):
     if [row["sacc"], row["lacc"], row["mrr"]] != pytest.approx(theirs, abs=1e-9):
         return f"{said}, but ours {row}"
     return None
+
+
+def test_cases(jar, many):
+    folder = Path(__file__).parent / "cases"
+    pairs = [
+        ("answers/gold", "answers/type_spelled_otherwise"), ("answers/gold", "answers/type_empty"),
+        ("answers/number_gold", "answers/number"), ("answers/gold", "answers/plain_string"),
+        ("golds/question_twice", "golds/question_twice_answers"),
+        ("golds/nan", "answers/type_empty"), ("golds/list_as_text", "answers/type_empty"),
+    ]  # fmt: skip
+    pairs = [[folder / f"{name}.json" for name in pair] for pair in pairs]
+    said = run_many(many, jar, pairs)
+    strict = [line.split()[1] for line in said]
+    assert strict[:4] == ["1.0", "1.0", "1.0", "0.0"] and strict[4].startswith("0.66")
+    assert [line.startswith("stopped") for line in said] == [False] * 5 + [True] * 2
+    assert [disagreement(line, *pair) for line, pair in zip(said, pairs, strict=True)] == [None] * 7
 
 
 def test_random_odd_files(jar, many, tmp_path):

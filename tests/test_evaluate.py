@@ -173,6 +173,29 @@ def test_every_ignored_entry_is_named(save):
     assert "stops the official program: 1 question ('y1')" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ('%s', None),
+        ('\ufeff%s', None),
+        ('%s\n%s', "what follows the first value"),
+        ('%s rest', "what follows the first value"),
+        ('{"data": [], "score": 1.5, %s}', None),
+        ('{"score": NaN, %s}', "NaN is no JSON, read as null"),
+        ('[{"id": "a1", "exact_answer": [["x\ny", "\\ud83d"]]}]', "a bare list"),
+        ('{"questions": [{"id": "a1", "exact_answer": "[\'x\' \'y\']"}]}', "is a text"),
+    ],
+)  # fmt: skip
+def test_what_the_program_makes_of_odd_json(text, remark, save):
+    whole = '{"questions": [{"id": "a1", "exact_answer": [["x\\ny"]]}]}'
+    text = text.replace("%s", whole[1:-1] if text.startswith("{") else whole)
+    gold = save("g.json", {"questions": [question("a1", [["X\nY"]])]})
+    result = evaluate_files([gold], [save("a.json", text.encode())])
+    assert result.scores["pooled"]["hits_strict"] == (remark != "is a text")
+    assert bool(result.remarks) == bool(remark)
+    assert remark is None or remark in result.remarks[0]
+
+
 def test_dropped_questions_leave_counts_and_weights(files, save, tmp_path, capsys):
     golds, answers = files
     answers[0] = str(save("one.json", system(a1=[["insulin"]])))

@@ -64,7 +64,7 @@ def read_json(path: str | Path, odd: Oddities | None = None) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
 
     ``NaN`` is read as null. With ``odd`` given, the file is read as the organizers' program reads
-    it: half a character and text behind the end are allowed, and repeated keys are noted (the last
+    it: half a character and text after the end are allowed, and repeated keys are noted (the last
     one counts; the lists of a repeated 'questions' are joined). Text that is not JSON, or not
     UTF-8, is refused; the program at times reads on silently.
     """

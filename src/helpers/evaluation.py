@@ -87,7 +87,7 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
         if answers.texts:
             whole = {
                 name: [part if isinstance(part, str) else part[0]
-                       for part in listed(text, name) or [text] if part]
+                       for part in listed(text) or [text] if part]
                 for name, text in answers.texts.items()
             }  # fmt: skip
             worth = metrics.score_batch("", golds.scored, answers.ranked | whole, missing)
@@ -113,12 +113,13 @@ def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, An
     those at which it stops are noted (``STOPS``).
     """
     golds = read_golds(gold_file)
-    answers = parse_answers(answer_file, dict(golds.scored))
+    scored = dict(golds.scored)
+    answers = parse_answers(answer_file, scored)
     entries = dict(reversed(answers.items))  # the first entry of an id counts
     for name, item in golds.items:
         if name not in entries or item.get("type") == "factoid":
             continue
-        if name not in dict(golds.scored):
+        if name not in scored:
             answers.ranked.pop(name, None)
             answers.odd.add("not a factoid in the golden file and ignored", name)
         given = entries[name].get("exact_answer", "")

@@ -1,6 +1,6 @@
 """Scores of ranked answers: BioASQ factoid accuracy and MRR, SQuAD exact match and F1.
 
-The BioASQ part follows the organisers' Java program (``EvaluatorTask1b``, phase B, edition 5, the
+The BioASQ part follows the organizers' Java program (``EvaluatorTask1b``, phase B, edition 5, the
 one of task 7b) in what it counts, not in how it looks:
 
 - an answer is right when its lower-cased text equals that of any synonym of any inner list of the

@@ -166,7 +166,7 @@ def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: 
                 continue
         rows.append(row)
     copies[0].write_text(json.dumps({"questions": rows}))
-    rows = [{"id": name, "exact_answer": []} for name in absent if missing == "wrong" and name]
+    rows = [{"id": name, "exact_answer": []} for name in absent if missing == "wrong"]
     for name, item in answers.items:
         row = {key: value for key, value in item.items() if key not in stops(item)}
         if "exact_answer" in stops(item) and name in answers.ranked:

@@ -1,6 +1,6 @@
 """One question of a BioASQ file: what its fields must be, what is repaired, what is refused.
 
-The organisers' files changed over the years: golds are flat lists or lists of lists, keys are
+The organizers' files changed over the years: golds are flat lists or lists of lists, keys are
 null or missing, offsets are at times strings. What can mean one thing only is repaired and
 listed; anything else is an ``InputError`` with the file, the question and the field. Golds stay
 exactly as written, blanks included, because the official evaluator compares them as they are.
@@ -61,7 +61,7 @@ class Oddities:
         self.found.setdefault(what, {})[question_id] = None
 
     def lines(self, path: object) -> list[str]:
-        """One remark a kind, with how many questions and the first of them ("" is the file)."""
+        """One remark per kind, with how many questions and the first of them ("" is the file)."""
         return [
             f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
             for what, ids in self.found.items()
@@ -85,7 +85,7 @@ _REQUIRED = object()
 
 
 def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
-    """A field of the given type; null means absent, as in the organisers' older files."""
+    """A field of the given type; null means absent, as in the organizers' older files."""
     value = item.get(name)
     if value is None:
         if default is _REQUIRED:
@@ -101,7 +101,7 @@ def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED)
 
 
 def type_of(item: dict, where: str, odd: Oddities) -> str:
-    """The question's type, in one of the organisers' four spellings."""
+    """The question's type, in one of the organizers' four spellings."""
     written = get(item, "type", str, where)
     name = written.strip().lower()
     name = _SPELT.get(name, name)
@@ -212,25 +212,31 @@ def _synonyms(entity: list, name: str, where: str, odd: Oddities):
 LISTED = "field 'exact_answer' is a list written as text, read as that list"
 
 
-def listed(text: object, where: str) -> list | None:
-    """The list that a text spells out, as pandas writes it ("['BRAF']"), or None."""
+def listed(text: object, where: str | None = None) -> list | None:
+    """The list that a text spells out, as pandas writes it ("['BRAF']"), or None.
+
+    With ``where`` given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
+    """
     if not (isinstance(text, str) and text.strip().startswith("[") and text.strip().endswith("]")):
         return None
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not isinstance(value, list):
             continue
         leaves = [leaf for part in value for leaf in (part if isinstance(part, list) else [part])]
         if not leaves or not all(isinstance(leaf, str) for leaf in leaves):
             continue
         tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
-        if sum(token.type == tokenize.STRING for token in tokens) != len(leaves):
+        if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
+            return value
+        if where is not None:
             raise InputError(
                 f"{where}: field 'exact_answer' is a list written as text without commas; "
                 "write it as a JSON list"
             )
-        return value
     return None
 
 
