@@ -256,7 +256,7 @@ def pair_exact_match(
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
     """How well the reader answers held-out examples, for every choice one makes.
 
-    Returns fractions ``sacc``, ``lacc``, ``mrr`` over questions and ``pair_em`` over distinct
+    Returns fractions ``sacc``, ``mrr``, ``lacc`` over questions and ``pair_em`` over distinct
     pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
     examples that repeat a pair count once.
     """
@@ -275,8 +275,8 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
         "questions": score.n,
         "pairs": count,
         "sacc": score.sacc,
-        "lacc": score.lacc,
         "mrr": score.mrr,
+        "lacc": score.lacc,
         "pair_em": hits / count if count else 0.0,
     }
 
