@@ -127,7 +127,7 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
     from helpers import qa_model
 
     qa_model.quiet_nemo()
-    return qa_model.save_nemo(reader.model, reader.vocab, path)
+    return qa_model.save_nemo(reader.model, reader.vocab, path, reader.origin)
 
 
 def _load_nemo(path: Path, settings: Settings) -> Reader:
@@ -135,7 +135,7 @@ def _load_nemo(path: Path, settings: Settings) -> Reader:
 
     qa_model.quiet_nemo()
     model = qa_model.restore_nemo(path)
-    return Reader(model.net, model.vocab, settings)
+    return Reader(model.net, model.vocab, settings, origin=model.origin)
 
 
 def _is_nemo_1(path: Path) -> bool:
