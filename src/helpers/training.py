@@ -271,6 +271,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, batches: _Plan, progres
         "max_steps": steps,
     }
     reader.model.set_dropout(settings.dropout)
+    reader.model.train()  # a loaded model answers without dropout, and Lightning leaves it so
     model = qa_model.build(reader.model, reader.vocab, folder, optim=optim, seed=settings.seed)
     model.set_trainer(trainer)
     last = folder / "last.ckpt"
