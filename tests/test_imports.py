@@ -55,4 +55,4 @@ def test_a_light_module_brings_neither_torch_nor_nemo_nor_matplotlib(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_fits_on_a_few_screens(module):
     lines = (ROOT / "src" / "helpers" / f"{module}.py").read_text().count("\n")
-    assert lines <= 330
+    assert lines <= 400
