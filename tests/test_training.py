@@ -446,7 +446,7 @@ def test_the_estimate_of_memory_lies_below_what_a_step_takes(dropout, count, len
         [sys.executable, "-c", MEMORY, str(dropout), str(count), str(length)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert 1.0 < float(done.stdout) < 1.5
+    assert 1.0 < float(done.stdout) < 1.6
 
 
 @pytest.mark.parametrize(("steps", "falls"), [(1, 0), (4, 0), (20, 0), (39, 0), (40, 1), (90, 1)])
@@ -472,7 +472,7 @@ import sys
 sys.path[:0] = [{tests!r}]
 from tiny import tiny_examples, tiny_reader
 from helpers import training
-reader = tiny_reader(1, epochs=200)
+reader = tiny_reader(1, epochs=60)
 done = training.fine_tune(reader, tiny_examples(60), {folder!r}, resume=None)
 """
 
@@ -502,8 +502,8 @@ def test_stopping_the_cell_in_jupyter_is_one_line_and_the_kernel_goes_on(tmp_pat
         assert error["ename"] == "Stopped"
         assert "train into" in error["evalue"] and len(error["traceback"]) == 1
         assert "exit" not in error["evalue"] and "Traceback" not in "".join(outputs)
-        after = "reader = tiny_reader(1, epochs=200)\n" + code.splitlines()[-1]
-        after += "\nfrom tqdm import tqdm\nassert done.steps == 3000 and not tqdm._instances"
+        after = "reader = tiny_reader(1, epochs=60)\n" + code.splitlines()[-1]
+        after += "\nfrom tqdm import tqdm\nassert done.steps == 900 and not tqdm._instances"
         reply = client.execute_interactive(after, timeout=240, output_hook=lambda m: None)
         assert reply["content"]["status"] == "ok", reply["content"]
     finally:
