@@ -509,3 +509,15 @@ def test_stopping_the_cell_in_jupyter_is_one_line_and_the_kernel_goes_on(tmp_pat
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+
+
+def test_a_bar_of_predictions_that_is_stopped_is_closed(monkeypatch):
+    from helpers import prediction
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prediction, "gather", stop)
+    with pytest.raises(KeyboardInterrupt) as kept:  # with its stack, as a notebook keeps it
+        tiny_reader().predict(tiny_examples(3))
+    assert kept.tb and not tqdm._instances

@@ -62,7 +62,7 @@ class ExtractiveQAModel(ModelPT):
         self.vocab = read_vocab(self.register_artifact("vocab_file", cfg.vocab_file))
         self.net = SpanModel(EncoderConfig(**cfg.encoder))
         self.loss = SpanningLoss()
-        self.origin = json.loads(cfg.get("origin", "{}"))
+        self.origin = dict(json.loads(cfg.get("origin", "{}")))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[total_tokens, 2]``, float32."""

@@ -34,6 +34,7 @@ from helpers.squad import Example
 
 __all__ = ["Stopped", "Trained", "check_replaceable", "dev_scores", "fine_tune"]
 PLAN = "plan.json"
+LAST = "last.ckpt"
 # Models that this process has begun to train, with the folders; a cell run twice would go on from
 # the trained weights without a word.
 _begun: WeakKeyDictionary = WeakKeyDictionary()
@@ -72,7 +73,9 @@ def fine_tune(
     One row per gold span (see ``features.make_windows``). With ``resume`` the newest checkpoint
     in ``folder`` is continued; settings, seed and data must be the same. Without it, what an
     earlier run left there is removed. None decides by whether they are the same. Raises
-    ``InputError`` when no example has a span, or when another run is to be resumed.
+    ``InputError`` when no example has a span, another run is to be resumed, a file of the run to
+    be resumed is damaged, the disk or the memory is too small, or the loss is not finite; and
+    ``Stopped`` on Ctrl-C and SIGTERM. After any of these, or a kill, the same call goes on.
     """
     folder = Path(folder)
     if not any(e.spans for e in examples):
@@ -95,7 +98,8 @@ def fine_tune(
         history = _fit(reader, windows, folder, batches, progress)
     except KeyboardInterrupt:
         raise Stopped(
-            f"training stopped; to go on, load the checkpoint again and train into {folder} again"
+            f"training stopped; to go on, load the checkpoint again and train into {folder} again "
+            "(in a notebook: run the cell that loads it, then this one)"
         ) from None
     except OSError as error:
         raise InputError(
@@ -140,8 +144,11 @@ def _prepare(folder: Path, plan: dict, resume: bool | None) -> dict:
 
 
 def _clear(folder: Path) -> None:
-    """Remove all but the plan: when this is cut short, what is left must be known as ours."""
-    for path in folder.iterdir():
+    """Remove all but the plan, the checkpoint first, so that half of the work does no harm.
+
+    A folder without a plan would be taken for another's, a checkpoint without history for damaged.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != LAST):
         if path.name != PLAN:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -274,7 +281,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, batches: _Plan, progres
     reader.model.train()  # a loaded model answers without dropout, and Lightning leaves it so
     model = qa_model.build(reader.model, reader.vocab, folder, optim=optim, seed=settings.seed)
     model.set_trainer(trainer)
-    last = folder / "last.ckpt"
+    last = folder / LAST
     recorder = qa_model.Recorder(folder / "history.csv", last, steps, progress)
     trainer.callbacks.append(recorder)
     try:
