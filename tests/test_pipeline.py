@@ -237,6 +237,7 @@ def test_wandb_online_without_a_key_is_one_line(task, tmp_path, capsys, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")  # put back afterwards
     args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
             str(tmp_path / "m"), *SETS, "--set", "wandb_mode=online"]  # fmt: skip
     assert script("fine_tune.py")(args) == 2

@@ -369,6 +369,7 @@ def test_a_nemo_file_keeps_its_dropout_and_where_it_comes_from(tmp_path):
 def test_wandb_online_without_a_key_is_refused_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_MODE", "offline")  # put back afterwards
     for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)
     reader = tiny_reader(wandb_mode="online")
@@ -521,3 +522,10 @@ def test_a_bar_of_predictions_that_is_stopped_is_closed(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as kept:  # with its stack, as a notebook keeps it
         tiny_reader().predict(tiny_examples(3))
     assert kept.tb and not tqdm._instances
+
+
+def test_each_training_of_a_process_has_a_log_of_its_own(tmp_path):
+    reader = tiny_reader(wandb_mode="offline")
+    for name in ("squad", "bioasq"):
+        training.fine_tune(reader, tiny_examples(8), tmp_path / name, progress=False)
+        assert len(list((tmp_path / name).glob("wandb/offline-run-*/run-*.wandb"))) == 1

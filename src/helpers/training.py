@@ -266,6 +266,7 @@ def _check_memory(reader: Reader, batches: _Plan, lengths: np.ndarray) -> None:
 
 def _fit(reader: Reader, windows: Windows, folder: Path, batches: _Plan, progress: bool):
     """Train, or go on, and return the history."""
+    import wandb
     from nemo.utils.exp_manager import exp_manager
 
     from helpers import qa_model
@@ -305,6 +306,7 @@ def _fit(reader: Reader, windows: Windows, folder: Path, batches: _Plan, progres
         ) from error
     finally:
         recorder.close()
+        wandb.finish()  # else the next training of this process goes into this one's log
     if trainer.global_step < steps:
         raise KeyboardInterrupt
     return recorder.rows
