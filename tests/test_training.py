@@ -165,7 +165,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     (_, _, _, whole), *faults = map(json.loads, done.stdout.splitlines())
-    assert len(whole) == 64 and len(faults) == 15
+    assert len(whole) == 64 and len(faults) == 13
     for fault, number, two, last in faults:
         assert last == whole, (fault, number, two)
         if fault == "no_room_beyond":

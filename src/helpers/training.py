@@ -197,13 +197,14 @@ def _plan_of(reader: Reader, windows: Windows, trainer) -> dict:
 
 
 def _prepare_wandb(settings: Settings) -> None:
-    """wandb must neither ask for a login nor print a banner; it reads the environment once."""
+    """Keep wandb from asking for a login and from printing. ``InputError`` when it lacks a key."""
     os.environ["WANDB_MODE"] = settings.wandb_mode
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    # Lightning's logger provokes a warning before that.
-    host = wandb.setup().settings.base_url
+    # Lightning's logger provokes a warning before that. The mode is also that of an earlier
+    # training in this process unless it is given.
+    host = wandb.setup(wandb.Settings(mode=settings.wandb_mode)).settings.base_url
     if settings.wandb_mode == "online":
         from wandb.sdk.lib import wbauth  # no public function looks for a key without asking
 
