@@ -133,11 +133,11 @@ def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> flo
 
     Gradients and Adam's two moments take 12 per parameter. Each layer keeps numbers per token for
     the backward pass, and with dropout the attention weights too. The factors are 5 to
-    30 percent below what we measured on a CPU: 4 to 12 layers of 128 to 768, windows of 70 and 384
+    35 percent below what we measured on a CPU: 4 to 12 layers of 128 to 768, windows of 70 and 384
     tokens.
     """
     config = model.config
-    per_token = (17 if dropout else 12) * config.hidden + 2 * config.feed_forward
+    per_token = (16 if dropout else 11) * config.hidden + 2 * config.feed_forward
     per_pair = 2.5 * config.heads if dropout else 0.0
     tokens, pairs = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
     kept = config.layers * (per_token * tokens + per_pair * pairs)
