@@ -103,9 +103,10 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
     was_training = model.training
     model.eval()
     plan = prediction_batches(windows.lengths)
+    bar = tqdm(plan, desc="predicting", unit="batch", disable=not progress)
     try:
-        with torch.inference_mode():
-            for rows in tqdm(plan, desc="predicting", unit="batch", disable=not progress):
+        with torch.inference_mode(), bar:  # closed when the cell is stopped, too
+            for rows in bar:
                 logits = model(gather(windows, rows).to(device)).float().cpu().numpy()
                 low = 0
                 for row in rows:
