@@ -1,6 +1,7 @@
-"""Score answer files against gold files: SAcc, LAcc and MRR; EM and F1 when they are SQuAD files.
+"""Score answer files against gold files: SAcc, MRR and LAcc; EM and F1 when they are SQuAD files.
 
-One line a batch and the weighted line on standard output, remarks about ids on standard error.
+Standard output: one line per batch and the weighted line. Standard error: every repair and every
+entry that was ignored. BioASQ files are scored as the organizers' program scores them (edition 5).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Score answers with the organisers' Java program and compare every figure with ours to 1e-9.
+"""Score answers with the organizers' Java program and compare every figure with ours to 1e-9.
 
-Standard output: a line a batch with the program's figure and ours for each measure. Standard
-error: what had to be changed in temporary copies of the files before the program could read them.
+Standard output: one line per batch with the program's figure and ours for each measure. The program
+gets the files as they are. Only if it stops does it get copies in which what stopped it is changed;
+standard error lists these changes.
 Exit status 0 when all figures agree, 1 when one differs, 2 for bad input.
 """
 

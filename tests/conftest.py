@@ -1,10 +1,44 @@
 """Fixtures shared by the tests: a folder to save JSON in, and a tiny hand-made BioASQ file."""
 
 import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from helpers import batch
+
+STANDIN = Path(__file__).parent / "java_standin"
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory):
+    """The folder of the stand-in's classes, with ``Many``, which runs either program."""
+    if not (shutil.which("javac") and shutil.which("jar") and shutil.which("java")):
+        pytest.skip("no Java compiler on this machine: the evaluator's stand-in cannot be built")
+    folder = tmp_path_factory.mktemp("classes")
+    subprocess.run(["javac", "-d", str(folder), *map(str, STANDIN.glob("*.java"))], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def standin(many, tmp_path_factory):
+    """The stand-in as a jar, compiled here."""
+    jar = tmp_path_factory.mktemp("jar") / "BioASQEvaluation.jar"
+    subprocess.run(["jar", "cf", str(jar), "-C", str(many), "evaluation"], check=True)
+    return jar
+
+
+@pytest.fixture(scope="session", params=["stand-in", "official"])
+def jar(request):
+    """The evaluator: ours, and the organizers' own where OFFICIAL_JAR names it."""
+    if request.param == "stand-in":
+        return request.getfixturevalue("standin")
+    if not os.environ.get("OFFICIAL_JAR"):
+        pytest.skip("OFFICIAL_JAR is not set: the organizers' program is not part of the kit")
+    return Path(os.environ["OFFICIAL_JAR"])
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from helpers.bioasq import (
     Question,
     Snippet,
     read_answers,
+    read_golds,
+    read_json,
     read_questions,
     write_answers,
     write_json,
@@ -50,6 +52,53 @@ def test_null_is_absent_and_other_types_are_kept_on_request(save, tiny):
     )
     assert [question.type for question in read_questions(path, kind=None)][-1] == "yesno"
     assert [question.id[-2:] for question in read_questions(path, kind="yesno")] == ["a3"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("[['BRAF']]", (("BRAF",),)),
+        ("['BRAF', \"B-Raf's\"]", (("BRAF", "B-Raf's"),)),
+        ('["a"]', (("a",),)),
+        (["['a']"], (("a",),)),
+        (["['a', 'b']", "c"], (("a", "b", "c"),)),
+        ("[['a'], ['b']]", (("a",), ("b",))),
+        ("[11C]", (("[11C]",),)),  # no list: a text in brackets
+        ("[1, 2]", (("[1, 2]",),)),
+        ("[]", (("[]",),)),
+    ],
+)
+def test_a_list_written_as_text_is_read_as_that_list(save, tiny, written, read):
+    tiny["questions"][0]["exact_answer"] = written
+    path, odd = save("f.json", tiny), Oddities()
+    assert read_questions(path, answers="required", odd=odd)[0].exact_answer == read
+    said = any("a list written as text" in line for line in odd.lines(path))
+    assert said == (read != ((written,),))
+
+
+def test_a_list_as_text_without_commas_is_refused(save, tiny):
+    tiny["questions"][0]["exact_answer"] = "['a' 'b']"
+    with pytest.raises(InputError, match="a1': field 'exact_answer' .* without commas"):
+        read_questions(save("f.json", tiny))
+
+
+def test_nan_is_null_and_infinity_is_refused(save, tiny):
+    tiny["questions"][0]["exact_answer"] = float("nan")
+    with pytest.raises(InputError, match="a1': field 'exact_answer' is missing"):
+        read_questions(save("f.json", tiny), answers="required")
+    tiny["questions"][0]["exact_answer"] = float("inf")
+    with pytest.raises(InputError, match=r"f\.json: holds Infinity"):
+        read_questions(save("f.json", tiny), answers="required")
+
+
+def test_a_line_break_inside_a_text_and_a_repeated_key(save):
+    path = save("a.json", b'{"questions": [{"id": "1", "body": "a\nb", "body": "c"}]}')
+    assert read_json(path)["questions"][0]["body"] == "c"
+    odd = Oddities()
+    read_json(path, odd)
+    (line,) = odd.lines(path)
+    assert line.endswith("key 'body' stands twice in one object, the last one counts: "
+                         "1 question ('1')")  # fmt: skip
 
 
 def test_byte_order_mark_is_accepted(save, tiny):
@@ -184,13 +233,25 @@ def test_answers_are_ranked_as_the_evaluator_ranks_them(save):
         {"id": "5", "exact_answer": [[str(n)] for n in range(6)]},
     ]
     answers, remarks = read_answers(save("run.json", {"questions": entries}))
-    assert answers == {"1": ["a", "", "a"], "2": ["a", "b"], "4": [], "5": list("012345")}
+    ranked = {"1": ["a", "", "a"], "2": ["a", "b"], "3": [], "4": [], "5": list("012345")}
+    assert answers == ranked
     assert [remark.split(": ")[-1] for remark in remarks] == [
-        f"1 question ('{name}')" for name in "2145"
+        f"1 question ('{name}')" for name in "221345"
     ]
 
 
-@pytest.mark.parametrize("answer", [7, [7], [[7]], {"a": 1}])
+def test_numbers_are_the_texts_they_are_written_as(save):
+    """As the organizers' program reads them; only "-0", being a whole number, loses its sign."""
+    numbers = b"7, -0, -7, 7.0, 1e3, 1E-2, 12345678901234567890123, -0.0"
+    path = save("run.json", b'{"questions": [{"id": 7, "exact_answer": [[%s]]}]}' % numbers.replace(
+        b", ", b"], ["))  # fmt: skip
+    read = ["7", "0", "-7", "7.0", "1e3", "1E-2", "12345678901234567890123", "-0.0"]
+    assert read_answers(path)[0] == {"7": read}
+    gold = b'{"questions": [{"id": "7", "type": "factoid", "exact_answer": [[%s]]}]}' % numbers
+    assert read_golds(save("gold.json", gold)).scored == [("7", tuple(read))]
+
+
+@pytest.mark.parametrize("answer", [7, 0, True, {}, [True], [[True]], [[["a"]]], {"a": 1}])
 def test_answers_of_the_wrong_type_are_refused(save, answer):
     path = save("run.json", {"questions": [{"id": "q9", "exact_answer": answer}]})
     with pytest.raises(InputError, match="'q9': field 'exact_answer'"):

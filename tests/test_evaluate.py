@@ -85,18 +85,23 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
     out = tmp_path / "scores.json"
     status = evaluate.main(["--gold", *golds, "--answers", *answers, "--json", str(out)])
     printed = capsys.readouterr()
-    assert (status, printed.err) == (0, "")
+    assert status == 0
+    assert [line.rpartition(".json: ")[2] for line in printed.err.splitlines()] == [
+        "field 'exact_answer' stops the official program: 1 question ('a3')",
+        "field 'exact_answer' is a flat list, read as synonyms of one answer: 1 question ('a3')",
+    ]
     assert [line.split() for line in printed.out.splitlines()] == [
-        "7B1 SAcc 33.33 (1 of 3) LAcc 66.67 (2 of 3) MRR 50.00 (mean of 3)".split(),
-        "7B2 SAcc 0.00 (0 of 1) LAcc 100.00 (1 of 1) MRR 50.00 (mean of 1)".split(),
-        "weighted SAcc 25.00 (1 of 4) LAcc 75.00 (3 of 4) MRR 50.00 (mean of 4)".split(),
+        "7B1 SAcc 33.33 (1 of 3) MRR 50.00 (mean of 3) LAcc 66.67 (2 of 3)".split(),
+        "7B2 SAcc 0.00 (0 of 1) MRR 50.00 (mean of 1) LAcc 100.00 (1 of 1)".split(),
+        "weighted SAcc 25.00 (1 of 4) MRR 50.00 (mean of 4) LAcc 75.00 (3 of 4)".split(),
     ]
     scores = json.loads(out.read_text(encoding="utf-8"))
     assert [row["batch"] for row in scores["batches"]] == ["7B1", "7B2"]
     assert scores["batches"][0]["hits_lenient"] == 2
     assert scores["weighted"]["lacc"] == scores["pooled"]["lacc"] == 0.75
     assert scores["macro"]["lacc"] == pytest.approx(5 / 6)
-    assert (scores["schema_version"], scores["missing"], scores["remarks"]) == (1, "wrong", [])
+    assert (scores["schema_version"], scores["missing"]) == (1, "wrong")
+    assert scores["remarks"] == printed.err.splitlines()
     assert [path.name for path in tmp_path.iterdir() if "scores" in path.name] == ["scores.json"]
 
 
@@ -108,10 +113,87 @@ def test_odd_ids_are_reported_and_the_first_of_a_repeated_id_counts(files, save,
     assert evaluate.main(["--gold", *golds, "--answers", *answers]) == 0
     printed = capsys.readouterr()
     assert "(0 of 3)" in printed.out.splitlines()[0]
-    again, missing, unknown = printed.err.splitlines()
+    *_, again, missing, unknown = printed.err.splitlines()
     assert "'a1'" in again and "first" in again
     assert missing.endswith("without an entry and counted as wrong: 2 questions ('a2', 'a3')")
     assert unknown.endswith("and ignored: 1 question ('elsewhere')")
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answers", "strict", "remarks"),
+    [
+        ("answers/gold", "answers/type_spelled_otherwise", "100.00 (4 of 4)", []),
+        ("answers/gold", "answers/type_empty", "100.00 (4 of 4)", []),
+        ("answers/number_gold", "answers/number", "100.00 (2 of 2)", []),
+        ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
+         ["is a text, for which the official program gives 0", "would give: SAcc 100.00 (4 of 4)"]),
+        ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
+         ["a question stands twice and counts twice: 1 question ('000000000000000000007c01')"]),
+        ("golds/list_as_text", "answers/type_empty", "100.00 (4 of 4)",
+         ["is a text, which the official program does not take for a gold answer",
+          "a list written as text, read as that list: 4 questions",
+          "field 'exact_answer' stops the official program: 1 question"]),
+    ],
+)  # fmt: skip
+def test_cases(gold, answers, strict, remarks, capsys):
+    call = ["--gold", str(CASES / f"{gold}.json"), "--answers", str(CASES / f"{answers}.json")]
+    assert evaluate.main(call) == 0
+    printed = capsys.readouterr()
+    assert f"SAcc {strict.rjust(15)}".split() == printed.out.split()[1:6]
+    lines = printed.err.splitlines()
+    assert len(lines) == len(remarks)
+    assert all(remark in line for remark, line in zip(remarks, lines, strict=True))
+
+
+def test_the_case_of_a_gold_that_is_nan(capsys):
+    nan, answers = CASES / "golds" / "nan.json", CASES / "answers" / "type_empty.json"
+    assert evaluate.main(["--gold", str(nan), "--answers", str(answers)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nan.json: question '000000000000000000005c01': field 'exact_answer' is null or" in line
+
+
+def test_every_ignored_entry_is_named(save):
+    gold = {"questions": [question("a1", [["x"]]), question("y1", "yes", "yesno"),
+                          question("f1", [["x"]], "Factoid")]}  # fmt: skip
+    entries = [
+        {"id": "a1", "exact_answer": [["x"]]}, {"exact_answer": [["x"]]}, {"id": None},
+        {"id": "y1", "exact_answer": {"any": "thing"}}, {"id": "zz"}, {"id": "a1"},
+        {"id": "f1", "exact_answer": [["x"]]},
+    ]  # fmt: skip
+    result = evaluate_files([save("g.json", gold)], [save("a.json", {"questions": entries})])
+    assert result.scores["pooled"]["n"] == result.scores["pooled"]["hits_strict"] == 1
+    said = " | ".join(remark.rpartition(".json: ")[2] for remark in result.remarks)
+    assert "field 'type' is 'Factoid', which is not scored" in said
+    assert "without an id, ignored: 2 questions ('2', '3')" in said
+    assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
+    assert "first answers count: 1 question ('a1')" in said
+    assert "stops the official program: 1 question ('y1')" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "remark"),
+    [
+        ('%s', None),
+        ('\ufeff%s', None),
+        ('%s\n%s', "what follows the first value"),
+        ('%s rest', "what follows the first value"),
+        ('{"data": [], "score": 1.5, %s}', None),
+        ('{"score": NaN, %s}', "NaN is no JSON, read as null"),
+        ('[{"id": "a1", "exact_answer": [["x\ny", "\\ud83d"]]}]', "a bare list"),
+        ('{"questions": [{"id": "a1", "exact_answer": "[\'x\' \'y\']"}]}', "is a text"),
+    ],
+)  # fmt: skip
+def test_what_the_program_makes_of_odd_json(text, remark, save):
+    whole = '{"questions": [{"id": "a1", "exact_answer": [["x\\ny"]]}]}'
+    text = text.replace("%s", whole[1:-1] if text.startswith("{") else whole)
+    gold = save("g.json", {"questions": [question("a1", [["X\nY"]])]})
+    result = evaluate_files([gold], [save("a.json", text.encode())])
+    assert result.scores["pooled"]["hits_strict"] == (remark != "is a text")
+    assert bool(result.remarks) == bool(remark)
+    assert remark is None or remark in result.remarks[0]
 
 
 def test_dropped_questions_leave_counts_and_weights(files, save, tmp_path, capsys):
@@ -183,10 +265,11 @@ def unanswered():
         ([], ANSWERS_1, "not a BioASQ file"),
         ({"questions": [question("y1", "yes", "yesno")]}, ANSWERS_1, "factoid"),
         ({"questions": [question("a1", None)]}, ANSWERS_1, "exact_answer"),
-        ({"questions": [question("a1", [["x"]]), question("a1", [["y"]])]}, ANSWERS_1, "'a1'"),
+        ({"questions": [question("a1", float("nan"))]}, ANSWERS_1, "'a1': field 'exact_answer'"),
+        ({"questions": [{"id": "a1", "type": "factoid"}]}, ANSWERS_1, "this is a test input"),
         (GOLD_1, {"s_001": "insulin"}, "not a BioASQ file"),
         (GOLD_1, SQUAD, "change places"),
-        (GOLD_1, system(a1=[[1]]), "'a1'"),
+        (GOLD_1, system(a1=[[True]]), "'a1'"),
         (SQUAD, ANSWERS_1, "is a SQuAD file; give the golden file"),
         (SQUAD, ["insulin"], "{row id: text}"),
         (unanswered(), {"s_001": "insulin"}, "'s_002' has no answer"),

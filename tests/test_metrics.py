@@ -112,6 +112,27 @@ def test_dropped_questions_weigh_nothing():
     assert metrics.weighted(scores).n == 13
 
 
+@pytest.mark.parametrize(
+    ("text", "java"),  # as Java 17 printed them; Python's own lower() differs on those marked
+    [
+        ("ΑΣ", "ας"), ("Σ", "σ"), ("ΑΣ ΣΑ", "ας σα"), ("Α\u0301Σ", "α\u0301ς"), ("ΑΣΑΣ", "ασας"),
+        ("A-Σ", "a-ς"), ("AΣ-B", "aσ-b"), ("A1Σ", "a1ς"), ("AΣ1B", "aσ1b"), ("A_Σ", "a_ς"),  # *
+        ("AΣ:B", "aς:b"), ("A·Σ", "a·σ"),  # *
+        ("A--Σ", "a--σ"), ("A.Σ", "a.ς"), ("AΣ\u0345", "aσ\u0345"), ("A-\u200bΣ", "a-\u200bς"),
+        ("İ", "i\u0307"), ("ẞ", "ß"), ("ß", "ß"), ("𐐀", "𐐨"), ("\ud801", "\ud801"), ("Ǆ", "ǆ"),
+    ],
+)  # fmt: skip
+def test_lower_case_is_that_of_java(text, java):
+    assert metrics.lower(text) == java
+
+
+def test_a_question_that_stands_twice_counts_twice():
+    gold = [("q1", ("a",)), ("q2", ("b",)), ("q1", ("c",))]
+    score = score_batch("b", gold, {"q1": ["a"], "q2": ["x"]})
+    assert (score.n, score.counted, score.hits_strict) == (3, 3, 1)
+    assert metrics.hit_ranks(gold, {"q1": ["a"], "q2": ["x"]}) == {"q1": 1, "q2": 0}
+
+
 def test_no_batch_is_an_error():
     for average in (metrics.pooled, metrics.weighted, metrics.macro):
         with pytest.raises(ValueError, match="no batch"):
@@ -120,7 +141,7 @@ def test_no_batch_is_an_error():
 
 def test_line_shows_the_counts():
     line = metrics.as_line(BatchScore("7B4", 34, 34, 22, 28, 34 * 0.7254901961))
-    assert line.split() == "7B4 SAcc 64.71 (22 of 34) LAcc 82.35 (28 of 34) MRR 72.55 (mean of 34)".split()  # fmt: skip  # noqa: E501
+    assert line.split() == "7B4 SAcc 64.71 (22 of 34) MRR 72.55 (mean of 34) LAcc 82.35 (28 of 34)".split()  # fmt: skip  # noqa: E501
     assert "9 of 10 questions dropped" in metrics.as_line(BatchScore("b", 10, 1, 1, 1, 1.0))
 
 

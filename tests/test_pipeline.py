@@ -235,3 +235,29 @@ def test_training_on_a_test_question_is_refused_unless_allowed(task, tmp_path, c
     allowed = ["--against", str(task / "test.json"), "--set", "allow_leak=true"]
     assert script("fine_tune.py")([*base, *allowed]) == 0
     assert "allowed by allow_leak" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["history.csv", "plan.json", "last.ckpt"])
+def test_resuming_from_a_damaged_file_is_one_line(task, tmp_path, capsys, name):
+    args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
+            str(tmp_path / "m"), *SETS, "--set", "epochs=1"]  # fmt: skip
+    assert script("fine_tune.py")([*args, "--resume"]) == 0  # nothing to resume: it begins
+    (tmp_path / "m" / "training" / name).write_bytes(b"\x80\x00 no such thing")
+    capsys.readouterr()
+    assert script("fine_tune.py")([*args, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"training/{name}: damaged" in error and "delete" in error
+    assert script("fine_tune.py")(args) == 0  # anew
+
+
+def test_wandb_online_without_a_key_is_one_line(task, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")  # put back afterwards
+    args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--output",
+            str(tmp_path / "m"), *SETS, "--set", "wandb_mode=online"]  # fmt: skip
+    assert script("fine_tune.py")(args) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "wandb_mode=online: no API key" in error
+    assert not (tmp_path / "m").exists()

@@ -132,7 +132,7 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
     from helpers import qa_model
 
     qa_model.quiet_nemo()
-    return qa_model.save_nemo(reader.model, reader.tokenizer, path)
+    return qa_model.save_nemo(reader.model, reader.tokenizer, path, reader.origin)
 
 
 def _load_nemo(path: Path, settings: Settings) -> Reader:
@@ -140,7 +140,10 @@ def _load_nemo(path: Path, settings: Settings) -> Reader:
 
     qa_model.quiet_nemo()
     model = qa_model.restore_nemo(path)
-    return Reader(model.net, tokens_of(model.tokenizer), settings, tokenizer=model.tokenizer)
+    return Reader(
+        model.net, tokens_of(model.tokenizer), settings,
+        origin=model.origin, tokenizer=model.tokenizer,
+    )  # fmt: skip
 
 
 def _is_nemo_1(path: Path) -> bool:

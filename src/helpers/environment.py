@@ -129,26 +129,28 @@ def _cores(settings: Settings) -> list[Row]:
 
 
 def _memory(settings: Settings) -> list[Row]:
-    free = _free_memory()
+    free = free_memory()
     tight = free is not None and free < MEMORY_BYTES
     remedy = "close other programs; if a kernel dies, use batch_size=8" if tight else ""
     found = "unknown" if free is None else f"{_gb(free)} free"
     return [Row("memory", found, f"{_gb(MEMORY_BYTES)} advised", True, remedy)]
 
 
-def _free_memory() -> int | None:
-    """Bytes that a new program can use; psutil comes with Jupyter's kernel."""
+def free_memory(swap: bool = False) -> int | None:
+    """Bytes that a new program can use, or None; psutil comes with Jupyter's kernel."""
     try:
         import psutil
     except ImportError:
         return None
-    free = psutil.virtual_memory().available
+    free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
     try:  # a container's own limit, which psutil does not see
         folder = Path("/sys/fs/cgroup")
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(stat["inactive_file"])  # files it has read; they go when room is needed
         return min(free, max(0, limit - used))
-    except (OSError, ValueError):  # no container, or "max"
+    except (OSError, ValueError, KeyError):  # no container, or "max"
         return free
 
 

@@ -11,9 +11,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import is_squad, read_answers, read_json, read_questions, some_ids
+from helpers.bioasq import (
+    Answers,
+    Golds,
+    Oddities,
+    is_squad,
+    parse_answers,
+    read_golds,
+    read_json,
+    some_ids,
+)
 from helpers.config import InputError
+from helpers.schema import listed
 from helpers.squad import read_squad
+
+STOPS = "an answer of another type than its question stops the official program"
 
 
 @dataclass
@@ -40,12 +52,12 @@ def evaluate_files(
             f"{len(gold_files)} gold files but {len(answer_files)} answer files; "
             "give one answer file for each gold file, in the same order"
         )
-    kinds = {is_squad(read_json(path)) for path in gold_files}
+    kinds = {is_squad(read_json(path, Oddities())) for path in gold_files}
     if len(kinds) != 1:
         raise InputError("gold: give BioASQ files or SQuAD files, not both in one call")
     squad = kinds.pop()
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
-        given = read_json(answer_file)
+        given = read_json(answer_file, Oddities())
         if squad and isinstance(given, dict) and isinstance(given.get("questions"), list):
             raise InputError(
                 f"{answer_file}: BioASQ answers, but {gold_file} is a SQuAD file; "
@@ -62,16 +74,28 @@ def evaluate_files(
 def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
     scores, remarks, seen = [], [], {}
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
-        questions = read_questions(gold_file, answers="required")
-        gold = {question.id: question.synonyms() for question in questions}
-        answers, odd = read_answers(answer_file)
-        remarks += odd + _about_ids(gold_file, gold, answer_file, answers, missing)
+        golds, answers = read_pair(gold_file, answer_file)
+        gold = dict(golds.scored)
+        remarks += golds.odd.lines(gold_file) + answers.odd.lines(answer_file)
+        remarks += _about_ids(gold_file, gold, answer_file, answers.ranked, missing)
         again = [name for name in gold if name in seen]
         if again:
             other = seen[again[0]]
             remarks.append(f"{gold_file}: {some_ids(again)} also in {other} and counted twice")
         seen.update(dict.fromkeys(gold, gold_file))
-        scores.append(metrics.score_batch(_batch(gold_file), gold, answers, missing))
+        score = metrics.score_batch(_batch(gold_file), golds.scored, answers.ranked, missing)
+        if answers.texts:
+            whole = {
+                name: [part if isinstance(part, str) else part[0]
+                       for part in listed(text) or [text] if part]
+                for name, text in answers.texts.items()
+            }  # fmt: skip
+            worth = metrics.score_batch("", golds.scored, answers.ranked | whole, missing)
+            remarks.append(
+                f"{answer_file}: as lists of lists these texts would give: "
+                + metrics.as_line(worth).strip()
+            )
+        scores.append(score)
     means = metrics.summary(scores)
     for score in (*scores, metrics.weighted(scores)):
         metrics.check_bounds(score)
@@ -80,6 +104,30 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
         [metrics.as_line(score) for score in (*scores, metrics.weighted(scores))],
         remarks,
     )
+
+
+def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, Answers]:
+    """A golden file and the answers to its factoids, with everything odd noted.
+
+    Questions of other types are not scored here; the organizers' program scores them too, and
+    those at which it stops are noted (``STOPS``).
+    """
+    golds = read_golds(gold_file)
+    scored = dict(golds.scored)
+    answers = parse_answers(answer_file, scored)
+    entries = dict(reversed(answers.items))  # the first entry of an id counts
+    for name, item in golds.items:
+        if name not in entries or item.get("type") == "factoid":
+            continue
+        if name not in scored:
+            answers.ranked.pop(name, None)
+            answers.odd.add("not a factoid in the golden file and ignored", name)
+        given = entries[name].get("exact_answer", "")
+        no_word = not isinstance(item.get("exact_answer"), str) or not isinstance(given, str)
+        no_list = "exact_answer" not in item and isinstance(given, list) and any(given)
+        if (item.get("type") == "yesno" and no_word) or (item.get("type") == "list" and no_list):
+            answers.odd.add(STOPS, name)
+    return golds, answers
 
 
 def _squad(gold_files, answer_files, missing: str) -> Evaluation:

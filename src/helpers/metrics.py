@@ -1,6 +1,6 @@
 """Scores of ranked answers: BioASQ factoid accuracy and MRR, SQuAD exact match and F1.
 
-The BioASQ part follows the organisers' Java program (``EvaluatorTask1b``, phase B, edition 5, the
+The BioASQ part follows the organizers' Java program (``EvaluatorTask1b``, phase B, edition 5, the
 one of task 7b) in what it counts, not in how it looks:
 
 - an answer is right when its lower-cased text equals that of any synonym of any inner list of the
@@ -9,7 +9,8 @@ one of task 7b) in what it counts, not in how it looks:
   is dropped and the later ones move up; ``""`` and a repeated answer keep their rank; there is no
   cut at five (the task's limit is the writer's business);
 - strict accuracy asks for the first answer, lenient accuracy for any, the reciprocal rank is one
-  over the rank of the first hit; all three are plain means over the gold's factoids.
+  over the rank of the first hit; all three are plain means over the gold's factoids, of which one
+  that stands twice counts twice.
 
 Everything takes plain mappings and sequences; files are read by ``bioasq`` and ``squad``.
 """
@@ -20,13 +21,14 @@ import itertools
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from helpers.config import MISSING, InputError
 
-_ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "lacc", "mrr")
+_ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "mrr", "lacc")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
 
@@ -79,14 +81,48 @@ class Average(_Counts):
 
 
 def lower(text: str) -> str:
-    """Lower case as the official program's Java ``toLowerCase`` gives it, as near as Python can.
+    """Lower case as the official program's Java ``toLowerCase`` gives it.
 
-    Compared with Java 17 on every code point: all agree ('İ' becomes two characters in both)
-    but for 40 letters that Unicode added after Java's tables, and for a capital sigma beside a
-    hyphen, digit, underscore or colon, where the two differ on whether it ends a word ('A-Σ').
-    A Java started in a Turkish or Lithuanian locale treats I and i in its own way; we do not.
+    Python and Java differ on a capital sigma only: whether it ends a word. Java's words
+    (``BreakIterator``) are runs of letters and numbers with single punctuation marks inside them
+    ("A-Σ", "1.5Σ"). Not followed: letters that Unicode added after Java's tables, letters beyond
+    U+FFFF beside a sigma, and a Java started in a Turkish or Lithuanian locale.
     """
-    return text.lower()
+    if "Σ" not in text:
+        return text.lower()
+    letters = ["σ" if letter == "Σ" else letter.lower() for letter in text]
+    for word in _WORD.finditer("".join(map(_word_class, text))):
+        cased = [
+            i
+            for i in range(*word.span())
+            if _CASED.match(text[i]) or unicodedata.category(text[i]) in ("Lu", "Ll", "Lt")
+        ]
+        if len(cased) > 1 and text[cased[-1]] == "Σ":
+            letters[cased[-1]] = "ς"
+    return "".join(letters)
+
+
+# L a letter, N a digit, i and f marks that change nothing (f: not even behind punctuation), and
+# punctuation inside words (-), numbers (,) or both (").
+_WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
+_NO_LETTER = re.compile("[\u3005\u3041-\u30fe\u4e00-\u9fa5\uf900-\ufa2d\U00010000-\U0010ffff]")
+_CASED = re.compile(
+    "[\u02b0-\u02b8\u02c0\u02c1\u02e0-\u02e4\u0345\u037a\u1d2c-\u1d61\u2160-\u217f\u24b6-\u24e9]"
+)  # beside the letters of category Lu, Ll and Lt
+
+
+def _word_class(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if letter in "\"'.":
+        return '"'
+    if category in ("Pd", "Pc") or letter in "\u00ad\u2027":
+        return "-"
+    if category in ("Mn", "Me", "Cf"):
+        return "f" if category == "Cf" else "i"
+    if _NO_LETTER.match(letter):
+        return " "
+    kind = "L" if category == "Mc" else category[0]
+    return "," if letter in ",\u066b" else kind if kind in "LN" else " "
 
 
 def ranked_strings(exact_answer: Sequence | None) -> list[str]:
@@ -110,36 +146,42 @@ def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
     return next((rank for rank, text in enumerate(ranking, 1) if lower(text) in right), 0)
 
 
-def hit_ranks(
-    gold: Mapping[str, Sequence[str]], answers: Mapping[str, Sequence], missing: str = "wrong"
-) -> dict[str, int]:
+Gold = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
+
+
+def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong") -> dict:
     """Rank of the first right answer for each question that counts, in the gold's order.
 
-    ``gold`` maps a question id to all its synonyms, ``answers`` to a ranking as in
+    ``gold`` maps a question id to all its synonyms (or lists such pairs; of a repeated id the
+    first counts here, each in ``score_batch``), ``answers`` to a ranking as in
     ``ranked_strings``. A question without an entry in ``answers`` is missing: "wrong" gives it
     rank 0, "dropped" leaves it out, as the evaluators up to 2020 did. An entry that is empty is
     not missing: it is wrong either way. Ids that the gold does not have are ignored.
     """
+    ranks: dict[str, int] = {}
+    for question, rank in _ranks(gold, answers, missing):
+        ranks.setdefault(question, rank)
+    return ranks
+
+
+def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tuple[str, int]]:
     if missing not in MISSING:
         raise InputError(f"missing: {missing!r} is not one of {', '.join(MISSING)}")
-    return {
-        question: hit_rank(ranked_strings(answers.get(question)), synonyms)
-        for question, synonyms in gold.items()
+    return [
+        (question, hit_rank(ranked_strings(answers.get(question)), synonyms))
+        for question, synonyms in (gold.items() if isinstance(gold, Mapping) else gold)
         if missing == "wrong" or question in answers
-    }
+    ]
 
 
 def score_batch(
-    batch: str,
-    gold: Mapping[str, Sequence[str]],
-    answers: Mapping[str, Sequence],
-    missing: str = "wrong",
+    batch: str, gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong"
 ) -> BatchScore:
     """Score one batch; arguments as for ``hit_ranks``.
 
     Raises ``InputError`` when no question is left to count.
     """
-    ranks = hit_ranks(gold, answers, missing).values()
+    ranks = [rank for _, rank in _ranks(gold, answers, missing)]
     if not ranks:
         why = "every question is missing and dropped" if gold else "the gold has no question"
         raise InputError(f"{batch}: nothing to score, {why}; check that the files belong together")
@@ -178,8 +220,8 @@ def as_line(score: BatchScore | Average) -> str:
     return (
         f"{score.batch:<10}"
         f"  SAcc {100 * score.sacc:6.2f} ({score.hits_strict} of {n})"
-        f"  LAcc {100 * score.lacc:6.2f} ({score.hits_lenient} of {n})"
-        f"  MRR {100 * score.mrr:6.2f} (mean of {n}){dropped}"
+        f"  MRR {100 * score.mrr:6.2f} (mean of {n})"
+        f"  LAcc {100 * score.lacc:6.2f} ({score.hits_lenient} of {n}){dropped}"
     )
 
 
@@ -255,4 +297,4 @@ def _average(name: str, scores: Sequence[BatchScore], weights: Sequence[float]) 
         parts = (w * getattr(s, measure) for w, s in zip(weights, scores, strict=True))
         return math.fsum(parts) / sum(weights)
 
-    return Average(name, **totals, sacc=mean("sacc"), lacc=mean("lacc"), mrr=mean("mrr"))
+    return Average(name, **totals, sacc=mean("sacc"), mrr=mean("mrr"), lacc=mean("lacc"))

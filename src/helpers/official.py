@@ -1,15 +1,19 @@
-"""The organisers' own evaluator, run on our files and compared with our figures.
+"""The organizers' own evaluator, run on our files and compared with our figures.
 
 ``BioASQEvaluation.jar`` is part of https://github.com/BioASQ/Evaluation-Measures (folder
 ``flat/BioASQEvaluation/dist``, to be kept with its ``lib``). Its class ``EvaluatorTask1b`` reads a
-golden and an answer file and prints one line of figures. It was written for the organisers' own
-files and ends in a stack trace on others, so it gets a temporary copy of each pair of files in
-which only what it cannot read is changed; every such repair is listed. The scores to compare with
-come from the files as they are.
+golden and an answer file and prints one line of figures. It was written for the organizers' own
+files and ends in a stack trace on some others. So it is run on exact copies first. Only if it
+stops does it get copies in which what it cannot read is changed, and every change is listed. Our
+scores come from the files as they are, so the two programs can disagree.
+
+The program of 7b leaves unanswered questions out of the means; where it reads the files as they
+are, our figures beside it are computed in the same way (``missing="dropped"``).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,21 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import (
-    Question,
-    raw_questions,
-    read_answers,
-    read_json,
-    read_questions,
-    some_ids,
-)
+from helpers.bioasq import Answers, Golds, some_ids
 from helpers.config import MISSING, InputError
-from helpers.outputs import write_json
+from helpers.evaluation import STOPS, read_pair
+from helpers.schema import stops
 
 MAIN = "evaluation.EvaluatorTask1b"
 EDITION = 5  # what the program calls the rules of BioASQ 5 and later, task 7b among them
-# Its line of figures, in this order. Versions since 2018 print three more, F1 of yes/no questions.
-FACTOID = {"SAcc": 1, "LAcc": 2, "MRR": 3}
+# Places in its line of figures. Versions since 2018 print three more, F1 of yes/no questions.
+FACTOID = {"SAcc": 1, "MRR": 3, "LAcc": 2}
 TOLERANCE = 1e-9
 _SECONDS = 120
 
@@ -45,7 +43,7 @@ class Comparison:
     batch: str
     official: dict[str, float]
     ours: dict[str, float]
-    repairs: tuple[str, ...]  # what had to be changed in the copies, one sentence each
+    repairs: tuple[str, ...]  # what was changed in copies or left out, one sentence each
 
     @property
     def agrees(self) -> bool:
@@ -67,7 +65,7 @@ def compare_files(
     edition: int = EDITION,
     names: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Score each pair of golden and answer file with the organisers' program and with ours.
+    """Score each pair of golden and answer file with the organizers' program and with ours.
 
     Raises ``InputError`` when Java or the jar is missing, when a file cannot be read, or when the
     program fails; its message then holds the program's own words.
@@ -84,15 +82,17 @@ def compare_files(
             f"edition: {edition} has other rules (before BioASQ 5 systems sent synonyms) and would "
             f"not be comparable with our figures; give {EDITION}"
         )
-    java, jar = _java(), _checked_jar(jar)
-    names = names or [Path(path).stem for path in gold_files]
+    # The program takes the files by their place behind -e, reads them in the machine's own
+    # encoding, and lowers their case by the machine's own language; ours are UTF-8 and neither.
+    command = [
+        _java(), "-Dfile.encoding=UTF-8", "-Duser.language=en", "-cp", str(_checked_jar(jar)), MAIN,
+        "-phaseB", "-e", str(edition),
+    ]  # fmt: skip
     found = []
-    with tempfile.TemporaryDirectory(prefix="bioasq-official-") as temporary:
-        for name, gold_file, answer_file in zip(names, gold_files, answer_files, strict=True):
-            golden, answers = Path(temporary) / "golden.json", Path(temporary) / "answers.json"
-            ours, repairs = _prepare(name, gold_file, answer_file, golden, answers, missing)
-            official = _run(java, jar, golden, answers, edition)
-            found.append(Comparison(name, official, ours, repairs))
+    names = names or [Path(path).stem for path in gold_files]
+    for name, *pair in zip(names, gold_files, answer_files, strict=True):
+        official, ours, repairs = _compare(command, tuple(pair), missing)
+        found.append(Comparison(name, official, ours, tuple(repairs)))
     return found
 
 
@@ -109,7 +109,7 @@ def _checked_jar(jar: str | Path) -> Path:
     path = Path(jar).expanduser().resolve()
     if not path.is_file():
         raise InputError(
-            f"{jar}: no such file; give BioASQEvaluation.jar from the organisers' repository "
+            f"{jar}: no such file; give BioASQEvaluation.jar from the organizers' repository "
             "BioASQ/Evaluation-Measures, with the folder lib beside it"
         )
     if os.pathsep in str(path):
@@ -117,82 +117,72 @@ def _checked_jar(jar: str | Path) -> Path:
     return path
 
 
-def _prepare(name, gold_file, answer_file, golden: Path, answers: Path, missing: str):
-    """Write copies that the program can read; our scores of the originals and the repairs."""
-    questions = read_questions(gold_file, answers="required")
-    given, _ = read_answers(answer_file)
-    gold = {question.id: question.synonyms() for question in questions}
-    if not given.keys() & gold.keys():
+def _compare(command: list[str], pair: tuple, missing: str) -> tuple[dict, dict, list[str]]:
+    """Figures of both programs on one pair of files, and what was changed or left out for it."""
+    gold_file, answer_file = pair
+    golds, answers = read_pair(gold_file, answer_file)
+    scored, given = dict(golds.scored), answers.ranked
+    if not given.keys() & scored.keys():
         raise InputError(
             f"{answer_file}: answers none of the questions of {gold_file}; pair up the files by "
             "their order"
         )
-    score = metrics.score_batch(name, gold, given, missing)
-    kept = [q for q in questions if missing == "wrong" or q.id in given]
-    repairs = _golden_copy(gold_file, kept, golden)
-    repairs += _answer_copy(answer_file, [q.id for q in kept], answers)
-    ours = {"SAcc": score.sacc, "LAcc": score.lacc, "MRR": score.mrr}
-    return ours, tuple(repairs)
+    absent = [name for name in scored if name not in given]
+    with tempfile.TemporaryDirectory(prefix="bioasq-official-") as folder:
+        copies = Path(folder) / "golden.json", Path(folder) / "answers.json"
+        for file, copy in zip(pair, copies, strict=True):
+            shutil.copyfile(file, copy)  # Java may not be able to open the file under its own name
+        try:
+            official, rule = _run(command, *copies), "dropped"
+            repairs = []
+            if absent and missing != rule:
+                repairs.append(
+                    f"{answer_file}: missing, and left out of the means by the official program, "
+                    f"so here by ours too: {some_ids(absent)}"
+                )
+        except InputError as error:
+            rule = missing
+            repairs = [f"{answer_file}: the program cannot read the files as they are ({error})"]
+            repairs += golds.odd.lines(gold_file) + answers.odd.lines(answer_file)
+            if absent:
+                what = "an empty answer put in" if missing == "wrong" else "left out"
+                repairs.append(f"{answer_file}: missing, {what}: {some_ids(absent)}")
+            _repair(golds, answers, absent, missing, copies)
+            official = _run(command, *copies)
+    score = metrics.score_batch("", golds.scored, given, rule)
+    return official, {"SAcc": score.sacc, "MRR": score.mrr, "LAcc": score.lacc}, repairs
 
 
-def _golden_copy(path: str | Path, questions: Sequence[Question], copy: Path) -> list[str]:
-    """Only what scoring needs: a null or an unknown field anywhere else stops the program."""
-    raw = {q["id"]: q.get("exact_answer") for q in raw_questions(read_json(path), path)}
-    odd: dict[str, list[str]] = {}
-    rows = []
-    for question in questions:
-        entities = [list(entity) for entity in question.exact_answer]
-        if not entities:
-            odd.setdefault("without an answer, an empty list put in", []).append(question.id)
-        elif raw[question.id] != entities:
-            what = "flat, with empty lists or with numbers: made a list of lists of texts"
-            odd.setdefault(what, []).append(question.id)
-        rows.append({"id": question.id, "type": "factoid", "exact_answer": entities or [[]]})
-    write_json(copy, {"questions": rows})
-    others = len(raw) - len(questions)
-    left = [f"{path}: {others} questions that are not scored left out"] if others else []
-    return left + [f"{path}: {what}: {some_ids(ids)}" for what, ids in odd.items()]
+def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: tuple) -> None:
+    """Write copies in which only what stops the program is changed or left out."""
+    synonyms, rows = iter(golds.scored), []
+    for name, item in golds.items:
+        row = {key: value for key, value in item.items() if key not in stops(item)}
+        if row.get("type") == "factoid":
+            _, texts = next(synonyms)
+            if "exact_answer" not in row:
+                row["exact_answer"] = [list(texts)]
+            if missing == "dropped" and name in absent:
+                continue
+        rows.append(row)
+    copies[0].write_text(json.dumps({"questions": rows}))
+    rows = [{"id": name, "exact_answer": []} for name in absent if missing == "wrong"]
+    for name, item in answers.items:
+        row = {key: value for key, value in item.items() if key not in stops(item)}
+        if "exact_answer" in stops(item) and name in answers.ranked:
+            row["exact_answer"] = [[text] for text in answers.ranked[name]]
+        if name is not None and name not in answers.odd.found.get(STOPS, ()):
+            rows.append(row)
+    copies[1].write_text(json.dumps({"questions": rows}))
 
 
-def _answer_copy(path: str | Path, asked: Sequence[str], copy: Path) -> list[str]:
-    """The system's lists as they are, but for what would stop the program or be counted twice."""
-    first: dict[str, dict] = {}
-    odd: dict[str, list[str]] = {}
-    for item in raw_questions(read_json(path), path):
-        if item.get("type", "factoid") != "factoid" or item["id"] not in asked:
-            odd.setdefault("not a question that is scored, left out", []).append(item["id"])
-        elif item["id"] in first:
-            odd.setdefault("occurs again, its first entry kept", []).append(item["id"])
-        else:
-            first[item["id"]] = item
-    rows = []
-    for question in asked:
-        answer = first.get(question, {}).get("exact_answer")
-        if question not in first:
-            # Up to 2020 the program skipped such a question, later versions crash.
-            odd.setdefault("missing, an empty answer put in", []).append(question)
-        elif answer is None:
-            odd.setdefault("null, an empty answer put in", []).append(question)
-        elif isinstance(answer, str) or any(isinstance(entry, str) for entry in answer):
-            odd.setdefault("flat, each string made a list", []).append(question)
-            answer = [answer] if isinstance(answer, str) else answer
-            answer = [[entry] if isinstance(entry, str) else entry for entry in answer]
-        rows.append({"id": question, "type": "factoid", "exact_answer": answer or []})
-    write_json(copy, {"questions": rows})
-    return [f"{path}: {what}: {some_ids(ids)}" for what, ids in odd.items()]
-
-
-def _run(java: str, jar: Path, golden: Path, answers: Path, edition: int) -> dict[str, float]:
-    # The program takes the files by their place behind -e, reads them in the machine's own
-    # encoding, and lowers their case by the machine's own language; ours are UTF-8 and neither.
-    command = [
-        java, "-Dfile.encoding=UTF-8", "-Duser.language=en", "-cp", str(jar), MAIN,
-        "-phaseB", "-e", str(edition), str(golden), str(answers),
-    ]  # fmt: skip
+def _run(command: list[str], golden: Path, answers: Path) -> dict[str, float]:
+    java, jar = command[0], command[command.index("-cp") + 1]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS
-        )
+            [*command, str(golden), str(answers)],
+            capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InputError(
             f"{jar}: gave no result in {_SECONDS} seconds; is it the evaluator?"
@@ -207,11 +197,6 @@ def _run(java: str, jar: Path, golden: Path, answers: Path, edition: int) -> dic
     # It logs some errors, goes on with half a file, prints figures, and ends with status 0.
     if done.returncode or "Exception" in done.stderr or len(figures) <= max(FACTOID.values()):
         raise InputError(f"{jar}: {_why(done)}")
-    others = [f for place, f in enumerate(figures) if place not in FACTOID.values() and f]
-    if others:
-        raise InputError(
-            f"{jar}: {said[-1]!r} has figures of other question types; another program?"
-        )
     return {measure: figures[place] for measure, place in FACTOID.items()}
 
 

@@ -103,9 +103,10 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
     was_training = model.training
     model.eval()
     plan = prediction_batches(windows.lengths)
+    bar = tqdm(plan, desc="predicting", unit="batch", disable=not progress)
     try:
-        with torch.inference_mode():
-            for rows in tqdm(plan, desc="predicting", unit="batch", disable=not progress):
+        with torch.inference_mode(), bar:  # closed when the cell is stopped, too
+            for rows in bar:
                 logits = model(gather(windows, rows).to(device)).float().cpu().numpy()
                 low = 0
                 for row in rows:
@@ -256,7 +257,7 @@ def pair_exact_match(
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
     """How well the reader answers held-out examples, for every choice one makes.
 
-    Returns fractions ``sacc``, ``lacc``, ``mrr`` over questions and ``pair_em`` over distinct
+    Returns fractions ``sacc``, ``mrr``, ``lacc`` over questions and ``pair_em`` over distinct
     pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
     examples that repeat a pair count once.
     """
@@ -275,8 +276,8 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
         "questions": score.n,
         "pairs": count,
         "sacc": score.sacc,
-        "lacc": score.lacc,
         "mrr": score.mrr,
+        "lacc": score.lacc,
         "pair_em": hits / count if count else 0.0,
     }
 

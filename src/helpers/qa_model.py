@@ -1,26 +1,41 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
-NVIDIA's own question-answering classes ended with NeMo 2.4.1 (and rejected Megatron-BERT before
-that), so this one stands on what NeMo 3 still gives: ``ModelPT``, ``SpanningLoss`` and
-``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and ``checkpoints`` import
-this module, and only when they need it.
+With it come the two parts that Lightning's trainer takes from us: what it records, and how it
+keeps a checkpoint. NVIDIA's own question-answering classes ended with NeMo 2.4.1 (and rejected
+Megatron-BERT before that), so the model stands on what NeMo 3 still gives: ``ModelPT``,
+``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and
+``checkpoints`` import this module, and only when they need it.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
+import math
+import os
 import tempfile
+import time
 import warnings
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
+from tqdm import tqdm
 
 from helpers.config import InputError
 from helpers.encoder import EncoderConfig, SpanModel, pad
 from helpers.features import Batch, make_tokenizer, read_vocab
+from helpers.outputs import write_text
+
+_HEADER = ("step", "loss", "learning_rate", "seconds")  # of history.csv
+_SAVES = 10  # resumable checkpoints in the course of a run
 
 # NVIDIA's telemetry announces, at import, that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
@@ -37,8 +52,9 @@ class ExtractiveQAModel(ModelPT):
     """Start and end logits per token, trained with the mean of the two cross-entropies.
 
     ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (saved by the
-    tokenizers library; older archives have ``vocab_file``, one token per line) and, for training,
-    ``optim`` (``lr``, ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
+    tokenizers library; older archives have ``vocab_file``, one token per line), ``origin`` (of the
+    weights: a JSON object as text, missing in old files) and, for training, ``optim`` (``lr``,
+    ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
     """
 
     def __init__(self, cfg: DictConfig, trainer=None):
@@ -52,6 +68,7 @@ class ExtractiveQAModel(ModelPT):
             self.tokenizer = make_tokenizer(vocab)
         self.net = SpanModel(EncoderConfig(**cfg.encoder))
         self.loss = SpanningLoss()
+        self.origin = dict(json.loads(cfg.get("origin", "{}")))
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[total_tokens, 2]``, float32."""
@@ -105,14 +122,126 @@ class ExtractiveQAModel(ModelPT):
         return []
 
 
-def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, optim=None, seed: int = 0):
+class Recorder(Callback):
+    """Writes history.csv and the checkpoint, and shows a bar with loss and time left."""
+
+    def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
+        self.history, self.checkpoint = history, checkpoint
+        self.steps, self.progress = steps, progress
+        self.every = max(1, steps // _SAVES)
+        self.before = steps  # Lightning starts no training when all of them were taken
+        self.rows = read_history(history) if history.exists() else []
+        self.lost = False  # the loss is not a finite number any more
+        self.file = self.bar = None
+
+    def on_train_start(self, trainer, module):
+        done = self.before = trainer.global_step
+        self.rows = self.rows[:done]
+        if [row[0] for row in self.rows] != list(range(1, done + 1)):
+            raise InputError(
+                f"{self.history}: damaged, it lacks steps before {done}, the checkpoint's; "
+                f"delete {self.history.parent} and train anew"
+            )
+        self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_HEADER, *self.rows])
+        write_text(self.history, text.getvalue())
+        self.file = self.history.open("a", buffering=1, newline="")
+        # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
+        self.bar = tqdm(
+            total=self.steps, initial=done, desc="training", unit="step",
+            disable=not self.progress or trainer.global_rank > 0, mininterval=2,
+        )  # fmt: skip
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        loss, seconds = float(outputs["loss"]), time.monotonic() - self.started
+        step = trainer.global_step
+        if not math.isfinite(loss):
+            self.lost = True
+            raise InputError(
+                f"training: the loss is {loss} at step {step}; "
+                f"set a lower learning_rate than {trainer.lightning_module.cfg.optim.lr}"
+            )
+        row = (step, round(loss, 6), rate, round(seconds, 3))
+        csv.writer(self.file, lineterminator="\n").writerow(row)
+        self.rows.append(row)
+        recent = [row[1] for row in self.rows[-20:]]
+        self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
+        self.bar.update()
+        if step % self.every == 0 or step == self.steps:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def close(self):
+        """Lightning calls no hook for that when a training is stopped."""
+        for opened in (self.bar, self.file):
+            if opened is not None:
+                opened.close()
+
+
+def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
+    """The rows of a ``history.csv``: step, loss, learning rate, seconds so far.
+
+    A last line without its end is left out: the disk was full. Raises ``InputError``.
+    """
+    path = Path(path)
+    try:
+        header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        if header != ",".join(_HEADER):
+            raise ValueError
+        return [(int(a), float(b), float(c), float(d)) for a, b, c, d in csv.reader(lines)]
+    except (ValueError, csv.Error):
+        raise InputError(f"{path}: damaged; delete {path.parent} and train anew") from None
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Resumable checkpoints that appear whole or not at all, and are read without running code."""
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        """Write tensors, numbers and text; NeMo's settings object would be code to read."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        plain = {k: v for k, v in checkpoint.items() if not k.startswith(("hparams", "hyper_"))}
+        try:
+            torch.save(plain, part)
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError for both
+            part.unlink(missing_ok=True)
+            why = getattr(error, "strerror", None) or "is the disk full?"
+            raise InputError(
+                f"{path}: cannot be written ({why}); make room and start again in the same way"
+            ) from error
+
+    def load_checkpoint(self, path, map_location=None) -> dict:
+        """Read what ``save_checkpoint`` wrote. Raises ``InputError``; nothing in it is executed."""
+        try:
+            if zipfile.ZipFile(path).testzip():  # torch does not compare the checksums
+                raise ValueError("checksum")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(found, dict) and {"state_dict", "optimizer_states", "loops"} <= set(
+                found
+            ):
+                return found
+        except Exception as error:  # zipfile, pickle and torch each raise their own
+            cause = error
+        else:
+            cause = None
+        raise InputError(
+            f"{path}: damaged, or it holds objects, which could run code (none was run); "
+            "delete it, and training begins again"
+        ) from cause
+
+
+def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, *, optim=None, seed=0, origin=None):
     """Wrap a span model as a NeMo model; the weights are shared, not copied.
 
     NeMo keeps the tokenizer as a file, so it is written to ``folder/tokenizer.json`` first.
     """
     file = Path(folder) / "tokenizer.json"
     tokenizer.save(str(file))
-    cfg = {"encoder": asdict(net.config), "tokenizer_file": str(file), "seed": seed}
+    # Without a dollar sign, since OmegaConf would take a file's name with "${" for a reference.
+    text = json.dumps(origin or {}).replace("$", "\\u0024")
+    cfg = {"encoder": asdict(net.config), "tokenizer_file": str(file), "seed": seed, "origin": text}
     if optim:
         cfg["optim"] = optim
     with torch.device("meta"):  # no second set of random weights
@@ -121,13 +250,13 @@ def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, optim=None, seed: 
     return model
 
 
-def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path) -> Path:
+def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=None) -> Path:
     """Write a ``.nemo`` archive under its final name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nemo-") as folder:
         partial = Path(folder) / path.name
-        build(net, tokenizer, Path(folder)).save_to(str(partial))
+        build(net, tokenizer, Path(folder), origin=origin).save_to(str(partial))
         partial.replace(path)
     return path
 

@@ -1,6 +1,6 @@
 """One question of a BioASQ file: what its fields must be, what is repaired, what is refused.
 
-The organisers' files changed over the years: golds are flat lists or lists of lists, keys are
+The organizers' files changed over the years: golds are flat lists or lists of lists, keys are
 null or missing, offsets are at times strings. What can mean one thing only is repaired and
 listed; anything else is an ``InputError`` with the file, the question and the field. Golds stay
 exactly as written, blanks included, because the official evaluator compares them as they are.
@@ -8,6 +8,10 @@ exactly as written, blanks included, because the official evaluator compares the
 
 from __future__ import annotations
 
+import ast
+import io
+import json
+import tokenize
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,8 +61,11 @@ class Oddities:
         self.found.setdefault(what, {})[question_id] = None
 
     def lines(self, path: object) -> list[str]:
-        """One remark a kind, with how many questions and the first of them."""
-        return [f"{path}: {what}: {some_ids(ids)}" for what, ids in self.found.items()]
+        """One remark per kind, with how many questions and the first of them ("" is the file)."""
+        return [
+            f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
+            for what, ids in self.found.items()
+        ]
 
 
 def some_ids(ids: Collection[str], shown: int = 5) -> str:
@@ -78,7 +85,7 @@ _REQUIRED = object()
 
 
 def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
-    """A field of the given type; null means absent, as in the organisers' older files."""
+    """A field of the given type; null means absent, as in the organizers' older files."""
     value = item.get(name)
     if value is None:
         if default is _REQUIRED:
@@ -94,7 +101,7 @@ def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED)
 
 
 def type_of(item: dict, where: str, odd: Oddities) -> str:
-    """The question's type, in one of the organisers' four spellings."""
+    """The question's type, in one of the organizers' four spellings."""
     written = get(item, "type", str, where)
     name = written.strip().lower()
     name = _SPELT.get(name, name)
@@ -123,7 +130,7 @@ def read_question(item: dict, kind: str, where: str, odd: Oddities) -> Question:
     ):
         raise InputError(f"{where}: field 'documents' must be a list of strings")
     body = get(item, "body", str, where)
-    golds = _entities(item.get("exact_answer"), name, where, odd) if kind == "factoid" else ()
+    golds = entities(item.get("exact_answer"), name, where, odd) if kind == "factoid" else ()
     return Question(name, body, kind, tuple(snippets), tuple(documents or ()), golds)
 
 
@@ -159,13 +166,24 @@ def _offset(entry: dict, field_name: str, name: str, where: str, odd: Oddities) 
     return int(number)
 
 
-def _entities(value: object, name: str, where: str, odd: Oddities) -> tuple[tuple[str, ...], ...]:
-    """The gold: entities, each a tuple of synonyms."""
+def entities(value: object, name: str, where: str, odd: Oddities) -> tuple[tuple[str, ...], ...]:
+    """The gold in a field ``exact_answer``: entities, each a tuple of synonyms."""
     if value is None:
         return ()
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if isinstance(value, list) and not any(isinstance(entry, list) for entry in value):
+        parts = [listed(entry, where) for entry in value]
+        if any(parts):
+            odd.add(LISTED, name)
+            value = [text for part, entry in zip(parts, value, strict=True)
+                     for text in (part or [entry])]  # fmt: skip
+            value = value if any(isinstance(entry, list) for entry in value) else [value]
+    elif listed(value, where):
+        odd.add(LISTED, name)
+        value = listed(value, where)
+        value = value if any(isinstance(entry, list) for entry in value) else [value]
+    elif text_of(value) is not None:
         odd.add("field 'exact_answer' is one string, read as the only answer", name)
-        value = [[value if isinstance(value, str) else str(value)]]
+        value = [[text_of(value)]]
     if not isinstance(value, list):
         raise _bad_answer(where)
     nested = [isinstance(entry, list) for entry in value]
@@ -175,21 +193,110 @@ def _entities(value: object, name: str, where: str, odd: Oddities) -> tuple[tupl
     elif not all(nested):
         odd.add("field 'exact_answer' mixes strings and lists, each string is an answer", name)
         value = [entry if isinstance(entry, list) else [entry] for entry in value]
-    entities = (tuple(_synonyms(entity, name, where, odd)) for entity in value)
-    return tuple(entity for entity in entities if entity)
+    found = (tuple(_synonyms(entity, name, where, odd)) for entity in value)
+    return tuple(entity for entity in found if entity)
 
 
 def _synonyms(entity: list, name: str, where: str, odd: Oddities):
     for text in entity:
-        if isinstance(text, int | float) and not isinstance(text, bool):
-            odd.add("an answer is a number, read as its digits", name)
-            text = str(text)
         if text is None:
             odd.add("an answer is null and left out", name)
-        elif isinstance(text, str):
-            yield text
-        else:
+        elif text_of(text) is None:
             raise _bad_answer(where)
+        else:
+            if not isinstance(text, str):
+                odd.add("an answer is a number, read as written", name)
+            yield text_of(text)
+
+
+LISTED = "field 'exact_answer' is a list written as text, read as that list"
+
+
+def listed(text: object, where: str | None = None) -> list | None:
+    """The list that a text spells out, as pandas writes it ("['BRAF']"), or None.
+
+    With ``where`` given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
+    """
+    if not (isinstance(text, str) and text.strip().startswith("[") and text.strip().endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text.strip())
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not isinstance(value, list):
+            continue
+        leaves = [leaf for part in value for leaf in (part if isinstance(part, list) else [part])]
+        if not leaves or not all(isinstance(leaf, str) for leaf in leaves):
+            continue
+        tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+        if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
+            return value
+        if where is not None:
+            raise InputError(
+                f"{where}: field 'exact_answer' is a list written as text without commas; "
+                "write it as a JSON list"
+            )
+    return None
+
+
+def text_of(value: object) -> str | None:
+    """A JSON value as the organizers' program reads a text: a number as written, else None."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number or isinstance(value, str) else None
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(text_of(text) is not None for text in value)
+
+
+def _whole(value: object) -> bool:
+    try:
+        return -(2**31) <= int(float(text_of(value))) == float(text_of(value)) < 2**31
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _objects(value: object, fields: dict, skipped: bool) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(entry, dict)
+        and all(fields[key](part) if key in fields else skipped for key, part in entry.items())
+        for entry in value
+    )
+
+
+def _is_text(value: object) -> bool:
+    return text_of(value) is not None
+
+
+def _text_or_null(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+_SNIPPET = dict.fromkeys(("document", "text", "beginSection", "endSection"), _is_text) | {
+    "offsetInBeginSection": _whole,
+    "offsetInEndSection": _whole,
+}
+_TRIPLE = {"s": _text_or_null, "o": _text_or_null, "p": _is_text}
+_READABLE = {
+    **dict.fromkeys(("id", "type", "body"), _is_text),
+    **dict.fromkeys(("concepts", "documents"), _texts),
+    "triples": lambda value: _objects(value, _TRIPLE, skipped=True),
+    "snippets": lambda value: _objects(value, _SNIPPET, skipped=False),
+    "exact_answer": lambda value: (
+        isinstance(value, str) or (isinstance(value, list) and all(map(_texts, value)))
+    ),
+}
+
+
+def stops(item: dict) -> list[str]:
+    """The fields of a question of any type at which the organizers' program stops.
+
+    It reads every question of both files whole, also what it does not need (edition 5).
+    """
+    return [
+        name for name, value in item.items() if name in _READABLE and not _READABLE[name](value)
+    ]
 
 
 def _bad_answer(where: str) -> InputError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers import metrics
-from helpers.bioasq import Question, read_answers, read_questions
+from helpers.bioasq import Question, read_answers, read_golds, read_questions
 from helpers.claims import questions_mark
 from helpers.config import InputError
 from helpers.outputs import write_json
@@ -49,12 +49,13 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
     missing = run.settings.missing  # recorded with the scores; all else was recorded before
     batches = []
     for name, gold in zip(data["batches"], data["golds"], strict=True):
-        questions = tuple(read_questions(gold, answers="required"))
-        wanted = {q.id: q.synonyms() for q in questions}
+        wanted = read_golds(gold).scored
+        known = {q.id: q for q in read_questions(gold, answers="required")}
+        questions = tuple(known[key] for key, _ in wanted if key in known)
         contexts: dict[str, list[str]] = {}
         for example in read_squad(run.need(f"squad/{name}.json", CONVERT)):
             contexts.setdefault(example.question_id, []).append(example.context)
-        strangers = sorted(set(contexts) - set(wanted))
+        strangers = sorted(set(contexts) - set(known))
         if strangers:
             raise InputError(
                 f"{gold}: has no answer to question {strangers[0]} of test input {name}; "

@@ -2,12 +2,12 @@
 
 The batches of all epochs form one plan that follows from the seed alone, and a resumed run goes
 on in that plan at the step where the checkpoint was written. With dropout seeded by step (in
-``qa_model``) it ends with the weights of an undisturbed run.
+``qa_model``) it ends with the weights of an undisturbed run. Every file that a resumed run reads
+is written whole or not at all, so a training may be killed at any moment.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -15,29 +15,36 @@ import math
 import os
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from helpers.config import InputError, Settings
+from helpers.encoder import training_bytes
+from helpers.environment import free_memory
 from helpers.features import Batch, Windows, gather, training_batches
 from helpers.outputs import write_json
 from helpers.prediction import Reader, dev_scores
 from helpers.squad import Example
 
-__all__ = ["Trained", "check_replaceable", "dev_scores", "fine_tune", "read_history"]
-HISTORY = "history.csv"
+__all__ = ["Stopped", "Trained", "check_replaceable", "dev_scores", "fine_tune"]
 PLAN = "plan.json"
-_SAVES = 10  # resumable checkpoints in the course of a run
+LAST = "last.ckpt"
 # Models that this process has begun to train, with the folders; a cell run twice would go on from
 # the trained weights without a word.
 _begun: WeakKeyDictionary = WeakKeyDictionary()
+
+
+class Stopped(KeyboardInterrupt):
+    """Someone stopped the training; the message says how to go on, in a notebook on one line."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
+        return [f"Stopped: {self}"]
 
 
 @dataclass(frozen=True)
@@ -68,44 +75,44 @@ def fine_tune(
     One row per gold span (see ``features.make_windows``). With ``resume`` the newest checkpoint
     in ``folder`` is continued; settings, seed and data must be the same. Without it, what an
     earlier run left there is removed. None decides by whether they are the same. Raises
-    ``InputError`` when no example has a span, or when another run is to be resumed.
+    ``InputError`` when no example has a span, another run is to be resumed, a file of the run to
+    be resumed is damaged, the disk or the memory is too small, or the loss is not finite; and
+    ``Stopped`` on Ctrl-C and SIGTERM. After any of these, or a kill, the same call goes on.
     """
     folder = Path(folder)
     if not any(e.spans for e in examples):
         raise InputError(
             "nothing to train on: no example has an answer span (is this a test file?)"
         )
-    begun = _begun.setdefault(reader.model, set())
-    if folder.resolve() in begun:
+    if folder.resolve() in _begun.get(reader.model, ()):
         raise InputError(
             f"{folder}: this model was trained into it already, wholly or in part; load the "
             "checkpoint again before training (in a notebook: run the cell that loads it)"
         )
-    windows = reader.windows([e for e in examples if e.spans], training=True)
-    changed = _changes(folder / PLAN, reader, windows)
-    if resume and changed:
-        raise InputError(
-            f"{folder}: cannot resume, {', '.join(changed)} changed since; "
-            "restore it or train anew without --resume"
-        )
-    check_replaceable(folder)
-    if (not resume if resume is not None else changed) and folder.exists():
-        shutil.rmtree(folder)
-    write_json(folder / PLAN, _plan_of(reader, windows))
-    begun.add(folder.resolve())
     try:
-        steps, before, history = _fit(reader, windows, folder, progress)
-    except InputError:  # the loss is lost, and so are the checkpoints
-        shutil.rmtree(folder)
-        raise
+        _prepare_wandb(reader.settings)
+        trainer = _trainer()
+        windows = reader.windows([e for e in examples if e.spans], training=True)
+        batches = _Plan(windows.lengths, reader.settings, trainer)
+        _check_memory(reader, batches, windows.lengths)
+        plan = _prepare(folder, _plan_of(reader, windows, trainer), resume)
+        _begun.setdefault(reader.model, set()).add(folder.resolve())
+        before, history = _fit(reader, windows, folder, batches, progress)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"training stopped; to go on, load the checkpoint again and train into {folder} again "
+            "(in a notebook: run the cell that loads it, then this one)"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: {error.strerror or error}; mend that (a full disk: make "
+            "room) and start again in the same way"
+        ) from error
     reader.model.eval()
-    names = ("learning_rate", "seed")
-    reader.origin["fine_tuned"] = {
-        "steps": steps, "windows": len(windows), **{n: getattr(reader.settings, n) for n in names}
-    }  # fmt: skip
-    if progress and before == steps:
+    _note_origin(reader, plan, len(batches), len(windows))
+    if progress and before == len(batches):
         print(f"{folder}: was trained before with these settings; loaded now", file=sys.stderr)
-    return Trained(steps, before, len(windows), history[-1][3], history)
+    return Trained(len(batches), before, len(windows), history[-1][3], history)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -113,57 +120,124 @@ def check_replaceable(folder: Path) -> None:
     if folder.exists() and not (folder / PLAN).is_file():
         if not folder.is_dir():
             raise InputError(f"{folder}: is a file; a folder has to go there")
-        if any(folder.iterdir()):
+        # A training that was killed at its very beginning leaves half a plan.
+        if any(not path.name.startswith(f".{PLAN}.") for path in folder.iterdir()):
             raise InputError(
                 f"{folder}: holds files but is no training's folder (no {PLAN}); "
                 "move it away or choose another output"
             )
 
 
-def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
-    """The rows of a ``history.csv``: step, loss, learning rate, seconds so far."""
-    with Path(path).open(newline="") as file:
-        return [(int(row[0]), *map(float, row[1:])) for row in list(csv.reader(file))[1:]]
+def _prepare(folder: Path, plan: dict, resume: bool | None) -> dict:
+    """Make ``folder`` ready for a training by ``plan``: what is there is kept, removed or refused.
+
+    Returns the plan, which is also in the folder then.
+    """
+    check_replaceable(folder)
+    old = _read_plan(folder / PLAN) if resume is not False and (folder / PLAN).exists() else plan
+    changed = [name for name in plan if plan[name] != old.get(name)]
+    if resume and changed:
+        raise InputError(
+            f"{folder}: cannot resume, {', '.join(changed)} changed since; "
+            "restore it or train anew without --resume"
+        )
+    if (resume is False or changed) and folder.exists():
+        _clear(folder)
+    write_json(folder / PLAN, plan)
+    return plan
 
 
-def _plan_of(reader: Reader, windows: Windows) -> dict:
-    """What decides the outcome of a training: settings, data and the weights it starts from."""
+def _clear(folder: Path) -> None:
+    """Remove all but the plan, the checkpoint first, so that half of the work does no harm.
+
+    A folder without a plan would be taken for another's, a checkpoint without history for damaged.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != LAST):
+        if path.name != PLAN:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _read_plan(path: Path) -> dict:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(plan, dict):
+            return plan
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(
+        f"{path}: damaged, it is not a JSON object; delete {path.parent} and train anew"
+    )
+
+
+def _note_origin(reader: Reader, plan: dict, steps: int, windows: int) -> None:
+    """Add to the reader's origin what it was fine-tuned on, and from which weights."""
+    names = ("learning_rate", "seed", "epochs", "batch_size", "dropout", "data", "checkpoint")
+    note = {"steps": steps, "windows": windows, **{name: plan[name] for name in names}}
+    if earlier := reader.origin.get("fine_tuned"):  # such as the SQuAD step
+        note["after"] = earlier
+    reader.origin["fine_tuned"] = note
+
+
+def _plan_of(reader: Reader, windows: Windows, trainer) -> dict:
+    """What decides the outcome of a training: settings, data, starting weights and devices."""
     names = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
     data, start = hashlib.sha256(), hashlib.sha256()
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
-        data.update(array.tobytes())
-    for parameter in reader.model.parameters():
-        start.update(parameter.detach().double().sum().numpy().tobytes())
-    plan = {name: getattr(reader.settings, name) for name in names}
-    return {**plan, "data": data.hexdigest(), "checkpoint": start.hexdigest()}
+        data.update(np.ascontiguousarray(array))
+    # Of the configuration all but the dropout, which is among the settings.
+    start.update(repr(replace(reader.model.config, dropout=0.0)).encode())
+    for name, tensor in reader.model.state_dict().items():
+        start.update(name.encode())
+        start.update(tensor.cpu().numpy().ravel())
+    return {
+        **{name: getattr(reader.settings, name) for name in names},
+        "data": data.hexdigest(),
+        "checkpoint": start.hexdigest(),
+        "qkv_order": reader.origin.get("qkv", {}).get("order", ""),
+        "precision": trainer.precision,
+        "devices": trainer.world_size,
+    }
 
 
-def _changes(path: Path, reader: Reader, windows: Windows) -> list[str]:
-    """Which parts of the plan in ``path`` are others now; none when there is no such file."""
-    if not path.exists():
-        return []
-    old, new = json.loads(path.read_text(encoding="utf-8")), _plan_of(reader, windows)
-    return [name for name in new if new[name] != old.get(name)]
-
-
-def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
-    settings = reader.settings
-    # wandb must neither ask for a login nor print a banner; NeMo's imports take seconds.
+def _prepare_wandb(settings: Settings) -> None:
+    """Keep wandb from asking for a login and from printing. ``InputError`` when it lacks a key."""
     os.environ["WANDB_MODE"] = settings.wandb_mode
     os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    # Lightning's logger provokes a warning before that. The mode is also that of an earlier
+    # training in this process unless it is given.
+    host = wandb.setup(wandb.Settings(mode=settings.wandb_mode)).settings.base_url
+    if settings.wandb_mode == "online":
+        from wandb.sdk.lib import wbauth  # no public function looks for a key without asking
+
+        try:
+            found = wbauth.authenticate_session(
+                host=host, source="fine_tune", prompt=False, update_session=False
+            )
+        except wandb.errors.AuthenticationError as error:
+            raise InputError(
+                f"wandb_mode=online: {error}; set wandb_mode=offline, or mend it"
+            ) from None
+        if not found:
+            raise InputError(
+                f"wandb_mode=online: no API key for {host}; set WANDB_API_KEY or call wandb login, "
+                "or set wandb_mode=offline"
+            )
+
+
+def _trainer():
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
-    import wandb
+    from lightning.pytorch.trainer import call
 
-    from helpers import qa_model  # before NeMo itself: it keeps the imports quiet
+    from helpers import qa_model  # before NeMo itself: it keeps the imports quiet; takes seconds
 
-    wandb.setup()  # reads both variables now; Lightning's logger provokes a warning before that
     qa_model.quiet_nemo()
-    from nemo.utils.exp_manager import exp_manager
-
-    trainer = pl.Trainer(
+    call.exit = sys.exit  # Lightning turns Ctrl-C into exit(1), which a Jupyter kernel lacks
+    return pl.Trainer(
         max_epochs=1,  # the plan below holds all epochs
         accelerator="auto",
         devices="auto",
@@ -174,41 +248,86 @@ def _fit(reader: Reader, windows: Windows, folder: Path, progress: bool):
         enable_model_summary=False,
         use_distributed_sampler=False,
         log_every_n_steps=1,
+        plugins=[qa_model.PlainCheckpoints()],
     )
-    plan = _Plan(windows.lengths, settings, trainer)
+
+
+def _check_memory(reader: Reader, batches: _Plan, lengths: np.ndarray) -> None:
+    """Raise ``InputError`` when some batch certainly needs more memory than there is.
+
+    Only on a CPU, where the kernel would kill us; a GPU raises an error that ``_fit`` names.
+    """
+    free = free_memory(swap=True)
+    if free is None or batches.trainer.strategy.root_device.type != "cpu":
+        return
+    dropout = reader.settings.dropout
+    need = max(training_bytes(reader.model, lengths[rows], dropout) for rows in batches.batches)
+    if need > free:
+        raise InputError(
+            f"batch_size: {reader.settings.batch_size} windows of up to {lengths.max()} tokens "
+            f"need at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; lower it"
+        )
+
+
+def _fit(reader: Reader, windows: Windows, folder: Path, batches: _Plan, progress: bool):
+    """Train, or go on; return the steps that had been taken before, and the history."""
+    import wandb
+    from nemo.utils.exp_manager import exp_manager
+
+    from helpers import qa_model
+
+    settings, trainer, steps = reader.settings, batches.trainer, len(batches)
     optim = {
         "lr": settings.learning_rate,
         "weight_decay": settings.weight_decay,
-        "warmup_steps": math.floor(settings.warmup_fraction * len(plan)),
-        "max_steps": len(plan),
+        "warmup_steps": math.floor(settings.warmup_fraction * steps),
+        "max_steps": steps,
     }
-    model = qa_model.build(reader.model, reader.tokenizer, folder, optim, settings.seed)
+    reader.model.set_dropout(settings.dropout)
+    reader.model.train()  # a loaded model answers without dropout, and Lightning leaves it so
+    model = qa_model.build(reader.model, reader.tokenizer, folder, optim=optim, seed=settings.seed)
     model.set_trainer(trainer)
-    recorder = _recorder(pl)(folder / HISTORY, len(plan), progress)
+    last = folder / LAST
+    recorder = qa_model.Recorder(folder / "history.csv", last, steps, progress)
     trainer.callbacks.append(recorder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
-        exp_manager(trainer, _experiment(settings, folder, len(plan)))
-        loader = DataLoader(_Rows(windows), batch_size=None, sampler=plan)
-        try:
-            trainer.fit(model, loader)
-        except SystemExit as error:  # Lightning turns Ctrl-C into exit(1)
-            raise KeyboardInterrupt(f"training stopped; resume it from {folder}") from error
-    if trainer.global_step < len(plan):
-        raise KeyboardInterrupt(f"training stopped at step {trainer.global_step} of {len(plan)}")
-    return len(plan), recorder.before, recorder.rows
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
+            exp_manager(trainer, _experiment(settings, folder))
+            loader = DataLoader(_Rows(windows), batch_size=None, sampler=batches)
+            trainer.fit(model, loader, ckpt_path=str(last) if last.exists() else None)
+    except InputError:
+        if recorder.lost:  # and so are the checkpoints
+            _clear(folder)
+            shutil.rmtree(folder)
+        raise
+    except SystemExit as error:  # what Lightning makes of Ctrl-C and of SIGTERM
+        raise KeyboardInterrupt from error
+    except RuntimeError as error:  # of torch, on a GPU and on a CPU
+        if "out of memory" not in str(error) and "t allocate memory" not in str(error):
+            raise
+        raise InputError(
+            f"batch_size: {settings.batch_size} windows need more memory than there is; lower it"
+        ) from error
+    finally:
+        recorder.close()
+        wandb.finish()  # else the next training of this process goes into this one's log
+    if trainer.global_step < steps:
+        raise KeyboardInterrupt
+    return recorder.before, recorder.rows
 
 
-def _experiment(settings: Settings, folder: Path, steps: int):
-    """NeMo's experiment manager: where to log, what to keep; it resumes what it finds."""
+def _experiment(settings: Settings, folder: Path):
+    """NeMo's experiment manager logs; the checkpoints are ours (see ``qa_model.Recorder``).
+
+    NeMo's own are marked as unfinished by a file beside them, and a first one that was never
+    finished stops every later start.
+    """
     from omegaconf import OmegaConf
 
     return OmegaConf.create(
         {
             "explicit_log_dir": str(folder / "nemo"),  # it moves older files aside on resume
-            "resume_if_exists": True,
-            "resume_ignore_no_checkpoint": True,
-            "resume_past_end": True,
             "create_tensorboard_logger": False,
             "create_wandb_logger": settings.wandb_mode != "disabled",
             "wandb_logger_kwargs": {
@@ -217,15 +336,7 @@ def _experiment(settings: Settings, folder: Path, steps: int):
                 "save_dir": str(folder),
                 "offline": settings.wandb_mode == "offline",
             },
-            "create_checkpoint_callback": True,
-            "checkpoint_callback_params": {
-                "monitor": "train_loss",  # NeMo wants a name; with none kept it decides nothing
-                "save_top_k": 0,
-                "save_last": True,
-                "every_n_train_steps": max(1, steps // _SAVES),
-                "every_n_epochs": None,
-                "save_nemo_on_train_end": False,
-            },
+            "create_checkpoint_callback": False,
             "create_preemption_callback": False,
             "log_step_timing": False,
             "log_tflops_per_sec_per_gpu": False,
@@ -267,50 +378,3 @@ class _Plan:
     def __iter__(self) -> Iterator[list[int]]:
         # Lightning restores its step counter on resume but starts a sampler from its beginning.
         yield from self.batches[self.trainer.global_step :]
-
-
-def _recorder(pl):
-    """The callback class, made here because Lightning is imported late."""
-
-    class Recorder(pl.Callback):
-        """Writes one line a step to history.csv and shows a bar with loss and time left."""
-
-        def __init__(self, path: Path, steps: int, progress: bool):
-            self.path, self.steps, self.progress = path, steps, progress
-            self.before = steps  # Lightning starts no training when all of them were taken
-            self.rows = read_history(path) if path.exists() else []
-
-        def on_train_start(self, trainer, module):
-            done = self.before = trainer.global_step
-            self.rows = [row for row in self.rows if row[0] <= done]
-            self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
-            self.file = self.path.open("w", newline="", buffering=1)
-            header = ("step", "loss", "learning_rate", "seconds")
-            csv.writer(self.file).writerows([header, *self.rows])
-            # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
-            self.bar = tqdm(
-                total=self.steps, initial=done, desc="training", unit="step",
-                disable=not self.progress or trainer.global_rank > 0, mininterval=2,
-            )  # fmt: skip
-
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            loss, seconds = float(outputs["loss"]), time.monotonic() - self.started
-            if not math.isfinite(loss):
-                raise InputError(
-                    f"training: the loss is {loss} at step {trainer.global_step}; "
-                    f"set a lower learning_rate than {trainer.lightning_module.cfg.optim.lr}"
-                )
-            row = (trainer.global_step, round(loss, 6), rate, round(seconds, 3))
-            self.rows.append(row)
-            csv.writer(self.file).writerow(row)
-            recent = [row[1] for row in self.rows[-20:]]
-            self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
-            self.bar.update()
-
-        def teardown(self, trainer, module, stage):
-            if hasattr(self, "bar"):
-                self.bar.close()
-                self.file.close()
-
-    return Recorder

@@ -152,7 +152,7 @@ def _score(reader: Reader, dev: Sequence[Question], asked: Sequence[Example]) ->
     ranked = rank_answers(asked, reader.predict(asked), merge=reader.settings.merge)
     answers = {name: [text for text, _ in found] for name, found in ranked.items()}
     score = score_batch("dev", {q.id: q.synonyms() for q in dev}, answers)
-    return {"dev questions": score.n, "sacc": score.sacc, "lacc": score.lacc, "mrr": score.mrr}
+    return {"dev questions": score.n, "sacc": score.sacc, "mrr": score.mrr, "lacc": score.lacc}
 
 
 def recovered(questions: Sequence[Question], seed: int) -> tuple[int, int, int]:
