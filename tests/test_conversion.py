@@ -242,10 +242,10 @@ def test_bad_input_is_one_line_and_writes_nothing(make, tmp_path, change, words)
 def test_the_run_folder(make, tmp_path):
     files, settings = make(dev_fraction=0.3, context="appended")
     converted, run = convert_run(files, settings), Run.open(settings)
-    note = write_run(converted, run, "02")
+    note = write_run(converted, run)
     assert note == run.noted("data", "02")
     assert note["golds"] == [str(tmp_path / "data" / "7B1_golden.json")]
-    assert note["batches"] == ["7B1"] and note["context"] == "appended" and not note["enriched"]
+    assert note["batches"] == ["7B1"] and not note["enriched"]
     assert note["train_rows"] == len(converted.train) and not note["train_is_squad"]
     for name, rows in (("train", converted.train), ("dev", converted.dev)):
         found = read_squad(run.need(f"squad/{name}.json", "02"))
@@ -264,9 +264,10 @@ def test_the_run_folder(make, tmp_path):
 def test_a_second_conversion_leaves_no_file_of_the_first(make):
     files, settings = make(dev_fraction=0.3)
     run = Run.open(settings)
-    write_run(convert_run(files, settings), run, "02")
+    write_run(convert_run(files, settings), run)
     run.need("squad/dev.json", "02")
-    write_run(convert_run(files, replace(settings, dev_fraction=0.0)), run, "02")
+    write_run(convert_run(files, replace(settings, dev_fraction=0.0)), run)
+    run = Run(run.folder, replace(settings, dev_fraction=0.0))
     assert not run.path("squad/dev.json").exists()
     with pytest.raises(InputError, match=r"squad/dev.json: is missing"):
         run.need("squad/dev.json", "02")

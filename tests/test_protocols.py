@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny import finished
 
 from helpers import conversion, metrics, protocols, review, runs, scores, verdicts
 from helpers.bioasq import read_questions
@@ -46,7 +47,13 @@ def run(tmp_path_factory):
     run = runs.Run.open(settings)
     files = conversion.find_run_files(settings)
     converted = conversion.convert_run(files, settings)
-    conversion.write_run(converted, run, scores.CONVERT)
+    finished(run, checkpoint={}, squad_step={})
+    conversion.write_run(converted, run)
+    run.noted("data", scores.CONVERT)
+    run.begin("model")
+    run.record(write_json(run.path("model/model.nemo"), {}), "model")
+    run.finish("model", train_pairs=10, seconds=1.0)
+    run.begin("answers")
     reader = FirstWords(settings)
     for batch in converted.batches:
         found = reader.predict(batch.examples)
@@ -55,11 +62,8 @@ def run(tmp_path_factory):
         answers = run.path(f"answers/{batch.name}.json")
         write_ranked(answers, batch.examples, found, "sum", asked)
         for path in (nbest, answers):
-            run.record(path, scores.PREDICT)
-    model = write_json(run.path("model/model.nemo"), {})
-    run.record(model, scores.TRAIN)
-    run.note("predict_seconds", 1.0)
-    run.note("train_pairs", 10)
+            run.record(path, "answers")
+    run.finish("answers", seconds=1.0)
     return run
 
 
@@ -121,14 +125,17 @@ def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monk
     assert files.enriched and files.tests == files.golds
     golden = runs.Run.open(settings)
     converted = conversion.convert_run(files, settings)
-    conversion.write_run(converted, golden, scores.CONVERT)
-    golden.note("predict_seconds", 1.0)
+    conversion.write_run(converted, golden)
+    golden.noted("data", scores.CONVERT)
+    finished(golden, checkpoint={}, squad_step={}, model={})
+    golden.begin("answers")
     for batch in converted.batches:
         found = FirstWords(settings).predict(batch.examples)
         write_nbest(golden.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
         write_ranked(golden.path(f"answers/{batch.name}.json"), batch.examples, found, "sum")
     for folder in ("nbest", "answers"):
-        golden.record(golden.path(folder), scores.PREDICT)
+        golden.record(golden.path(folder), "answers")
+    golden.finish("answers", seconds=1.0)
     effects = protocols.effects(golden, scores.read_batches(golden))
     assert pick(effects, "snippets", "golden").own
     assert "not tried" in pick(effects, "snippets", "official").note

@@ -62,11 +62,11 @@ def test_record_then_need(run):
 
 def test_files_and_notes_outlive_a_second_opening(run):
     run.record(write(run, "a.txt"), "01_x")
-    run.note("checkpoint", {"folder": "somewhere"})
+    run.note("environment", {"folder": "somewhere"})
     created = run.manifest()["created"]
     again = reopened(run, seed=8)
     assert again.need("a.txt", "01_x").read_bytes() == b"content\n"
-    assert again.noted("checkpoint", "01_x") == {"folder": "somewhere"}
+    assert again.noted("environment", "01_x") == {"folder": "somewhere"}
     assert again.manifest()["settings"]["seed"] == 8
     assert again.manifest()["created"] == created
 
@@ -111,11 +111,46 @@ def test_deleted_file_is_refused(run):
     "change", [{"profile": "bioasq-cpu"}, {"context": "abstract"}, {"bioasq_dir": "/data"}]
 )
 def test_file_of_other_data_is_refused(run, change):
-    run.record(write(run, "a.txt"), "02_x")
+    run.begin("data")
+    run.record(write(run, "a.txt"), "data")
+    run.finish("data")
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=f"was made with {name}=.*now it is '{value}'"):
         reopened(run, **change).need("a.txt", "02_x")
-    assert reopened(run, seed=99, epochs=1).need("a.txt", "02_x").exists()
+    assert reopened(run, merge="max", epochs=1).need("a.txt", "02_x").exists()
+
+
+def test_a_stage_is_finished_only_by_who_began_it_and_read_what_it_needs(run):
+    for stage in ("checkpoint", "data", "squad_step"):
+        run.begin(stage)
+        run.finish(stage, {"/x/weights": "ab"} if stage == "checkpoint" else None, fact=stage)
+    assert run.noted("data", "02_x") == {"fact": "data"}
+    record = run.manifest()["notes"]["squad_step"]
+    assert record["settings"]["seed"] == 7
+    assert record["inputs"] == {"checkpoint": run.manifest()["notes"]["checkpoint"]["sha256"]}
+    words = "'model' was not run from start to end.*run notebook 03_fine_tune from its first cell"
+    with pytest.raises(InputError, match=words):
+        run.finish("model")
+    again = reopened(run, epochs=9)  # as when only the first cells are run again
+    again.begin("model")
+    with pytest.raises(InputError, match=words):
+        again.finish("model")
+    for stage in ("checkpoint", "data", "squad_step"):
+        again.noted(stage, "03_fine_tune")
+    again.finish("model")
+    assert run.manifest()["notes"]["model"]["settings"]["epochs"] == 9
+    with pytest.raises(InputError, match="'model' was made with epochs=9, now it is 2; run note"):
+        run.noted("model", "03_fine_tune")
+
+
+def test_the_same_again_is_the_same_stage_and_other_bytes_are_another(run):
+    def made(content):
+        run.begin("data")
+        run.record(write(run, "squad/train.json", content), "data")
+        run.finish("data")
+        return run.manifest()["notes"]["data"]["sha256"]
+
+    assert made(b"one") == made(b"one") != made(b"two")
 
 
 def test_folders_are_recorded_and_checked_file_by_file(run):

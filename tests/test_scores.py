@@ -6,6 +6,7 @@ import re
 
 import nbformat
 import pytest
+from tiny import finished
 
 from helpers import report, scores
 from helpers.bioasq import write_answers, write_json
@@ -32,7 +33,10 @@ BATCHES = {
 def run(tmp_path):
     runs_dir, own = str(tmp_path / "runs"), str(tmp_path)
     folder = Run.open(from_parameters(run="r", runs_dir=runs_dir, bioasq_dir=own))
-    golds = []
+    golds, facts = [], {"batches": list(BATCHES), "enriched": False}
+    finished(folder, checkpoint={"parameters": 5}, squad_step={})
+    for stage in ("data", "answers", "baselines"):
+        folder.begin(stage)
     for name, questions in BATCHES.items():
         items, examples, found = [], [], []
         for q, (synonyms, contexts, ranked) in questions.items():
@@ -43,15 +47,16 @@ def run(tmp_path):
                 at = context.find(best)
                 found.append([Candidate(best, at, at + len(best), 1.0, 1.0, 1.0)] if best else [])
         golds.append(str(write_json(tmp_path / f"{name}_golden.json", {"questions": items})))
-        folder.record(write_squad(folder.path(f"squad/{name}.json"), examples), scores.CONVERT)
+        folder.record(write_squad(folder.path(f"squad/{name}.json"), examples), "data")
         given = {q: ranked for q, (_, _, ranked) in questions.items()}
-        for where in ("answers", "baselines/untrained"):
-            path = write_answers(folder.path(f"{where}/{name}.json"), given)
-            folder.record(path, scores.PREDICT)
+        for stage, where in (("answers", "answers"), ("baselines", "baselines/untrained")):
+            folder.record(write_answers(folder.path(f"{where}/{name}.json"), given), stage)
         path = write_nbest(folder.path(f"nbest/{name}.jsonl"), examples, found)
-        folder.record(path, scores.PREDICT)
-    folder.note("data", {"batches": list(BATCHES), "golds": golds, "enriched": False})
-    folder.note("train_pairs", 7)
+        folder.record(path, "answers")
+    folder.finish("data", golds=golds, **facts)
+    finished(folder, model={"train_pairs": 7, "seconds": 1.0})
+    folder.finish("answers", seconds=2.0)
+    folder.finish("baselines")
     return folder
 
 
@@ -98,8 +103,9 @@ def test_a_missing_answer_file_names_the_notebook(run):
 
 
 def test_the_report_shows_scores_and_escapes_what_it_shows(run):
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
-    scores.write_scores(run, result | {"model": "<b>x</b>", "profile": "bioasq-cpu"}, "05")
+    systems = scores.read_systems(run)
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0}, systems)
+    scores.write_scores(run, result | {"model": "<b>x</b>", "profile": "bioasq-cpu"}, systems)
     page = report.write_report(run).read_text()
     assert "20.00 (1)" in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
@@ -118,7 +124,8 @@ def _odd(value):
 
 def test_no_text_of_a_run_gets_into_the_report_as_html(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
-    scores.write_scores(run, _odd(result) | {"model": "<i>m", "context": "<i>c"}, "05")
+    odd = _odd(result) | {"model": "<i>m", "context": "<i>c"}
+    scores.write_scores(run, odd, scores.read_systems(run))
     cells = [nbformat.v4.new_markdown_cell("# <i>title"), nbformat.v4.new_code_cell("")]
     notebook = nbformat.v4.new_notebook(cells=cells)
     path = run.path('notebooks/05 "<i>x.ipynb')
@@ -134,7 +141,7 @@ def test_the_report_says_when_golden_snippets_were_read(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
     assert "enriched" not in scores.table(result)
     assert "not the official task" in scores.table(result | {"enriched": True})
-    scores.write_scores(run, result | {"enriched": True}, "05")
+    scores.write_scores(run, result | {"enriched": True}, scores.read_systems(run))
     assert "not the official task" in report.write_report(run).read_text()
 
 

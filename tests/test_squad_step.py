@@ -123,6 +123,7 @@ def test_the_step_trains_notes_and_keeps_its_model(squad_file, tmp_path, monkeyp
     )  # fmt: skip
     folder = Run.open(reader.settings)
     before = squad_step.score(reader, squad_step.read(reader.settings).dev, progress=False)
+    tiny.finished(folder, checkpoint={})
     note = squad_step.run(reader, folder)
     assert note["judged"]["f1"] > before["f1"] + 0.1  # with its own rate and number of epochs
     assert note["train_questions"] == 48 and note["judged"]["questions"] == 12
@@ -138,6 +139,7 @@ def test_without_a_step_nothing_happens_and_an_old_model_goes(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     reader = tiny.tiny_reader()
     folder = Run.open(reader.settings)
+    tiny.finished(folder, checkpoint={})
     folder.path(squad_step.MODEL).write_bytes(b"of other settings")
     assert squad_step.run(reader, folder) == {}
     assert not folder.path(squad_step.MODEL).exists()

@@ -53,4 +53,11 @@ def tiny_examples(count: int, seed: int = 0) -> list[Example]:
     return examples
 
 
-__all__ = ["Settings", "tiny_examples", "tiny_folder", "tiny_reader"]
+def finished(run, **facts) -> None:
+    """Record stages of a run, given with their facts in the run's order, as if they had run."""
+    for stage, known in facts.items():
+        run.begin(stage)
+        run.finish(stage, **known)
+
+
+__all__ = ["Settings", "finished", "tiny_examples", "tiny_folder", "tiny_reader"]

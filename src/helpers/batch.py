@@ -27,6 +27,7 @@ from helpers.conversion import find_run_files
 from helpers.outputs import write_json, write_text
 from helpers.runs import Run
 from helpers.squad_step import check as check_squad_step
+from helpers.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar", "model")
@@ -69,13 +70,14 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
         if not checked:
             checked = kernel.check_own()
         print(label, flush=True)
+        done = {before: entry for before, entry in done.items() if before < name}
+        folder.note(DONE, done)  # begun: neither this notebook nor a later one is done now
         try:
             seconds = _execute(notebook, folder, parameters)
         except InputError:
             if new and not done:  # a start that fails leaves no folder
                 shutil.rmtree(folder.folder, ignore_errors=True)
             raise
-        done = folder.manifest()["notes"].get(DONE, {})
         done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
         folder.note(DONE, done)
         print(f"{label}: {seconds:.0f} s", flush=True)
@@ -242,14 +244,16 @@ def _fingerprint(notebook: Path, settings: Settings) -> str:
 
 
 def _whole(folder: Run, name: str) -> bool:
-    """Whether the executed notebook and all files it recorded are still there."""
+    """Whether the executed notebook is there and all it recorded fits these settings and inputs."""
     files = folder.manifest()["files"]
-    made = [key for key, entry in files.items() if entry["made_by"] == name]
-    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file() and all(
-        (folder.folder / key).is_file()
-        and (folder.folder / key).stat().st_size == files[key]["bytes"]
-        for key in made
-    )
+    try:
+        for stage in (stage for stage, spec in STAGES.items() if spec.notebook == name):
+            folder.noted(stage, name)
+        for file in (file for file, entry in files.items() if entry["made_by"] == name):
+            folder.need(file, name)
+    except InputError:
+        return False
+    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

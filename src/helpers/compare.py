@@ -18,9 +18,10 @@ import numpy as np
 from helpers import reproduce, verdicts
 from helpers.bioasq import read_json
 from helpers.claims import CLAIMS, Claim, counts_that_print_as
-from helpers.config import InputError, Settings
-from helpers.runs import MANIFEST
+from helpers.config import InputError
+from helpers.files import sha256
 from helpers.scores import OWN, RANKS
+from helpers.stages import MANIFEST, NEUTRAL, as_recorded
 from helpers.uncertainty import (
     MEASURES,
     exact_interval,
@@ -29,7 +30,7 @@ from helpers.uncertainty import (
     sources,
 )
 
-_NOT_A_WAY = ("run", "runs_dir", "seed", "wandb_mode", "official_jar", "protocol_seconds")
+_NOT_A_WAY = ("seed", *NEUTRAL)
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
 BEGIN, END = "<!-- results:", "<!-- end of results -->"
@@ -40,7 +41,7 @@ class RunResult:
     """What a finished run's folder says."""
 
     folder: Path
-    manifest: dict
+    manifest: dict  # with the settings, code and machine that made the scores
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
@@ -48,7 +49,7 @@ class RunResult:
     @property
     def way(self) -> tuple:
         """Everything that decides the result but the seed."""
-        settings = {**vars(Settings()), **self.manifest["settings"]}  # older runs lack newer ones
+        settings = self.manifest["settings"]
         weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
         made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"],
                 sorted(weights.values()))  # fmt: skip
@@ -65,12 +66,17 @@ def read(folder: str | Path) -> RunResult:
     try:
         found = RunResult(
             folder,
-            manifest,
+            as_recorded(folder, manifest),
             scores,
             {name: _flat(batches) for name, batches in ranks.items()},
             {question: batch for batch, asked in ranks[OWN].items() for question in asked},
         )
         found.way, manifest["settings"]["seed"], manifest["hardware"], scores["enriched"]
+        for name in ("scores.json", RANKS):
+            entry = manifest["files"].get(name)
+            if entry and entry["sha256"] != sha256(folder / name):
+                changed = f"{folder / name}: has changed since it was recorded"
+                raise InputError(f"{changed}; run notebook 05_reproduce_metrics again")
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: written by another version of the kit, or damaged ({error!r}); run it again"

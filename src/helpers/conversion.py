@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questions, read_json
@@ -18,6 +17,7 @@ from helpers.contexts import contexts_of
 from helpers.files import sha256
 from helpers.leaks import Leak, find_leaks, wordings
 from helpers.mini_text import DATA
+from helpers.runs import Run
 from helpers.squad import (
     Drop,
     Example,
@@ -31,9 +31,6 @@ from helpers.squad import (
     write_squad,
 )
 
-if TYPE_CHECKING:
-    from helpers.runs import Run
-
 FOLDER = "squad"  # in the run's folder
 
 
@@ -41,9 +38,12 @@ FOLDER = "squad"  # in the run's folder
 class ConvertedRun:
     """Everything the conversion makes. ``train`` has one row an occurrence of the answer, ``dev``
     one a pair. ``steps`` counts the training questions left after each step, with its name,
-    ``pair_steps`` the question-context pairs; ``leaks`` are questions that the tests ask too."""
+    ``pair_steps`` the question-context pairs; ``leaks`` are questions that the tests ask too;
+    ``inputs`` maps the files read to their SHA-256."""
 
     files: BioasqFiles
+    settings: Settings
+    inputs: dict[str, str]
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     batches: tuple[TestBatch, ...]
@@ -83,6 +83,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     stay, since only a reader can tell. Raises ``InputError`` for anything that a file has wrong,
     and when no training question is left.
     """
+    inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
     empty = [batch.name for batch in batches if not batch.examples]
     if empty:
@@ -100,6 +101,8 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
     return ConvertedRun(
         files,
+        settings,
+        inputs,
         tuple(one_span_rows(train)),
         tuple(by_pair(dev)),
         tuple(batches),
@@ -110,12 +113,15 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     )
 
 
-def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
+def write_run(converted: ConvertedRun, run: Run) -> dict:
     """Write the SQuAD files, id maps, drops and leaks into ``squad/`` of the run's folder.
 
-    Files of an earlier conversion that this one does not make are removed. Every file is recorded
-    in the manifest; the note "data", which is returned, says where the originals lie.
+    Files of an earlier conversion that this one does not make are removed. All is recorded as the
+    stage "data", under the settings that converted it; its facts, which are returned, say where
+    the originals lie.
     """
+    run = Run(run.folder, converted.settings)
+    run.begin("data")
     parts = {"train": converted.train, "dev": converted.dev}
     parts = {name: rows for name, rows in parts.items() if rows}
     parts |= {batch.name: batch.examples for batch in converted.batches}
@@ -131,14 +137,13 @@ def write_run(converted: ConvertedRun, run: Run, made_by: str) -> dict:
     for path in run.path(f"{FOLDER}/drops.jsonl").parent.iterdir():
         if path.suffix in (".json", ".jsonl") and path not in written:
             path.unlink()
-    run.record(run.path(FOLDER), made_by)
     for path, rows in written.items():
-        run.record(path, made_by, rows=rows)
-    run.note("data", _note(converted, run.settings))
-    return _note(converted, run.settings)
+        run.record(path, "data", rows=rows)
+    run.finish("data", converted.inputs, **_facts(converted))
+    return _facts(converted)
 
 
-def _note(converted: ConvertedRun, settings: Settings) -> dict:
+def _facts(converted: ConvertedRun) -> dict:
     files, counts = converted.files, converted.counts()
     return {
         "train": str(files.train.resolve()),
@@ -147,16 +152,11 @@ def _note(converted: ConvertedRun, settings: Settings) -> dict:
         "golds": [str(path.resolve()) for path in files.golds],
         "batches": list(files.batches),
         "enriched": files.enriched,
-        "context": settings.context,
-        "dev_fraction": settings.dev_fraction,
-        "seed": settings.seed,
         "train_pairs": counts["train"]["pairs"],
         "train_rows": counts["train"]["rows"],
         "dev_pairs": counts["dev"]["pairs"],
         "dropped": len(converted.drops),
         "leaks": len(converted.leaks),
-        "rungs": settings.rungs,
-        "inputs": {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)},
     }
 
 

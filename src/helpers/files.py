@@ -45,6 +45,13 @@ def sha256(path: str | Path) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from None
 
 
+def hashes(path: str | Path) -> dict[str, str]:
+    """Full path -> SHA-256 of a file, or of each file directly in a folder."""
+    path = Path(path).resolve()
+    found = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {str(p): sha256(p) for p in found}
+
+
 def unzip(path: Path, files: list[File], target: Path) -> None:
     """Take the members with the files' names and sizes, in whatever folder of the zip.
 

@@ -112,7 +112,7 @@ def _merging(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
 def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
     settings, own = run.settings, metrics.weighted([batch.score for batch in batches])
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
-    rate = run.manifest()["notes"].get("predict_seconds", 0.0) / max(size, 1)
+    rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
     # Without test inputs the golden files' snippets are all there is.
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)

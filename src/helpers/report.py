@@ -13,13 +13,13 @@ from pathlib import Path
 import nbformat
 from nbconvert import HTMLExporter
 
-from helpers import __version__
 from helpers.bioasq import read_json
 from helpers.code_version import notebook_parameters
 from helpers.config import Settings, from_parameters
 from helpers.environment import ROOT
 from helpers.outputs import write_text
 from helpers.runs import Run
+from helpers.stages import as_recorded
 
 _FIGURES = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
@@ -45,10 +45,10 @@ code{background:#f0f0f0;padding:0 .2rem}.facts td{text-align:left;vertical-align
 def write_report(run: Run) -> Path:
     """Write ``index.html`` and ``notebooks/*.html`` of a finished run; returns the former."""
     scores = read_json(run.folder / "scores.json")
-    manifest = run.manifest()
+    manifest = as_recorded(run.folder, run.manifest())
     body = [
         f"<h1>BioMegatron BioASQ kit: run <code>{html.escape(run.settings.run)}</code></h1>",
-        _note(scores, teaching=not run.settings.bioasq_dir),
+        _note(scores, teaching=not manifest["settings"]["bioasq_dir"]),
         "<h2>Scores</h2>",
         _score_table(scores),
         "<p>In percent, with the number of questions. <b>SAcc</b>: the first answer is right. "
@@ -223,8 +223,8 @@ def _facts(manifest: dict, scores: dict) -> str:
     hardware, settings = manifest["hardware"], manifest["settings"]
     memory = hardware["memory_bytes"]
     facts = {
-        "kit": f"{__version__}, commit {manifest['kit']['commit'] or 'unknown'}",
-        "made": manifest["opened"],
+        "kit": f"{manifest['kit']['version']}, commit {manifest['kit']['commit'] or 'unknown'}",
+        "made": manifest["files"]["scores.json"]["made_at"],
         "settings": ", ".join(f"{k}={v}" for k, v in settings.items() if v != ""),
         "SQuAD step": _squad_step(scores.get("squad_step") or {}),
         "training rows": scores["train_pairs"],

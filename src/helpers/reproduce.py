@@ -15,7 +15,8 @@ from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters
 from helpers.mini_text import DATA
 from helpers.outputs import write_text
-from helpers.runs import MANIFEST, Run
+from helpers.runs import Run
+from helpers.stages import MANIFEST, as_recorded
 
 SCRIPT = "reproduce.sh"
 PLACES = {"bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
@@ -54,7 +55,7 @@ def inputs(manifest: Mapping) -> dict[str, str]:
 
 def write(run: Run, made_by: str) -> Path:
     """Write ``reproduce.sh`` and record it."""
-    path = write_text(run.path(SCRIPT), script(run.manifest()))
+    path = write_text(run.path(SCRIPT), script(as_recorded(run.folder, run.manifest())))
     path.chmod(0o755)
     return run.record(path, made_by)
 
@@ -118,6 +119,7 @@ def same(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
         parts = ("kit", "settings", "hardware", "packages", "python")
         if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
             raise InputError(f"{folder / MANIFEST}: not a run's manifest; give a run's folder")
+    old, new = (as_recorded(*pair) for pair in zip(folders, (old, new), strict=True))
     lines = []
     for what, part in (
         ("input files", lambda m: sorted(inputs(m).values())),

@@ -1,16 +1,20 @@
 """A run's folder and its ``manifest.json``: what lies in it, what made it, on which machine.
 
-Notebooks hand each other files through here and never kernel state. A file counts only while its
-bytes are the recorded ones and it was made for the same data, so a notebook run by hand out of
-order gets a clear message instead of a stale number.
+Notebooks pass each other files through here, never kernel state. Each stage of a run records the
+settings that decide its output and the hashes of what it read. The next stage checks both, so a
+notebook run out of order or under other settings gets a clear message instead of a false score.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +25,11 @@ from helpers.bioasq import read_json
 from helpers.config import InputError, Settings
 from helpers.files import sha256
 from helpers.outputs import check_outputs, write_json, write_text
+from helpers.stages import HEADER, MANIFEST, STAGES, chain
 
 SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
 LATEST = "latest"
-# A file made with others is another's file.
-DATA_SETTINGS = ("profile", "bioasq_dir", "context", "snippets", "rungs")
+_RECORD = ("settings", "inputs", "sha256", *HEADER)  # what a stage's note holds beside its facts
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "scipy", "pandas", "matplotlib", "papermill", "wandb",
@@ -41,6 +44,8 @@ class Run:
             raise InputError(f"run: {settings.run!r} is kept for the link to the newest run")
         self.folder = folder
         self.settings = settings
+        self._read: dict[str, str] = {}  # stage -> the hash it had when this object read it
+        self._begun: set[str] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Run:
@@ -84,11 +89,50 @@ class Run:
             raise InputError(f"{path}: cannot make its folder ({error.strerror})") from None
         return path
 
+    def begin(self, stage: str) -> None:
+        """Forget a stage's record before its files are written again.
+
+        If the notebook is then stopped, nothing half-written counts as finished.
+        """
+        known = self.manifest()
+        files, notes = known["files"], known.get("notes", {})
+        files = {name: entry for name, entry in files.items() if entry.get("stage") != stage}
+        notes = {name: note for name, note in notes.items() if name != stage}
+        self._save({**known, "files": files, "notes": notes})
+        self._begun.add(stage)
+
+    def finish(self, stage: str, inputs: Mapping[str, str] | None = None, **facts: Any) -> None:
+        """Record a stage whose files are all recorded: its settings, what it read, and ``facts``.
+
+        ``inputs`` maps files outside this folder to their SHA-256 when they were read. The stages
+        that it reads are recorded with the hash they had when this object read them. Raises
+        ``InputError`` when this object did not begin the stage or did not read what it needs:
+        then a cell was run again under other settings than the cells before it.
+        """
+        spec = STAGES[stage]
+        if stage not in self._begun or not self._read.keys() >= set(spec.reads):
+            raise InputError(
+                f"{self.folder}: the stage {stage!r} was not run from start to end under these "
+                f"settings; run notebook {spec.notebook} from its first cell"
+            )
+        settings = {name: getattr(self.settings, name) for name in spec.settings}
+        inputs = {name: self._read[name] for name in spec.reads} | dict(inputs or {})
+        known = self.manifest()
+        files = known["files"].items()
+        made = sorted((n, entry["sha256"]) for n, entry in files if entry.get("stage") == stage)
+        told = json.dumps([settings, sorted(inputs.values()), made], sort_keys=True)
+        digest = self._read[stage] = hashlib.sha256(told.encode()).hexdigest()
+        record = {"settings": settings, "inputs": inputs, "sha256": digest}
+        record |= {part: known[part] for part in HEADER}
+        record["hardware"] = {**known["hardware"], "gpus": _gpus()}  # torch may be there only now
+        self.note(stage, {**facts, **record})
+
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
         """Enter a finished file, or every file of a folder, into the manifest.
 
-        ``made_by`` is the notebook's or script's name; ``extra`` are facts about the file that
-        JSON can hold (a count, a context). Recording a folder forgets what it held before.
+        ``made_by`` is a stage, or a notebook or script for files that no later stage reads.
+        ``extra`` are facts about the file that JSON can hold (a count, a context). Recording a
+        folder forgets what it held before.
         """
         path = Path(path)
         name = self._name(path)
@@ -101,6 +145,8 @@ class Run:
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: cannot be recorded, it holds no file")
+        if made_by in STAGES:
+            extra["stage"], made_by = made_by, STAGES[made_by].notebook
         for file in found:
             files[self._name(file)] = {
                 **extra,
@@ -108,7 +154,6 @@ class Run:
                 "sha256": sha256(file),
                 "made_by": made_by,
                 "made_at": _now(),
-                "made_for": _made_for(self.settings),
                 "commit": known.get("kit", {}).get("commit"),
             }
         self._save({**known, "files": files})
@@ -118,7 +163,7 @@ class Run:
         """The path of a recorded file or folder that ``notebook`` makes, checked.
 
         Raises ``InputError`` naming the notebook to run when it is missing, has changed since it
-        was recorded, or was made from other data than these settings ask for.
+        was recorded, or when its stage, or one that this stage read, does not fit (``noted``).
         """
         path, run_it = self.folder / name, f"run notebook {notebook} first"
         files = self.manifest()["files"]
@@ -133,13 +178,10 @@ class Run:
                 raise InputError(f"{file}: is recorded but gone; {again}")
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise InputError(f"{file}: no longer matches its recorded SHA-256; {again}")
-            for setting, now in _made_for(self.settings).items():
-                before = entry["made_for"].get(setting, getattr(Settings, setting))
-                if before != now:
-                    raise InputError(
-                        f"{file}: was made with {setting}={before!r}, now it is {now!r}; {again}, "
-                        "or give this run another name"
-                    )
+            if "made_for" in entry:
+                raise InputError(f"{file}: was recorded by an older version of the kit; {again}")
+        for stage in {files[key]["stage"] for key in keys if "stage" in files[key]}:
+            self.noted(stage, notebook)
         return path
 
     def read_json(self, name: str, notebook: str) -> Any:
@@ -152,13 +194,33 @@ class Run:
         self._save({**known, "notes": {**known.get("notes", {}), key: value}})
 
     def noted(self, key: str, notebook: str) -> Any:
-        """A fact kept by ``note``; ``InputError`` names the notebook to run when it is missing."""
+        """A fact kept by ``note``, or the facts of a finished stage.
+
+        A stage is checked with all that it read: it must be finished, made under these settings,
+        and made from what is there now. Raises ``InputError`` naming the notebook to run.
+        """
         notes = self.manifest().get("notes", {})
         if key not in notes:
             raise InputError(
                 f"{self.folder / MANIFEST}: says nothing of {key!r}; run notebook {notebook} first"
             )
-        return notes[key]
+        if key not in STAGES:
+            return notes[key]
+        for stage, record in chain(self.folder, notes, key):
+            again = f"run notebook {STAGES[stage].notebook} again"
+            for setting in STAGES[stage].settings:
+                before = record["settings"].get(setting, getattr(Settings, setting))
+                now = getattr(self.settings, setting)
+                if before != now:
+                    raise InputError(
+                        f"{self.folder}: the stage {stage!r} was made with {setting}={before!r}, "
+                        f"now it is {now!r}; {again}, or give this run another name"
+                    )
+            for path in (path for path in record["inputs"] if path not in STAGES):
+                if Path(path).is_file() and _sha256_now(path) != record["inputs"][path]:
+                    raise InputError(f"{path}: is not the file that this run read; {again}")
+        self._read[key] = notes[key]["sha256"]
+        return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def point_latest(self) -> None:
         """Let ``latest`` beside the folder lead to it; a text file where links are refused."""
@@ -186,8 +248,15 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _made_for(settings: Settings) -> dict[str, str]:
-    return {name: getattr(settings, name) for name in DATA_SETTINGS}
+def _sha256_now(path: str) -> str:
+    """SHA-256 of a file that is asked for often: it is read again only when it has changed."""
+    stat = os.stat(path)
+    return _sha256_as_of(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256_as_of(path: str, changed_at: int, size: int) -> str:
+    return sha256(path)
 
 
 def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from helpers.prediction import pair_exact_match, read_nbest
 from helpers.runs import Run
 from helpers.spans import ceiling, find_spans
 from helpers.squad import read_squad
+from helpers.stages import STAGES, as_recorded
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
 OWN = "run"  # the run's own answers, beside its baselines
-CONVERT, TRAIN, PREDICT = "02_bioasq_to_squad", "03_fine_tune", "04_error_analysis"
+FETCH, CONVERT, TRAIN, PREDICT = (
+    STAGES[name].notebook for name in ("checkpoint", "data", "model", "answers")
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
     when a score breaks SAcc <= MRR <= LAcc <= ceiling, which would be a mistake of ours.
     """
     data = run.noted("data", CONVERT)
+    missing = run.settings.missing  # recorded with the scores; all else was recorded before
     batches = []
     for name, gold in zip(data["batches"], data["golds"], strict=True):
         wanted = read_golds(gold).scored
@@ -58,7 +62,6 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
                 "do the golden file and the test input belong together?"
             )
         given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
-        missing = run.settings.missing
         score = metrics.score_batch(name, wanted, given, missing)
         possible, count = ceiling(questions, contexts)
         if missing == "wrong":  # with questions dropped, hits and ceiling have other denominators
@@ -70,9 +73,11 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
 
 def read_systems(run: Run) -> dict[str, list[Batch]]:
     """The run's own batches (key ``OWN``), and those of each system of ``baselines/``."""
-    folders = sorted(path for path in run.path("baselines").glob("*/"))
+    run.noted("baselines", PREDICT)
+    files = run.manifest()["files"].items()
+    names = {Path(n).parent.name for n, entry in files if entry.get("stage") == "baselines"}
     return {OWN: read_batches(run)} | {
-        folder.name: read_batches(run, f"baselines/{folder.name}") for folder in folders
+        name: read_batches(run, f"baselines/{name}") for name in sorted(names)
     }
 
 
@@ -81,26 +86,21 @@ def score_run(
 ) -> dict:
     """All of ``scores.json``; fractions of 1, seconds as given. Writes nothing.
 
-    ``systems`` is what ``read_systems`` gives, to spare reading twice.
+    ``systems`` is what ``read_systems`` gives, to spare reading twice. The settings named are
+    those that the stages recorded.
     """
-    settings = run.settings
+    used = as_recorded(run.folder, run.manifest(), "answers")["settings"]
     systems = systems or read_systems(run)
     batches = systems[OWN]
     result = {
         "schema_version": SCHEMA_VERSION,
-        "profile": settings.profile,
-        "model": settings.model,
-        "seed": settings.seed,
-        "context": settings.context,
-        "merge": settings.merge,
-        "missing": settings.missing,
-        "train_pairs": run.noted("train_pairs", TRAIN),
-        "epochs": settings.epochs,
-        "rungs": settings.rungs,
-        "allow_leak": settings.allow_leak,
-        "parameters": run.manifest()["notes"].get("checkpoint", {}).get("parameters"),
+        **{name: used[name] for name in ("profile", "model", "seed", "context", "merge")},
+        "missing": run.settings.missing,
+        "train_pairs": run.noted("model", TRAIN)["train_pairs"],
+        **{name: used[name] for name in ("epochs", "rungs", "allow_leak")},
+        "parameters": run.noted("checkpoint", FETCH)["parameters"],
         "enriched": run.noted("data", CONVERT)["enriched"],
-        "squad_step": run.manifest()["notes"].get("squad_step", {}),  # empty: no such step
+        "squad_step": run.noted("squad_step", TRAIN),  # empty: no such step
         **metrics.summary([b.score for b in batches]),
         "seconds": seconds,
     }
@@ -122,20 +122,18 @@ def score_run(
     return result
 
 
-def write_scores(
-    run: Run, scores: dict, made_by: str, systems: dict[str, list[Batch]] | None = None
-) -> Path:
-    """Write and record ``scores.json``, and with ``systems`` also ``ranks.json``.
+def write_scores(run: Run, scores: dict, systems: dict[str, list[Batch]]) -> Path:
+    """Write and record ``scores.json`` and ``ranks.json``, the stage "scores".
 
     The latter holds system -> batch -> question id -> rank of its first right answer (0: none),
     all that a paired comparison with another run needs.
     """
-    if systems:
-        ranks = {
-            name: {batch.name: batch.ranks for batch in rows} for name, rows in systems.items()
-        }
-        run.record(write_json(run.path(RANKS), ranks), made_by)
-    return run.record(write_json(run.path("scores.json"), scores), made_by)
+    run.begin("scores")
+    ranks = {name: {batch.name: batch.ranks for batch in rows} for name, rows in systems.items()}
+    run.record(write_json(run.path(RANKS), ranks), "scores")
+    path = run.record(write_json(run.path("scores.json"), scores), "scores")
+    run.finish("scores")
+    return path
 
 
 def table(scores: dict) -> str:

@@ -23,7 +23,7 @@ from helpers.squad import Example, read_squad, split_dev
 from helpers.uncertainty import bootstrap_interval
 
 MODEL = "model/squad_step.nemo"  # the model after the step, in the run's folder
-NOTE = "squad_step"  # in the manifest
+STAGE = "squad_step"
 
 
 @dataclass(frozen=True)
@@ -89,16 +89,17 @@ def score(reader: Reader, examples: Sequence[Example], progress: bool = True) ->
 
 
 def run(reader: Reader, folder: Run) -> dict:
-    """Take the step with the reader's model, in place, and note it in the run's manifest.
+    """Take the step with the reader's model, in place, and record it in the run's manifest.
 
     Keeps the model as ``model/squad_step.nemo``. A step taken before with the same data, settings
-    and weights is not repeated. Returns the note; without a step it is empty.
+    and weights is not repeated. Returns the recorded facts; without a step there are none.
     """
     settings = reader.settings
     check(settings)
+    folder.begin(STAGE)
     if not settings.squad_epochs:
         folder.path(MODEL).unlink(missing_ok=True)  # of other settings
-        folder.note(NOTE, {})
+        folder.finish(STAGE)
         return {}
     data = read(settings)
     own = replace(
@@ -110,16 +111,16 @@ def run(reader: Reader, folder: Run) -> dict:
     done = training.fine_tune(
         replace(reader, settings=own), data.train, folder.path("training_squad"), resume=None
     )
-    save_nemo(reader, folder.path(MODEL))
-    note = {
+    folder.record(save_nemo(reader, folder.path(MODEL)), STAGE)
+    facts = {
         "files": data.files,
         "train_questions": len(data.train),
         "epochs": settings.squad_epochs,
         "seconds": round(done.seconds, 1),
         "judged": score(reader, data.dev) if data.dev else {},
     }
-    folder.note(NOTE, note)
-    return note
+    folder.finish(STAGE, data.files, **facts)
+    return facts
 
 
 def _in_registry(name: str) -> bool:
