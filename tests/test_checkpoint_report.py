@@ -57,6 +57,8 @@ def test_the_report_says_what_was_found(known, tmp_path):
     assert "Read in order 1.0" in text
     for order, score in reader.origin["qkv"]["scores"].items():
         assert f"| {order} | {score:.4f} |" in text
+    for count, score in reader.origin["qkv"]["heads"].items():
+        assert f"| {count} | {score:.4f} |" in text
     assert all(re.search(rf"\| {gelu} \| 100\.00 \| 100\.00 \|", text) for gelu in GELUS)
     assert '"hidden-size"' in text
     assert str(tmp_path) not in text
@@ -94,6 +96,22 @@ def test_an_unknown_key_is_listed(tmp_path):
     text = output.read_text()
     assert "`rotary.freqs` | float32 | (2,)" in text
     assert "unknown weight 'rotary.freqs'" in text
+
+
+def test_megatrons_arguments_are_shown_without_paths(trained, tmp_path):  # noqa: F811
+    reader, _ = trained
+    args = {"bias_gelu_fusion": True, "openai_gelu": False, "num_attention_heads": 4,
+            "tokenizer_type": "BertWordPieceLowerCase", "load": "/home/someone/m"}  # fmt: skip
+    path = files.write(
+        tmp_path / "m", w=files.weights_of(reader.model), vocab=reader.vocab, layout="nested",
+        args=args,
+    )  # fmt: skip
+    output = tmp_path / "report.md"
+    checkpoint_report.write_report("X", path, output, SETTINGS)
+    text = output.read_text()
+    for name in ("bias_gelu_fusion", "openai_gelu", "num_attention_heads", "tokenizer_type"):
+        assert f"| `{name}` | `{args[name]}` |" in text
+    assert "someone" not in text
 
 
 def test_the_command_line_writes_it(known, tmp_path):

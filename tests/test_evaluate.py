@@ -250,6 +250,19 @@ def test_squad_missing_and_unknown(save):
     assert [("s_002" in r, "zz" in r) for r in wrong.remarks] == [(True, False), (False, True)]
 
 
+def test_squad_repairs_are_named(save):
+    rows = json.loads(json.dumps(SQUAD))
+    answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
+    answer["text"] += " "
+    gold = save("dev.json", rows)
+    twice = b'{"s_001": "x", "s_001": "insulin", "s_002": "sugar in blood"}'
+    remarks = evaluate_files([gold], [save("p.json", twice)]).remarks
+    assert remarks == [
+        f"{gold}: an answer has space around it, which is left out: 1 question ('s_001')",
+        f"{gold.with_name('p.json')}: key 's_001' stands twice in one object, the last one counts",
+    ]
+
+
 def unanswered():
     data = json.loads(json.dumps(SQUAD))
     data["data"][0]["paragraphs"][0]["qas"][1]["answers"] = []

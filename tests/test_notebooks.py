@@ -39,6 +39,19 @@ def test_a_notebook_keeps_the_house_rules(path):
     assert all("  # " in line for line in tagged[0].source.splitlines())
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_list_of_the_scores_has_them_in_one_order(path):
+    """SAcc, MRR, LAcc: as every table prints them."""
+    for cell in nbformat.read(path, 4).cells:
+        items = re.findall(r"^- .*\b(SAcc|MRR|LAcc)\b", cell.source, re.M)
+        assert items == sorted(items, key=["SAcc", "MRR", "LAcc"].index), cell.id
+
+
+def test_what_the_official_program_makes_of_a_question_without_an_entry():
+    (text,) = (c.source for c in nbformat.read(NOTEBOOKS[5], 4).cells if c.id == "official-how")
+    assert "edition 5 (that of 7b) does not stop but leaves the question out" in text
+
+
 @pytest.mark.notebooks
 def test_every_notebook_ran_to_its_end(mini_run):
     assert [p.name for p in NOTEBOOKS] == sorted(

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import tiny_examples, tiny_folder
 from helpers import bioasq, pipeline, squad
 from helpers.config import InputError
 from helpers.prediction import Reader
+from helpers.spans import Span
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 
@@ -44,7 +46,8 @@ SETS = [part for s in SETTINGS for part in ("--set", s)]
 
 def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
     args = ["--checkpoint", str(task / "base"), "--train", str(task / "train.json"), "--dev",
-            str(task / "train.json"), "--output", str(tmp_path / "m"), *SETS]  # fmt: skip
+            str(task / "train.json"), "--output", str(tmp_path / "m"), *SETS,
+            "--set", "allow_leak=true"]  # fmt: skip
     assert script("fine_tune.py")([*args, "--set", "epochs=12"]) == 0
     assert "dev: questions 30, pairs 90, sacc" in capsys.readouterr().out
     answers = {}
@@ -261,3 +264,48 @@ def test_wandb_online_without_a_key_is_one_line(task, tmp_path, capsys, monkeypa
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "wandb_mode=online: no API key" in error
     assert not (tmp_path / "m").exists()
+
+
+def test_a_training_question_in_the_file_held_out_is_refused_unless_allowed(task, tmp_path, capsys):
+    first, second, *_ = tiny_examples(90)
+    base = ["--checkpoint", "nosuch", "--train", str(task / "train.json"), "--output",
+            str(tmp_path / "m"), *SETS, "--dev"]  # fmt: skip
+
+    def said(name, example, *more):
+        dev = squad.write_squad(tmp_path / f"{name}.json", [example])
+        assert script("fine_tune.py")([*base, str(dev), *more]) == 2
+        return capsys.readouterr().err.replace(str(tmp_path), "").splitlines()
+
+    text = replace(first, id="f_001", question_id="f", question="Which GENE")
+    same_id = replace(first, context="x " + second.context, spans=(Span(0, 1, "x"),))
+    for name, example in (("text", text), ("id", same_id)):
+        (line,) = said(name, example)
+        assert f"/{name}.json: asks what {task}/train.json asks" in line, line
+        assert f"1 question ('{example.id}'); the first: '{example.question}'" in line
+        assert "remove them" in line and "allow_leak=true" in line
+        remark, stop = said(name, example, "--set", "allow_leak=true")
+        assert remark.endswith("allowed by allow_leak") and "nosuch" in stop
+    remark, stop = said("wording", replace(same_id, id="f_001", question_id="f"))
+    assert "1 question ('f_001'); they stay, judge them by eye" in remark and "nosuch" in stop
+    (stop,) = said("other", replace(same_id, question="where ?"))  # numbered alike, by chance
+    assert "nosuch" in stop
+
+
+def test_repairs_are_told(task, tmp_path, capsys):
+    rows = json.loads((task / "train.json").read_text())
+    answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
+    answer["answer_start"] -= 1
+    path = bioasq.write_json(tmp_path / "train.json", rows)
+    told = f"{path}: field 'answer_start' points to space before the answer, which is skipped: 1"
+    for option in (["--train", str(path)], ["--train", str(task / "train.json"), "--dev", str(path),
+                   "--set", "allow_leak=true"]):  # fmt: skip
+        args = ["--checkpoint", "nosuch", *option, "--output", str(tmp_path / "m"), *SETS]
+        assert script("fine_tune.py")(args) == 2
+        assert capsys.readouterr().err.startswith(told)
+    pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
+    assert told in capsys.readouterr().err
+    data = json.loads((task / "test.json").read_text())
+    data["questions"].append(data["questions"][0])
+    path = bioasq.write_json(tmp_path / "test.json", data)
+    pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
+    assert f"{path}: a question stands twice, word by word" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The probe: which order a checkpoint's query-key-value rows have, by what the model can do."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import megatron_files as files
@@ -13,6 +15,7 @@ from helpers import checkpoints, probe, qkv
 from helpers.config import InputError, Settings
 from helpers.encoder import EncoderConfig, SpanModel
 from helpers.features import gather
+from helpers.outputs import write_json
 from helpers.prediction import Reader
 from helpers.squad import Example, Span
 
@@ -100,6 +103,38 @@ def test_a_model_that_guesses_words_shows_its_order(trained, tmp_path, order):
     assert found.fresh_head and found.origin["qkv"]["kind"] == "words"
     assert found.origin["qkv"]["order"] == order
     assert found.origin["qkv"]["scores"][order] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["answers", "words"])
+@pytest.mark.parametrize(("order", "stated"), [("0", 2), ("1.0", 1), ("2.0", 2), ("2.0", 6)])
+def test_a_wrong_head_count_in_the_config_file_is_refused(trained, tmp_path, order, stated, kind):
+    reader, lm_head = trained
+    how = {"layout": "nested", "lm_head": lm_head, "head": kind == "answers"}
+    w = files.weights_of(reader.model)
+    path = files.write(tmp_path / "m", order, w=w, vocab=reader.vocab, **how)
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", config | {"num-attention-heads": stated})
+    said = rf"heads is {stated}, but with 4 .* scores (0\.9\d|1\.00) and with {stated} only 0\."
+    with pytest.raises(InputError, match=said) as caught:
+        checkpoints.load(path, SETTINGS)
+    assert "\n" not in str(caught.value)
+    given = checkpoints.load(path, replace(SETTINGS, qkv_order=order))
+    assert given.origin["qkv"]["heads"] == {}
+
+
+@pytest.mark.parametrize("order", qkv.ORDERS)
+def test_head_counts_that_were_tried_leave_no_trace(trained, tmp_path, order):
+    reader, _ = trained
+    w = files.weights_of(reader.model)
+    path = files.write(tmp_path / "m", order, w=w, vocab=reader.vocab)
+    found = checkpoints.load(path, SETTINGS)
+    heads = found.origin["qkv"]["heads"]
+    assert list(heads) == ["4", "3", "6", "2", "1"] and heads["4"] == max(heads.values())
+    for name, value in reader.model.state_dict().items():
+        assert torch.equal(found.model.state_dict()[name], value), name
+    assert probe.answer_score(found) == heads["4"]
+    card = checkpoints.save_transformers(found, tmp_path / "out") / "README.md"
+    assert f"tried in this order: 4: {heads['4']:.3f}, 3:" in card.read_text()
 
 
 def test_an_untrained_model_is_refused_with_its_scores(tmp_path):

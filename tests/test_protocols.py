@@ -1,13 +1,14 @@
 """The switches: what each does to the score of a run, on BioASQ-mini with a model that is fixed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from tiny import finished
 
 from helpers import conversion, metrics, protocols, review, runs, scores, verdicts
-from helpers.bioasq import read_questions
+from helpers.bioasq import read_json, read_questions
 from helpers.config import InputError, from_parameters
 from helpers.outputs import write_json
 from helpers.pipeline import write_ranked
@@ -96,6 +97,30 @@ def test_averaging_and_merging_are_computed_from_the_files(run, effects):
     weighted, pooled = (pick(effects, "averaging", n).score for n in ("weighted", "pooled"))
     assert weighted.mrr == pytest.approx(pooled.mrr)
     assert pick(effects, "merge", "max").score.n == pick(effects, "merge", "sum").score.n
+
+
+def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path):
+    before = scores.read_batches(run)
+    folder = shutil.copytree(run.folder, tmp_path / run.folder.name)
+    settings = from_parameters("mini", run="p", runs_dir=str(tmp_path), protocol_seconds=0)
+    copy = runs.Run(folder, settings)
+    data = copy.noted("data", scores.CONVERT)
+    n, right = next(
+        (n, q) for n, b in enumerate(before) for q, rank in b.ranks.items() if rank == 1
+    )
+    golden = read_json(data["golds"][n])
+    (item,) = (item for item in golden["questions"] if item["id"] == right)
+    item["exact_answer"] = item["exact_answer"][0][0]
+    path = write_json(tmp_path / "golden.json", golden)
+    data["golds"][n] = str(path)
+    copy.note("data", data)
+    batches = scores.read_batches(copy)
+    own = metrics.weighted([batch.score for batch in batches])
+    assert batches[n].score.hits_strict == before[n].score.hits_strict - 1
+    effects = protocols.effects(copy, batches)
+    for switch in ("averaging", "missing", "merge"):
+        (mine,) = [e for e in effects if e.switch == switch and e.own]
+        assert mine.score.sacc == pytest.approx(own.sacc), switch
 
 
 def test_silence_costs_when_wrong_and_pays_when_dropped(effects):

@@ -302,6 +302,10 @@ def test_what_nobody_knows_is_not_called_impossible(save, tiny, tmp_path):
     rows = squad_file(("q_001", "p53", (0, 3)), ("q_002", "none"), ("r_001", "none"))
     convert_files([save("s.json", rows)], out, test=True, version="2.0")
     assert [flag for *_, flag in rows_in(out)] == [False, True, None]
+    said = json.loads(json.dumps(rows))
+    said["data"][0]["paragraphs"][-1]["qas"][-1]["is_impossible"] = True  # the file itself knows
+    convert_files([save("v2.json", said)], out, test=True, version="2.0")
+    assert [flag for *_, flag in rows_in(out)] == [False, True, True]
 
 
 def test_a_failure_at_the_last_file_leaves_nothing(save, tiny, tmp_path):

@@ -60,7 +60,7 @@ def test_rows_by_pair_and_by_occurrence(tmp_path):
         ("_004", [{"text": "P53", "answer_start": 2}], False),
     ]
     assert read_squad(path) == [
-        Example(f"{ID}_00{n}", ID, "Which?", context, spans)
+        Example(f"{ID}_00{n}", ID, "Which?", context, spans, impossible=not spans)
         for n, (context, spans) in enumerate(
             [
                 ("p53 p53 α", (Span(0, 3, "p53"),)),

@@ -1,6 +1,7 @@
 """The SQuAD step: what it refuses, what it holds out, and a whole step with a tiny model."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -52,15 +53,18 @@ def test_a_name_that_is_no_set_of_questions_is_refused():
 
 def test_squads_own_files_come_by_their_names_in_the_registry(squad_file, tmp_path, monkeypatch):
     fetched = []
+    dev = write_squad(tmp_path / "dev.json", tiny.tiny_examples(3, seed=9))
 
     def fetch(name):
         fetched.append(name)
-        return SimpleNamespace(files={squad_file.name: "ab"}, folder=tmp_path)
+        file = squad_file.name if name == "squad-train" else dev.name
+        return SimpleNamespace(files={file: "ab"}, folder=tmp_path)
 
     monkeypatch.setattr(squad_step.fetch, "fetch", fetch)
     data = squad_step.read(from_parameters("biomegatron-from-squad"))
     assert set(fetched) == {"squad-train", "squad-dev"}
-    assert len(data.train) == len(data.dev) == 60 and list(data.files) == [str(squad_file)]
+    assert (len(data.train), len(data.dev)) == (60, 3)
+    assert list(data.files) == [str(squad_file), str(dev)]
 
 
 def test_whole_paragraphs_are_held_out(squad_file):
@@ -91,6 +95,24 @@ def test_a_file_of_its_own_judges_the_step(squad_file, tmp_path):
         settings(squad_epochs=1, squad_file=str(squad_file), squad_dev=str(other))
     )
     assert len(data.train) == 60 and len(data.dev) == 3 and len(data.files) == 2
+
+
+def test_a_text_seen_in_training_is_no_examination(squad_file, tmp_path, capsys):
+    first = read_squad(squad_file)[0]
+    # As in SQuAD's own files: the wording again, over a text that was not learnt from.
+    elsewhere = tiny.tiny_examples(1, seed=9)[0]
+    again = [replace(elsewhere, question=first.question, id="y", question_id="y")]
+    dev = write_squad(tmp_path / "dev.json", again)
+    given = {"squad_epochs": 1, "squad_file": str(squad_file), "squad_dev": str(dev)}
+    assert len(squad_step.read(settings(**given)).dev) == 1 and not capsys.readouterr().err
+    write_squad(dev, [*again, replace(first, id="x", question_id="x", question="Which gene 0a?")])
+    with pytest.raises(InputError) as error:
+        squad_step.read(settings(**given))
+    said = str(error.value)
+    assert "\n" not in said and f"{dev}: asks what {squad_file} asks" in said
+    assert "1 question ('x'); the first: 'Which gene 0a?'" in said and "allow_leak=true" in said
+    assert len(squad_step.read(settings(**given, allow_leak=True)).dev) == 2
+    assert "allowed by allow_leak" in capsys.readouterr().err
 
 
 def test_a_question_without_an_answer_is_named(tmp_path):

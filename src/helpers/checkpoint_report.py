@@ -157,7 +157,12 @@ def _settings(path: Path) -> list[str]:
     for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
         text = file.read_text(encoding="utf-8", errors="replace").strip()
         lines += [f"`{file.name}`:", "", "```json", text[:_LONGEST], "```", ""]
-    return lines[:-1] or ["No config.json outside an archive."]
+    lines = lines or ["No config.json outside an archive.", ""]
+    if arguments := megatron.arguments(path) if checkpoints.is_foreign(path) else {}:
+        rows = [(f"`{name}`", f"`{value}`") for name, value in sorted(arguments.items())]
+        lines += ["Arguments of Megatron-LM, saved with the weights:", ""]
+        lines += [*_table(("argument", "value"), rows), ""]
+    return lines[:-1]
 
 
 def _stored(path: Path) -> list[str]:
@@ -176,10 +181,14 @@ def _order(reader: Reader) -> list[str]:
     found = reader.origin.get("qkv")
     if not found:
         return ["Three separate matrices, so there was nothing to find out."]
-    rows = [(order, f"{score:.4f}") for order, score in found["scores"].items()]
+    rows, heads = (
+        [(name, f"{score:.4f}") for name, score in found.get(tried, {}).items()]
+        for tried in ("scores", "heads")
+    )
     return [
         f"Read in order {found['order']}, decided by {found['measure']}.",
         *(["", *_table(("order", "score"), rows)] if rows else []),
+        *(["", *_table(("heads", "score"), heads)] if heads else []),
     ]
 
 

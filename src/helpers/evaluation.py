@@ -133,14 +133,16 @@ def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, An
 def _squad(gold_files, answer_files, missing: str) -> Evaluation:
     rows, remarks, everything = [], [], []
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
-        gold = {row.id: [span.text for span in row.spans] for row in read_squad(gold_file)}
+        odd, given = Oddities(), Oddities()
+        gold = {row.id: [span.text for span in row.spans] for row in read_squad(gold_file, odd)}
         empty = next((name for name, golds in gold.items() if not golds), None)
         if empty is not None:
             raise InputError(
                 f"{gold_file}: question {empty!r} has no answer to score against; EM and F1 are "
                 "those of SQuAD v1.1, give a file in which every question has one"
             )
-        answers = _predictions(answer_file)
+        answers = _predictions(answer_file, given)
+        remarks += odd.lines(gold_file) + given.lines(answer_file)
         remarks += _about_ids(gold_file, gold, answer_file, answers, missing)
         pairs = list(metrics.squad_scores(gold, answers, missing).values())
         if not pairs:
@@ -166,8 +168,8 @@ def _squad_row(batch: str, n: int, pairs: Sequence[tuple[float, float]]) -> dict
     }  # fmt: skip
 
 
-def _predictions(path: str | Path) -> dict[str, str]:
-    data = read_json(path)
+def _predictions(path: str | Path, odd: Oddities) -> dict[str, str]:
+    data = read_json(path, odd)
     if not isinstance(data, dict):
         raise InputError(f"{path}: not SQuAD answers; expected one object {{row id: text}}")
     wrong = next((name for name, text in data.items() if not isinstance(text, str)), None)

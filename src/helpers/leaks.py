@@ -194,6 +194,45 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False
     return remarks
 
 
+def compare_parts(
+    train: Iterable[Example], dev: Iterable[Example]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Row id -> wording of the rows of ``dev`` whose wording ``train`` has too, in two parts.
+
+    In the first the text is the same too, or the question's id: the same question. In the second
+    both differ: "What did he write?" is asked about many texts. An id alone says nothing, since
+    many files number their rows from 1.
+    """
+    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for row in train:
+        known[plain(row.question)] |= {("id", row.question_id), ("text", row.context)}
+    same, other = {}, {}
+    for row in dev:
+        if found := known.get(plain(row.question)):
+            again = not found.isdisjoint({("id", row.question_id), ("text", row.context)})
+            (same if again else other)[row.id] = row.question
+    return same, other
+
+
+def refuse_shared(
+    train: str | Path, dev: str | Path, shared: Mapping[str, str], *, allow: bool = False
+) -> list[str]:
+    """Refuse rows of ``dev`` that ``train`` has too with an ``InputError``, unless allowed.
+
+    ``shared`` is the first part of ``compare_parts``; what is allowed is returned as a remark.
+    """
+    if not shared:
+        return []
+    said = f"{dev}: asks what {train} asks over the same text or under the same id: "
+    said += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
+    if allow:
+        return [f"{said}; allowed by allow_leak"]
+    raise InputError(
+        f"{said}; a model is judged there on its memory: remove them from one of the files, or "
+        "allow them (allow_leak=true) if you mean it"
+    )
+
+
 def summary(leaks: Sequence[Leak]) -> str:
     """The leaks in one line: how many by which sign, the first ids, and the first wordings."""
     ways = Counter(leak.how for leak in leaks)

@@ -107,6 +107,25 @@ def stored(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield from _flatten(_load(path, file)).items()
 
 
+def arguments(path: Path) -> dict[str, Any]:
+    """Megatron-LM's arguments as its files hold them; of the texts only those that are no paths."""
+    with _folder(path) as folder:
+        found = {}
+        for file in _weight_files(folder):
+            found |= _arguments(_load(path, file))
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, (bool, int, float))
+        or (isinstance(value, str) and not re.search(r"[/\\|`\n]", value))
+    }
+
+
+def _arguments(data: Any) -> dict[str, Any]:
+    saved = data.get("args") if isinstance(data, dict) else None
+    return vars(saved) if isinstance(saved, argparse.Namespace) else {}
+
+
 def hashes(path: Path) -> dict[str, str]:
     """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
     if path.is_file():
@@ -165,7 +184,7 @@ def _said(path: Path, data: Any) -> dict[str, Any]:
     tag = data.get("checkpoint_version")
     if isinstance(tag, (int, float)):
         said["checkpoint_version"] = "0" if tag == 0 else str(float(tag))
-    arguments = vars(data["args"]) if isinstance(data.get("args"), argparse.Namespace) else {}
+    arguments = _arguments(data)
     for name in ("tensor_model_parallel_size", "model_parallel_size"):
         if arguments.get(name, 1) != 1:
             raise _split(path, f"it is one of {arguments[name]}")

@@ -96,4 +96,7 @@ def _about_order(qkv: dict) -> list[str]:
     if qkv["scores"]:
         shown = ", ".join(f"{order}: {score:.3f}" for order, score in qkv["scores"].items())
         lines.append(f"Scores of the three orders: {shown}.")
+    if heads := qkv.get("heads"):
+        shown = ", ".join(f"{count}: {score:.3f}" for count, score in heads.items())
+        lines.append(f"Scores of the numbers of heads tried in this order: {shown}.")
     return lines

@@ -60,8 +60,9 @@ def fine_tune_files(
     ``parameters`` are names of ``config.Settings``. Everything is read and checked before
     training starts. Questions that the test files also ask, by id or by wording, are refused
     unless ``allow_leak`` is set, and near-equal wordings remarked on; test files are those of
-    ``against``, or else of ``bioasq_dir``. Returns the trained reader, after printing its dev
-    scores if there is a file.
+    ``against``, or else of ``bioasq_dir``. So are questions of ``dev`` in the wording of ``train``
+    with its text or its id; the wording alone is remarked on. Returns the trained reader, after
+    printing its dev scores if there is a file.
     """
     output = Path(output).resolve()
     settings = from_parameters(**{"run": output.name or "model", **parameters})
@@ -78,6 +79,8 @@ def fine_tune_files(
     examples = _answered(train)
     held_out = _answered(dev) if dev else None
     _check_leaks(train, examples, against, settings)
+    if held_out:
+        _compare(train, examples, dev, held_out, settings.allow_leak)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
@@ -97,6 +100,19 @@ def _check_leaks(train, examples: list[Example], against, settings: Settings) ->
     found = leaks.find_leaks(leaks.wordings(examples), leaks.read_tests(against))
     for remark in leaks.refuse_leaks(train, found, allow=settings.allow_leak):
         print(remark, file=sys.stderr)
+
+
+def _compare(train, examples, dev, held_out: list[Example], allow: bool) -> None:
+    """Refuse a training question in the file held out; an equal wording alone is only told."""
+    same, other = leaks.compare_parts(examples, held_out)
+    for remark in leaks.refuse_shared(train, dev, same, allow=allow):
+        print(remark, file=sys.stderr)
+    if other:
+        print(
+            f"{dev}: wordings that {train} has too, over other texts and under other ids: "
+            f"{bioasq.some_ids(other)}; they stay, judge them by eye",
+            file=sys.stderr,
+        )
 
 
 def save_model(reader: Reader, folder: str | Path) -> tuple[Path, Path]:
@@ -136,8 +152,10 @@ def predict_files(
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
     asked: list[str] = []
+    odd = bioasq.Oddities()
     if is_squad:
-        examples = squad.read_squad(questions)
+        examples = squad.read_squad(questions, odd)
+        odd.tell(questions)
     else:
         examples, asked = read_inputs(questions, settings, abstracts)
     candidates = reader.predict(examples)
@@ -157,7 +175,9 @@ def read_inputs(
 
     Questions without any text are named on standard error; when all are, it is an ``InputError``.
     """
-    questions = bioasq.read_questions(path)
+    odd = bioasq.Oddities()
+    questions = bioasq.read_questions(path, odd=odd)
+    odd.tell(path)
     texts = Abstracts({}, {})
     if settings.context == "abstract":
         texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
@@ -192,7 +212,9 @@ def write_ranked(
 
 
 def _answered(path: str | Path) -> list[Example]:
-    examples = squad.read_squad(path)
+    odd = bioasq.Oddities()
+    examples = squad.read_squad(path, odd)
+    odd.tell(path)
     if not any(e.spans for e in examples):
         raise InputError(f"{path}: no row has an answer; give a training file, not a test input")
     without = sum(not e.spans for e in examples)

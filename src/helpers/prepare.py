@@ -21,6 +21,8 @@ from helpers import (
     probe,
     qkv,
     registry,
+    spans,
+    spelling,
     weights,
 )
 from helpers.config import Settings
@@ -29,7 +31,7 @@ from helpers.registry import cache_folder
 
 # The modules that decide what a conversion holds: a change in one of them is a new conversion.
 CONVERTING = (checkpoints, encoder, features, key_map, megatron, model_card, prediction, probe, qkv,
-              registry, weights)  # fmt: skip
+              registry, spans, spelling, weights)  # fmt: skip
 
 
 def prepare(path: str | Path, settings: Settings) -> Path:

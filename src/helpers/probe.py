@@ -9,7 +9,8 @@ head, on words it was pre-trained to guess. When no order stands out, nothing is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +37,8 @@ MEASURES = {
     "tag": "the file's own checkpoint_version",
     "given": "the setting qkv_order",
 }
+Measure = Callable[[Reader], float]  # 0 to 1
+_BETTER = 0.1  # a head count that scores so much higher than the stated one refutes it
 _EVERY = 6  # one word in so many is masked
 _LEAST_WORDS = 60  # a vocabulary of English and biomedicine knows twice as many
 
@@ -47,6 +50,7 @@ class Evidence:
     order: str
     kind: str  # a key of MEASURES
     scores: Mapping[str, float] = field(default_factory=dict)
+    heads: Mapping[str, float] = field(default_factory=dict)  # scores of the head counts tried
 
     @property
     def measure(self) -> str:
@@ -73,7 +77,8 @@ def find_order(
     """Decide the row order and leave the model in it; its rows come in order "0" as read.
 
     A span head is evidence, else a head for masked words, else the file's version tag. Where both
-    a score and a tag speak they must agree. Raises ``InputError`` when nothing decides.
+    a score and a tag speak they must agree. Raises ``InputError`` when nothing decides, or when
+    the model is clearly better with another number of heads than the stated one.
     """
     remedy = f"name the order with qkv_order ({', '.join(ORDERS)}) if you know it"
     if not has_head and not _whole(lm_head, reader):
@@ -90,6 +95,7 @@ def find_order(
         scores = try_orders(reader, measure)
     except InputError as error:
         raise InputError(f"{path}: {error}; {remedy}") from None
+    heads = _try_heads(reader, path, kind, scores, measure)
     best = choose(scores, kind)
     shown = ", ".join(f"{order}: {score:.2f}" for order, score in scores.items())
     if best is None:
@@ -102,14 +108,56 @@ def find_order(
             f"{path}: tagged as version {version}, but answers best as {best} ({shown}); {remedy}"
         )
     reorder(reader.model, "0", best)
-    return Evidence(best, kind, scores)
+    return Evidence(best, kind, scores, heads)
 
 
-def try_orders(reader: Reader, measure: Callable[[Reader], float]) -> dict[str, float]:
+def _try_heads(
+    reader: Reader, path: Path, kind: str, scores: Mapping[str, float], measure: Measure
+) -> dict[str, float]:
+    """The best score under the stated head count and at most four others, by count.
+
+    The weights fit any count that divides the width, and with a wrong one the model still answers
+    a part. Tried are heads of 64 numbers, which nearly all models of this kind have, and the
+    counts nearest to the stated one; each in the order that is best so far and in "2.0", the only
+    one in which a wrong count mixes queries, keys and values. Raises ``InputError`` when another
+    count is clearly better.
+    """
+    model, best = reader.model, max(scores, key=scores.__getitem__)
+    hidden, stated = model.config.hidden, model.config.heads
+    counts = [n for n in range(1, hidden + 1) if hidden % n == 0 and 8 <= hidden // n <= 128]
+    counts = sorted(
+        (n for n in counts if n != stated),
+        key=lambda n: (hidden != 64 * n, abs(math.log(n / stated))),
+    )[:4]
+    found = {str(stated): scores[best]}
+    try:
+        for count in counts:
+            _set_heads(model, count)
+            found[str(count)] = max(try_orders(reader, measure, {best, "2.0"}).values())
+    finally:
+        _set_heads(model, stated)
+    likely = max(found, key=found.__getitem__)
+    if found[likely] > max(scores[best] + _BETTER, NEEDED[kind][0]):
+        raise InputError(
+            f"{path}: num-attention-heads is {stated}, but with {likely} heads the model scores "
+            f"{found[likely]:.2f} and with {stated} only {scores[best]:.2f} ({MEASURES[kind]}); "
+            "correct num-attention-heads in config.json"
+        )
+    return found
+
+
+def _set_heads(model: SpanModel, count: int) -> None:
+    for layer in model.encoder.layers:
+        layer.attention.heads = count
+
+
+def try_orders(
+    reader: Reader, measure: Measure, orders: Collection[str] = ORDERS
+) -> dict[str, float]:
     """The measure under each order; the model's rows are in "0" before and after."""
     scores, now = {}, "0"
     try:
-        for order in tqdm(ORDERS, desc="query-key-value order", unit="order", delay=5):
+        for order in tqdm(orders, desc="query-key-value order", unit="order", delay=5):
             reorder(reader.model, now, order)
             now = order
             scores[order] = measure(reader)
@@ -130,9 +178,9 @@ def reorder(model: SpanModel, now: str, wanted: str) -> None:
     """Take rows that were read as order ``now`` for rows of order ``wanted``, layer by layer."""
     if now == wanted:
         return
-    heads = model.config.heads
     with torch.no_grad():
         for layer in model.encoder.layers:
+            heads = layer.attention.heads
             for rows in (layer.attention.qkv.weight, layer.attention.qkv.bias):
                 rows.copy_(to_ours(from_ours(rows, heads, now), heads, wanted))
 
@@ -163,7 +211,7 @@ def _whole(lm_head: Mapping[str, torch.Tensor], reader: Reader) -> bool:
     return all(n in lm_head and tuple(lm_head[n].shape) == shape for n, shape in shapes.items())
 
 
-def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Callable[[Reader], float]:
+def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
     """A measure: the share of masked words that the pre-training head guesses."""
     head = {name: value.float() for name, value in lm_head.items()}
 

@@ -178,9 +178,9 @@ def _score(
     """``given``: batch -> question id -> ranking; a question of ``silent`` gets no entry at all."""
     scores = []
     for batch in batches:
-        gold = {question.id: question.synonyms() for question in batch.questions}
-        answers = {q: given[batch.name].get(q, []) for q in gold if q not in silent}
-        scores.append(metrics.score_batch(batch.name, gold, answers, missing))
+        asked = {name for name, _ in batch.golds if name is not None} - silent
+        answers = {name: given[batch.name].get(name, []) for name in asked}
+        scores.append(metrics.score_batch(batch.name, batch.golds, answers, missing))
     return metrics.weighted(scores)
 
 

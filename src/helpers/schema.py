@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import sys
 import tokenize
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -59,6 +60,11 @@ class Oddities:
     def add(self, what: str, question_id: str) -> None:
         """Note one oddity of one question; a second of the same kind changes nothing."""
         self.found.setdefault(what, {})[question_id] = None
+
+    def tell(self, path: object) -> None:
+        """The remarks on standard error."""
+        for line in self.lines(path):
+            print(line, file=sys.stderr)
 
     def lines(self, path: object) -> list[str]:
         """One remark per kind, with how many questions and the first of them ("" is the file)."""

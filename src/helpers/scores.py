@@ -34,6 +34,7 @@ class Batch:
 
     name: str
     questions: tuple[Question, ...]
+    golds: tuple[tuple[str | None, tuple[str, ...]], ...]  # id and synonyms, as they are scored
     contexts: dict[str, list[str]]
     ranks: dict[str, int]  # question id -> rank of the first right answer, 0 for none
     score: metrics.BatchScore
@@ -67,7 +68,7 @@ def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
         if missing == "wrong":  # with questions dropped, hits and ceiling have other denominators
             metrics.check_bounds(score, possible / count)
         ranks = metrics.hit_ranks(wanted, given, missing)
-        batches.append(Batch(name, questions, contexts, ranks, score))
+        batches.append(Batch(name, questions, tuple(wanted), contexts, ranks, score))
     return batches
 
 

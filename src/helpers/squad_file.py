@@ -25,6 +25,7 @@ class Example:
 
     ``rung`` names the looser match that found the spans, "" for the strict rule. ``parts`` are
     the snippets of a joined context: index, document, and offset of the text in the context.
+    ``impossible`` says that the file it was read from knows that its context has no answer.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Example:
     document: str = ""
     rung: str = ""
     parts: tuple[tuple[int, str, int], ...] = ()
+    impossible: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def write_squad(
 
     ``rows="pair"``: one row an example, all its spans as answers. ``rows="occurrence"``: one row a
     span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span; not
-    where nobody knows, which is so for rows without a span of questions whose ids are ``unknown``.
+    where nobody knows, which is so for rows without a span of questions whose ids are ``unknown``,
+    unless they are ``impossible``.
     """
     if rows not in ("pair", "occurrence") or version not in ("1.1", "2.0"):
         raise ValueError(f"rows={rows!r}, version={version!r}")
@@ -108,7 +111,7 @@ def write_squad(
     paragraphs = [
         f'    {{\n     "context": {_quoted(context)},\n     "qas": [\n'
         + ",\n".join(
-            _row(e, version == "2.0" and (bool(e.spans) or e.question_id not in unknown))
+            _row(e, version == "2.0" and (e.spans or e.impossible or e.question_id not in unknown))
             for e in group
         )
         + "\n     ]\n    }"
@@ -127,7 +130,7 @@ def write_squad(
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _row(example: Example, flagged: bool) -> str:
+def _row(example: Example, flagged: object) -> str:
     answers = ",\n".join(
         f'        {{\n         "text": {_quoted(s.text)},\n         "answer_start": {s.start}\n'
         "        }"
@@ -237,7 +240,9 @@ def _read_row(path: str | Path, row: object, context: object, where: str, odd: O
         )
     if impossible is False and not spans:
         odd.add("field 'is_impossible' is false, and there is no answer", row_id)
-    return Example(row_id, question_id, row["question"], context, spans)
+    return Example(
+        row_id, question_id, row["question"], context, spans, impossible=bool(impossible)
+    )
 
 
 def _read_answers(
