@@ -10,6 +10,7 @@ import megatron_files as files
 import pytest
 import torch
 from test_probe import trained  # noqa: F401  a model that answers the questions of the row order
+from tiny import tiny_folder
 
 from helpers import checkpoint_report, checkpoints, probe
 from helpers.config import Settings
@@ -38,6 +39,13 @@ def test_layers_share_a_row_and_nothing_is_left_out(known):
     stored = [m for p in path.glob("*.pt") for m in torch.load(p, weights_only=True)]
     numbers = [re.sub(r"\.\d+\.", ".{0-1}.", name) for name in stored]
     assert set(rows) == set(numbers)
+
+
+def test_names_of_transformers_stay_as_they_are(tmp_path):
+    rows = checkpoint_report.stored_weights(tiny_folder(tmp_path / "t"))
+    names = [name for name, _, _ in rows]
+    assert "bert.encoder.layer.{0-1}.attention.output.LayerNorm.weight" in names
+    assert len(names) == len(set(names))
 
 
 def test_the_report_says_what_was_found(known, tmp_path):

@@ -20,6 +20,7 @@ import torch
 from helpers import __version__, checkpoints, megatron, probe, squad_step
 from helpers.config import InputError, Settings
 from helpers.encoder import GELUS, SpanModel
+from helpers.files import sha256
 from helpers.outputs import write_text
 from helpers.prediction import Reader, compute_logits
 from helpers.spans import find_spans
@@ -27,6 +28,7 @@ from helpers.squad import read_squad
 from helpers.weights import read_weights
 
 _LONGEST = 4000  # characters shown of a configuration
+_NUMBER = "#"  # stands for the number of a layer
 _LAYER = re.compile(r"(?<=layers\.)\d+|(?<=layer\.)\d+")
 
 
@@ -86,10 +88,10 @@ def stored_weights(path: Path) -> list[tuple[str, str, str]]:
     rows: dict[tuple[str, str, str], list[int]] = {}
     for name, value in found:
         kind = str(value.dtype).removeprefix("torch."), str(tuple(value.shape))
-        numbers = rows.setdefault((_LAYER.sub("N", name), *kind), [])
+        numbers = rows.setdefault((_LAYER.sub(_NUMBER, name), *kind), [])
         numbers += [int(number) for number in _LAYER.findall(name)]
     return [
-        (name.replace("N", f"{{{_ranges(numbers)}}}") if numbers else name, dtype, shape)
+        (name.replace(_NUMBER, f"{{{_ranges(numbers)}}}"), dtype, shape)
         for (name, dtype, shape), numbers in rows.items()
     ]
 
@@ -143,11 +145,11 @@ def gelu_lines(reader: Reader) -> list[str]:
 
 def _files(path: Path) -> list[str]:
     parts = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    known = megatron.hashes(path)
     names = {p: p.name if p == path else p.relative_to(path).as_posix() for p in parts}
     rows = [
-        (f"`{names[p]}`", f"{p.stat().st_size:,}", f"`{known.get(names[p], 'not read')}`")
-        for p in parts
+        (f"`{name}`", f"{p.stat().st_size:,}", f"`{sha256(p)}`")
+        for p, name in names.items()
+        if not name.startswith(".")  # the cache's own, such as the lock
     ]
     return _table(("file", "bytes", "SHA-256"), rows)
 
@@ -174,7 +176,7 @@ def _model(reader: Reader) -> list[str]:
     count = sum(p.numel() for p in reader.model.parameters())
     facts = {**vars(reader.model.config), "vocabulary": len(reader.vocab), "parameters": count}
     facts["span head"] = "missing" if reader.fresh_head else "in the files"
-    return _table(("", ""), [(name, str(value)) for name, value in facts.items()])
+    return _table(("field", "value"), [(name, str(value)) for name, value in facts.items()])
 
 
 def _order(reader: Reader) -> list[str]:
