@@ -30,7 +30,7 @@ from helpers.squad_step import check as check_squad_step
 from helpers.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar", "model")
+PATHS = ("bioasq_dir", "squad_file", "squad_dev", "model")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import BioasqFiles, find_files, parse_questions, raw_questions, read_json
-from helpers.config import InputError, Settings, parse_rungs
+from helpers.config import InputError, Settings
 from helpers.contexts import contexts_of
 from helpers.files import sha256
 from helpers.leaks import Leak, find_leaks, wordings
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 from helpers.runs import Run
 from helpers.squad import (
     Drop,
@@ -76,7 +76,7 @@ def find_run_files(settings: Settings) -> BioasqFiles:
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     """Read and convert all files of a run; nothing is written.
 
-    The organisers' training file is converted by the strict rule and the settings' rungs; a ready
+    The organisers' training file is converted by the strict rule; a ready
     SQuAD file is taken as it is, without the rows that have no answer. Training questions that a
     test batch asks too, by id or by wording, are dropped unless ``allow_leak`` is set: some public
     training files of later years contain them. Near-equal wordings are listed among the leaks and
@@ -196,7 +196,6 @@ def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings)
         context=settings.context,
         abstracts=texts.texts,
         lacking=texts.lacking,
-        rungs=parse_rungs(settings.rungs),
     )
     steps = [
         ("all types", total),

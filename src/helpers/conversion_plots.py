@@ -12,11 +12,6 @@ import numpy as np
 from helpers.plots import ACCENT, DARK, LIGHT, MIDDLE, new_figure
 from helpers.runs import Run
 
-# The strict rule first, then the rungs: pale or dark, plain or hatched, so readable in grey.
-_FILLS = (
-    (MIDDLE, ""), ("#ffffff", "///"), (DARK, ""), ("#ffffff", "..."), (LIGHT, "xxx"),
-    (LIGHT, ""), ("#ffffff", "\\\\\\"), (DARK, "ooo"),
-)  # fmt: skip
 _WIDEST = 0.99  # of the texts are inside the picture; a few very long ones would squeeze it
 
 
@@ -77,33 +72,20 @@ def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
     return figure
 
 
-def rung_bars(rows: Sequence[Mapping[str, int]], rungs: Sequence[str]):
-    """What the strict rule finds in each batch, what each rung adds, and the ceiling.
-
-    ``rows`` are those of ``survey.coverage``: batch, questions, ceiling and, by the names in
-    ``rungs`` (the strict rule first), counts that grow from rung to rung.
-    """
+def coverage_bars(rows: Sequence[Mapping[str, int]]):
+    """What the strict rule finds in each batch, and the ceiling; ``rows``: ``survey.coverage``."""
     figure, axes = new_figure(9, 3.8)
-    at = np.arange(len(rows))
-    sizes = np.asarray([max(row["questions"], 1) for row in rows])
-    below = np.zeros(len(rows))
-    for name, (fill, hatch) in zip(rungs, _FILLS, strict=False):
-        reached = 100 * np.asarray([row[name] for row in rows]) / sizes
-        if (reached > below).any():  # a rung that adds nothing anywhere would be an empty key
-            axes.bar(at, reached - below, 0.7, below, color=fill, hatch=hatch, edgecolor=DARK,
-                     linewidth=0.7, label=name)  # fmt: skip
-        below = reached
-    for x, row in zip(at, rows, strict=True):
-        share = 100 * row["ceiling"] / max(row["questions"], 1)
-        axes.hlines(share, x - 0.45, x + 0.45, color=ACCENT, linewidth=2.2,
+    for x, row in enumerate(rows):
+        scale = 100 / max(row["questions"], 1)
+        axes.bar(x, scale * row["strict rule"], 0.7, color=MIDDLE, edgecolor=DARK, linewidth=0.7,
+                 label="strict rule" if x == 0 else None)  # fmt: skip
+        ceiling = scale * row["ceiling"]
+        axes.hlines(ceiling, x - 0.45, x + 0.45, color=ACCENT, linewidth=2.2,
                     label="extractive ceiling" if x == 0 else None)  # fmt: skip
-        axes.text(x, 2, f"{share:.1f}%\n{row['ceiling']} of {row['questions']}", ha="center",
+        axes.text(x, 2, f"{ceiling:.1f}%\n{row['ceiling']} of {row['questions']}", ha="center",
                   fontsize=9, bbox={"color": "white", "pad": 1.5})  # fmt: skip
-    axes.set_xticks(at, [row["batch"] for row in rows])
+    axes.set_xticks(range(len(rows)), [row["batch"] for row in rows])
     axes.set(xlabel="test batch (in its bar: the ceiling)", ylabel="questions (%)", ylim=(0, 104))
     axes.set_title("Questions with an answer in some text", loc="left", fontsize=11)
-    handles, labels = axes.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda n: labels[n] == "extractive ceiling")
-    axes.legend([handles[n] for n in order], [labels[n] for n in order],
-                loc="center left", bbox_to_anchor=(1, 0.5))  # fmt: skip
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

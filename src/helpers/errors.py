@@ -6,8 +6,6 @@ counts. Nothing here needs a model, only its n-best lists, so a saved ``nbest`` 
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from helpers.markup import (
 )
 from helpers.metrics import hit_rank, lower
 from helpers.outputs import write_text
-from helpers.spans import find_spans
+from helpers.spans import find_spans, plain, words
 from helpers.squad import Example
 
 __all__ = [
@@ -50,12 +48,6 @@ CAUSES: dict[str, str] = {
     BELOW: "a gold is in the n-best of a snippet, but never its best, and not among the five",
     NOT_FOUND: "a snippet contains a gold, yet no n-best does",
 }
-_GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode's lambda lacks its b
-    letter: unicodedata.name(letter).rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
-    for letter in "αβγδεζηθικλμνξοπρσςτυφχψω"
-}
-_GREEK_LETTER = re.compile("|".join(_GREEK))
-_WORD = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
 
 
 def table(
@@ -126,30 +118,6 @@ def cause(
     if any(lower(candidate.text) in wanted for nbest in candidates for candidate in nbest):
         return BELOW
     return NOT_FOUND
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case, without accents, articles and a plural or possessive s.
-
-    Letters and digits are separate words and a Greek letter is its name, so "IL6Rα" gives
-    il, 6, r, alpha. "a" is an article at the start only: "vitamin A" keeps its last word.
-    """
-    text = unicodedata.normalize("NFKD", text).casefold()
-    text = "".join(c for c in text if not unicodedata.combining(c))
-    text = re.sub(r"['’]s\b", "", text)
-    text = _GREEK_LETTER.sub(lambda letter: f" {_GREEK[letter[0]]} ", text)
-    found = [word for word in _WORD.findall(text) if word != "the"]
-    if found[:1] in (["a"], ["an"]):
-        del found[0]
-    return [w[:-1] if len(w) > 3 and w[-1] == "s" and w[-2] not in "sui" else w for w in found]
-
-
-def plain(text: str) -> str:
-    """``words`` written as one, so that blanks and hyphens do not matter: "TNF-α" is "tnfalpha".
-
-    Two numbers stay apart: "1-2" is not "12".
-    """
-    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(words(text)))
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:

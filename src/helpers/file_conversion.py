@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.bioasq import Oddities, Question, is_squad, parse_questions, read_json, role_of
-from helpers.config import InputError, parse_rungs
+from helpers.config import InputError
 from helpers.leaks import find_leaks, read_tests, refuse_leaks, wordings
 from helpers.outputs import all_or_none, check_outputs
 from helpers.squad import (
@@ -45,19 +45,18 @@ def convert_files(
     seed: int = 0,
     version: str = "1.1",
     test: bool = False,
-    rungs: str = "",
     negatives: bool = False,
     against: Sequence[str | Path] = (),
     allow_leak: bool = False,
 ) -> str:
     """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); a one-line summary.
 
-    ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``rungs``
-    and ``negatives`` are those of ``squad.convert``, negatives for version "2.0" only. Questions
-    that a file of ``against`` asks too, by id or by wording, are refused unless ``allow_leak``;
-    near-equal wordings are only remarked on. A file may be a SQuAD file, dmis-lab's or ours: its
-    rows are checked and written anew, answers or not with ``test``, those with an answer without
-    (with ``negatives`` all of an answered question). Rows of one answer each keep their ids.
+    ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``negatives``
+    is that of ``squad.convert``, for version "2.0" only. Questions that a file of ``against`` asks
+    too, by id or by wording, are refused unless ``allow_leak``; near-equal wordings are only
+    remarked on. A file may be a SQuAD file, dmis-lab's or ours: its rows are checked and written
+    anew, answers or not with ``test``, those with an answer without (with ``negatives`` all of an
+    answered question). Rows of one answer each keep their ids.
 
     A golden file is training data without ``test``, which a remark says: the test batches of
     earlier editions are later editions' training data. Everything is read and converted before the
@@ -80,10 +79,8 @@ def convert_files(
     leaks = find_leaks(asked, read_tests(against))
     remarks += refuse_leaks(files[0], leaks, allow=allow_leak)
     total = len(questions) + len(wordings(rows))
-    if not questions and (parse_rungs(rungs) or context != "snippet"):
-        raise InputError(
-            f"{files[0]}: a SQuAD file has its texts and answers; leave out --context and --rungs"
-        )
+    if not questions and context != "snippet":
+        raise InputError(f"{files[0]}: a SQuAD file has its texts and answers; leave out --context")
     examples, dropped = _squad_rows(rows, test, negatives)
     given = {row.question_id for row in rows}
     if questions:
@@ -93,7 +90,7 @@ def convert_files(
             texts = gather_abstracts(questions, own, source=files[0])
         found, lost = convert(
             questions, context=context, test=test, abstracts=texts.texts, lacking=texts.lacking,
-            rungs=parse_rungs(rungs), negatives=negatives,
+            negatives=negatives,
         )  # fmt: skip
         examples, dropped = examples + found, dropped + lost
         remarks += texts.remarks

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from helpers.bioasq import is_squad, parse_questions, read_json, some_ids
 from helpers.config import InputError
-from helpers.ladder import stem
 from helpers.squad_file import Example, parse_squad
 
 NEAR = 0.8  # likeness from which two wordings are nearly the same
@@ -98,6 +97,17 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
         for alike, test_id, name in found[:count]
         if test_id
     ]
+
+
+def stem(word: str) -> str:
+    """What singular and plural share, never longer than the word: therapi, diseas, virus, gene."""
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 4 and word.endswith("e"):
+        word = word[:-1]
+    if len(word) > 3 and word.endswith("y"):
+        word = word[:-1] + "i"
+    return word
 
 
 class _Likeness:

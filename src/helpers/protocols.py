@@ -18,7 +18,7 @@ from helpers.batches import TestBatch, read_batches
 from helpers.bioasq import BioasqFiles, find_files
 from helpers.config import CONTEXTS, MERGES, MISSING, SNIPPETS, InputError, Settings
 from helpers.layout import ready_tests
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 from helpers.prediction import Candidate, rank_answers, read_nbest
 from helpers.runs import Run
 from helpers.scores import CONVERT, PREDICT, TRAIN, Batch
@@ -38,10 +38,11 @@ class Effect:
     note: str = ""
 
 
-def effects(run: Run, batches: Sequence[Batch]) -> list[Effect]:
+def effects(run: Run, batches: Sequence[Batch], most_seconds: float = 180) -> list[Effect]:
     """Every switch in each of its settings, all else as in the run.
 
-    ``batches`` are the run's, as ``scores.read_batches`` gives them. The score is weighted by
+    ``batches`` are the run's, as ``scores.read_batches`` gives them. Other texts are only predicted
+    when that takes at most ``most_seconds``. The score is weighted by
     batch (the same as pooled) but for the switch that is about averaging.
     """
     nbest = {b.name: read_nbest(run.need(f"nbest/{b.name}.jsonl", PREDICT)) for b in batches}
@@ -49,7 +50,7 @@ def effects(run: Run, batches: Sequence[Batch]) -> list[Effect]:
         *_averaging(batches),
         *_missing(run, batches, nbest),
         *_merging(run, batches, nbest),
-        *_inputs(run, batches),
+        *_inputs(run, batches, most_seconds),
     ]
 
 
@@ -109,7 +110,7 @@ def _merging(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
     return found
 
 
-def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
+def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Effect]:
     settings, own = run.settings, metrics.weighted([batch.score for batch in batches])
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
@@ -129,8 +130,8 @@ def _inputs(run: Run, batches: Sequence[Batch]) -> list[Effect]:
             found.append(Effect(switch, name, None, note=f"not possible: {error}"))
             continue
         seconds = rate * sum(len(e.context) for batch in others for e in batch.examples)
-        if seconds > settings.protocol_seconds:
-            note = f"not tried: about {seconds:.0f} seconds here, more than protocol_seconds"
+        if seconds > most_seconds:
+            note = f"not tried: about {seconds:.0f} seconds here, more than {most_seconds:g}"
             found.append(Effect(switch, name, None, note=note))
             continue
         if reader is None:

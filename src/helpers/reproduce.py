@@ -13,16 +13,15 @@ from pathlib import Path
 
 from helpers.bioasq import read_json
 from helpers.config import InputError, Settings, from_parameters
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 from helpers.outputs import write_text
 from helpers.runs import Run
 from helpers.stages import MANIFEST, as_recorded
 
 SCRIPT = "reproduce.sh"
 PLACES = {"bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
-          "model": "MODEL", "official_jar": "OFFICIAL_JAR"}  # fmt: skip
+          "model": "MODEL"}  # fmt: skip
 _OPTIONS = ("profile", "run", "seed", "bioasq_dir")  # of helpers.batch run; the rest with --set
-_UNSAID = ("runs_dir", "official_jar")  # change no score
 
 
 def options(
@@ -35,7 +34,7 @@ def options(
     """
     known = {f.name for f in dataclasses.fields(Settings)}
     usual = dataclasses.asdict(from_parameters(settings["profile"]))
-    values = {k: v for k, v in settings.items() if k in known and k not in _UNSAID}
+    values = {k: v for k, v in settings.items() if k in known and k != "runs_dir"}
     values |= {name: place for name, place in (places or {}).items() if values.get(name)}
     words = ["--profile", settings["profile"]]
     words += ["--seed", str(settings["seed"])] if seed else []
@@ -145,7 +144,7 @@ def same(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
 
 
 def _is_path(settings: Mapping, name: str) -> bool:
-    return bool(settings.get(name)) and name not in _UNSAID and "/" in str(settings[name])
+    return bool(settings.get(name)) and name != "runs_dir" and "/" in str(settings[name])
 
 
 def _input_check(manifest: Mapping, places: Mapping[str, str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import NormalDist
 
 from helpers import claims, official, verdicts
@@ -122,20 +123,18 @@ def intervals(batches: Sequence[Batch]) -> Rows:
     return rows
 
 
-def official_check(run: Run) -> tuple[Rows, bool | None]:
+def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
     """The organisers' program beside ours on the run's answer files, and whether all agree.
 
-    Without a configured jar: one row that says so, and None.
+    ``jar`` is their BioASQEvaluation.jar. Without it: one row that says so, and None.
     """
-    if not run.settings.official_jar:
-        remedy = 'give it: overrides = "official_jar=/path/to/BioASQEvaluation.jar"'
-        return [
-            {"batch": "all", "official": "not run: no jar is configured", "to run it": remedy}
-        ], None
+    if not jar:
+        row = {"batch": "all", "official": "not run: no jar was given"}
+        return [row | {"to run it": 'set jar = "/path/to/BioASQEvaluation.jar" above'}], None
     data = run.noted("data", CONVERT)
     answers = [run.need(f"answers/{name}.json", PREDICT) for name in data["batches"]]
     found = official.compare_files(
-        run.settings.official_jar, data["golds"], answers,
+        jar, data["golds"], answers,
         missing=run.settings.missing, names=data["batches"],
     )  # fmt: skip
     rows = [

@@ -98,7 +98,7 @@ def score_run(
         **{name: used[name] for name in ("profile", "model", "seed", "context", "merge")},
         "missing": run.settings.missing,
         "train_pairs": run.noted("model", TRAIN)["train_pairs"],
-        **{name: used[name] for name in ("epochs", "rungs", "allow_leak")},
+        **{name: used[name] for name in ("epochs", "allow_leak")},
         "parameters": run.noted("checkpoint", FETCH)["parameters"],
         "enriched": run.noted("data", CONVERT)["enriched"],
         "squad_step": run.noted("squad_step", TRAIN),  # empty: no such step

@@ -16,6 +16,12 @@ from helpers.bioasq import Question
 
 # A word as Google's SQuAD code splits a context; it gives an answer one blank between two words.
 WORD = re.compile("[^ \t\r\n\u202f]+")
+_GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode's lambda lacks its b
+    letter: unicodedata.name(letter).rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
+    for letter in "αβγδεζηθικλμνξοπρσςτυφχψω"
+}
+_GREEK_LETTER = re.compile("|".join(_GREEK))
+_NUMBER_OR_LETTERS = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,40 @@ def ceiling(
         possible += any(needle in text for text in texts for needle in wanted)
         total += 1
     return possible, total
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, without accents, articles and a plural or possessive s.
+
+    Letters and digits are separate words and a Greek letter is its name, so "IL6Rα" gives
+    il, 6, r, alpha. "a" is an article at the start only: "vitamin A" keeps its last word.
+    """
+    text = unicodedata.normalize("NFKD", text).casefold()
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = re.sub(r"['’]s\b", "", text)
+    text = _GREEK_LETTER.sub(lambda letter: f" {_GREEK[letter[0]]} ", text)
+    found = [word for word in _NUMBER_OR_LETTERS.findall(text) if word != "the"]
+    if found[:1] in (["a"], ["an"]):
+        del found[0]
+    return [w[:-1] if len(w) > 3 and w[-1] == "s" and w[-2] not in "sui" else w for w in found]
+
+
+def plain(text: str) -> str:
+    """``words`` written as one, so that blanks and hyphens do not matter: "TNF-α" is "tnfalpha".
+
+    Two numbers stay apart: "1-2" is not "12".
+    """
+    return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(words(text)))
+
+
+def lacks(text: str, golds: Iterable[str]) -> bool:
+    """Whether no gold is in a text, not even in other writing (``plain``) or without its bracket.
+
+    Golds of fewer than three letters and digits are not looked for.
+    """
+    written = plain(text)
+    forms = {plain(part) for gold in golds for part in (gold, *re.split(r"[()\[\]]", gold))}
+    return not any(len(form) >= 3 and form in written for form in forms)
 
 
 # The only characters next to an answer in the public 7b training file, edges of the context aside.

@@ -1,7 +1,7 @@
 """BioASQ questions to SQuAD examples: contexts, spans, and a reason for every dropped question.
 
-The strict rule is in ``helpers.spans``, looser ones in ``ladder``, the file format in
-``squad_file``, the reasons in ``misses``.
+The strict rule is in ``helpers.spans``, the file format in ``squad_file``, the reasons for dropped
+questions in ``misses``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from tqdm import tqdm
 
 from helpers.bioasq import Question
-from helpers.config import CONTEXTS, RUNGS, InputError
+from helpers.config import CONTEXTS, InputError
 from helpers.contexts import Context, contexts_of, find_abstract, read_abstracts
-from helpers.ladder import Ladder, Match
 from helpers.misses import why_dropped
-from helpers.spans import Span, ceiling, extra_cause, find_spans
+from helpers.spans import Span, ceiling, extra_cause, find_spans, fold, lacks, needles, strict
 from helpers.split import split_dev
 from helpers.squad_file import (
     Drop,
@@ -43,18 +42,16 @@ def convert(
     test: bool = False,
     abstracts: Mapping[str, str] | None = None,
     lacking: Mapping[str, str] | None = None,
-    rungs: Sequence[str] = (),
     negatives: bool = False,
 ) -> tuple[list[Example], list[Drop]]:
     """Turn questions into question-context pairs, and list the questions that gave none.
 
     ``context`` is a setting of ``contexts_of``; ``abstracts`` maps a document's address, or its
-    PubMed id, to the text, ``lacking`` says why a document has none. ``rungs`` are looser matches
-    for contexts in which the strict rule finds nothing, see ``ladder``. For training only distinct
-    contexts with a span are kept; with ``negatives`` also the others of a question that has a
-    span, unless some rung of the whole ladder finds an answer in them. With ``test`` every context
-    is kept, repeated snippets too, with spans where golds are known. A row's number in its id is
-    its context's place in the question, so it does not depend on ``test``.
+    PubMed id, to the text, ``lacking`` says why a document has none. For training, only distinct
+    contexts with a span are kept; with ``negatives`` also the other contexts of a question that
+    has a span, if they lack the answer in any writing (``spans.lacks``). With ``test`` every
+    context is kept, repeated snippets too, with spans where golds are known. A row's number in its
+    id is its context's place in the question, so it does not depend on ``test``.
     """
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
@@ -67,14 +64,14 @@ def convert(
     # A bar only where it takes more than a few seconds.
     for question in tqdm(questions, desc="converting", unit="question", delay=3, mininterval=1):
         contexts = contexts_of(question, context, abstracts)
-        ladder = Ladder(question.synonyms(), rungs)
-        found = [ladder.find(c.text) for c in contexts]
-        answered = any(match.spans for match in found)
+        wanted = needles(question.synonyms())
+        found = [strict(fold(c.text), wanted) for c in contexts]
+        answered = any(found)
         kept = _kept(question, contexts, found, negatives and answered) if not test else found
         examples += [
-            _example(question, row, contexts[row - 1], match)
-            for row, match in enumerate(kept, 1)
-            if match is not None
+            _example(question, row, contexts[row - 1], places)
+            for row, places in enumerate(kept, 1)
+            if places is not None
         ]
         if not (contexts if test else answered):
             drops.append(why_dropped(question, context, contexts, lacking or {}))
@@ -82,21 +79,20 @@ def convert(
 
 
 def _kept(
-    question: Question, contexts: Sequence[Context], found: Sequence[Match], negatives: bool
-) -> list[Match | None]:
-    """The matches of the contexts to train on; None for the others."""
-    anything = Ladder(question.synonyms(), RUNGS) if negatives else None
-    kept: list[Match | None] = []
+    question: Question, contexts: Sequence[Context], found: Sequence[list], negatives: bool
+) -> list[list | None]:
+    """The places of answers in each context to train on; None for the other contexts."""
+    kept: list[list | None] = []
     seen = set()
-    for context, match in zip(contexts, found, strict=True):
-        wanted = match.spans or (anything and not anything.climb(context.text).spans)
-        kept.append(match if wanted and context.text not in seen else None)
+    for context, places in zip(contexts, found, strict=True):
+        wanted = places or (negatives and lacks(context.text, question.synonyms()))
+        kept.append(places if wanted and context.text not in seen else None)
         seen.add(context.text)
     return kept
 
 
-def _example(question: Question, row: int, context: Context, match: Match) -> Example:
-    spans = tuple(Span(start, end, context.text[start:end]) for start, end in match.spans)
+def _example(question: Question, row: int, context: Context, places: Sequence) -> Example:
+    spans = tuple(Span(start, end, context.text[start:end]) for start, end in places)
     return Example(
         f"{question.id}_{row:03d}",
         question.id,
@@ -105,6 +101,5 @@ def _example(question: Question, row: int, context: Context, match: Match) -> Ex
         spans,
         context.snippet,
         context.document,
-        match.rung,
         context.parts,
     )

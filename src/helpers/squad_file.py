@@ -23,9 +23,8 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 class Example:
     """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
 
-    ``rung`` names the looser match that found the spans, "" for the strict rule. ``parts`` are
-    the snippets of a joined context: index, document, and offset of the text in the context.
-    ``impossible`` says that the file it was read from knows that its context has no answer.
+    ``parts`` are the snippets of a joined context: index, document, and offset of the text in the
+    context. ``impossible`` says that the file it was read from marks its context as without answer.
     """
 
     id: str
@@ -35,7 +34,6 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
-    rung: str = ""
     parts: tuple[tuple[int, str, int], ...] = ()
     impossible: bool = False
 
@@ -45,8 +43,7 @@ class Drop:
     """A question that gave no example, and why.
 
     ``nearest`` quotes what comes nearest to an answer, from the snippet of that index (-1: the
-    joined snippets); ``rung`` is the looser match that would accept it, "" when none does;
-    ``likeness`` is 0 to 1, see ``misses.nearest``.
+    joined snippets); ``likeness`` is 0 to 1, see ``misses.nearest``.
     """
 
     question_id: str
@@ -55,7 +52,6 @@ class Drop:
     detail: str = ""
     nearest: str = ""
     snippet: int = -1
-    rung: str = ""
     likeness: float = 0.0
 
 
@@ -314,7 +310,7 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
     Offsets are characters of the row's context. A joined context has ``snippets``, the index,
-    document and offset of each. Rows whose spans a looser match found name it.
+    document and offset of each.
     """
     return _write_lines(
         path,
@@ -327,7 +323,6 @@ def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
                 "spans": [[span.start, span.end] for span in example.spans],
             }
             | ({"snippets": [_snippet(*part) for part in example.parts]} if example.parts else {})
-            | ({"rung": example.rung} if example.rung else {})
             for example in examples
         ),
     )

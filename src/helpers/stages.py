@@ -37,7 +37,7 @@ STAGES = {
     "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
     "data": Stage(
         "02_bioasq_to_squad",
-        ("profile", "bioasq_dir", "context", "snippets", "rungs", "dev_fraction", "seed",
+        ("profile", "bioasq_dir", "context", "snippets", "dev_fraction", "seed",
          "allow_leak"),
     ),
     "squad_step": Stage(
@@ -64,8 +64,6 @@ NEUTRAL = {
     "run": "names the folder",
     "runs_dir": "says where the folder is",
     "wandb_mode": "logging only",
-    "official_jar": "checks the scores; scores.json records what came of it",
-    "protocol_seconds": "limits what notebook 05 shows beside the scores",
 }
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from helpers import markup
 from helpers.batches import TestBatch, read_batches, run_abstracts
 from helpers.bioasq import TYPES, BioasqFiles, Oddities, Question, read_questions
-from helpers.config import CONTEXTS, RUNGS, InputError
+from helpers.config import CONTEXTS, InputError
 from helpers.conversion import ConvertedRun, asked
-from helpers.ladder import Ladder
 from helpers.layout import ready_tests
 from helpers.leaks import most_alike, wordings
+from helpers.spans import needles
 from helpers.squad import Drop, Example, ceiling, convert, extra_cause, find_spans, read_squad
 
 STRICT = "strict rule"
@@ -90,57 +88,20 @@ def published_spans(files: BioasqFiles) -> list[dict]:
 
 
 def coverage(batches: Sequence[TestBatch]) -> list[dict]:
-    """A row a batch, and one for all: questions, those whose answer the strict rule finds in a
-    given text, those found with each further rung, and the extractive ceiling.
-
-    Counts grow from rung to rung. The ceiling asks for the gold as it is written, so a rung may
-    pass it: such an answer is found, but the official evaluator does not accept it.
+    """A row per batch, and one for all: questions, those whose answer the strict rule finds in a
+    given text, and the extractive ceiling, which also counts answers inside a word.
     """
     rows = []
     for batch in batches:
-        lowest: Counter[str] = Counter()
-        for question in batch.golds:
-            ladder = Ladder(question.synonyms(), RUNGS)
-            found = map(ladder.find, batch.contexts.get(question.id, ()))
-            rungs = {match.rung for match in found if match.spans}
-            lowest[min(rungs, key=_order, default="none")] += 1
-        sums = [sum(lowest[name] for name in ("", *RUNGS[:n])) for n in range(len(RUNGS) + 1)]
-        row = {"batch": batch.name, "questions": len(batch.golds)}
-        row |= dict(zip((STRICT, *RUNGS), sums, strict=True))
+        found = sum(
+            any(find_spans(text, needles(question.synonyms())) for text in texts)
+            for question in batch.golds
+            if (texts := batch.contexts.get(question.id, ()))
+        )
+        row = {"batch": batch.name, "questions": len(batch.golds), STRICT: found}
         rows.append(row | {"ceiling": batch.ceiling[0]})
     return [*rows, {name: "all" if name == "batch" else sum(row[name] for row in rows)
                     for name in rows[0]}]  # fmt: skip
-
-
-def _order(rung: str) -> int:
-    return ("", *RUNGS).index(rung)
-
-
-def rung_examples(questions: Iterable[Question], count: int = 20) -> list[dict]:
-    """Places that a rung finds and the strict rule does not, to be judged by eye.
-
-    They are taken from the rungs in turn, so that a rare rung is not crowded out, and each
-    wording of an answer is shown once.
-    """
-    by_rung: dict[str, dict[tuple, dict]] = defaultdict(dict)
-    for question in questions:
-        ladder = Ladder(question.synonyms(), RUNGS)
-        for text in (snippet.text for snippet in question.snippets):
-            match = ladder.find(text)
-            if match.rung:
-                start, end = match.spans[0]
-                before, after = text[max(0, start - 40) : start], text[end : end + 40]
-                row = {"rung": match.rung, "question": question.body}
-                row |= {"gold": " | ".join(question.synonyms())}
-                row |= {"found": f"{before}[{text[start:end]}]{after}"}
-                by_rung[match.rung].setdefault((question.id, text[start:end].lower()), row)
-    turns = [
-        (n, _order(rung), row)
-        for rung, rows in by_rung.items()
-        for n, row in enumerate(rows.values())
-    ]
-    chosen = sorted(turns, key=lambda turn: turn[:2])[:count]
-    return [row for _, _, row in sorted(chosen, key=lambda turn: (turn[1], turn[0]))]
 
 
 def reading(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
@@ -166,31 +127,6 @@ def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
          "training question": leak.question, "test question": leak.test_question}
         for leak in rows
     ]  # fmt: skip
-
-
-def trials() -> list[dict]:
-    """Measured dev scores with and without looser matches, from ``rung_trials.json``.
-
-    A row a data set and variant: means over seeds in percent, SAcc with its standard deviation.
-    The command that makes them is ``data_scripts/compare_rungs.py``.
-    """
-    data = json.loads((Path(__file__).parent / "rung_trials.json").read_text(encoding="utf-8"))
-    rows = []
-    for name, trial in data.items():
-        for variant in dict.fromkeys(row["matches"] for row in trial["rows"]):
-            runs = [row for row in trial["rows"] if row["matches"] == variant]
-            mean = {key: statistics.mean(row[key] for row in runs) for key in _TRIAL}
-            row = {"data": name, "matches": variant, "seeds": len(runs)}
-            row |= {key: round(mean[key]) for key in _TRIAL[:3]}
-            row |= {key: round(100 * mean[key], 1) for key in _TRIAL[3:]}
-            spread = "–"  # one run has none
-            if len(runs) > 1:
-                spread = f"{100 * statistics.stdev(run['sacc'] for run in runs):.1f}"
-            rows.append(row | {"± of SAcc": spread})
-    return rows
-
-
-_TRIAL = ("pairs", "by a rung", "dev questions", "sacc", "mrr", "lacc")
 
 
 def telling_example(

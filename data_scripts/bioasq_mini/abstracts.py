@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from random import Random
 
-from helpers.mini_text import Fact, Item, Made, draft, of_relation, patterns, sentence
+from bioasq_mini.sentences import Fact, Item, Made, draft, of_relation, patterns, sentence
 
 LONG = {"train": 12, "test": 10}  # questions with a long text
 STATEMENTS = 3  # about other facts, in a brief text

@@ -1,4 +1,4 @@
-"""The facts behind BioASQ-mini and the sentences made from them (see ``mini``).
+"""The facts behind BioASQ-mini and the sentences made from them (see ``generate``).
 
 Facts are split by object: two facts of a relation that share one never lie on both sides. A
 sentence states the asked fact beside two other facts of its relation and side, or mentions their
@@ -19,10 +19,10 @@ from pathlib import Path
 from random import Random
 
 from helpers.config import InputError
+from helpers.mini import Entity
 
-DATA = Path(__file__).parent / "mini_data"
+HERE = Path(__file__).parent
 TEST_SHARE = 0.3  # of a relation's facts go to the test side
-Entity = tuple[str, ...]  # an object's main name, then its synonyms
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,21 @@ def question_id(kind: str, relation: str, subject: str) -> str:
 @cache
 def patterns() -> dict:
     """The sentence and question patterns: frames, neutral sentences, clauses per relation."""
-    return json.loads((DATA / "patterns.json").read_text(encoding="utf-8"))
+    return json.loads((HERE / "patterns.json").read_text(encoding="utf-8"))
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
     """All facts with their side. Facts that share an object never lie on both sides."""
     rows = defaultdict(list)
-    for path in sorted(DATA.glob("facts_*.tsv")):
+    for path in sorted(HERE.glob("facts_*.tsv")):
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
                 names = [row["object"], *(row["synonyms"] or "").split("|")]
                 names = tuple(dict.fromkeys(n.strip() for n in names if n.strip()))
                 rows[row["relation"]].append((row["subject"].strip(), names))
     if not rows:
-        raise InputError(f"{DATA}: no facts_*.tsv found; restore the repository's files")
+        raise InputError(f"{HERE}: no facts_*.tsv found; restore the repository's files")
     return tuple(fact for relation in sorted(rows) for fact in _split(relation, rows[relation]))
 
 
