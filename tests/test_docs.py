@@ -45,7 +45,6 @@ NOT_RUN = {
     ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
     ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
     ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",
-    "python data_scripts/compare_rungs.py": "trains six models, 15 minutes",
     "python data_scripts/fine_tune.py --checkpoint minilm": "README's fine_tune.py command is run",
     "python data_scripts/predict.py --checkpoint runs/latest": "README's predict.py command is run",
     "7b-like, strict rule:": "output of a benchmark, not a command",

@@ -1,6 +1,7 @@
 """Test questions in training files: three signs, and no false alarm on questions of one pattern."""
 
 import pytest
+from bioasq_mini.generate import files
 
 from helpers.config import InputError
 from helpers.leaks import (
@@ -10,7 +11,6 @@ from helpers.leaks import (
     refuse_leaks,
     summary,
 )
-from helpers.mini import files
 
 TESTS = {
     "t1": "Which gene is mutated in cystic fibrosis?",

@@ -8,12 +8,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from bioasq_mini import generate, sentences
 
-from helpers import mini, mini_text
+from helpers import mini
 from helpers.bioasq import Question, Snippet, read_questions
 from helpers.squad import find_spans
 
 ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "data_scripts"
 TRAIN = mini.DATA / "BioASQ-training-mini.json"
 INPUTS = [mini.DATA / f"BioASQ-mini-PhaseB-testset{n}.json" for n in range(1, 6)]
 GOLDEN = [mini.DATA / f"mini{n}_golden.json" for n in range(1, 6)]
@@ -26,7 +28,7 @@ def raw(path):
 @pytest.fixture(scope="module")
 def made():
     """Items by (side, question id); the test knows from them what was asked and why."""
-    train, batches = mini.build()
+    train, batches = generate.build()
     return {i.id: i for i in [*train, *(i for b in batches for i in b)]}
 
 
@@ -57,26 +59,27 @@ def holds(texts, wanted):
 
 
 def test_shipped_files_are_what_the_script_makes():
-    assert mini.check() == []
+    assert generate.check() == []
 
 
 def test_check_names_what_differs(tmp_path):
-    paths = mini.make(tmp_path)
-    assert mini.check(tmp_path) == []
+    paths = generate.make(tmp_path)
+    assert generate.check(tmp_path) == []
     paths[0].write_text(paths[0].read_text(encoding="utf-8").replace("gene", "Gen", 1))
     paths[1].unlink()
-    found = mini.check(tmp_path)
+    found = generate.check(tmp_path)
     assert len(found) == 2
     assert paths[0].name in found[0] and "missing" in found[1]
 
 
 def test_same_files_whatever_the_hash_seed(tmp_path):
-    code = "import sys; from helpers import mini; mini.make(sys.argv[1])"
+    code = "import sys; from bioasq_mini import generate; generate.make(sys.argv[1])"
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT / "src")}
+        places = os.pathsep.join([str(ROOT / "src"), str(SCRIPTS)])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": places}
         folder = tmp_path / seed
         subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True)
-        assert mini.check(folder) == []
+        assert generate.check(folder) == []
 
 
 def test_script(tmp_path, capsys):
@@ -117,7 +120,7 @@ def test_no_test_answer_is_a_train_answer_of_its_relation(train, golden, made):
 
 
 def test_every_fact_has_a_source_and_no_empty_field():
-    for path in sorted(mini.DATA.glob("facts_*.tsv")):
+    for path in sorted(sentences.HERE.glob("facts_*.tsv")):
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[0].split("\t") == ["relation", "subject", "object", "synonyms", "source"]
         for line in lines[1:]:
@@ -128,7 +131,7 @@ def test_every_fact_has_a_source_and_no_empty_field():
 def test_split_keeps_shared_objects_together_and_three_objects_for_training():
     rows = [(f"s{i}", (f"o{i // 2}", f"O-{i // 2}")) for i in range(12)]
     sides = defaultdict(set)
-    for fact in mini_text._split("r", rows):
+    for fact in sentences._split("r", rows):
         sides[fact.side].add(fact.entities[0][0])
     assert not sides["train"] & sides["test"]
     assert len(sides["train"]) >= 3 and sides["test"]
@@ -140,7 +143,7 @@ def test_split_keeps_shared_objects_together_and_three_objects_for_training():
 def test_batches_match_and_golden_files_hold_more_snippets(inputs, golden, made):
     for one, two in zip(INPUTS, GOLDEN, strict=True):
         assert [q["id"] for q in raw(one)] == [q["id"] for q in raw(two)]
-        assert sum(q["type"] == "factoid" for q in raw(one)) == mini.PER_BATCH
+        assert sum(q["type"] == "factoid" for q in raw(one)) == generate.PER_BATCH
         assert all("exact_answer" not in q and "ideal_answer" not in q for q in raw(one))
         for small, large in zip(raw(one), raw(two), strict=True):
             assert small["snippets"] == large["snippets"][: len(small["snippets"])]
@@ -151,7 +154,7 @@ def test_batches_match_and_golden_files_hold_more_snippets(inputs, golden, made)
 @pytest.mark.parametrize("path", [TRAIN, *GOLDEN], ids=lambda p: p.stem)
 def test_other_types_are_there_to_be_filtered(path):
     types = Counter(q["type"] for q in raw(path))
-    assert len(types) >= 2 and types["factoid"] >= mini.PER_BATCH
+    assert len(types) >= 2 and types["factoid"] >= generate.PER_BATCH
     for q in raw(path):
         answer = q.get("exact_answer")
         good = {
@@ -247,7 +250,7 @@ def test_distractors_are_no_answers_of_the_subject(made):
     for item in made.values():
         known = {
             e
-            for f in mini.facts()
+            for f in sentences.facts()
             if (f.relation, f.subject) == (item.fact.relation, item.fact.subject)
             for e in f.entities
         }
@@ -277,7 +280,7 @@ def test_position_and_nearness_teach_nothing(made):
 
 
 def test_patterns_enough_and_a_fifth_of_the_tests_unseen(made):
-    frames = {f["id"]: f for f in mini.patterns()["frames"]}
+    frames = {f["id"]: f for f in sentences.patterns()["frames"]}
     used = {"train": Counter(), "test": Counter()}
     for item in made.values():
         used[item.fact.side].update(m.pattern for m in item.snippets if m.answers)
@@ -286,7 +289,7 @@ def test_patterns_enough_and_a_fifth_of_the_tests_unseen(made):
     assert 0.15 <= len(unseen) / len(used["test"]) <= 0.3
     share = sum(used["test"][name] for name in unseen) / sum(used["test"].values())
     assert 0.15 <= share <= 0.3
-    for relation in mini.patterns()["relations"].values():
+    for relation in sentences.patterns()["relations"].values():
         assert len([f for f in frames.values() if set(f.get("needs", [])) <= set(relation)]) >= 6
         assert 2 <= len(relation["questions"]) <= 4
 
@@ -338,7 +341,7 @@ def test_traits_of_the_real_data(train, inputs, golden, made):
 
 
 def test_baseline_takes_the_nearest_candidate():
-    fact = next(f for f in mini.facts() if f.relation == "gene_disease")
+    fact = next(f for f in sentences.facts() if f.relation == "gene_disease")
     genes = [e[0] for e in mini.known_objects("gene_disease") if e not in fact.entities][:2]
     text = f"{genes[0]} was seen long before anyone spoke of {fact.subject} and {genes[1]}."
     question = Question(fact.id, f"What about {fact.subject}?", "factoid", (Snippet(text),))

@@ -10,7 +10,7 @@ import pytest
 from helpers import batch, runs
 from helpers.bioasq import read_answers, read_questions
 from helpers.config import from_parameters
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 
 NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]

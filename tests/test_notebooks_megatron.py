@@ -16,7 +16,7 @@ from ngc_server import NgcServer
 from helpers import batch, checkpoints
 from helpers.config import Settings
 from helpers.features import gather
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 from helpers.squad import Example
 
 pytestmark = pytest.mark.notebooks

@@ -20,7 +20,7 @@ from helpers import official
 from helpers.bioasq import find_files, read_questions, write_answers
 from helpers.config import InputError
 from helpers.evaluation import evaluate_files
-from helpers.mini_text import DATA
+from helpers.mini import DATA
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "data_scripts" / "official_evaluation.py"

@@ -29,9 +29,8 @@ FIGURES = {
         {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
     ),
     "length_histogram": lambda: plots.length_histogram([20, 30, 70], 384),
-    "rung_bars": lambda: conversion_plots.rung_bars(
-        [{"batch": "b", "questions": 4, "strict rule": 2, "greek": 3, "ceiling": 2}],
-        ["strict rule", "greek"],
+    "coverage_bars": lambda: conversion_plots.coverage_bars(
+        [{"batch": "b", "questions": 4, "strict rule": 2, "ceiling": 2}]
     ),
     "score_bars": lambda: plots.score_bars(
         {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
@@ -124,8 +123,8 @@ WITH_ODD_TEXTS = {
     "distributions": lambda: conversion_plots.distributions(
         {ODD: {"words": [3, 9], "contexts": [1, 20]}}
     ),
-    "rung_bars": lambda: conversion_plots.rung_bars(
-        [{"batch": ODD, "questions": 4, ODD: 2, "ceiling": 2}], [ODD]
+    "coverage_bars": lambda: conversion_plots.coverage_bars(
+        [{"batch": ODD, "questions": 4, "strict rule": 2, "ceiling": 2}]
     ),
     "notebook_flow": lambda: model_plots.notebook_flow([(ODD, ODD, ODD)]),
     "part_bars": lambda: model_plots.part_bars({ODD: {ODD: 1}}),

@@ -40,17 +40,17 @@ def test_of_many_windows_those_around_the_answer_are_drawn(tmp_path):
     figure.savefig(tmp_path / "f.png", dpi=50)
 
 
-def test_rung_bars_stack_what_each_rung_adds():
+def test_coverage_bars_show_what_is_found_and_the_ceiling():
     rows = [
-        {"batch": "b1", "questions": 4, "strict rule": 2, "greek": 2, "plural": 3, "ceiling": 2},
-        {"batch": "b2", "questions": 0, "strict rule": 0, "greek": 0, "plural": 0, "ceiling": 0},
+        {"batch": "b1", "questions": 4, "strict rule": 2, "ceiling": 3},
+        {"batch": "b2", "questions": 0, "strict rule": 0, "ceiling": 0},
     ]
-    (axes,) = conversion_plots.rung_bars(rows, ["strict rule", "greek", "plural"]).axes
-    assert [bar.get_height() for bar in axes.patches] == [50, 0, 25, 0]
-    assert [bar.get_y() for bar in axes.patches] == [0, 0, 50, 0]
-    assert [text.get_text() for text in axes.texts] == ["50.0%\n2 of 4", "0.0%\n0 of 0"]
+    (axes,) = conversion_plots.coverage_bars(rows).axes
+    assert [bar.get_height() for bar in axes.patches] == [50, 0]
+    assert [line.get_segments()[0][0][1] for line in axes.collections] == [75, 0]
+    assert [text.get_text() for text in axes.texts] == ["75.0%\n3 of 4", "0.0%\n0 of 0"]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels == ["strict rule", "plural", "extractive ceiling"]
+    assert sorted(labels) == ["extractive ceiling", "strict rule"]
 
 
 def test_funnel_runs_from_top_to_bottom():

@@ -102,7 +102,7 @@ def test_averaging_and_merging_are_computed_from_the_files(run, effects):
 def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path):
     before = scores.read_batches(run)
     folder = shutil.copytree(run.folder, tmp_path / run.folder.name)
-    settings = from_parameters("mini", run="p", runs_dir=str(tmp_path), protocol_seconds=0)
+    settings = from_parameters("mini", run="p", runs_dir=str(tmp_path))
     copy = runs.Run(folder, settings)
     data = copy.noted("data", scores.CONVERT)
     n, right = next(
@@ -117,7 +117,7 @@ def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path)
     batches = scores.read_batches(copy)
     own = metrics.weighted([batch.score for batch in batches])
     assert batches[n].score.hits_strict == before[n].score.hits_strict - 1
-    effects = protocols.effects(copy, batches)
+    effects = protocols.effects(copy, batches, 0)
     for switch in ("averaging", "missing", "merge"):
         (mine,) = [e for e in effects if e.switch == switch and e.own]
         assert mine.score.sacc == pytest.approx(own.sacc), switch
@@ -143,9 +143,7 @@ def test_other_texts_are_predicted_anew(effects):
 
 
 def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monkeypatch):
-    settings = from_parameters(
-        "mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden", protocol_seconds=0
-    )
+    settings = from_parameters("mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden")
     files = conversion.find_run_files(settings)
     assert files.enriched and files.tests == files.golds
     golden = runs.Run.open(settings)
@@ -161,7 +159,7 @@ def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monk
     for folder in ("nbest", "answers"):
         golden.record(golden.path(folder), "answers")
     golden.finish("answers", seconds=1.0)
-    effects = protocols.effects(golden, scores.read_batches(golden))
+    effects = protocols.effects(golden, scores.read_batches(golden), 0)
     assert pick(effects, "snippets", "golden").own
     assert "not tried" in pick(effects, "snippets", "official").note
     with pytest.raises(InputError, match="was made with snippets='official', now it is 'golden'"):
@@ -173,11 +171,9 @@ def test_what_would_take_long_is_named_instead(run, monkeypatch):
         raise AssertionError("nothing may be predicted")
 
     monkeypatch.setattr(protocols.checkpoints, "load", never)
-    slow = runs.Run(run.folder, from_parameters(
-        "mini", run="p", runs_dir=run.settings.runs_dir, protocol_seconds=0))  # fmt: skip
-    effects = protocols.effects(slow, scores.read_batches(slow))
+    effects = protocols.effects(run, scores.read_batches(run), 0)
     golden = pick(effects, "snippets", "golden")
-    assert golden.score is None and "not tried: about" in golden.note
+    assert golden.score is None and golden.note.endswith("seconds here, more than 0")
     rows = protocols.table(effects)
     assert [row["sacc"] for row in rows if row["setting"] == "golden"] == ["–"]
 
@@ -253,7 +249,7 @@ def test_review_of_what_the_rule_can_see():
     assert seeds == "9 seeds of each" and single.startswith("out of reach: 27%")
 
 
-def test_the_official_program_is_asked_when_a_jar_is_set(run, monkeypatch):
+def test_the_official_program_is_asked_when_a_jar_is_given(run, monkeypatch):
     asked = {}
 
     def fake(jar, golds, answers, **options):
@@ -262,8 +258,7 @@ def test_the_official_program_is_asked_when_a_jar_is_set(run, monkeypatch):
         return [review.official.Comparison(n, figures, figures, ()) for n in options["names"]]
 
     monkeypatch.setattr(review.official, "compare_files", fake)
-    given = from_parameters("mini", run="p", runs_dir=run.settings.runs_dir, official_jar="x.jar")
-    rows, agree = review.official_check(runs.Run(run.folder, given))
+    rows, agree = review.official_check(run, "x.jar")
     assert [row["measure"] for row in rows[:3]] == ["SAcc", "MRR", "LAcc"]
     assert agree and len(rows) == 15 and asked["jar"] == "x.jar"
     assert len(read_questions(asked["golds"][0], answers="required")) > 0

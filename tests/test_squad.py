@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.bioasq import Question, Snippet, read_questions
-from helpers.config import RUNGS, InputError
+from helpers.config import InputError
 from helpers.file_conversion import convert_files
 from helpers.squad import (
     Drop,
@@ -75,22 +75,10 @@ def test_each_drop_has_its_reason(one, context, reason):
     assert not examples and [drop.reason for drop in drops] == [reason]
 
 
-def test_rungs_only_add_where_the_strict_rule_finds_nothing():
-    one = question("p53 and IL 2", "IL2 rose", "nothing", golds=("IL 2", "p530"))
-    strict, _ = convert([one])
-    assert [(e.id, e.rung) for e in strict] == [("q_001", "")]
-    loose, drops = convert([one], rungs=RUNGS)
-    assert not drops and loose[0] == strict[0]
-    assert [(e.id, e.rung, [s.text for s in e.spans]) for e in loose[1:]] == [
-        ("q_002", "hyphen", ["IL2"])
-    ]
-    assert not convert([question("IL2", golds=("IL 2",))], rungs=("greek",))[0]
-
-
 def test_negatives_are_contexts_that_surely_lack_the_answer():
     one = question("p 53 rose", "p53", "nothing", "ap53", "nothing", "p53")
     kept, _ = convert([one], negatives=True)
-    assert [(e.id, len(e.spans)) for e in kept] == [("q_002", 1), ("q_003", 0), ("q_004", 0)]
+    assert [(e.id, len(e.spans)) for e in kept] == [("q_002", 1), ("q_003", 0)]
     assert convert([question("nothing")], negatives=True)[0] == []
     assert convert([one], test=True) == convert([one], test=True, negatives=True)
 
@@ -222,23 +210,20 @@ def test_training_rows_are_occurrences_and_test_rows_are_contexts(save, tiny, tm
     assert (tmp_path / "train.json").read_bytes() == first
 
 
-def test_rungs_and_negatives_on_the_command_line(save, tiny, tmp_path):
+def test_negatives_on_the_command_line(save, tiny, tmp_path):
     item = tiny["questions"][0]
     item["snippets"] = [{"text": text} for text in ("TNF-alpha", "tnf-α", "of none")]
     item["exact_answer"] = [["TNF-α"]]
     path = save("training7b.json", tiny)
-    done = run(path, "--output", "out.json", "--ids", "ids.jsonl", "--rungs", "greek,plural",
+    done = run(path, "--output", "out.json", "--ids", "ids.jsonl",
                "--squad-version", "2", "--negatives", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [r for r in read_squad(tmp_path / "out.json") if r.question_id == A1]
-    assert [(r.context, len(r.spans)) for r in rows] == [
-        ("TNF-alpha", 1), ("tnf-α", 1), ("of none", 0)
-    ]  # fmt: skip
+    assert [(r.context, len(r.spans)) for r in rows] == [("tnf-α", 1), ("of none", 0)]
     ids = [json.loads(line) for line in (tmp_path / "ids.jsonl").read_text("utf-8").splitlines()]
-    assert [row.get("rung", "") for row in ids if row["question_id"] == A1] == ["greek", "", ""]
     assert len({row["id"] for row in ids}) == len(ids)
     raw = json.loads((tmp_path / "out.json").read_text("utf-8"))["data"][0]["paragraphs"]
-    assert [p["qas"][0]["is_impossible"] for p in raw][:3] == [False, False, True]
+    assert [p["qas"][0]["is_impossible"] for p in raw][:2] == [False, True]
 
 
 @pytest.mark.parametrize("key", ["answers", ""])
@@ -398,10 +383,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
         ([train, "--negatives"], "add --squad-version 2"),
         ([train, "--abstracts", test_input], "read only with --context abstract"),
-        ([ready, "--rungs", "all"], "ready.json: a SQuAD file has its texts"),
-        ([ready, "--context", "appended"], "leave out --context and --rungs"),
+        ([ready, "--context", "appended"], "ready.json: a SQuAD file has its texts"),
         ([ready, "--abstracts", test_input], "read only with --context abstract"),
-        ([train, "--rungs", "grek"], "'grek' is unknown"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),
         ([tmp_path / "none.json"], "no such file"),

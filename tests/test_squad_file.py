@@ -271,7 +271,7 @@ def test_id_map_and_drop_report_are_json_lines(tmp_path):
     path = write_drops(tmp_path / "drops.jsonl", [Drop("q", "Which α?", "no snippets")])
     assert path.read_text(encoding="utf-8") == (
         '{"question_id": "q", "question": "Which α?", "reason": "no snippets", "detail": "", '
-        '"nearest": "", "snippet": -1, "rung": "", "likeness": 0.0}\n'
+        '"nearest": "", "snippet": -1, "likeness": 0.0}\n'
     )
 
 

@@ -96,7 +96,6 @@ def made(tmp_path_factory):
         "mini", run="r", runs_dir=str(folder / "runs"), model=str(folder / "base"),
         bioasq_dir=str(folder / "data"), squad_file=str(folder / "squad.json"), squad_epochs=1,
         squad_batch_size=4, max_length=48, batch_size=4, epochs=1, wandb_mode="disabled",
-        protocol_seconds=0,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLBACKEND", "agg")
@@ -217,14 +216,14 @@ def test_a_stage_reads_no_setting_that_is_not_recorded_with_it(copy, tmp_path, s
 
 def test_what_is_made_again_under_other_settings_is_reported(copy):
     others = replace(
-        copy, seed=1, context="appended", snippets="golden", rungs="all", allow_leak=True,
+        copy, seed=1, context="appended", snippets="golden", allow_leak=True,
         dev_fraction=0.2, squad_epochs=2, epochs=2, batch_size=8, learning_rate=2e-4, merge="max",
         nbest=5, missing="dropped",
     )  # fmt: skip
     for stem in (CONVERT, TRAIN, PREDICT, SCORE):
         execute(stem, others)
     found = scores(others)
-    for name in ("seed", "context", "rungs", "allow_leak", "merge", "epochs", "missing"):
+    for name in ("seed", "context", "allow_leak", "merge", "epochs", "missing"):
         assert found[name] == getattr(others, name), name
     assert found["enriched"] and found["squad_step"]["epochs"] == 2
     run = runs.Run.open(copy)  # the header now has the first settings; the records have others

@@ -133,7 +133,7 @@ def test_one_batch_can_be_read_off_a_run_on_all():
         ({"train_pairs": None}, "skips the BioASQ step"),
         ({"profile": "mini"}, "profile mini is teaching data"),
         ({"allow_leak": True}, "allowed to train on test questions"),
-        ({"rungs": "all"}, "matched by the rungs all"),
+        ({"rungs": "all"}, "looser matches: all"),
         ({"epochs": 30}, "took 30 epochs, the claim 5 on BioASQ"),
         ({"parameters": 22_566_146}, "has 22,566,146 weights"),
         ({"parameters": None}, "has 0 weights"),
