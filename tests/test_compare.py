@@ -79,6 +79,20 @@ def test_another_setting_is_another_way_and_other_logging_is_not(finished):
     assert compare.read(finished("c", merge="max")).way != same.way
 
 
+def test_runs_of_early_versions_keep_their_looser_matches(finished):
+    """Their manifest has settings that are gone; only looser matches make it another way."""
+    folders = [finished(f"a{seed}", seed) for seed in range(4)]
+    for folder, rungs in zip(folders[1:], ("", "all", "all"), strict=True):
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["settings"] |= {"rungs": rungs, "protocol_seconds": 180, "official_jar": "/x.jar"}
+        path.write_text(json.dumps(manifest))
+    found = compare.rows([compare.read(folder) for folder in folders])
+    found = [row for row in found if row["system"] == "run"]
+    assert [row["seeds"] for row in found] == [[0, 1], [2, 3]]
+    assert "rungs" not in found[0]["command"] and "--set rungs=all" in found[1]["command"]
+
+
 def test_the_same_run_twice_is_refused(finished):
     folders = [finished("a"), finished("b")]
     with pytest.raises(InputError, match=r"b: is .*a again, seed 0; give one of the two"):

@@ -104,7 +104,7 @@ def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path)
     folder = shutil.copytree(run.folder, tmp_path / run.folder.name)
     settings = from_parameters("mini", run="p", runs_dir=str(tmp_path))
     copy = runs.Run(folder, settings)
-    data = copy.noted("data", scores.CONVERT)
+    data = copy.manifest()["notes"]["data"]  # the whole record, not only its facts
     n, right = next(
         (n, q) for n, b in enumerate(before) for q, rank in b.ranks.items() if rank == 1
     )

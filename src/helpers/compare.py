@@ -18,7 +18,7 @@ import numpy as np
 from helpers import reproduce, verdicts
 from helpers.bioasq import read_json
 from helpers.claims import CLAIMS, Claim, counts_that_print_as
-from helpers.config import InputError
+from helpers.config import InputError, Settings
 from helpers.files import sha256
 from helpers.scores import OWN, RANKS
 from helpers.stages import MANIFEST, NEUTRAL, as_recorded
@@ -53,7 +53,9 @@ class RunResult:
         weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
         made = (sorted(reproduce.inputs(self.manifest).values()), self.manifest["kit"]["version"],
                 sorted(weights.values()))  # fmt: skip
-        return tuple((k, v) for k, v in settings.items() if k not in _NOT_A_WAY), str(made)
+        # Settings that early versions had do not count, except for looser matches.
+        counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])} - {*_NOT_A_WAY}
+        return tuple((k, v) for k, v in settings.items() if k in counted), str(made)
 
 
 def read(folder: str | Path) -> RunResult:

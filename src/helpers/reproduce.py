@@ -32,8 +32,8 @@ def options(
     ``settings`` are a manifest's. Only what differs from the profile is said. ``places`` replaces
     the values of settings that name places on one machine.
     """
-    known = {f.name for f in dataclasses.fields(Settings)}
-    usual = dataclasses.asdict(from_parameters(settings["profile"]))
+    known = {f.name for f in dataclasses.fields(Settings)} | {"rungs"}  # which early runs had
+    usual = {"rungs": ""} | dataclasses.asdict(from_parameters(settings["profile"]))
     values = {k: v for k, v in settings.items() if k in known and k != "runs_dir"}
     values |= {name: place for name, place in (places or {}).items() if values.get(name)}
     words = ["--profile", settings["profile"]]
