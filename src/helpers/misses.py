@@ -25,8 +25,8 @@ def why_dropped(
     drop, golds = partial(Drop, question.id, question.body), needles(question.synonyms())
     if not contexts and context == "abstract":
         documents = [d for d, _ in documents_of(question) if d]
-        why = (f"{d} ({lacking[d]})" if d in lacking else d for d in documents)
-        return drop("no abstract", f"none of its documents has one: {', '.join(why) or 'none'}")
+        why = ", ".join(f"{d} ({lacking[d]})" if d in lacking else d for d in documents)
+        return drop("no abstract", f"none of its documents has one: {why or 'no documents'}")
     if not contexts or not golds:
         return drop("no exact answer" if contexts else "no snippets")
     for found, gold in product(contexts, sorted(golds)):
