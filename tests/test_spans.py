@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.bioasq import Question
-from helpers.spans import Span, ceiling, extra_cause, find_spans, fold
+from helpers.spans import Span, ceiling, extra_cause, find_spans, fold, lacks
 
 
 def found(context, *synonyms):
@@ -121,3 +121,22 @@ def test_causes_of_extra_spans():
     causes = [extra_cause(span, context, {"NF1"}) for span in find_spans(context, ["NF1"])]
     expected = ["", "joined", "case", "", "joined", ""]
     assert [cause.partition(" ")[0] for cause in causes] == expected
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "lacking"),
+    [
+        ("TNF-alpha", "anti-tnf-α drugs", False),
+        ("IL-2", "of IL2s", False),
+        ("Sjögren", "Sjogren's", False),
+        ("antigens", "one antigen", False),
+        ("factor VIII (FVIII)", "FVIII was low", False),
+        ("factor VIII (FVIII)", "factor VIII was low", False),
+        ("p53", "ap53", False),  # inside a word: not sure enough
+        ("p53", "the p 63 gene", True),
+        ("1-2", "type 12", True),
+        ("p5", "p 5", True),  # too short to be looked for in other writing
+    ],
+)
+def test_a_text_lacks_an_answer_in_any_writing(gold, text, lacking):
+    assert lacks(text, [gold]) == lacking
