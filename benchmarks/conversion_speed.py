@@ -21,9 +21,9 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from helpers.bioasq import Question, find_files, read_questions
-from helpers.mini import DATA
-from helpers.squad import convert
+from helpers.data.bioasq import Question, find_files, read_questions
+from helpers.data.convert import convert
+from helpers.data.mini import DATA
 
 FACTOIDS, SNIPPETS = 779, 9  # of the 7b training file, so about 7,000 pairs
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"

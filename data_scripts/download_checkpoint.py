@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from helpers.config import QKV_ORDERS, InputError
-from helpers.fetch import REGISTRY, fetch
+from helpers.fetch.fetch import REGISTRY, fetch
 
 
 def main(argv=None) -> int:
@@ -42,7 +42,7 @@ def main(argv=None) -> int:
         parser.error("--squad-dev goes with --report")
     try:
         if options.convert:  # torch takes a second, and a wrong folder is told before any download
-            from helpers.checkpoints import check_replaceable
+            from helpers.model.checkpoints import check_replaceable
             from helpers.pipeline import convert_checkpoint
 
             check_replaceable(Path(options.convert))
@@ -52,8 +52,8 @@ def main(argv=None) -> int:
             print(f"  {digest}  {name}")
         print(f"  licence: {checkpoint.license}")
         if options.report:
-            from helpers.checkpoint_report import write_report
             from helpers.config import from_parameters
+            from helpers.model.checkpoint_report import write_report
 
             settings = from_parameters(qkv_order=options.qkv_order)
             print(write_report(

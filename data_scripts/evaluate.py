@@ -10,8 +10,8 @@ import argparse
 import sys
 
 from helpers.config import MISSING, InputError
-from helpers.evaluation import evaluate_files
-from helpers.outputs import check_outputs, write_json
+from helpers.io import check_outputs, write_json
+from helpers.scoring.evaluate import evaluate_files
 
 
 def main(argv: list[str] | None = None) -> int:

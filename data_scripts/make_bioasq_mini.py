@@ -9,7 +9,7 @@ from pathlib import Path
 from bioasq_mini import generate
 
 from helpers.config import InputError
-from helpers.mini import DATA
+from helpers.data.mini import DATA
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,12 +21,14 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from helpers import checkpoints, fetch, squad, training
 from helpers.config import from_parameters
-from helpers.encoder import SpanModel
-from helpers.features import gather
-from helpers.prediction import Reader
-from helpers.registry import MEGATRON_GELU
+from helpers.data import convert
+from helpers.fetch import fetch
+from helpers.fetch.registry import MEGATRON_GELU
+from helpers.model import checkpoints, training
+from helpers.model.decoding import Reader
+from helpers.model.encoder import SpanModel
+from helpers.model.features import gather
 
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))
 from bioasq_mini import sentences
@@ -51,7 +53,7 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
     return megatron_files.write(path, order, w=w, vocab=reader.vocab, dtype=torch.float16)
 
 
-def lessons(seed: int) -> list[squad.Example]:
+def lessons(seed: int) -> list[convert.Example]:
     """Questions on the train side's facts, each with texts of two facts in either order."""
     rows = []
     for fact in sentences.facts():
@@ -61,10 +63,10 @@ def lessons(seed: int) -> list[squad.Example]:
         rng = random.Random(f"{seed}|{fact.id}")
         for number, frame in enumerate(rng.sample(FRAMES, 3), 1):
             text = sentences.sentence(frame, item, rng)
-            spans = squad.find_spans(text, [name for entity in fact.entities for name in entity])
+            spans = convert.find_spans(text, [name for entity in fact.entities for name in entity])
             if spans:
                 longest = max(spans, key=lambda span: span.end - span.start)
-                rows.append(squad.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
+                rows.append(convert.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
                                           (longest,)))  # fmt: skip
     return rows
 

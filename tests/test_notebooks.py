@@ -7,10 +7,11 @@ import re
 import nbformat
 import pytest
 
-from helpers import batch, runs
-from helpers.bioasq import read_answers, read_questions
+from helpers import batch
 from helpers.config import from_parameters
-from helpers.mini import DATA
+from helpers.data.bioasq import read_answers, read_questions
+from helpers.data.mini import DATA
+from helpers.run import folder
 
 NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
@@ -156,7 +157,7 @@ def test_a_changed_file_is_noticed_by_the_next_notebook(mini_run):
     kept = path.read_bytes()
     try:
         path.write_bytes(kept + b" ")
-        with pytest.raises(runs.InputError, match="02_bioasq_to_squad"):
-            runs.Run.open(settings).need("squad/mini1.json", "02_bioasq_to_squad")
+        with pytest.raises(folder.InputError, match="02_bioasq_to_squad"):
+            folder.Run.open(settings).need("squad/mini1.json", "02_bioasq_to_squad")
     finally:
         path.write_bytes(kept)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny import tiny_examples, tiny_folder
 
-from helpers import bioasq, pipeline, squad
+from helpers import pipeline
 from helpers.config import InputError
-from helpers.prediction import Reader
-from helpers.spans import Span
+from helpers.data import bioasq, convert
+from helpers.data.spans import Span
+from helpers.model.decoding import Reader
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 
@@ -25,7 +26,7 @@ def task(tmp_path_factory):
     """A folder with a tiny checkpoint, a train file, and a BioASQ test input with its golden."""
     folder = tmp_path_factory.mktemp("task")
     tiny_folder(folder / "base")
-    squad.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
+    convert.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
     questions = {}
     for e in tiny_examples(12, seed=9):
         item = questions.setdefault(
@@ -68,9 +69,9 @@ def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
 
 
 def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
-    rows = [squad.Example(f"q{i}", f"q{i}", e.question, e.context, e.spans, 0, "")
+    rows = [convert.Example(f"q{i}", f"q{i}", e.question, e.context, e.spans, 0, "")
             for i, e in enumerate(tiny_examples(3))]  # fmt: skip
-    squad.write_squad(tmp_path / "rows.json", rows)
+    convert.write_squad(tmp_path / "rows.json", rows)
     out = pipeline.predict_files(
         task / "base", tmp_path / "rows.json", tmp_path / "out.json", max_length=48
     )
@@ -198,7 +199,7 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
 
 @pytest.mark.parametrize("name", ["predict.py", "fine_tune.py"])
 def test_windows_longer_than_the_positions_are_one_line(task, tmp_path, capsys, monkeypatch, name):
-    monkeypatch.setattr(squad, "convert", None)  # nothing is computed before that line
+    monkeypatch.setattr(convert, "convert", None)  # nothing is computed before that line
     monkeypatch.setattr(Reader, "windows", None)
     data = ["--train", task / "train.json"] if "tune" in name else ["--input", task / "test.json"]
     args = ["--checkpoint", task / "base", *data, "--output", tmp_path / "out"]
@@ -272,7 +273,7 @@ def test_a_training_question_in_the_file_held_out_is_refused_unless_allowed(task
             str(tmp_path / "m"), *SETS, "--dev"]  # fmt: skip
 
     def said(name, example, *more):
-        dev = squad.write_squad(tmp_path / f"{name}.json", [example])
+        dev = convert.write_squad(tmp_path / f"{name}.json", [example])
         assert script("fine_tune.py")([*base, str(dev), *more]) == 2
         return capsys.readouterr().err.replace(str(tmp_path), "").splitlines()
 

@@ -25,8 +25,8 @@ from bioasq_mini.sentences import (
     patterns,
     sentence,
 )
-from helpers.mini import DATA
-from helpers.outputs import write_json
+from helpers.data.mini import DATA
+from helpers.io import write_json
 
 BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
 TRAIN = 450  # factoid questions; facts left over serve as distractors

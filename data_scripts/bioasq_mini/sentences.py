@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 from helpers.config import InputError
-from helpers.mini import Entity
+from helpers.data.mini import Entity
 
 HERE = Path(__file__).parent
 TEST_SHARE = 0.3  # of a relation's facts go to the test side

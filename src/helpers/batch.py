@@ -18,18 +18,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import compare, environment, kernel, reproduce, verdicts
-from helpers import scores as scoring
-from helpers.bioasq import read_json
-from helpers.code_version import notebook_sources
-from helpers.config import InputError, Settings, from_parameters, parse_override
-from helpers.conversion import find_run_files
-from helpers.outputs import write_json, write_text
-from helpers.runs import Run
-from helpers.squad_step import check as check_squad_step
-from helpers.stages import STAGES
+from helpers.config import ROOT, InputError, Settings, from_parameters, parse_override
+from helpers.data.bioasq import read_json
+from helpers.io import write_json, write_text
+from helpers.run import compare, kernel, reproduce
+from helpers.run import scores as scoring
+from helpers.run.code_version import notebook_sources
+from helpers.run.conversion import find_run_files
+from helpers.run.folder import Run
+from helpers.run.squad_step import check as check_squad_step
+from helpers.run.stages import STAGES
+from helpers.scoring import verdicts
+from helpers.views import machine
 
-ROOT = Path(__file__).resolve().parents[2]
 PATHS = ("bioasq_dir", "squad_file", "squad_dev", "model")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
@@ -54,7 +55,7 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
     check_squad_step(settings)
-    environment.check_model(settings)
+    machine.check_model(settings)
     # Not opened: each notebook does that, and a call that runs none changes nothing.
     folder = Run(settings.run_dir, settings)
     new, checked = not folder.folder.exists(), False
@@ -85,7 +86,7 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
         print(f"\nstopped after {found[-1].stem}; see {folder.folder / 'notebooks'}")
         print(_dev_scores(folder.folder / "model" / "dev_scores.json"))
         return folder.folder
-    from helpers.report import write_report  # matplotlib and nbconvert take a second
+    from helpers.run.report import write_report  # matplotlib and nbconvert take a second
 
     report = write_report(folder)
     scores = read_json(folder.folder / "scores.json")
@@ -115,8 +116,8 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     With ``readme`` the table between its two marks is replaced. Prints the table and the paired
     differences between the ways of making a run.
     """
-    from helpers import result_plots  # matplotlib takes a second
-    from helpers.uncertainty import sources
+    from helpers.scoring.uncertainty import sources
+    from helpers.views.figures import result_plots  # matplotlib takes a second
 
     found = [compare.read(folder) for folder in folders]
     ours, theirs = compare.rows(found), compare.published()

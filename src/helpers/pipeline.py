@@ -10,14 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import bioasq, checkpoints, fetch, leaks, squad, training
-from helpers.abstracts import Abstracts, gather_abstracts
 from helpers.config import InputError, Settings, from_parameters
-from helpers.file_conversion import GOLDEN
-from helpers.outputs import check_outputs
-from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
-from helpers.prepare import prepare
-from helpers.squad import Example
+from helpers.data import bioasq, convert, leaks
+from helpers.data.abstracts import Abstracts, gather_abstracts
+from helpers.data.convert import Example
+from helpers.data.file_conversion import GOLDEN
+from helpers.fetch import fetch
+from helpers.io import check_outputs
+from helpers.model import checkpoints, training
+from helpers.model.decoding import Candidate, Reader, rank_answers, write_nbest
+from helpers.model.prepare import prepare
 
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -154,7 +156,7 @@ def predict_files(
     asked: list[str] = []
     odd = bioasq.Oddities()
     if is_squad:
-        examples = squad.read_squad(questions, odd)
+        examples = convert.read_squad(questions, odd)
         odd.tell(questions)
     else:
         examples, asked = read_inputs(questions, settings, abstracts)
@@ -181,7 +183,7 @@ def read_inputs(
     texts = Abstracts({}, {})
     if settings.context == "abstract":
         texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
-    examples, drops = squad.convert(
+    examples, drops = convert.convert(
         questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
     )
     if not examples:
@@ -213,7 +215,7 @@ def write_ranked(
 
 def _answered(path: str | Path) -> list[Example]:
     odd = bioasq.Oddities()
-    examples = squad.read_squad(path, odd)
+    examples = convert.read_squad(path, odd)
     odd.tell(path)
     if not any(e.spans for e in examples):
         raise InputError(f"{path}: no row has an answer; give a training file, not a test input")
