@@ -1,4 +1,4 @@
-"""Who may import whom: downwards in README's table of rooms, and nothing heavy in the light ones."""
+"""Who may import whom: downwards in README's table of rooms; nothing heavy in light rooms."""
 
 import ast
 import graphlib

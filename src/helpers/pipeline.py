@@ -12,9 +12,9 @@ from pathlib import Path
 
 from helpers.config import InputError, Settings, from_parameters
 from helpers.data import bioasq, convert, leaks
-from helpers.data.abstracts import Abstracts, gather_abstracts
 from helpers.data.convert import Example
 from helpers.data.file_conversion import GOLDEN
+from helpers.data.pubmed import Abstracts, gather_abstracts
 from helpers.fetch import fetch
 from helpers.io import check_outputs
 from helpers.model import checkpoints, training

@@ -10,7 +10,7 @@ import pytest
 from pubmed_server import HEAD, PubmedServer, journal, send
 
 from helpers.config import InputError
-from helpers.data import abstracts, pubmed
+from helpers.data import pubmed
 from helpers.data.bioasq import Question, Snippet
 from helpers.data.contexts import contexts_of, documents_of, pmid_of
 from helpers.data.pubmed import fetch_articles, read_articles
@@ -179,7 +179,7 @@ def test_a_lasting_fault_keeps_what_came_and_goes_on_from_there(server, monkeypa
 
 def test_nobody_there_is_one_line(server, monkeypatch):
     monkeypatch.setenv("NCBI_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="connection refused.*abstracts.json") as caught:
+    with pytest.raises(InputError, match="connection refused.*pubmed.json") as caught:
         fetch_articles(IDS, progress=False)
     assert "\n" not in str(caught.value) and max(server.sleeps) < 1  # not tried again
 
@@ -265,10 +265,10 @@ def test_one_document_under_several_addresses_is_read_once():
 
 
 def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
-    path = save("abstracts.json", {"https://e.org/a": "From the file.", IDS[0]: "Mine."})
+    path = save("pubmed.json", {"https://e.org/a": "From the file.", IDS[0]: "Mine."})
     address = "http://www.ncbi.nlm.nih.gov/pubmed/"
     one = question("https://e.org/a", "https://e.org/b", *(address + i for i in IDS), MISSING)
-    found = abstracts.gather_abstracts([one], [path], progress=False)
+    found = pubmed.gather_abstracts([one], [path], progress=False)
     assert found.texts[IDS[0]] == "Mine." and found.texts[IDS[3]].endswith("In English.")
     assert IDS[0] not in server.requests[0][1]["id"]
     assert found.lacking == {
@@ -282,7 +282,7 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
 
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
     one = question(f"https://pubmed.ncbi.nlm.nih.gov/0{IDS[0]}/ ", "https://e.org/" + IDS[1])
-    found = abstracts.gather_abstracts([one], progress=False)
+    found = pubmed.gather_abstracts([one], progress=False)
     texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
     assert len(texts) == 1 and texts[0].startswith("A plain title.")
     assert list(found.lacking.values()) == ["no PubMed address"]
@@ -290,12 +290,12 @@ def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
-    with pytest.raises(InputError, match="unset HELPERS_OFFLINE.*abstracts.json") as caught:
-        abstracts.gather_abstracts([question(IDS[0])])
+    with pytest.raises(InputError, match="unset HELPERS_OFFLINE.*pubmed.json") as caught:
+        pubmed.gather_abstracts([question(IDS[0])])
     assert "\n" not in str(caught.value) and not server.requests
     monkeypatch.delenv("HELPERS_OFFLINE")
     with pytest.raises(InputError, match="no PubMed address"):
-        abstracts.gather_abstracts([question("https://e.org/a")])
+        pubmed.gather_abstracts([question("https://e.org/a")])
 
 
 def test_the_command_line_fetches_abstracts(server, save, tmp_path, capsys):

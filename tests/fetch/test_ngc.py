@@ -13,7 +13,7 @@ import pytest
 from ngc_server import NgcServer, cut, send, send_json, zipped
 
 from helpers.config import InputError
-from helpers.fetch import download, fetch, ngc, registry
+from helpers.fetch import download, fetch, registry, sources
 
 NAME = "BioMegatron345mUncasedSQuADv1"
 MODEL = "biomegatron345muncasedsquadv1"
@@ -81,18 +81,18 @@ def test_names_known_of_old_when_nothing_is_listed(server, tmp_path):
 
 def test_newest_version_by_date_else_by_number(server, tmp_path, monkeypatch):
     fill(tmp_path / "ngc" / MODEL / "2", vocab=b"newer\n")
-    assert ngc.newest_version(f"nvidia/{MODEL}") == "2"
+    assert sources.newest_version(f"nvidia/{MODEL}") == "2"
     answers = [
         ({"modelVersions": [{"versionId": "9"}, {"versionId": "10"}]}, "10"),
         ({"versions": [{"id": "1"}, {"id": "2", "status": "UPLOAD_PENDING"}]}, "1"),
     ]
     for answer, version in answers:
-        monkeypatch.setattr(ngc, "get_json", lambda *_, a=answer: a)
-        assert ngc.newest_version(f"nvidia/{MODEL}") == version
+        monkeypatch.setattr(sources, "get_json", lambda *_, a=answer: a)
+        assert sources.newest_version(f"nvidia/{MODEL}") == version
     for broken in ([], {"modelVersions": "x"}, {"modelVersions": [{"versionId": None}]}):
-        monkeypatch.setattr(ngc, "get_json", lambda *_, a=broken: a)
+        monkeypatch.setattr(sources, "get_json", lambda *_, a=broken: a)
         with pytest.raises(download.NotHere, match="names no complete version"):
-            ngc.newest_version(f"nvidia/{MODEL}")
+            sources.newest_version(f"nvidia/{MODEL}")
 
 
 def test_a_cut_download_goes_on_where_it_stopped(server, cache):
@@ -278,9 +278,9 @@ def test_the_key_goes_to_ngc_only(server, cache, tmp_path, monkeypatch):
         assert elsewhere.requests
         assert not any("Authorization" in h for _, h in elsewhere.requests)
     monkeypatch.setenv("NGC_ENDPOINT", "http://mirror.example")
-    assert ngc.headers() == {}
+    assert sources.headers() == {}
     monkeypatch.setenv("NGC_ENDPOINT", "https://mirror.example")
-    assert ngc.headers() == {"Authorization": "Bearer secret"}
+    assert sources.headers() == {"Authorization": "Bearer secret"}
 
 
 def test_all_reasons_and_the_way_by_hand(server, cache, monkeypatch):

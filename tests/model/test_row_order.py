@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from helpers.config import InputError, Settings
 from helpers.data.convert import Example, Span
 from helpers.io import write_json
-from helpers.model import checkpoints, qkv, row_order
+from helpers.model import checkpoints, row_order
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import gather
@@ -80,7 +80,7 @@ def _span(context, answer):
     return Span(start, start + len(answer), answer)
 
 
-@pytest.mark.parametrize("order", qkv.ORDERS)
+@pytest.mark.parametrize("order", row_order.ORDERS)
 def test_a_model_that_answers_shows_its_order(trained, tmp_path, order):
     reader, _ = trained
     w = files.weights_of(reader.model)
@@ -92,7 +92,7 @@ def test_a_model_that_answers_shows_its_order(trained, tmp_path, order):
     assert row_order.answer_score(found) == evidence["scores"][order]
 
 
-@pytest.mark.parametrize("order", qkv.ORDERS)
+@pytest.mark.parametrize("order", row_order.ORDERS)
 def test_a_model_that_guesses_words_shows_its_order(trained, tmp_path, order):
     reader, lm_head = trained
     path = files.write(
@@ -122,7 +122,7 @@ def test_a_wrong_head_count_in_the_config_file_is_refused(trained, tmp_path, ord
     assert given.origin["qkv"]["heads"] == {}
 
 
-@pytest.mark.parametrize("order", qkv.ORDERS)
+@pytest.mark.parametrize("order", row_order.ORDERS)
 def test_head_counts_that_were_tried_leave_no_trace(trained, tmp_path, order):
     reader, _ = trained
     w = files.weights_of(reader.model)

@@ -209,6 +209,7 @@ def test_save_writes_synonyms_readably(frame, tmp_path):
 
 
 def test_errors_imports_neither_torch_nor_matplotlib():
-    code = "import sys, helpers.scoring.errors; print({'torch', 'matplotlib', 'nemo'} & set(sys.modules))"
+    heavy = "{'torch', 'matplotlib', 'nemo'}"
+    code = f"import sys, helpers.scoring.errors; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.abstracts import Abstracts, gather_abstracts
 from helpers.data.bioasq import BioasqFiles, Question, read_questions
 from helpers.data.convert import Drop, Example, convert, read_squad
+from helpers.data.pubmed import Abstracts, gather_abstracts
 from helpers.data.spans import ceiling, find_spans
 
 

@@ -1,7 +1,7 @@
 """BioASQ questions to SQuAD examples: contexts, spans, and a reason for every dropped question.
 
-The strict rule is in ``helpers.data.spans``, the file format in ``squad_file``, the reasons for dropped
-questions in ``misses``.
+The strict rule is in ``spans``, the file format in ``squad``, the reasons for dropped questions in
+``misses``.
 """
 
 from __future__ import annotations

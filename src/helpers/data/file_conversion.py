@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.abstracts import Abstracts, gather_abstracts
 from helpers.data.bioasq import Oddities, Question, is_squad, parse_questions, read_json, role_of
 from helpers.data.convert import (
     Drop,
@@ -23,6 +22,7 @@ from helpers.data.convert import (
     split_dev,
 )
 from helpers.data.leaks import find_leaks, read_tests, refuse_leaks, wordings
+from helpers.data.pubmed import Abstracts, gather_abstracts
 from helpers.data.squad import parse_squad, write_drops, write_ids, write_squad
 from helpers.io import all_or_none, check_outputs
 

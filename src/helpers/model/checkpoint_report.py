@@ -98,7 +98,7 @@ def stored_weights(path: Path) -> list[tuple[str, str, str]]:
 
 
 def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
-    """For each GELU: F1 on the questions of ``probe`` and the mean loss of their gold spans.
+    """For each GELU: F1 on the questions of ``row_order`` and the mean loss of their gold spans.
 
     The loss is the mean over questions of minus the log-probability of the gold start and end,
     natural logarithm; ``better_by`` is how much lower it is than with the other GELU, and

@@ -1,6 +1,7 @@
 """Checkpoints on disk, in and out: transformers folders, ``.nemo``, Megatron's files of 2021.
 
-Names are in ``key_map``, Megatron's formats in ``megatron``, the order of its rows in ``probe``.
+Names of weights are in ``names``, Megatron's formats in ``megatron``, its row order in
+``row_order``.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def load(path: str | Path, settings: Settings) -> Reader:
 
     A checkpoint without a span head gets a random one that follows from ``settings.seed``, and
     the reader says so in ``fresh_head``. Megatron's files leave the order of their rows open:
-    ``settings.qkv_order`` names it, else ``helpers.model.row_order`` decides, and ``Reader.origin`` says
-    what was found. Raises ``InputError`` naming the file and what it lacks.
+    ``settings.qkv_order`` names it, else ``row_order`` decides, and ``Reader.origin`` says what was
+    found. Raises ``InputError`` naming the file and what it lacks.
     """
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
@@ -188,7 +189,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
 def _fill(model: SpanModel, state: dict, seed: int, fresh_head: bool) -> None:
     """Put float32 weights into a model on the meta device, and a random head where there is none.
 
-    Whether they are finite numbers shows in the first logits (``prediction``): to look here would
+    Whether they are finite numbers shows in the first logits (``decoding``): to look here would
     read a file that is only mapped into memory.
     """
     if fresh_head:

@@ -3,7 +3,7 @@
 Sources: transformers ``modeling_bert`` and ``modeling_megatron_bert``; Megatron-LM
 ``model/language_model.py`` and ``model/transformer.py`` of 2020–2021; NeMo 1.x wraps the latter as
 ``bert_model`` and adds a ``classifier``. Query, key and value are one matrix in ours and in
-Megatron's (whose row order varies, see ``qkv``), three in transformers'.
+Megatron's (whose row order varies, see ``row_order``), three in transformers'.
 """
 
 from __future__ import annotations

@@ -14,24 +14,7 @@ from helpers.config import Settings
 from helpers.data import spans
 from helpers.fetch import registry
 from helpers.fetch.files import locked
-from helpers.fetch.registry import cache_folder
-from helpers.model import (
-    checkpoints,
-    decoding,
-    encoder,
-    features,
-    megatron,
-    model_card,
-    names,
-    qkv,
-    row_order,
-    spelling,
-    weights,
-)
-
-# The modules that decide what a conversion holds: a change in one of them is a new conversion.
-CONVERTING = (checkpoints, encoder, features, names, megatron, model_card, decoding, row_order, qkv,
-              registry, spans, spelling, weights)  # fmt: skip
+from helpers.model import checkpoints, megatron, row_order
 
 
 def prepare(path: str | Path, settings: Settings) -> Path:
@@ -47,7 +30,7 @@ def prepare(path: str | Path, settings: Settings) -> Path:
     hashes = megatron.hashes(path)
     told = f"{sorted(hashes.values())} {settings.qkv_order} {_code()}"
     name = hashlib.sha256(told.encode()).hexdigest()[:16]
-    folder = cache_folder() / "converted" / f"{path.stem}-{name}"
+    folder = registry.cache_folder() / "converted" / f"{path.stem}-{name}"
     if (folder / "config.json").is_file():
         return folder
     with locked(folder.parent, path.name):
@@ -60,6 +43,7 @@ def prepare(path: str | Path, settings: Settings) -> Path:
 
 
 def _code() -> str:
-    """SHA-256 of the converting modules' sources and of the questions that decide the row order."""
-    sources = [Path(module.__file__) for module in CONVERTING] + [row_order.QUESTIONS]
+    """SHA-256 of the code that decides what a conversion holds: this room, and what it reads."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources += [Path(spans.__file__), Path(registry.__file__), row_order.QUESTIONS]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

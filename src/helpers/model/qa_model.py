@@ -35,6 +35,7 @@ from helpers.model.encoder import EncoderConfig, SpanModel, pad
 from helpers.model.features import Batch, make_tokenizer, read_vocab
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # of history.csv
+_BEFORE_THE_MOVE = "helpers.qa_model.ExtractiveQAModel"  # in files of the flat package
 _SAVES = 10  # resumable checkpoints in the course of a run
 
 # NVIDIA's telemetry announces, at import, that it sends nothing.
@@ -276,7 +277,7 @@ def restore_nemo(path: str | Path) -> ExtractiveQAModel:
         raise InputError(f"{path}: not a readable .nemo archive ({error})") from error
     ours = f"{ExtractiveQAModel.__module__}.{ExtractiveQAModel.__qualname__}"
     target = cfg.get("target")
-    if target != ours:
+    if target not in (ours, _BEFORE_THE_MOVE):
         raise InputError(f"{path}: holds a {target}, not a {ours}; convert it to a folder first")
     del cfg.target
     try:

@@ -1,9 +1,20 @@
 """Which query-key-value order a Megatron checkpoint has, decided by what the model can do.
 
-A file does not say in which of the three orders (``qkv``) its rows are, a wrong one loads without
-a word, and every later number is then worthless. But only in the right order is the model any
-good, so each order is tried on questions a trained model answers, or, for a model without a span
-head, on words it was pre-trained to guess. When no order stands out, nothing is decided.
+Megatron-LM changed the order of the rows twice without a change of shape (``checkpoint_version`` in
+``megatron/checkpointing.py``, ``fix_query_key_value_ordering``):
+
+======= ====================== =======================================================
+version rows run over           since
+======= ====================== =======================================================
+0       [3, heads, dimension]  the first release; all queries, then keys, then values
+1.0     [heads, dimension, 3]  2020
+2.0     [heads, 3, dimension]  2021
+======= ====================== =======================================================
+
+A file does not name its order, and the wrong one loads without an error and makes every answer
+useless (NeMo pull request 3435). Only in the right order is the model any good, so each order is
+tried on questions that a trained model answers or, for a model without a span head, on words that
+it was pre-trained to guess. If no order stands out, nothing is decided.
 """
 
 from __future__ import annotations
@@ -17,15 +28,45 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved notebook
+from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.convert import Example
 from helpers.model.decoding import Reader
 from helpers.model.encoder import SpanModel
 from helpers.model.features import Batch, gather
-from helpers.model.qkv import ORDERS, from_ours, to_ours
 from helpers.scoring.metrics import squad_em_f1
+
+# order: the axes of its view [.., .., .., hidden] that make [3, heads, dimension, hidden]
+_AXES = {"0": (0, 1, 2), "1.0": (2, 0, 1), "2.0": (1, 0, 2)}
+ORDERS = tuple(_AXES)
+
+
+def to_ours(rows: torch.Tensor, heads: int, order: str) -> torch.Tensor:
+    """Rows ``[3 × hidden, ...]`` of a given order, as all queries, then keys, then values."""
+    return _permute(rows, heads, _shape(rows, heads, order), _AXES[order])
+
+
+def from_ours(rows: torch.Tensor, heads: int, order: str) -> torch.Tensor:
+    """The inverse of ``to_ours``."""
+    axes = _AXES[order]
+    inverse = tuple(axes.index(axis) for axis in range(3))
+    return _permute(rows, heads, _shape(rows, heads, "0"), inverse)
+
+
+def _shape(rows: torch.Tensor, heads: int, order: str) -> tuple[int, int, int]:
+    ours = (3, heads, rows.shape[0] // (3 * heads))
+    shape = [0, 0, 0]
+    for size, axis in zip(ours, _AXES[order], strict=True):
+        shape[axis] = size
+    return tuple(shape)
+
+
+def _permute(rows, heads: int, shape, axes) -> torch.Tensor:
+    rest = rows.shape[1:]
+    order = (*axes, *range(3, 3 + len(rest)))
+    return rows.reshape(*shape, *rest).permute(order).reshape(rows.shape)
+
 
 QUESTIONS = Path(__file__).parents[1] / "probe_questions.json"
 # The best score must reach the first number and lead by the second. The small model of the tests

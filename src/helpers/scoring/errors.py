@@ -1,4 +1,4 @@
-"""What went wrong with each question, as a table; ``helpers.views.markup`` shows it in the snippets.
+"""What went wrong with each question, as a table; ``views.markup`` shows it in the snippets.
 
 The cause of an error is decided by the rules of ``CAUSES``, tried in order: the first that fits
 counts. Nothing here needs a model, only its n-best lists, so a saved ``nbest`` file will do.
@@ -44,7 +44,7 @@ def table(
     """One row per question of a golden file.
 
     ``candidates[i]`` is the n-best of ``examples[i]``, best first: objects with text, start, end
-    and probability. ``ranked`` is what ``prediction.rank_answers`` made of them. Columns: id,
+    and probability. ``ranked`` is what ``decoding.rank_answers`` made of them. Columns: id,
     batch, question, gold (the first synonym), synonyms (all, a tuple), answer (the first, "" when
     there is none), score, rank (of the first gold among the five, 0 when none is), snippets,
     with_answer (how many of them hold a gold), opinions (different best spans), cause.

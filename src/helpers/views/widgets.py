@@ -53,7 +53,7 @@ def ask(reader, question: str = "", context: str = "") -> View:
     """Two text fields and a button; shows the n-best of ``reader.answer`` and marks the best span.
 
     With a question and a context the first answer is there from the start. ``reader`` is a
-    ``prediction.Reader``; the model always answers, also where the context holds no answer.
+    ``decoding.Reader``; the model always answers, also where the context holds no answer.
     """
     asked = ipywidgets.Textarea(question, description="question", rows=2, **_FIELD)
     given = ipywidgets.Textarea(context, description="context", rows=6, **_FIELD)

@@ -73,7 +73,7 @@ def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
 
 
 def coverage_bars(rows: Sequence[Mapping[str, int]]):
-    """What the strict rule finds in each batch, and the ceiling; ``rows``: ``survey.coverage``."""
+    """What the strict rule finds in each batch, and the ceiling; ``rows``: ``dataset.coverage``."""
     figure, axes = new_figure(9, 3.8)
     for x, row in enumerate(rows):
         scale = 100 / max(row["questions"], 1)

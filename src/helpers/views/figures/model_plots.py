@@ -50,7 +50,7 @@ def part_bars(models: dict[str, dict[str, int]]):
 
 
 def order_scores(found: dict):
-    """``lessons.row_orders`` as bars; dashed: what the best must reach where the probe decides."""
+    """``internals.row_orders`` as bars; dashed: what the best must reach to be accepted."""
     figure, axes = new_figure(7, 2.6)
     names = list(found["scores"])
     labels = [f"{name}: {ROW_ORDERS[name]}" for name in names]
@@ -88,13 +88,13 @@ _STACKS = ((False, "post-LayerNorm", "o", DARK), (True, "pre-LayerNorm", "s", AC
 
 
 def _mean_of(stacks, layers: int, norm_first: bool, what: str) -> np.ndarray:
-    """Mean over seeds of a ``lessons.Stack``'s values, one for each layer."""
+    """Mean over seeds of a ``internals.Stack``'s values, one for each layer."""
     same = [s for s in stacks if s.layers == layers and s.norm_first == norm_first]
     return np.mean([getattr(s, what) for s in same], axis=0)
 
 
 def depth_gradients(stacks):
-    """Gradients of ``lessons.Stack`` rows: layer by layer, and each stack's last layer."""
+    """Gradients of ``internals.Stack`` rows: layer by layer, and each stack's last layer."""
     depths = sorted({s.layers for s in stacks})
     figure, (left, right) = new_figure(9, 3.3, columns=2)
     for norm_first, name, marker, colour in _STACKS:
@@ -119,7 +119,7 @@ def depth_gradients(stacks):
 
 
 def depth_likeness(stacks):
-    """How alike the tokens of a window become, layer by layer, in the deepest ``lessons.Stack``."""
+    """How alike the tokens of a window become, layer by layer, in the deepest stack."""
     layers = max(s.layers for s in stacks)
     figure, axes = new_figure(7, 3)
     for norm_first, name, marker, colour in _STACKS:
