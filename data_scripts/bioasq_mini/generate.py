@@ -1,8 +1,8 @@
 """Make BioASQ-mini: a small data set in the exact BioASQ format, from a table of facts.
 
 A question asks for a fact's object. Each of its snippets names the same two *distractors*,
-objects of other facts of the relation, so that voting over snippets does not give the answer away
-(facts.md §7). Everything is drawn from ``random.Random`` seeded with text, so the files are the
+objects of other facts of the relation, so that voting over snippets does not give the answer away.
+Everything is drawn from ``random.Random`` seeded with text, so the files are the
 same on every machine. The facts and the sentences are in ``sentences``.
 """
 
