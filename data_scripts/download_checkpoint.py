@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from helpers.config import QKV_ORDERS, InputError
-from helpers.fetch.fetch import REGISTRY, fetch
+from helpers.fetch.fetch import fetch
+from helpers.fetch.registry import REGISTRY
 
 
 def main(argv=None) -> int:

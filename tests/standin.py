@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from helpers.config import from_parameters
-from helpers.data import convert
+from helpers.data import squad
+from helpers.data.spans import find_spans
 from helpers.fetch import fetch
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import checkpoints, training
@@ -53,7 +54,7 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
     return megatron_files.write(path, order, w=w, vocab=reader.vocab, dtype=torch.float16)
 
 
-def lessons(seed: int) -> list[convert.Example]:
+def lessons(seed: int) -> list[squad.Example]:
     """Questions on the train side's facts, each with texts of two facts in either order."""
     rows = []
     for fact in sentences.facts():
@@ -63,10 +64,10 @@ def lessons(seed: int) -> list[convert.Example]:
         rng = random.Random(f"{seed}|{fact.id}")
         for number, frame in enumerate(rng.sample(FRAMES, 3), 1):
             text = sentences.sentence(frame, item, rng)
-            spans = convert.find_spans(text, [name for entity in fact.entities for name in entity])
+            spans = find_spans(text, [name for entity in fact.entities for name in entity])
             if spans:
                 longest = max(spans, key=lambda span: span.end - span.start)
-                rows.append(convert.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
+                rows.append(squad.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
                                           (longest,)))  # fmt: skip
     return rows
 

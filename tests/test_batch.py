@@ -7,7 +7,7 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import batch
+from helpers import batch, config
 from helpers.config import from_parameters
 
 
@@ -130,4 +130,4 @@ def test_another_working_directory_keeps_a_run_in_one_folder(tmp_path, monkeypat
     assert batch.main(["run", "--until", "00", "--run", "away", "--set", "runs_dir=my runs"]) == 0
     made = {p.name for p in (tmp_path / "my runs" / "away").iterdir()}
     assert made == {"manifest.json", "notebooks", "figures"}
-    assert not (batch.ROOT / "my runs").exists()
+    assert not (config.ROOT / "my runs").exists()

@@ -7,7 +7,7 @@ import re
 import nbformat
 import pytest
 
-from helpers import batch
+from helpers import batch, config
 from helpers.config import from_parameters
 from helpers.data.bioasq import read_answers, read_questions
 from helpers.data.mini import DATA
@@ -157,7 +157,7 @@ def test_a_changed_file_is_noticed_by_the_next_notebook(mini_run):
     kept = path.read_bytes()
     try:
         path.write_bytes(kept + b" ")
-        with pytest.raises(folder.InputError, match="02_bioasq_to_squad"):
+        with pytest.raises(config.InputError, match="02_bioasq_to_squad"):
             folder.Run.open(settings).need("squad/mini1.json", "02_bioasq_to_squad")
     finally:
         path.write_bytes(kept)

@@ -15,8 +15,8 @@ from ngc_server import NgcServer
 
 from helpers import batch
 from helpers.config import Settings
-from helpers.data.convert import Example
 from helpers.data.mini import DATA
+from helpers.data.squad import Example
 from helpers.model import checkpoints
 from helpers.model.features import gather
 

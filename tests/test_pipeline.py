@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_examples, tiny_folder
 
-from helpers import pipeline
+from helpers import io, pipeline
 from helpers.config import InputError
-from helpers.data import bioasq, convert
+from helpers.data import bioasq, convert, squad
 from helpers.data.spans import Span
 from helpers.model.decoding import Reader
 
@@ -26,7 +26,7 @@ def task(tmp_path_factory):
     """A folder with a tiny checkpoint, a train file, and a BioASQ test input with its golden."""
     folder = tmp_path_factory.mktemp("task")
     tiny_folder(folder / "base")
-    convert.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
+    squad.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
     questions = {}
     for e in tiny_examples(12, seed=9):
         item = questions.setdefault(
@@ -34,10 +34,10 @@ def task(tmp_path_factory):
                             "snippets": [], "exact_answer": []})  # fmt: skip
         item["snippets"].append({"text": e.context})
         item["exact_answer"].append([e.spans[0].text])
-    bioasq.write_json(folder / "golden.json", {"questions": list(questions.values())})
+    io.write_json(folder / "golden.json", {"questions": list(questions.values())})
     for item in questions.values():
         del item["exact_answer"]
-    bioasq.write_json(folder / "test.json", {"questions": list(questions.values())})
+    io.write_json(folder / "test.json", {"questions": list(questions.values())})
     return folder
 
 
@@ -69,9 +69,9 @@ def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
 
 
 def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
-    rows = [convert.Example(f"q{i}", f"q{i}", e.question, e.context, e.spans, 0, "")
+    rows = [squad.Example(f"q{i}", f"q{i}", e.question, e.context, e.spans, 0, "")
             for i, e in enumerate(tiny_examples(3))]  # fmt: skip
-    convert.write_squad(tmp_path / "rows.json", rows)
+    squad.write_squad(tmp_path / "rows.json", rows)
     out = pipeline.predict_files(
         task / "base", tmp_path / "rows.json", tmp_path / "out.json", max_length=48
     )
@@ -184,7 +184,7 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
     data = json.loads((task / "test.json").read_text())
     silent = data["questions"][0]
     silent["snippets"] = None
-    source = bioasq.write_json(tmp_path / "q.json", data)
+    source = io.write_json(tmp_path / "q.json", data)
     out = pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
     answers, _ = bioasq.read_answers(out)
     assert list(answers) == [item["id"] for item in data["questions"]]
@@ -192,7 +192,7 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
     assert silent["id"] in capsys.readouterr().err
     for item in data["questions"]:
         item["snippets"] = []
-    bioasq.write_json(source, data)
+    io.write_json(source, data)
     with pytest.raises(InputError, match="no question has a text"):
         pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
 
@@ -273,7 +273,7 @@ def test_a_training_question_in_the_file_held_out_is_refused_unless_allowed(task
             str(tmp_path / "m"), *SETS, "--dev"]  # fmt: skip
 
     def said(name, example, *more):
-        dev = convert.write_squad(tmp_path / f"{name}.json", [example])
+        dev = squad.write_squad(tmp_path / f"{name}.json", [example])
         assert script("fine_tune.py")([*base, str(dev), *more]) == 2
         return capsys.readouterr().err.replace(str(tmp_path), "").splitlines()
 
@@ -296,7 +296,7 @@ def test_repairs_are_told(task, tmp_path, capsys):
     rows = json.loads((task / "train.json").read_text())
     answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
     answer["answer_start"] -= 1
-    path = bioasq.write_json(tmp_path / "train.json", rows)
+    path = io.write_json(tmp_path / "train.json", rows)
     told = f"{path}: field 'answer_start' points to space before the answer, which is skipped: 1"
     for option in (["--train", str(path)], ["--train", str(task / "train.json"), "--dev", str(path),
                    "--set", "allow_leak=true"]):  # fmt: skip
@@ -307,6 +307,6 @@ def test_repairs_are_told(task, tmp_path, capsys):
     assert told in capsys.readouterr().err
     data = json.loads((task / "test.json").read_text())
     data["questions"].append(data["questions"][0])
-    path = bioasq.write_json(tmp_path / "test.json", data)
+    path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
     assert f"{path}: a question stands twice, word by word" in capsys.readouterr().err

@@ -13,9 +13,12 @@ import pytest
 
 from helpers.config import from_parameters
 from helpers.data.batches import read_batches
-from helpers.data.bioasq import find_files, read_questions
-from helpers.data.convert import ceiling, convert, extra_cause, find_spans, read_squad
+from helpers.data.bioasq import read_questions
+from helpers.data.convert import convert
 from helpers.data.file_conversion import convert_files
+from helpers.data.layout import find_files
+from helpers.data.spans import ceiling, extra_cause, find_spans
+from helpers.data.squad import read_squad
 from helpers.run.conversion import convert_run, find_run_files
 from helpers.views import dataset
 

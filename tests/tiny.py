@@ -5,7 +5,8 @@ import random
 import torch
 
 from helpers.config import Settings, from_parameters
-from helpers.data.convert import Example, Span
+from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.model import checkpoints
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel

@@ -5,17 +5,9 @@ import json
 import pytest
 
 from helpers.config import InputError
-from helpers.data.bioasq import (
-    Oddities,
-    Question,
-    Snippet,
-    read_answers,
-    read_golds,
-    read_json,
-    read_questions,
-    write_answers,
-    write_json,
-)
+from helpers.data.bioasq import read_answers, read_golds, read_json, read_questions, write_answers
+from helpers.data.schema import Oddities, Question, Snippet
+from helpers.io import write_json
 
 
 def test_reads_every_field_and_keeps_golds_as_written(save, tiny):

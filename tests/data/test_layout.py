@@ -3,7 +3,7 @@
 import pytest
 
 from helpers.config import InputError
-from helpers.data.bioasq import find_files, role_of
+from helpers.data.layout import find_files, role_of
 
 
 @pytest.fixture

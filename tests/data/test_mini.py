@@ -11,8 +11,9 @@ import pytest
 from bioasq_mini import generate, sentences
 
 from helpers.data import mini
-from helpers.data.bioasq import Question, Snippet, read_questions
-from helpers.data.convert import find_spans
+from helpers.data.bioasq import read_questions
+from helpers.data.schema import Question, Snippet
+from helpers.data.spans import find_spans
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "data_scripts"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from helpers.data.bioasq import Question, Snippet
 from helpers.data.contexts import Context
 from helpers.data.convert import convert
 from helpers.data.misses import nearest
+from helpers.data.schema import Question, Snippet
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ import filelock
 import pytest
 
 from helpers.config import InputError
-from helpers.fetch import download, fetch, files, sources
-from helpers.fetch.fetch import Entry, File
+from helpers.fetch import download, fetch, files, registry, sources
+from helpers.fetch.files import File
+from helpers.fetch.registry import Entry
 
 CONTENT = {
     "config.json": json.dumps({"hidden_size": 8}).encode(),
@@ -146,7 +147,7 @@ def other(body, **headers):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     server = Hub()
-    monkeypatch.setitem(fetch.REGISTRY, "tiny", TINY)
+    monkeypatch.setitem(registry.REGISTRY, "tiny", TINY)
     monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HELPERS_OFFLINE", raising=False)
@@ -161,7 +162,7 @@ def hub(monkeypatch, tmp_path):
 
 @pytest.fixture
 def packaged(hub, monkeypatch):
-    monkeypatch.setitem(fetch.REGISTRY, "tiny", PACKAGED)
+    monkeypatch.setitem(registry.REGISTRY, "tiny", PACKAGED)
 
 
 @pytest.fixture
@@ -497,7 +498,7 @@ def test_unknown_names_and_paths(hub, tmp_path):
 
 
 def test_registry_pins_every_file():
-    for entry in fetch.REGISTRY.values():
+    for entry in registry.REGISTRY.values():
         assert entry.license and (entry.ngc or entry.files)
         assert not entry.repo or len(entry.revision) == 40
         assert "==" in entry.package or not entry.package

@@ -14,6 +14,7 @@ from ngc_server import NgcServer, cut, send, send_json, zipped
 
 from helpers.config import InputError
 from helpers.fetch import download, fetch, registry, sources
+from helpers.fetch.files import File
 
 NAME = "BioMegatron345mUncasedSQuADv1"
 MODEL = "biomegatron345muncasedsquadv1"
@@ -373,7 +374,7 @@ def test_damaged_lock_file_and_archive(server, tmp_path):
 
 def test_squad_from_a_mirror(server, tmp_path, monkeypatch):
     body = b'{"version": "1.1", "data": []}'
-    file = registry.File("dev-v1.1.json", hashlib.sha256(body).hexdigest(), len(body))
+    file = File("dev-v1.1.json", hashlib.sha256(body).hexdigest(), len(body))
     entry = registry.REGISTRY["squad-dev"]
     monkeypatch.setitem(registry.REGISTRY, "squad-dev", registry.replace(entry, files=(file,)))
     monkeypatch.setenv("SQUAD_ENDPOINT", server.url + "/squad/")

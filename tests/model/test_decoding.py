@@ -11,7 +11,8 @@ import reference_google
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.data.convert import Example, Span, read_squad
+from helpers.data.spans import Span
+from helpers.data.squad import Example, read_squad
 from helpers.model.decoding import (
     Candidate,
     nbest,

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.data.convert import Example, Span, find_spans
+from helpers.data.spans import Span, find_spans
+from helpers.data.squad import Example
 from helpers.model.features import (
     _cut,
     gather,

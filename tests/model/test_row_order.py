@@ -12,7 +12,8 @@ from tiny import VOCAB
 from torch.nn import functional as F
 
 from helpers.config import InputError, Settings
-from helpers.data.convert import Example, Span
+from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.io import write_json
 from helpers.model import checkpoints, row_order
 from helpers.model.decoding import Reader

@@ -20,8 +20,8 @@ from tiny import tiny_examples, tiny_reader
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.data.convert import Example, read_squad
-from helpers.model import checkpoints, encoder, training
+from helpers.data.squad import Example, read_squad
+from helpers.model import checkpoints, decoding, encoder, training
 from helpers.model.decoding import Candidate
 from helpers.model.features import gather
 
@@ -29,7 +29,7 @@ SLOW_RUN = """
 import sys, time
 sys.path[:0] = [{tests!r}]
 from tiny import tiny_examples, tiny_reader
-from helpers import training
+from helpers.model import training
 from helpers.model.features import gather
 original = gather
 def slow(*a):
@@ -51,9 +51,9 @@ def same(a, b):
 def test_it_learns_and_writes_its_history(tmp_path):
     reader = tiny_reader(0, epochs=12)
     examples = tiny_examples(90)
-    before = training.dev_scores(reader, examples)
+    before = decoding.dev_scores(reader, examples)
     done = training.fine_tune(reader, examples, tmp_path / "t", progress=False)
-    after = training.dev_scores(reader, examples)
+    after = decoding.dev_scores(reader, examples)
     assert after["pair_em"] > before["pair_em"] + 0.3
     assert done.steps == 12 * 23 == len(done.history)
     assert done.windows == 90
@@ -169,7 +169,7 @@ def test_right_answers_score_on_golds_with_space_around_them():
     words = [re.search(r"mutations in (\w+)", e.context) for e in held_out]
     found = [[Candidate(w[1], w.start(1), w.end(1), 1.0, 1.0, 1.0)] for w in words]
     reader = SimpleNamespace(predict=lambda *args, **more: found, settings=tiny_reader().settings)
-    scores = training.dev_scores(reader, held_out)
+    scores = decoding.dev_scores(reader, held_out)
     assert [scores[name] for name in ("sacc", "lacc", "mrr", "pair_em")] == [1, 1, 1, 1]
 
 
@@ -435,7 +435,7 @@ def test_a_batch_that_did_not_fit_is_named(tmp_path, monkeypatch, words):
 
 MEMORY = """
 import resource, sys, numpy as np, psutil, torch
-from helpers import encoder, qa_model
+from helpers.model import encoder, qa_model
 from helpers.model.features import Batch
 dropout, count, length = float(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 config = encoder.EncoderConfig(vocab_size=99, hidden=128, layers=6, heads=4, feed_forward=512,
@@ -488,7 +488,7 @@ CELL = """
 import sys
 sys.path[:0] = [{tests!r}]
 from tiny import tiny_examples, tiny_reader
-from helpers import training
+from helpers.model import training
 reader = tiny_reader(1, epochs=60)
 done = training.fine_tune(reader, tiny_examples(60), {folder!r}, resume=None)
 """

@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from helpers.config import InputError, Settings
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.model import checkpoints
 from helpers.model.encoder import GELU_NAMES
 from helpers.model.features import gather, make_tokenizer

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from helpers import batch
+from helpers import batch, config
 from helpers.config import InputError, from_parameters
 from helpers.run import compare
 from helpers.run.folder import Run
@@ -256,7 +256,7 @@ def test_figures_have_labelled_axes(finished):
 
 
 def test_the_readmes_table_is_what_the_command_wrote():
-    root = batch.ROOT
+    root = config.ROOT
     data = json.loads((root / "docs" / "results" / "results.json").read_text(encoding="utf-8"))
     text = (root / "README.md").read_text(encoding="utf-8")
     assert compare.into_readme(root / "README.md", data["runs"], data["published"]) == text
@@ -268,8 +268,8 @@ def test_the_readmes_table_is_what_the_command_wrote():
 
 def test_the_readme_compares_like_with_like():
     """Our row with the SQuAD step against BioBERT with it, the other against BioBERT without."""
-    data = json.loads((batch.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
-    text = (batch.ROOT / "README.md").read_text("utf-8")
+    data = json.loads((config.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
+    text = (config.ROOT / "README.md").read_text("utf-8")
     ours = {row["profile"]: row["measures"] for row in data["runs"] if row["system"] == "run"}
     for profile, key, begin in (
         ("squad-then-bioasq-cpu", "dmis-biobert-squad", "| with the SQuAD step: "),

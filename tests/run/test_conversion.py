@@ -11,7 +11,8 @@ import pytest
 from helpers.config import CONTEXTS, InputError, from_parameters
 from helpers.data.batches import read_batches
 from helpers.data.bioasq import read_questions
-from helpers.data.convert import Example, Span, by_occurrence, read_squad, write_squad
+from helpers.data.spans import Span
+from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
 from helpers.run.conversion import convert_run, find_run_files, write_run
 from helpers.run.folder import Run
 from helpers.views.dataset import compare_contexts, describe_files, oddities, telling_example

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import batch
+from helpers import batch, config
 from helpers.config import InputError, from_parameters
 from helpers.run import kernel
 from helpers.run.folder import Run
 
-START = batch.ROOT / "notebooks" / "00_start_here.ipynb"
+START = config.ROOT / "notebooks" / "00_start_here.ipynb"
 # A kernel.json as people have it, which leads to a system's Python.
 ANOTHER = {
     "argv": ["/usr/bin/python3", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -144,7 +144,7 @@ def test_a_model_that_does_not_exist_is_refused_at_once(model, place, capsys):
 
 def test_the_check_by_hand(place, other, monkeypatch):
     kernel.check()  # no clone
-    monkeypatch.chdir(batch.ROOT / "notebooks")
+    monkeypatch.chdir(config.ROOT / "notebooks")
     kernel.check()
     for folder in (other, other / "notebooks"):
         monkeypatch.chdir(folder)
@@ -163,7 +163,7 @@ def test_the_check_by_hand(place, other, monkeypatch):
 
 def test_the_readmes_command_registers_this_python(place, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(place / "data"))
-    readme = (batch.ROOT / "README.md").read_text(encoding="utf-8")
+    readme = (config.ROOT / "README.md").read_text(encoding="utf-8")
     line = next(line for line in readme.splitlines() if "ipykernel install" in line)
     python, *words = shlex.split(line)
     assert python == ".venv/bin/python"
@@ -190,7 +190,7 @@ def test_a_notebook_by_hand_refuses_the_helpers_of_another_clone(place, install,
     assert error.ename == "InputError"
     errors = [out for out in shown if out.output_type == "error"]
     assert len(errors[0].traceback) == 1 and "\n" not in errors[0].traceback[0]
-    for words in (sys.executable, str(other / "src" / "helpers"), f"this clone is {batch.ROOT};"):
+    for words in (sys.executable, str(other / "src" / "helpers"), f"this clone is {config.ROOT};"):
         assert words in error.evalue
 
 
@@ -199,7 +199,7 @@ def test_a_notebook_by_hand_says_that_its_python_lacks_the_helpers(place, instal
     error, shown = by_hand(place)
     assert error.ename == "ModuleNotFoundError"
     said = next(out for out in shown if out.output_type == "stream").text
-    wanted = Path(os.path.normpath(batch.ROOT / ".venv" / "bin" / "python"))
+    wanted = Path(os.path.normpath(config.ROOT / ".venv" / "bin" / "python"))
     assert said.startswith(f"Wrong kernel: {sys.executable} lacks the helpers. ")
     assert os.path.normpath(said.split("kernel of ")[1].split(" (")[0]) == str(wanted)
     assert said.count("\n") == 1

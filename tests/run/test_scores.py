@@ -9,8 +9,9 @@ import pytest
 from tiny import finished
 
 from helpers.config import InputError, from_parameters
-from helpers.data.bioasq import write_answers, write_json
-from helpers.data.convert import Example, write_squad
+from helpers.data.bioasq import write_answers
+from helpers.data.squad import Example, write_squad
+from helpers.io import write_json
 from helpers.model.decoding import Candidate, write_nbest
 from helpers.run import report, scores
 from helpers.run.folder import Run

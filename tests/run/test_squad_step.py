@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 from helpers.config import InputError, from_parameters
-from helpers.data.convert import Example, Span, read_squad, write_squad
+from helpers.data.spans import Span
+from helpers.data.squad import Example, read_squad, write_squad
 from helpers.model import checkpoints, decoding
 from helpers.run import squad_step
 from helpers.run.folder import Run

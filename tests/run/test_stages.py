@@ -19,8 +19,8 @@ from tiny import tiny_examples, tiny_folder
 
 from helpers import batch, config, pipeline
 from helpers.config import InputError, Settings, from_parameters
-from helpers.data import convert
-from helpers.data.bioasq import write_json
+from helpers.data import squad
+from helpers.io import write_json
 from helpers.model import checkpoints, training
 from helpers.run import compare, conversion, report, reproduce, squad_step
 from helpers.run.folder import Run
@@ -82,7 +82,7 @@ def made(tmp_path_factory):
         write_json(folder / "data" / f"mini-PhaseB-testset{n}.json", {"questions": asked})
     tiny_folder(folder / "base")
     rows = [replace(e, question=f"which gene ? {e.question_id}") for e in tiny_examples(30, 5)]
-    convert.write_squad(folder / "squad.json", rows)
+    squad.write_squad(folder / "squad.json", rows)
     settings = from_parameters(
         "mini", run="r", runs_dir=str(folder / "runs"), model=str(folder / "base"),
         bioasq_dir=str(folder / "data"), squad_file=str(folder / "squad.json"), squad_epochs=1,
@@ -181,13 +181,11 @@ def work(stage, settings, base, folder):
         squad_step.run(checkpoints.load(base, settings), run)
     elif stage == "model":
         reader = checkpoints.load(base, settings)
-        training.fine_tune(
-            reader, convert.read_squad(run.folder / "squad/train.json"), folder / "t"
-        )
+        training.fine_tune(reader, squad.read_squad(run.folder / "squad/train.json"), folder / "t")
         pipeline.save_model(reader, folder)
     elif stage in ("answers", "baselines"):
         weights = run.folder / "model/model.nemo" if stage == "answers" else base
-        rows = convert.read_squad(run.folder / "squad/mini1.json")
+        rows = squad.read_squad(run.folder / "squad/mini1.json")
         found = checkpoints.load(weights, settings).predict(rows)
         pipeline.write_ranked(folder / "a.json", rows, found, settings.merge)
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.bioasq import Question
-from helpers.data.convert import Example
+from helpers.data import spans
+from helpers.data.schema import Question
+from helpers.data.squad import Example
 from helpers.scoring import errors
 
 
@@ -108,7 +109,7 @@ def test_the_rules_are_tried_in_their_documented_order():
     ],
 )
 def test_plain_equates_writings(one, other):
-    assert errors.plain(one) == errors.plain(other) != ""
+    assert spans.plain(one) == spans.plain(other) != ""
 
 
 @pytest.mark.parametrize(
@@ -123,13 +124,13 @@ def test_plain_equates_writings(one, other):
     ],
 )
 def test_plain_keeps_meanings_apart(one, other):
-    assert errors.plain(one) != errors.plain(other)
+    assert spans.plain(one) != spans.plain(other)
 
 
 @given(st.text())
 def test_plain_ignores_case_and_is_stable(text):
-    assert errors.plain(text.casefold()) == errors.plain(text)
-    assert " ".join(errors.words(text)) == " ".join(errors.words(f"  {text}. "))
+    assert spans.plain(text.casefold()) == spans.plain(text)
+    assert " ".join(spans.words(text)) == " ".join(spans.words(f"  {text}. "))
 
 
 QUESTION = Question("q1", "What does scurvy lack?", "factoid", exact_answer=(("vitamin C ",),))

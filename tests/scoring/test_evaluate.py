@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from helpers.config import InputError
-from helpers.data.bioasq import find_files, read_questions, write_answers
-from helpers.data.convert import read_squad
+from helpers.data.bioasq import read_questions, write_answers
+from helpers.data.layout import find_files
+from helpers.data.squad import read_squad
 from helpers.scoring.evaluate import evaluate_files
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.data.bioasq import find_files, read_questions, write_answers
+from helpers.data.bioasq import read_questions, write_answers
+from helpers.data.layout import find_files
 from helpers.data.mini import DATA
 from helpers.scoring import official
 from helpers.scoring.evaluate import evaluate_files

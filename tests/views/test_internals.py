@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import tiny_reader
 
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.views import internals
 

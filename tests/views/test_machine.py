@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers.config import from_parameters
-from helpers.fetch.fetch import REGISTRY
+from helpers.fetch.registry import REGISTRY
 from helpers.views import machine
 
 ROOT = Path(__file__).resolve().parents[2]

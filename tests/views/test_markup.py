@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.convert import Example
 from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.views import markup
 
 

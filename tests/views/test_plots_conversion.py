@@ -4,7 +4,8 @@ import pytest
 from matplotlib.colors import to_rgba
 from tiny import FILLER, VOCAB, tiny_examples
 
-from helpers.data.convert import Example, Span
+from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.model.features import make_tokenizer, make_windows
 from helpers.views.figures import conversion_plots, plots
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers.config import InputError
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.scoring import errors
 from helpers.views import markup, widgets
 

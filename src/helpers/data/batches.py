@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import BioasqFiles, Question, read_questions
-from helpers.data.convert import Drop, Example, convert, read_squad
+from helpers.data.bioasq import read_questions
+from helpers.data.convert import convert
+from helpers.data.layout import BioasqFiles
 from helpers.data.pubmed import Abstracts, gather_abstracts
+from helpers.data.schema import Question
 from helpers.data.spans import ceiling, find_spans
+from helpers.data.squad import Drop, Example, read_squad
 
 
 @dataclass(frozen=True)

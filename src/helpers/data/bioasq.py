@@ -17,30 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from helpers.config import InputError
-from helpers.data.layout import BioasqFiles, find_files, role_of
 from helpers.data.schema import (
     TYPES,
     Oddities,
     Question,
-    Snippet,
     entities,
     get,
     listed,
     place_of,
     read_question,
-    some_ids,
     stops,
     text_of,
     type_of,
 )
 from helpers.io import read_text, write_json
-
-__all__ = [
-    "MAX_ANSWERS", "TYPES", "Answers", "BioasqFiles", "Golds", "Oddities", "Question", "Snippet",
-    "find_files", "is_squad", "parse_answers", "parse_questions", "raw_questions", "read_answers",
-    "read_golds", "read_json", "read_questions", "role_of", "some_ids", "write_answers",
-    "write_json",
-]  # fmt: skip
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Question, read_json
+from helpers.data.bioasq import read_json
+from helpers.data.schema import Question
 
 _PUBMED = re.compile(
     r"(?:https?://)?(?:(?:www\.)?ncbi\.nlm\.nih\.gov/pubmed/|pubmed\.ncbi\.nlm\.nih\.gov/)?"

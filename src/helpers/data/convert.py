@@ -11,28 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from tqdm import tqdm
 
 from helpers.config import CONTEXTS, InputError
-from helpers.data.bioasq import Question
-from helpers.data.contexts import Context, contexts_of, find_abstract, read_abstracts
+from helpers.data.contexts import Context, contexts_of
 from helpers.data.misses import why_dropped
-from helpers.data.spans import Span, ceiling, extra_cause, find_spans, fold, lacks, needles, strict
-from helpers.data.split import split_dev
+from helpers.data.schema import Question
+from helpers.data.spans import Span, fold, lacks, needles, strict
 from helpers.data.squad import (
     Drop,
     Example,
-    by_occurrence,
-    by_pair,
-    one_span_rows,
-    read_squad,
-    write_drops,
-    write_ids,
-    write_squad,
 )
-
-__all__ = [
-    "Drop", "Example", "Span", "by_occurrence", "by_pair", "ceiling", "convert", "extra_cause",
-    "find_abstract", "find_spans", "one_span_rows", "read_abstracts", "read_squad", "split_dev",
-    "write_drops", "write_ids", "write_squad",
-]  # fmt: skip
 
 
 def convert(

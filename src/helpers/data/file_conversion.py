@@ -11,19 +11,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Oddities, Question, is_squad, parse_questions, read_json, role_of
-from helpers.data.convert import (
+from helpers.data.bioasq import is_squad, parse_questions, read_json
+from helpers.data.convert import convert
+from helpers.data.layout import role_of
+from helpers.data.leaks import find_leaks, read_tests, refuse_leaks, wordings
+from helpers.data.pubmed import Abstracts, gather_abstracts
+from helpers.data.schema import Oddities, Question
+from helpers.data.split import split_dev
+from helpers.data.squad import (
     Drop,
     Example,
     by_occurrence,
     by_pair,
-    convert,
     one_span_rows,
-    split_dev,
+    parse_squad,
+    write_drops,
+    write_ids,
+    write_squad,
 )
-from helpers.data.leaks import find_leaks, read_tests, refuse_leaks, wordings
-from helpers.data.pubmed import Abstracts, gather_abstracts
-from helpers.data.squad import parse_squad, write_drops, write_ids, write_squad
 from helpers.io import all_or_none, check_outputs
 
 GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"

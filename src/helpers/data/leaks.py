@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, parse_questions, read_json, some_ids
+from helpers.data.bioasq import is_squad, parse_questions, read_json
+from helpers.data.schema import some_ids
 from helpers.data.squad import Example, parse_squad
 
 NEAR = 0.8  # likeness from which two wordings are nearly the same

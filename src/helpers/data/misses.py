@@ -8,8 +8,8 @@ from functools import lru_cache, partial
 from itertools import product
 from operator import itemgetter
 
-from helpers.data.bioasq import Question
 from helpers.data.contexts import Context, documents_of
+from helpers.data.schema import Question
 from helpers.data.spans import fold, needles
 from helpers.data.squad import Drop
 

@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.data.bioasq import Question
 from helpers.data.contexts import documents_of, find_abstract, pmid_of, read_abstracts
+from helpers.data.schema import Question
 from helpers.fetch.download import (
     LONGEST_PAUSE,
     RETRY_STATUS,

@@ -19,8 +19,8 @@ import torch
 
 from helpers import __version__
 from helpers.config import InputError, Settings
-from helpers.data.convert import read_squad
 from helpers.data.spans import find_spans
+from helpers.data.squad import read_squad
 from helpers.fetch.files import sha256
 from helpers.io import write_text
 from helpers.model import checkpoints, megatron, row_order

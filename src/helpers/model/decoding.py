@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from helpers.config import InputError, Settings
-from helpers.data.convert import Example, Span
+from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.io import write_text
 from helpers.model.encoder import SpanModel
 from helpers.model.features import (

@@ -19,7 +19,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from tokenizers.models import WordPiece
 
 from helpers.config import InputError
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.model.spelling import Spelling
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from helpers.config import InputError, Settings
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.model.decoding import Reader
 from helpers.model.encoder import SpanModel
 from helpers.model.features import Batch, gather

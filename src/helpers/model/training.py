@@ -25,14 +25,13 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from helpers.config import InputError, Settings
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.io import write_json
-from helpers.model.decoding import Reader, dev_scores
+from helpers.model.decoding import Reader
 from helpers.model.encoder import training_bytes
 from helpers.model.features import Batch, Windows, gather, training_batches
 from helpers.model.memory import free_memory
 
-__all__ = ["Stopped", "Trained", "check_replaceable", "dev_scores", "fine_tune"]
 PLAN = "plan.json"
 LAST = "last.ckpt"
 # Models that this process has begun to train, with the folders; a cell run twice would go on from

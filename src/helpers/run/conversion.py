@@ -12,22 +12,23 @@ from pathlib import Path
 
 from helpers.config import InputError, Settings
 from helpers.data.batches import TestBatch, read_batches, run_abstracts
-from helpers.data.bioasq import BioasqFiles, find_files, parse_questions, raw_questions, read_json
+from helpers.data.bioasq import parse_questions, raw_questions, read_json
 from helpers.data.contexts import contexts_of
-from helpers.data.convert import (
+from helpers.data.convert import convert
+from helpers.data.layout import BioasqFiles, find_files
+from helpers.data.leaks import Leak, find_leaks, wordings
+from helpers.data.mini import DATA
+from helpers.data.split import split_dev
+from helpers.data.squad import (
     Drop,
     Example,
     by_pair,
-    convert,
     one_span_rows,
     read_squad,
-    split_dev,
     write_drops,
     write_ids,
     write_squad,
 )
-from helpers.data.leaks import Leak, find_leaks, wordings
-from helpers.data.mini import DATA
 from helpers.fetch.files import sha256
 from helpers.run.folder import Run
 

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from helpers.config import CONTEXTS, MERGES, MISSING, SNIPPETS, InputError, Settings
 from helpers.data.batches import TestBatch, read_batches
-from helpers.data.bioasq import BioasqFiles, find_files
-from helpers.data.convert import Example, read_squad
-from helpers.data.layout import ready_tests
+from helpers.data.layout import BioasqFiles, find_files, ready_tests
 from helpers.data.mini import DATA
+from helpers.data.squad import Example, read_squad
 from helpers.model import checkpoints
 from helpers.model.decoding import Candidate, rank_answers, read_nbest
 from helpers.run.folder import Run

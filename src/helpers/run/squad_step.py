@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError, Settings
-from helpers.data.bioasq import Oddities
-from helpers.data.convert import Example, read_squad, split_dev
 from helpers.data.leaks import compare_parts, refuse_shared
+from helpers.data.schema import Oddities
+from helpers.data.split import split_dev
+from helpers.data.squad import Example, read_squad
 from helpers.fetch import fetch
 from helpers.fetch.files import sha256
 from helpers.fetch.registry import REGISTRY

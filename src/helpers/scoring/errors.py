@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.data.bioasq import Question
-from helpers.data.convert import Example
+from helpers.data.schema import Question
 from helpers.data.spans import Span, find_spans, plain, words
+from helpers.data.squad import Example
 from helpers.io import write_text
 from helpers.scoring.metrics import hit_rank, lower
 

@@ -11,18 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import (
-    Answers,
-    Golds,
-    Oddities,
-    is_squad,
-    parse_answers,
-    read_golds,
-    read_json,
-    some_ids,
-)
-from helpers.data.convert import read_squad
-from helpers.data.schema import listed
+from helpers.data.bioasq import Answers, Golds, is_squad, parse_answers, read_golds, read_json
+from helpers.data.schema import Oddities, listed, some_ids
+from helpers.data.squad import read_squad
 from helpers.scoring import metrics
 
 STOPS = "an answer of another type than its question stops the official program"

@@ -11,19 +11,13 @@ from pathlib import Path
 
 from helpers.config import CONTEXTS, InputError
 from helpers.data.batches import TestBatch, read_batches, run_abstracts
-from helpers.data.bioasq import TYPES, BioasqFiles, Oddities, Question, read_questions
-from helpers.data.convert import (
-    Drop,
-    Example,
-    ceiling,
-    convert,
-    extra_cause,
-    find_spans,
-    read_squad,
-)
-from helpers.data.layout import ready_tests
+from helpers.data.bioasq import read_questions
+from helpers.data.convert import convert
+from helpers.data.layout import BioasqFiles, ready_tests
 from helpers.data.leaks import most_alike, wordings
-from helpers.data.spans import needles
+from helpers.data.schema import TYPES, Oddities, Question
+from helpers.data.spans import ceiling, extra_cause, find_spans, needles
+from helpers.data.squad import Drop, Example, read_squad
 from helpers.run.conversion import ConvertedRun, asked
 from helpers.views import markup
 

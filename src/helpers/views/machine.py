@@ -20,7 +20,7 @@ from typing import NamedTuple
 from helpers.config import ROOT, InputError, Settings
 from helpers.data import mini
 from helpers.data.layout import find_files
-from helpers.fetch import fetch
+from helpers.fetch import registry
 from helpers.fetch.download import offline
 from helpers.model.memory import free_memory
 
@@ -159,12 +159,14 @@ def _run_folder(settings: Settings) -> list[Row]:
 
 
 def _checkpoint(settings: Settings) -> list[Row]:
-    name, entry = settings.model, fetch.REGISTRY.get(settings.model)
+    name, entry = settings.model, registry.REGISTRY.get(settings.model)
     if entry is None:
-        there = Path(name).expanduser().exists() or fetch.find(name) is not None  # on the hub
-        remedy = "" if there else f"give a path that exists or one of {', '.join(fetch.REGISTRY)}"
+        there = Path(name).expanduser().exists() or registry.find(name) is not None  # on the hub
+        remedy = (
+            "" if there else f"give a path that exists or one of {', '.join(registry.REGISTRY)}"
+        )
         return [Row("model", name, "a known name or a path", there, remedy)]
-    folder = fetch.cache_folder()
+    folder = registry.cache_folder()
     ok = _writable(folder)
     remedy = "" if ok else "set HELPERS_CACHE to a folder you may write to"
     rows = [Row("cache", f"{folder} {'is' if ok else 'is not'} writable", "writable", ok, remedy)]
@@ -190,7 +192,7 @@ def check_model(settings: Settings) -> None:
         raise InputError(f"{row.what}: {row.found}; {row.remedy}")
 
 
-def _packaged(entry: fetch.Entry) -> bool:
+def _packaged(entry: registry.Entry) -> bool:
     try:
         metadata.version(entry.package.partition("==")[0])
     except metadata.PackageNotFoundError:
@@ -200,8 +202,8 @@ def _packaged(entry: fetch.Entry) -> bool:
 
 def _to_fetch(settings: Settings) -> int:
     """Bytes of the model's files that the cache lacks; notebook 01 looks at their hashes."""
-    entry = fetch.REGISTRY.get(settings.model)
-    folder = fetch.cache_folder() / settings.model
+    entry = registry.REGISTRY.get(settings.model)
+    folder = registry.cache_folder() / settings.model
     missing = 0
     for file in entry.files if entry else ():
         path = folder / file.name
@@ -211,12 +213,12 @@ def _to_fetch(settings: Settings) -> int:
 
 
 def _disk(settings: Settings) -> list[Row]:
-    missing, entry = _to_fetch(settings), fetch.REGISTRY.get(settings.model)
+    missing, entry = _to_fetch(settings), registry.REGISTRY.get(settings.model)
     extra = missing + entry.package_bytes if missing and entry else 0
     rows = []
     for what, folder, needed in (
         ("disk for the run", settings.run_dir, RUN_BYTES),
-        ("disk for the cache", fetch.cache_folder(), extra),
+        ("disk for the cache", registry.cache_folder(), extra),
     ):
         free = shutil.disk_usage(_existing(folder)).free
         ok = free >= needed

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.scoring.errors import by_question, gold_spans
 from helpers.scoring.metrics import lower
 

@@ -14,7 +14,7 @@ import ipywidgets
 import pandas as pd
 from IPython.display import display
 
-from helpers.data.convert import Example
+from helpers.data.squad import Example
 from helpers.scoring import errors
 from helpers.views import markup
 
