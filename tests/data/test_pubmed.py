@@ -179,7 +179,7 @@ def test_a_lasting_fault_keeps_what_came_and_goes_on_from_there(server, monkeypa
 
 def test_nobody_there_is_one_line(server, monkeypatch):
     monkeypatch.setenv("NCBI_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="connection refused.*pubmed.json") as caught:
+    with pytest.raises(InputError, match="connection refused.*abstracts.json") as caught:
         fetch_articles(IDS, progress=False)
     assert "\n" not in str(caught.value) and max(server.sleeps) < 1  # not tried again
 
@@ -265,7 +265,7 @@ def test_one_document_under_several_addresses_is_read_once():
 
 
 def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
-    path = save("pubmed.json", {"https://e.org/a": "From the file.", IDS[0]: "Mine."})
+    path = save("abstracts.json", {"https://e.org/a": "From the file.", IDS[0]: "Mine."})
     address = "http://www.ncbi.nlm.nih.gov/pubmed/"
     one = question("https://e.org/a", "https://e.org/b", *(address + i for i in IDS), MISSING)
     found = pubmed.gather_abstracts([one], [path], progress=False)
@@ -290,7 +290,7 @@ def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
-    with pytest.raises(InputError, match="unset HELPERS_OFFLINE.*pubmed.json") as caught:
+    with pytest.raises(InputError, match="unset HELPERS_OFFLINE.*abstracts.json") as caught:
         pubmed.gather_abstracts([question(IDS[0])])
     assert "\n" not in str(caught.value) and not server.requests
     monkeypatch.delenv("HELPERS_OFFLINE")

@@ -17,7 +17,7 @@ PARAMETERS = 'profile = "mini"  # which values\nrun = "lab"\nseed = 0\n'
 def kit(tmp_path, monkeypatch):
     """A clone of a kit with one module and one notebook, committed."""
     root = tmp_path / "kit"
-    module = root / "src" / "helpers" / "code_version.py"
+    module = root / "src" / "helpers" / "run" / "code_version.py"
     module.parent.mkdir(parents=True)
     module.write_text("x = 1\n")
     (root / "notebooks").mkdir()
@@ -107,7 +107,7 @@ def test_a_changed_cell_is_a_change(kit, clean, change):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("src/helpers/code_version.py", "x = 2\n"),
+        ("src/helpers/run/code_version.py", "x = 2\n"),
         ("src/helpers/new.py", "y = 1\n"),
         ("constraints.txt", "torch==0\n"),
         ("notebooks/06_new.ipynb", "{}"),

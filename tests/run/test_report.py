@@ -7,7 +7,6 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from helpers import config
 from helpers.config import from_parameters
 from helpers.run import report
 from helpers.run.folder import Run
@@ -38,7 +37,7 @@ def save(made, /, *, count=1, seconds=60, **parameters):
         new_code_cell(" \n"),  # JupyterLab gives an empty cell no number
     ]
     cells[1].outputs = [new_output("stream", text="this run's output\n")]
-    path = config.ROOT / "notebooks" / f"{NAME}.ipynb"
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
     os.utime(path, (time.time() + seconds,) * 2)
 
@@ -90,7 +89,7 @@ def test_a_notebook_that_the_batch_executed_stays(run):
 
 def test_a_notebook_that_cannot_be_read_is_left_out(run):
     save(run)
-    path = config.ROOT / "notebooks" / f"{NAME}.ipynb"
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
     text = path.read_text()
     path.write_text(f"<<<<<<<{text}")
     assert report.keep_notebooks(run) == [NAME]

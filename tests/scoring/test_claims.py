@@ -129,7 +129,7 @@ def notebook_05():
     path = Path(__file__).parents[2] / "notebooks" / "05_reproduce_metrics.ipynb"
     cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"]}
     printed = []
-    space = {"pd": pd, "survey": dataset, "print": printed.append}
+    space = {"pd": pd, "dataset": dataset, "print": printed.append}
     for name in ("splits", "splits-table"):
         exec(cells[name], space)
     return space, printed

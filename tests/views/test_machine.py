@@ -54,8 +54,8 @@ def test_looking_writes_nothing(rows, tmp_path, own_cache):
 
 def test_torch_and_nemo_are_not_imported():
     code = (
-        "import sys; from helpers import environment; from helpers.config import Settings; "
-        "environment.report(Settings()); "
+        "import sys; from helpers.views import machine; from helpers.config import Settings; "
+        "machine.report(Settings()); "
         "print([m for m in ('torch', 'nemo', 'transformers', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(

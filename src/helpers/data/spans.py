@@ -153,3 +153,8 @@ def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
     if any(character not in _PUBLISHED_NEIGHBOURS for character in around):
         return "joined to its neighbour by a character such as - / + [ '"
     return ""
+
+
+def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
+    """Where golds stand in a context by the strict rule, blanks at a gold's edges aside."""
+    return find_spans(context, [gold.strip() for gold in golds])

@@ -340,3 +340,11 @@ def write_drops(path: str | Path, drops: Iterable) -> Path:
 
 def _write_lines(path: str | Path, rows: Iterable[dict]) -> Path:
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
+    """Question id -> its (example, n-best) pairs, in their order."""
+    pairs: dict[str, list] = {}
+    for example, nbest in zip(examples, candidates, strict=True):
+        pairs.setdefault(example.question_id, []).append((example, nbest))
+    return pairs

@@ -6,14 +6,14 @@ counts. Nothing here needs a model, only its n-best lists, so a saved ``nbest`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from helpers.data.schema import Question
-from helpers.data.spans import Span, find_spans, plain, words
-from helpers.data.squad import Example
+from helpers.data.spans import find_spans, gold_spans, plain, words
+from helpers.data.squad import Example, by_question
 from helpers.io import write_text
 from helpers.scoring.metrics import hit_rank, lower
 
@@ -157,16 +157,3 @@ def _within(short: Sequence[str], long: Sequence[str]) -> bool:
     """Whether one list of words stands in the other as a whole."""
     n = len(short)
     return n > 0 and any(long[i : i + n] == short for i in range(len(long) - n + 1))
-
-
-def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """Where golds stand in a context by the strict rule, blanks at a gold's edges aside."""
-    return find_spans(context, [gold.strip() for gold in golds])
-
-
-def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
-    """Question id -> its (example, n-best) pairs, in their order."""
-    pairs: dict[str, list] = {}
-    for example, nbest in zip(examples, candidates, strict=True):
-        pairs.setdefault(example.question_id, []).append((example, nbest))
-    return pairs

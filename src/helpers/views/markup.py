@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from helpers.data.squad import Example
-from helpers.scoring.errors import by_question, gold_spans
+from helpers.data.spans import gold_spans
+from helpers.data.squad import Example, by_question
 from helpers.scoring.metrics import lower
 
 if TYPE_CHECKING:
