@@ -76,8 +76,11 @@ def test_a_list_as_text_without_commas_is_refused(save, tiny):
 
 def test_nan_is_null_and_infinity_is_refused(save, tiny):
     tiny["questions"][0]["exact_answer"] = float("nan")
-    with pytest.raises(InputError, match="a1': field 'exact_answer' is missing"):
-        read_questions(save("f.json", tiny), answers="required")
+    path, odd = save("f.json", tiny), Oddities()
+    with pytest.raises(InputError, match="a1': field 'exact_answer' is missing, null or NaN"):
+        read_questions(path, answers="required")
+    assert len(read_questions(path, odd=odd)) == 2
+    assert odd.lines(path)[:1] == [f"{path}: NaN is no JSON, read as null"]
     tiny["questions"][0]["exact_answer"] = float("inf")
     with pytest.raises(InputError, match=r"f\.json: holds Infinity"):
         read_questions(save("f.json", tiny), answers="required")
@@ -153,7 +156,7 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
     [
         ({"exact_answer": ["a", "b"]}, "flat list", {"exact_answer": (("a", "b"),)}),
         ({"exact_answer": "a"}, "is one string", {"exact_answer": (("a",),)}),
-        ({"exact_answer": 5}, "is one string", {"exact_answer": (("5",),)}),
+        ({"exact_answer": 5}, "is a number, read as the only answer", {"exact_answer": (("5",),)}),
         ({"exact_answer": ["a", ["b", "c"]]}, "mixes", {"exact_answer": (("a",), ("b", "c"))}),
         ({"exact_answer": [["a", 3]]}, "is a number", {"exact_answer": (("a", "3"),)}),
         ({"exact_answer": [["a", None]]}, "is null", {"exact_answer": (("a",),)}),
@@ -197,7 +200,7 @@ def test_answers_required_and_forbidden(save, tiny):
     with pytest.raises(InputError, match="a1': field 'exact_answer' in a test input"):
         read_questions(save("gold.json", tiny), answers="forbidden")
     del tiny["questions"][1]["exact_answer"]
-    with pytest.raises(InputError, match=r"a2': field 'exact_answer' is missing \(in 1 of 2\)"):
+    with pytest.raises(InputError, match=r"a2': field .* missing, null or NaN \(in 1 of 2\)"):
         read_questions(save("part.json", tiny), answers="required")
     del tiny["questions"][0]["exact_answer"]
     with pytest.raises(InputError, match="this is a test input"):
@@ -238,12 +241,13 @@ def test_numbers_are_the_texts_they_are_written_as(save):
     path = save("run.json", b'{"questions": [{"id": 7, "exact_answer": [[%s]]}]}' % numbers.replace(
         b", ", b"], ["))  # fmt: skip
     read = ["7", "0", "-7", "7.0", "1e3", "1E-2", "12345678901234567890123", "-0.0"]
-    assert read_answers(path)[0] == {"7": read}
+    answers, remarks = read_answers(path)
+    assert answers == {"7": read} and "a number, read as written (9.0 is not 9)" in remarks[0]
     gold = b'{"questions": [{"id": "7", "type": "factoid", "exact_answer": [[%s]]}]}' % numbers
     assert read_golds(save("gold.json", gold)).scored == [("7", tuple(read))]
 
 
-@pytest.mark.parametrize("answer", [7, 0, True, {}, [True], [[True]], [[["a"]]], {"a": 1}])
+@pytest.mark.parametrize("answer", [True, {}, [True], [[True]], [[["a"]]], {"a": 1}])
 def test_answers_of_the_wrong_type_are_refused(save, answer):
     path = save("run.json", {"questions": [{"id": "q9", "exact_answer": answer}]})
     with pytest.raises(InputError, match="'q9': field 'exact_answer'"):

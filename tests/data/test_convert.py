@@ -364,7 +364,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
     bare = {"questions": [{"id": "x", "type": "factoid", "body": "?", "snippets": []}]}
     test_input = save("test.json", bare)
     hopeless = save(
-        "hopeless.json", {"questions": [{**bare["questions"][0], "exact_answer": ["a"]}]}
+        "hopeless.json", {"questions": [{**bare["questions"][0], "exact_answer": [["a"]]}]}
     )
     ready = save("ready.json", squad_file(("q_004", "of p53", (3, 6))))
     bare_of = save("nodocuments7b.json", {"questions": [{**bare["questions"][0],
@@ -390,6 +390,23 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         assert done.returncode == 2 and words in done.stderr
         assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_when_nothing_can_be_converted_repairs_and_drops_are_written_all_the_same(save, tmp_path):
+    one = {"id": "x", "type": "Factoid", "body": "?", "exact_answer": [["a"]], "snippets": []}
+    train = save("training7b.json", {"questions": [one]})
+    done = run(train, "--output", "o.json", "--drops", "z.jsonl", cwd=tmp_path)
+    repair, error = done.stderr.splitlines()
+    assert done.returncode == 2 and "spelt another way" in repair and "(no snippets)" in error
+    (drop,) = map(json.loads, (tmp_path / "z.jsonl").read_text("utf-8").splitlines())
+    assert drop["reason"] == "no snippets" and not (tmp_path / "o.json").exists()
+
+
+def test_nan_in_a_test_input_is_named(save, tiny, tmp_path):
+    tiny["questions"][0]["exact_answer"] = float("nan")
+    test = save("test.json", tiny)
+    done = run(test, "--test", "--output", "o.json", cwd=tmp_path)
+    assert done.returncode == 0 and f"{test}: NaN is no JSON, read as null" in done.stderr
 
 
 def test_neither_torch_nor_nemo_is_imported():

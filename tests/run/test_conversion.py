@@ -122,6 +122,12 @@ def test_rows_are_occurrences_in_train_and_pairs_in_dev(make):
     assert both and [s.text for s in both[0].spans] == ["P53", "p53"]
 
 
+def test_a_golden_file_that_scoring_refuses_stops_the_conversion(make):
+    gold = [{**GOLD[0], "exact_answer": "['a']"}, *GOLD[1:]]
+    with pytest.raises(InputError, match=r"7B1_golden.*exact_answer' is a list written as text"):
+        convert_run(*make(gold=gold))
+
+
 def test_a_ready_squad_file_is_taken_as_it_is(make, tmp_path):
     _, settings = make(dev_fraction=0.0)
     squad_train(tmp_path, SQUAD)

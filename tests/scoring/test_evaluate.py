@@ -88,8 +88,11 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
     printed = capsys.readouterr()
     assert status == 0
     assert [line.rpartition(".json: ")[2] for line in printed.err.splitlines()] == [
-        "field 'exact_answer' stops the official program: 1 question ('a3')",
+        "field 'exact_answer' stops the official program, even in an ignored entry; scoring "
+        "goes on here as the other remarks say; correct the field: 1 question ('a3')",
         "field 'exact_answer' is a flat list, read as synonyms of one answer: 1 question ('a3')",
+        "an answer equals a gold but for the space around them, so it counts as wrong, as in the "
+        "official program: 1 question ('a3')",
     ]
     assert [line.split() for line in printed.out.splitlines()] == [
         "7B1 SAcc 33.33 (1 of 3) MRR 50.00 (mean of 3) LAcc 66.67 (2 of 3)".split(),
@@ -128,15 +131,12 @@ CASES = Path(__file__).parents[1] / "cases"
     [
         ("answers/gold", "answers/type_spelled_otherwise", "100.00 (4 of 4)", []),
         ("answers/gold", "answers/type_empty", "100.00 (4 of 4)", []),
-        ("answers/number_gold", "answers/number", "100.00 (2 of 2)", []),
+        ("answers/number_gold", "answers/number", "100.00 (2 of 2)",
+         ["an answer is a number, read as written (9.0 is not 9): 1 question"]),
         ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
          ["is a text, for which the official program gives 0", "would give: SAcc 100.00 (4 of 4)"]),
         ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
          ["a question stands twice and counts twice: 1 question ('000000000000000000007c01')"]),
-        ("golds/list_as_text", "answers/type_empty", "100.00 (4 of 4)",
-         ["is a text, which the official program does not take for a gold answer",
-          "a list written as text, read as that list: 4 questions",
-          "field 'exact_answer' stops the official program: 1 question"]),
     ],
 )  # fmt: skip
 def test_cases(gold, answers, strict, remarks, capsys):
@@ -149,11 +149,69 @@ def test_cases(gold, answers, strict, remarks, capsys):
     assert all(remark in line for remark, line in zip(remarks, lines, strict=True))
 
 
-def test_the_case_of_a_gold_that_is_nan(capsys):
-    nan, answers = CASES / "golds" / "nan.json", CASES / "answers" / "type_empty.json"
-    assert evaluate.main(["--gold", str(nan), "--answers", str(answers)]) == 2
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [("nan", "is null or NaN"), ("list_as_text", "is a list written as text, for which")],
+)
+def test_cases_of_golds_that_are_refused(gold, said, capsys):
+    path, answers = CASES / "golds" / f"{gold}.json", CASES / "answers" / "type_empty.json"
+    assert evaluate.main(["--gold", str(path), "--answers", str(answers)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "nan.json: question '000000000000000000005c01': field 'exact_answer' is null or" in line
+    assert f"{path}: question '000000000000000000005c01': field 'exact_answer' {said}" in line
+
+
+def remarks_of(save, golds, **answers):
+    """Strict hits, and the remarks without the files' names, of golds (id, exact_answer)."""
+    gold = save("g.json", {"questions": [question(*row) for row in golds]})
+    result = evaluate_files([gold], [save("a.json", system(**answers))])
+    return result.scores["pooled"]["hits_strict"], [
+        line.rpartition(".json: ")[2] for line in result.remarks
+    ]
+
+
+def test_a_list_as_text_inside_a_gold_list_is_refused(save):
+    with pytest.raises(InputError, match="'b': field 'exact_answer' is a list written as text"):
+        remarks_of(save, [("a", [["x"]]), ("b", ["['x']"])], a=[["x"]])
+
+
+def test_a_plain_gold_text_is_no_gold_and_a_bare_number_is_one(save):
+    hits, remarks = remarks_of(save, [("a", "x"), ("b", 9)], a=[["x"]], b=[["9"]])
+    assert hits == 1
+    assert any("is a number, read as the only answer: 1 question ('b')" in r for r in remarks)
+    assert not any("one string" in remark for remark in remarks)
+    assert remarks[-1] == "without a gold answer and counted as wrong: 1 question ('a')"
+
+
+def test_a_question_twice_with_different_golds_is_named(save):
+    golds = [("a", [["x"]]), ("a", [["y"]]), ("b", [["z"]]), ("b", [["z"]])]
+    hits, remarks = remarks_of(save, golds, a=[["x"]], b=[["z"]])
+    assert hits == 3
+    assert remarks == [
+        "a question stands twice with different golds and counts twice: 1 question ('a')",
+        "a question stands twice and counts twice: 1 question ('b')",
+    ]
+
+
+def test_a_sixth_answer_counts_and_the_remark_says_so(save):
+    result = remarks_of(save, [("a", [["f"]])], a=[[letter] for letter in "abcdef"])
+    remark = "more answers than the 5 the task allows; a right one counts at any rank"
+    assert result == (0, [f"{remark}: 1 question ('a')"])
+
+
+def test_a_bare_number_is_treated_like_a_plain_text(save):
+    hits, remarks = remarks_of(save, [("a", [["9"]])], a=9)
+    assert hits == 0
+    assert any("is a number, which counts as wrong; make it a list of lists" in r for r in remarks)
+    assert "as lists of lists these texts would give: SAcc 100.00" in remarks[-1]
+
+
+def test_answers_that_only_space_makes_wrong_are_counted(save):
+    golds = [("a", [["BRAF"]]), ("b", [["KRAS "]]), ("c", [["x"]]), ("d", [["y"]])]
+    answers = {"a": [["BRAF "]], "b": [["q"], ["KRAS"]], "c": [["x"], ["x "]], "d": [["z "]]}
+    hits, remarks = remarks_of(save, golds, **answers)
+    assert hits == 1 and len(remarks) == 1
+    assert "but for the space around them" in remarks[0]
+    assert remarks[0].endswith("2 questions ('a', 'b')")
 
 
 def test_every_ignored_entry_is_named(save):
@@ -171,7 +229,8 @@ def test_every_ignored_entry_is_named(save):
     assert "without an id, ignored: 2 questions ('2', '3')" in said
     assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
     assert "first answers count: 1 question ('a1')" in said
-    assert "stops the official program: 1 question ('y1')" in said
+    assert "it changes no factoid score here; correct it: 1 question ('y1')" in said
+    assert "even in an ignored entry; scoring goes on here as the other remarks say" in said
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ REPAIRS = {
     "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat list, read as synonyms"),
     "null in the gold": ({1: [["a", None]]}, {1: [["A"]]}, "null and left out"),
     "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "is not a list of lists, each string counts"),
+    "a bare number": ({1: 7, 2: [["8"]]}, {1: [["7"]], 2: 8}, "is a number, read as the only"),
     "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "no answer, counted as wrong"),
     "null in an answer": ({1: [["a"]]}, {1: [[None, "a"], ["b"]]}, "null and left out"),
 }
@@ -157,11 +158,10 @@ def test_what_stops_the_program_elsewhere_does_not_move_our_figures(jar, tmp_pat
     assert evaluate_files([golden], [given]).remarks
 
 
-def test_a_gold_written_as_text_is_where_the_programs_disagree(jar, tmp_path):
+def test_a_gold_list_written_as_text_is_refused(jar, tmp_path):
     golden, given = edited(tmp_path, {"change": {"exact_answer": "[['a']]"}})
-    (found,) = official.compare_files(jar, [golden], [given])
-    assert not found.agrees and found.repairs == ()
-    assert (found.official["SAcc"], found.ours["SAcc"]) == (0, 1)
+    with pytest.raises(InputError, match="is a list written as text, for which .* JSON list"):
+        official.compare_files(jar, [golden], [given])
 
 
 def test_repeated_ids_count_once(jar, tmp_path):

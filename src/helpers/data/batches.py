@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_questions
+from helpers.data.bioasq import read_golds, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles
 from helpers.data.pubmed import Abstracts, gather_abstracts
@@ -67,6 +67,8 @@ def read_batches(
     With ``fetch`` false, abstracts come from files and from the cache only.
     """
     golds = [read_questions(path, answers="required") for path in files.golds]
+    for path in files.golds:
+        read_golds(path)  # scoring reads them like this: refuse now what it would after training
     if files.tests_are_squad:
         inputs = [read_squad(path) for path in files.tests]
         parts = [(rows, [], {row.question_id for row in rows}) for rows in inputs]

@@ -18,6 +18,8 @@ from typing import Any
 
 from helpers.config import InputError
 from helpers.data.schema import (
+    LISTED,
+    NUMBER,
     TYPES,
     Oddities,
     Question,
@@ -50,14 +52,13 @@ class _Number(float):
         return self.written
 
 
-def read_json(path: str | Path, odd: Oddities | None = None) -> Any:
+def read_json(path: str | Path, odd: Oddities | None = None, *, strict: bool = True) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
 
-    ``NaN`` is read as null, and JSON lines as a list of objects. With ``odd`` given, the file is
-    read as the organizers' program reads it: half a character and text after the end are allowed,
-    and repeated keys are noted (the last one counts; the lists of a repeated 'questions' are
-    joined). Text that is not JSON, or not UTF-8, is refused; the program at times reads on
-    silently.
+    ``NaN`` is read as null, and JSON lines as a list of objects. ``odd`` notes ``NaN`` and repeated
+    keys (the last one counts; the lists of a repeated 'questions' are joined). Without ``strict``,
+    half a character and text after the end are allowed, as the organizers' program allows them.
+    Text that is not JSON, or not UTF-8, is refused; the program at times reads on silently.
     """
     path = Path(path)
 
@@ -82,11 +83,11 @@ def read_json(path: str | Path, odd: Oddities | None = None) -> Any:
             rows = _json_lines(text, decoder)
             if rows:
                 data = rows
-            elif odd is None:
+            elif strict:
                 raise json.JSONDecodeError("Extra data", text, end)
-            else:
+            elif odd is not None:
                 odd.add(f"what follows the first value (from character {end}) is ignored", "")
-        half = _HALF.search(text) if odd is None else None
+        half = _HALF.search(text) if strict else None
         if half:  # mostly pairs, which are whole characters
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
@@ -163,7 +164,7 @@ def read_questions(
     converter reports that question instead of refusing the file. What ``schema`` repairs is noted
     in ``odd``; the golds of other question types are not read.
     """
-    return parse_questions(read_json(path), path, kind=kind, answers=answers, odd=odd)
+    return parse_questions(read_json(path, odd), path, kind=kind, answers=answers, odd=odd)
 
 
 def parse_questions(
@@ -217,7 +218,7 @@ def parse_questions(
         )
     if answers == "required" and without:
         raise InputError(
-            f"{path}: question {without[0]!r}: field 'exact_answer' is missing "
+            f"{path}: question {without[0]!r}: field 'exact_answer' is missing, null or NaN "
             f"(in {len(without)} of {len(questions)}); add it or remove the question"
         )
     return questions
@@ -273,7 +274,7 @@ def read_golds(path: str | Path) -> Golds:
     Where the organizers' program stops, the file is repaired with a remark, or refused.
     """
     golds = Golds([], [], Oddities())
-    odd, seen, answered = golds.odd, set(), False
+    odd, seen, answered = golds.odd, {}, False
     for where, name, item in _entries(path, odd):
         golds.items.append((name, item))
         kind = text_of(item.get("type"))
@@ -282,21 +283,28 @@ def read_golds(path: str | Path) -> Golds:
                 odd.add(f"field 'type' is {kind!r}, which is not scored; write it as in "
                         + ", ".join(TYPES), name)  # fmt: skip
             continue
-        if name in seen:
-            odd.add("a question stands twice and counts twice", name)
-        seen.add(name)
         answered |= "exact_answer" in item
         answer = item.get("exact_answer", [])
         if answer is None:
             raise InputError(
                 f"{where}: field 'exact_answer' is null or NaN; add it or remove the question"
             )
-        if isinstance(answer, str):
+        if isinstance(answer, str) and not listed(answer, where):
             odd.add("field 'exact_answer' is a text, which the official program does not take "
                     "for a gold answer; make it a list of lists", name)  # fmt: skip
-            answer = answer if listed(answer, where) else []
+            answer = []
         found = entities(answer, name, where, odd)
-        golds.scored.append((name, tuple(text for entity in found for text in entity)))
+        if LISTED in odd.found:
+            raise InputError(
+                f"{where}: field 'exact_answer' is a list written as text, for which the official "
+                "program gives 0 or stops; write it as a JSON list of lists"
+            )
+        texts = tuple(text for entity in found for text in entity)
+        if name in seen:
+            differ = " with different golds" if seen[name] != texts else ""
+            odd.add(f"a question stands twice{differ} and counts twice", name)
+        seen[name] = texts
+        golds.scored.append((name, texts))
     if not golds.scored:
         raise InputError(
             f"{path}: none of its {len(golds.items)} questions is a factoid; "
@@ -312,7 +320,7 @@ def read_golds(path: str | Path) -> Golds:
 
 def _entries(path: str | Path, odd: Oddities):
     """Where it stands, id (None without one) and content of each question of either file."""
-    data = read_json(path, odd)
+    data = read_json(path, odd, strict=False)
     if isinstance(data, list):
         odd.add("a bare list, read as the list 'questions'", "")
     for number, item in enumerate(raw_questions(data, path), 1):
@@ -320,7 +328,9 @@ def _entries(path: str | Path, odd: Oddities):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
         name = text_of(item.get("id"))
         for field in stops(item):
-            odd.add(f"field {field!r} stops the official program", name or f"number {number}")
+            odd.add(f"field {field!r} stops the official program, even in an ignored entry; "
+                    "scoring goes on here as the other remarks say; correct the field",
+                    name or f"number {number}")  # fmt: skip
         yield place_of(path, item, number), name, item
 
 
@@ -348,10 +358,12 @@ def parse_answers(path: str | Path, asked: Collection[str] | None = None) -> Ans
 
 def _rank(found: Answers, name: str, where: str, answer: object) -> None:
     odd = found.odd
-    if isinstance(answer, str):
-        found.texts[name] = answer
-        odd.add("field 'exact_answer' is a text, for which the official program gives 0; "
-                "make it a list of lists", name)  # fmt: skip
+    if text_of(answer) is not None:
+        found.texts[name] = text_of(answer)
+        kind = "number, which counts as wrong"
+        if isinstance(answer, str):
+            kind = "text, for which the official program gives 0"
+        odd.add(f"field 'exact_answer' is a {kind}; make it a list of lists", name)
         return
     answer = [] if answer is None else answer
     if not isinstance(answer, list):
@@ -360,16 +372,19 @@ def _rank(found: Answers, name: str, where: str, answer: object) -> None:
         odd.add("'exact_answer' is not a list of lists, each string counts", name)
     for entry in answer:
         inner = entry if isinstance(entry, list) else [entry]
-        texts = [text_of(text) for text in inner if text is not None]
+        given = [text for text in inner if text is not None]
+        texts = [text_of(text) for text in given]
         if None in texts:
             raise _not_ranked(where)
         if len(texts) < len(inner):
             odd.add("an answer is null and left out", name)
+        if texts[:1] != given[:1]:
+            odd.add(NUMBER, name)
         found.ranked[name] += texts[:1]
     if not found.ranked[name]:
         odd.add("no answer, counted as wrong", name)
     elif len(found.ranked[name]) > MAX_ANSWERS:
-        odd.add("more answers than the 5 the task allows", name)
+        odd.add("more answers than the 5 the task allows; a right one counts at any rank", name)
 
 
 def _not_ranked(where: str) -> InputError:

@@ -65,7 +65,8 @@ def convert_files(
 
     A golden file is training data without ``test``, which a remark says: the test batches of
     earlier editions are later editions' training data. Everything is read and converted before the
-    first file is written. Raises ``InputError``.
+    first file is written. Raises ``InputError``; if no question can be converted, only after it has
+    written the remarks and ``drops``.
     """
     check_outputs((output,))  # its name is taken apart next
     if test and dev_fraction:
@@ -99,19 +100,20 @@ def convert_files(
         )  # fmt: skip
         examples, dropped = examples + found, dropped + lost
         remarks += texts.remarks
-    if not examples:
-        reasons = ", ".join(sorted({drop.reason for drop in dropped}))
-        raise InputError(f"{files[0]}: no question could be converted ({reasons})")
-    train, dev = split_dev(examples, dev_fraction, seed)
-    if not test:
-        ready = one_span_rows([row for row in train if row.question_id in given])
-        train = ready + by_occurrence(row for row in train if row.question_id not in given)
-        dev = by_pair(dev)
+    train, dev = split_dev(examples, dev_fraction, seed) if examples else ([], [])
     if test and any(question.exact_answer for question in questions):
         remarks.append(f"{', '.join(str(file) for file in files)}: {GOLDEN}")
     for remark in remarks:
         print(remark, file=sys.stderr)
-
+    if not examples:
+        if drops:
+            write_drops(drops, dropped)
+        reasons = ", ".join(sorted({drop.reason for drop in dropped}))
+        raise InputError(f"{files[0]}: no question could be converted ({reasons})")
+    if not test:
+        ready = one_span_rows([row for row in train if row.question_id in given])
+        train = ready + by_occurrence(row for row in train if row.question_id not in given)
+        dev = by_pair(dev)
     unknown = _unanswered(questions, rows) if test else ()
     with all_or_none():
         if drops:
@@ -141,7 +143,8 @@ def _read_all(
     for file in files:
         if not test and role_of(file) == "golden":
             remarks.append(f"{file}: {TRAINED_ON}")
-        data, odd = read_json(file), Oddities()
+        odd = Oddities()
+        data = read_json(file, odd)
         if is_squad(data):
             found = parse_squad(data, file, odd)
             ids = wordings(found)

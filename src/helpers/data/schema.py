@@ -95,7 +95,7 @@ def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED)
     value = item.get(name)
     if value is None:
         if default is _REQUIRED:
-            raise InputError(f"{where}: field {name!r} is missing; add it")
+            raise InputError(f"{where}: field {name!r} is missing, null or NaN; add it")
         return default
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InputError(
@@ -188,7 +188,8 @@ def entities(value: object, name: str, where: str, odd: Oddities) -> tuple[tuple
         value = listed(value, where)
         value = value if any(isinstance(entry, list) for entry in value) else [value]
     elif text_of(value) is not None:
-        odd.add("field 'exact_answer' is one string, read as the only answer", name)
+        kind = "one string" if isinstance(value, str) else "a number"
+        odd.add(f"field 'exact_answer' is {kind}, read as the only answer", name)
         value = [[text_of(value)]]
     if not isinstance(value, list):
         raise _bad_answer(where)
@@ -211,11 +212,12 @@ def _synonyms(entity: list, name: str, where: str, odd: Oddities):
             raise _bad_answer(where)
         else:
             if not isinstance(text, str):
-                odd.add("an answer is a number, read as written", name)
+                odd.add(NUMBER, name)
             yield text_of(text)
 
 
 LISTED = "field 'exact_answer' is a list written as text, read as that list"
+NUMBER = "an answer is a number, read as written (9.0 is not 9)"
 
 
 def listed(text: object, where: str | None = None) -> list | None:

@@ -153,7 +153,7 @@ def read_squad(path: str | Path, odd: Oddities | None = None) -> list[Example]:
     question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same, as in
     BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
     """
-    return parse_squad(read_json(path), path, odd)
+    return parse_squad(read_json(path, odd), path, odd)
 
 
 def parse_squad(data: object, path: str | Path, odd: Oddities | None = None) -> list[Example]:

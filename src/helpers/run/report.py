@@ -51,7 +51,7 @@ def write_report(run: Run) -> Path:
         "<h2>Scores</h2>",
         _score_table(scores),
         "<p>In percent, with the number of questions. <b>SAcc</b>: the first answer is right. "
-        "<b>MRR</b>: mean of 1/rank of the first right one. <b>LAcc</b>: one of five is right. "
+        "<b>MRR</b>: mean of 1/rank of the first right one. <b>LAcc</b>: one at any rank is right. "
         "<b>Ceiling</b>: questions whose answer stands in a given text. <b>Pair EM</b>: texts with "
         "an answer whose best span is one.</p>",
         *_figures(run),

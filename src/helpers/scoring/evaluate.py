@@ -16,7 +16,10 @@ from helpers.data.schema import Oddities, listed, some_ids
 from helpers.data.squad import read_squad
 from helpers.scoring import metrics
 
-STOPS = "an answer of another type than its question stops the official program"
+STOPS = (
+    "an answer of another type than its question stops the official program; it changes no factoid "
+    "score here; correct it"
+)
 
 
 @dataclass
@@ -43,12 +46,12 @@ def evaluate_files(
             f"{len(gold_files)} gold files but {len(answer_files)} answer files; "
             "give one answer file for each gold file, in the same order"
         )
-    kinds = {is_squad(read_json(path, Oddities())) for path in gold_files}
+    kinds = {is_squad(read_json(path, strict=False)) for path in gold_files}
     if len(kinds) != 1:
         raise InputError("gold: give BioASQ files or SQuAD files, not both in one call")
     squad = kinds.pop()
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
-        given = read_json(answer_file, Oddities())
+        given = read_json(answer_file, strict=False)
         if squad and isinstance(given, dict) and isinstance(given.get("questions"), list):
             raise InputError(
                 f"{answer_file}: BioASQ answers, but {gold_file} is a SQuAD file; "
@@ -86,6 +89,12 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
                 f"{answer_file}: as lists of lists these texts would give: "
                 + metrics.as_line(worth).strip()
             )
+        spaced = [name for name, texts in golds.scored if _spaced(answers.ranked.get(name), texts)]
+        if spaced:
+            remarks.append(
+                f"{answer_file}: an answer equals a gold but for the space around them, so it "
+                f"counts as wrong, as in the official program: {some_ids(dict.fromkeys(spaced))}"
+            )
         scores.append(score)
     means = metrics.summary(scores)
     for score in (*scores, metrics.weighted(scores)):
@@ -95,6 +104,12 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
         [metrics.as_line(score) for score in (*scores, metrics.weighted(scores))],
         remarks,
     )
+
+
+def _spaced(ranking: Sequence[str] | None, golds: Sequence[str]) -> bool:
+    """Whether an answer would be right, or right at a better rank, without space around texts."""
+    bare = [[text.strip() for text in texts] for texts in (ranking or (), golds)]
+    return metrics.hit_rank(*bare) != metrics.hit_rank(ranking or (), golds)
 
 
 def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, Answers]:
@@ -160,7 +175,7 @@ def _squad_row(batch: str, n: int, pairs: Sequence[tuple[float, float]]) -> dict
 
 
 def _predictions(path: str | Path, odd: Oddities) -> dict[str, str]:
-    data = read_json(path, odd)
+    data = read_json(path, odd, strict=False)
     if not isinstance(data, dict):
         raise InputError(f"{path}: not SQuAD answers; expected one object {{row id: text}}")
     wrong = next((name for name, text in data.items() if not isinstance(text, str)), None)
