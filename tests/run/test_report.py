@@ -7,7 +7,6 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from helpers import config
 from helpers.config import from_parameters
 from helpers.run import report
 from helpers.run.folder import Run
@@ -38,7 +37,7 @@ def save(made, /, *, count=1, seconds=60, **parameters):
         new_code_cell(" \n"),  # JupyterLab gives an empty cell no number
     ]
     cells[1].outputs = [new_output("stream", text="this run's output\n")]
-    path = config.ROOT / "notebooks" / f"{NAME}.ipynb"
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
     nbformat.write(new_notebook(cells=cells), path)
     os.utime(path, (time.time() + seconds,) * 2)
 
@@ -88,9 +87,16 @@ def test_a_notebook_that_the_batch_executed_stays(run):
     assert "(saved before it last ran)" in report._notebooks(run, run.manifest())
 
 
+@pytest.mark.parametrize(("questions", "shown"), [(170, False), (162, True)])
+def test_the_forest_plot_speaks_of_published_rows_only_where_it_shows_them(run, questions, shown):
+    run.path("figures/forest.png").write_bytes(b"png")
+    (figure,) = report._figures(run, questions)
+    assert ("(hollow)" in figure) == shown and ("not shown" in figure) != shown
+
+
 def test_a_notebook_that_cannot_be_read_is_left_out(run):
     save(run)
-    path = config.ROOT / "notebooks" / f"{NAME}.ipynb"
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
     text = path.read_text()
     path.write_text(f"<<<<<<<{text}")
     assert report.keep_notebooks(run) == [NAME]
