@@ -497,6 +497,16 @@ def test_unknown_names_and_paths(hub, tmp_path):
         fetch.fetch(tmp_path / "empty", to=tmp_path / "to")
 
 
+def test_only_checkpoints_are_offered_and_a_missing_run_is_called_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = "minilm, BioMegatron345mUncasedSQuADv1, BioMegatron345mUncased"
+    with pytest.raises(InputError, match=rf"known checkpoint \({names}\) nor an existing path"):
+        fetch.fetch("nowhere")
+    for name in ("runs/latest/model/model.nemo", "./runs/latest"):  # the latter is no hub name
+        with pytest.raises(InputError, match="no run is finished there yet"):
+            fetch.fetch(name)
+
+
 def test_registry_pins_every_file():
     for entry in registry.REGISTRY.values():
         assert entry.license and (entry.ngc or entry.files)

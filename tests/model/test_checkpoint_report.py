@@ -10,7 +10,7 @@ import megatron_files as files
 import pytest
 import torch
 from test_row_order import trained  # noqa: F401  a model that answers the questions of the row order
-from tiny import tiny_folder
+from tiny import tiny_folder, tiny_reader
 
 from helpers.config import Settings
 from helpers.io import write_json
@@ -70,6 +70,20 @@ def test_the_report_says_what_was_found(known, tmp_path):
     assert all(re.search(rf"\| {gelu} \| 100\.00 \| 100\.00 \|", text) for gelu in GELUS)
     assert '"hidden-size"' in text
     assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_the_model_is_described_as_the_files_have_it(tmp_path, with_head):
+    made = tiny_reader()
+    path = checkpoints.save_transformers(made, tmp_path / "t", with_head=with_head)
+    output = tmp_path / "report.md"
+    checkpoint_report.write_report("X", path, output, made.settings)
+    text = output.read_text().partition("## Model as this kit builds it")[2].partition("##")[0]
+    part = made.model if with_head else made.model.encoder
+    assert f"| parameters | {sum(p.numel() for p in part.parameters())} |" in text
+    assert f"| span head | {'in the files' if with_head else 'missing'} |" in text
+    assert "| gelu | erf (in a config.json, `hidden_act`: gelu or" in text
+    assert "dropout" not in text
 
 
 def test_each_gelu_is_tried_and_the_model_keeps_its_own(known):

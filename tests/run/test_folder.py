@@ -172,6 +172,29 @@ def test_folders_are_recorded_and_checked_file_by_file(run):
     assert run.need("model/hf", "03_fine_tune").is_dir()
 
 
+def test_all_settings_that_differ_are_named_at_once(run):
+    for stage in ("checkpoint", "data", "squad_step", "model"):
+        run.begin(stage)
+        run.finish(stage)
+    with pytest.raises(InputError) as refused:
+        reopened(run, context="abstract", epochs=9, seed=8).noted("model", "03_fine_tune")
+    text = str(refused.value)
+    for change in ("context='snippet', now it is 'abstract'", "epochs=2, now it is 9",
+                   "seed=7, now it is 8"):  # fmt: skip
+        assert text.count(change) == 1  # the seed decides three stages
+    assert "run notebook 02_bioasq_to_squad again and those after it" in text
+    assert text.endswith("another name and begin with notebook 00")
+
+
+def test_a_run_that_is_not_there_lists_those_that_are(run):
+    run.point_latest()
+    reopened(run, run="two").note("k", 1)
+    run.point_latest()
+    words = r"there is no run 'tow' here yet \(there are: one, two\); run notebook 00 first"
+    with pytest.raises(InputError, match=words):
+        reopened(run, run="tow").need("squad/train.json", "02_bioasq_to_squad")
+
+
 def test_what_cannot_be_recorded(run, tmp_path):
     (tmp_path / "outside.txt").write_text("x")
     (run.folder / "empty").mkdir()

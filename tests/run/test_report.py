@@ -87,6 +87,13 @@ def test_a_notebook_that_the_batch_executed_stays(run):
     assert "(saved before it last ran)" in report._notebooks(run, run.manifest())
 
 
+@pytest.mark.parametrize(("questions", "shown"), [(170, False), (162, True)])
+def test_the_forest_plot_speaks_of_published_rows_only_where_it_shows_them(run, questions, shown):
+    run.path("figures/forest.png").write_bytes(b"png")
+    (figure,) = report._figures(run, questions)
+    assert ("(hollow)" in figure) == shown and ("not shown" in figure) != shown
+
+
 def test_a_notebook_that_cannot_be_read_is_left_out(run):
     save(run)
     path = report.ROOT / "notebooks" / f"{NAME}.ipynb"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from helpers.scoring import claims
+from helpers.scoring import claims, metrics
 from helpers.scoring.claims import CLAIMS, counts_that_print_as, get, granularity, in_order
 from helpers.views import dataset
 
@@ -163,4 +163,14 @@ def test_the_enumeration_says_how_weak_it_is(notebook_05):
         {of.split(" of ")[1] for of in line.split(": ")[1].split(", ")} for line in printed[2:]
     ]
     assert "85 of 142" in printed[5] and "92 of 144" in printed[3]
-    assert not sizes[0] & sizes[1] and not sizes[2] & sizes[3]  # no n fits both figures of a card
+    assert not sizes[0] & sizes[1] and not sizes[2] & sizes[3]  # with two decimals, no n fits
+    for key, fitting in (("card", [108, 144]), ("card-biobert", [142, 147, 152])):  # as printed
+        pair = [get(key).corrected[measure] for measure in ("SAcc", "LAcc")]
+        found = [n for n in range(100, 163) if all(counts_that_print_as(d, n) for d in pair)]
+        assert found == fitting
+
+
+def test_the_sixth_answer_of_the_exercise_counts():
+    gold, wrong = {"q3": ["insulin"]}, ["Insulin.", "a", "b", "c", "d"]
+    assert metrics.hit_ranks(gold, {"q3": wrong}) == {"q3": 0}
+    assert metrics.hit_ranks(gold, {"q3": [*wrong, "insulin"]}) == {"q3": 6}

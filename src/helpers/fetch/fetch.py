@@ -49,6 +49,11 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
     """
     name = str(name)
     own = Path(name).expanduser()
+    if not own.exists() and own.parts[:1] == ("runs",):
+        raise InputError(
+            f"{name}: does not exist, so no run is finished there yet; make one with "
+            "python -m helpers.batch run"
+        )
     known = None if own.exists() and name.lower() not in map(str.lower, REGISTRY) else find(name)
     if known is None:
         if (source or to) and own.exists():
@@ -88,7 +93,7 @@ def _own_checkpoint(path: Path, name: str) -> Checkpoint:
         raise InputError(f"{path}: a checkpoint is a folder, a .nemo file or an archive")
     near = difflib.get_close_matches(name, REGISTRY, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(REGISTRY)
+    known = ", ".join(key for key, entry in REGISTRY.items() if not entry.url)  # no data sets
     raise InputError(f"{name!r} is neither a known checkpoint ({known}) nor an existing path{hint}")
 
 

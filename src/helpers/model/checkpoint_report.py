@@ -25,7 +25,7 @@ from helpers.fetch.files import sha256
 from helpers.io import write_text
 from helpers.model import checkpoints, megatron, row_order
 from helpers.model.decoding import Reader, compute_logits, squad_em_and_f1
-from helpers.model.encoder import GELUS, SpanModel
+from helpers.model.encoder import GELU_NAMES, GELUS, SpanModel
 from helpers.model.weights import read_weights
 
 _LONGEST = 4000  # characters shown of a configuration
@@ -56,7 +56,7 @@ def write_report(
         ("Files", lambda: _files(path)),
         ("Settings in the files", lambda: _settings(path)),
         ("Stored weights", lambda: _stored(path)),
-        ("Model", load),
+        ("Model as this kit builds it", load),
         ("Order of the query-key-value rows", loaded(_order)),
         ("GELU", loaded(gelu_lines)),
     ]
@@ -174,8 +174,12 @@ def _stored(path: Path) -> list[str]:
 
 
 def _model(reader: Reader) -> list[str]:
-    count = sum(p.numel() for p in reader.model.parameters())
-    facts = {**vars(reader.model.config), "vocabulary": len(reader.vocab), "parameters": count}
+    counted = reader.model.encoder if reader.fresh_head else reader.model
+    facts = {**vars(reader.model.config), "vocabulary": len(reader.vocab)}
+    del facts["dropout"]  # a setting of our training, not of the checkpoint
+    names = [name for name, form in GELU_NAMES.items() if form == facts["gelu"]]
+    facts["gelu"] += f" (in a config.json, `hidden_act`: {' or '.join(names)})"
+    facts["parameters"] = sum(p.numel() for p in counted.parameters())
     facts["span head"] = "missing" if reader.fresh_head else "in the files"
     return _table(("field", "value"), [(name, str(value)) for name, value in facts.items()])
 

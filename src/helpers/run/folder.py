@@ -26,7 +26,7 @@ from helpers.data.bioasq import read_json
 from helpers.fetch.files import sha256
 from helpers.io import check_outputs, write_json, write_text
 from helpers.run import code_version, kernel
-from helpers.run.stages import HEADER, MANIFEST, STAGES, chain
+from helpers.run.stages import HEADER, MANIFEST, STAGES, chain, upstream
 
 SCHEMA_VERSION = 1
 LATEST = "latest"
@@ -166,12 +166,12 @@ class Run:
         Raises ``InputError`` naming the notebook to run when it is missing, has changed since it
         was recorded, or when its stage, or one that this stage read, does not fit (``noted``).
         """
-        path, run_it = self.folder / name, f"run notebook {notebook} first"
+        path = self.folder / name
         files = self.manifest()["files"]
         keys = [key for key in files if key == name or key.startswith(f"{name}/")]
         if not keys:
             there = "is there but not recorded" if path.exists() else "is missing"
-            raise InputError(f"{path}: {there}; {run_it}")
+            raise self._not_made(f"{path}: {there}", notebook)
         again = f"run notebook {notebook} again"
         for key in keys:
             file, entry = self.folder / key, files[key]
@@ -202,26 +202,46 @@ class Run:
         """
         notes = self.manifest().get("notes", {})
         if key not in notes:
-            raise InputError(
-                f"{self.folder / MANIFEST}: says nothing of {key!r}; run notebook {notebook} first"
-            )
+            raise self._not_made(f"{self.folder / MANIFEST}: says nothing of {key!r}", notebook)
         if key not in STAGES:
             return notes[key]
+        self._check_settings(key, notes)
         for stage, record in chain(self.folder, notes, key):
             again = f"run notebook {STAGES[stage].notebook} again"
-            for setting in STAGES[stage].settings:
-                before = record["settings"].get(setting, getattr(Settings, setting))
-                now = getattr(self.settings, setting)
-                if before != now:
-                    raise InputError(
-                        f"{self.folder}: the stage {stage!r} was made with {setting}={before!r}, "
-                        f"now it is {now!r}; {again}, or give this run another name"
-                    )
             for path in (path for path in record["inputs"] if path not in STAGES):
                 if Path(path).is_file() and _sha256_now(path) != record["inputs"][path]:
                     raise InputError(f"{path}: is not the file that this run read; {again}")
         self._read[key] = notes[key]["sha256"]
         return {k: v for k, v in notes[key].items() if k not in _RECORD}
+
+    def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
+        """Raise ``InputError`` with every setting in which a stage, or one it reads, differs."""
+        changed: dict[str, str] = {}  # setting -> how it differs
+        notebooks = set()
+        for stage in (stage for stage in upstream(key) if "sha256" in notes.get(stage, {})):
+            for setting in STAGES[stage].settings:
+                before = notes[stage]["settings"].get(setting, getattr(Settings, setting))
+                now = getattr(self.settings, setting)
+                if before != now:
+                    how = f"was made with {setting}={before!r}, now it is {now!r}"
+                    changed.setdefault(setting, f"the stage {stage!r} {how}")
+                    notebooks.add(STAGES[stage].notebook)
+        if changed:
+            raise InputError(
+                f"{self.folder}: {'; '.join(changed.values())}; run notebook {min(notebooks)} "
+                "again and those after it, or give this run another name and begin with notebook 00"
+            )
+
+    def _not_made(self, what: str, notebook: str) -> InputError:
+        """The error for something that ``notebook`` makes, or that the whole run is missing."""
+        if (self.folder / MANIFEST).exists():
+            return InputError(f"{what}; run notebook {notebook} first")
+        found = {path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}")} - {LATEST}
+        there = f" (there are: {', '.join(sorted(found))})" if found else ""
+        return InputError(
+            f"{self.folder.parent}: there is no run {self.folder.name!r} here yet{there}; "
+            "run notebook 00 first"
+        )
 
     def point_latest(self) -> None:
         """Let ``latest`` beside the folder lead to it; a text file where links are refused."""

@@ -19,13 +19,14 @@ from helpers.io import write_text
 from helpers.run.code_version import notebook_parameters
 from helpers.run.folder import Run
 from helpers.run.stages import as_recorded
+from helpers.scoring.claims import TEST_7B
 
 _FIGURES = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
     "answer from the texts can pass it.",
     "sources": "How sure the scores are: other questions (line) and other seeds (circles).",
     "switches": "What other protocols would have made of the same run.",
-    "forest": "This run (filled) and, on the same questions, published rows (hollow). Rows with "
+    "forest": "This run (filled) and published rows on the same questions (hollow). Rows with "
     "another context or other training data are other experiments.",
     "causes": "What became of every test question.",
     "loss": "Training loss and learning rate, step by step.",
@@ -54,7 +55,7 @@ def write_report(run: Run) -> Path:
         "<b>MRR</b>: mean of 1/rank of the first right one. <b>LAcc</b>: one at any rank is right. "
         "<b>Ceiling</b>: questions whose answer stands in a given text. <b>Pair EM</b>: texts with "
         "an answer whose best span is one.</p>",
-        *_figures(run),
+        *_figures(run, scores["pooled"]["n"]),
         "<h2>The notebooks as they ran</h2>",
         _notebooks(run, manifest),
         "<h2>What made this</h2>",
@@ -165,9 +166,11 @@ def _score_table(scores: dict) -> str:
     )
 
 
-def _figures(run: Run) -> list[str]:
-    shown = []
-    for name, caption in _FIGURES.items():
+def _figures(run: Run, questions: int) -> list[str]:
+    captions, shown = dict(_FIGURES), []
+    if questions != sum(TEST_7B.values()):
+        captions["forest"] = "This run. Published rows are about other questions and not shown."
+    for name, caption in captions.items():
         path = run.folder / "figures" / f"{name}.png"
         if path.is_file():
             data = base64.b64encode(path.read_bytes()).decode()

@@ -84,6 +84,11 @@ def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[
     return found
 
 
+def upstream(stage: str) -> list[str]:
+    """All stages that a stage reads, in their order, and last the stage itself."""
+    return [name for read in STAGES[stage].reads for name in upstream(read)] + [stage]
+
+
 def chain(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
     """A stage's record and those of all stages that it read, these first; each must be there."""
     record, run_it = notes.get(stage, {}), f"run notebook {STAGES[stage].notebook}"
