@@ -21,7 +21,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "name",
         help=f"one of: {', '.join(REGISTRY)}; a hub name "
-        "(organisation/model[@revision]); or a folder, .nemo file or archive",
+        "(organization/model[@revision]); or a folder, .nemo file or archive",
     )
     parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
     parser.add_argument("--to", help="folder for the files (default: the cache)")
@@ -51,7 +51,7 @@ def main(argv=None) -> int:
         print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
         for name, digest in checkpoint.files.items():
             print(f"  {digest}  {name}")
-        print(f"  licence: {checkpoint.license}")
+        print(f"  license: {checkpoint.license}")
         if options.report:
             from helpers.config import from_parameters
             from helpers.model.checkpoint_report import write_report

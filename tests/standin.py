@@ -73,7 +73,7 @@ def lessons(seed: int) -> list[squad.Example]:
 
 
 def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanModel:
-    """A pre-LayerNorm model whose normalised states are those of the post-LayerNorm teacher."""
+    """A pre-LayerNorm model whose normalized states are those of the post-LayerNorm teacher."""
     windows = teacher.windows(rows)
     rng = random.Random(seed)
     model = moved(teacher.model)

@@ -135,7 +135,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     published = {row["what"]: row["spans"] for row in dataset.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
     assert {what: n for what, n in published.items() if "beyond" in what} == {
-        "found beyond the file: joined to its neighbour by a character such as - / + [ '": 114,
+        "found beyond the file: joined to its neighbor by a character such as - / + [ '": 114,
         "found beyond the file: case differs": 34,
     }
 

@@ -160,7 +160,7 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
         ({"exact_answer": ["a", ["b", "c"]]}, "mixes", {"exact_answer": (("a",), ("b", "c"))}),
         ({"exact_answer": [["a", 3]]}, "is a number", {"exact_answer": (("a", "3"),)}),
         ({"exact_answer": [["a", None]]}, "is null", {"exact_answer": (("a",),)}),
-        ({"type": "Factoid "}, "spelt another way", {"type": "factoid"}),
+        ({"type": "Factoid "}, "spelled another way", {"type": "factoid"}),
         ({"documents": "d"}, "one string", {"documents": ("d",)}),
         ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "by its value",
          {"snippets": (Snippet("x", offset_begin=3),)}),

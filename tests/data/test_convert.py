@@ -397,7 +397,7 @@ def test_when_nothing_can_be_converted_repairs_and_drops_are_written_all_the_sam
     train = save("training7b.json", {"questions": [one]})
     done = run(train, "--output", "o.json", "--drops", "z.jsonl", cwd=tmp_path)
     repair, error = done.stderr.splitlines()
-    assert done.returncode == 2 and "spelt another way" in repair and "(no snippets)" in error
+    assert done.returncode == 2 and "spelled another way" in repair and "(no snippets)" in error
     (drop,) = map(json.loads, (tmp_path / "z.jsonl").read_text("utf-8").splitlines())
     assert drop["reason"] == "no snippets" and not (tmp_path / "o.json").exists()
 

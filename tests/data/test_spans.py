@@ -23,7 +23,7 @@ def found(context, *synonyms):
         ("x(IFN-γ) y", ["(IFN-γ)", "IFN-γ"], [(2, "IFN-γ")]),
         ("p53+ cells, p53+cells", ["p53+"], [(0, "p53+")]),
         ("(p53+)(p53+)", ["p53+"], [(1, "p53+"), (7, "p53+")]),
-        # neighbours that are letters or digits outside ASCII
+        # neighbors that are letters or digits outside ASCII
         ("αIFN IFNα IFN² IFN", ["ifn"], [(15, "IFN")]),
         # overlaps: of two synonyms, of one with itself, and one inside another
         ("a b c", ["a b", "b c"], [(0, "a b"), (2, "b c")]),

@@ -26,7 +26,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small Megatron-BERT that has learnt the probe's questions and its masked words by heart.
+    """A small Megatron-BERT that has learned the probe's questions and its masked words by heart.
 
     What it knows it can only use through attention: a masked word's place does not tell it.
     """

@@ -353,7 +353,7 @@ def test_files_that_are_not_read_are_listed_with_the_reason(make, save):
     files, _ = make(test=None, gold=[{**GOLD[0], "type": "Factoid"}, GOLD[1]])
     rows = [(row["file"], row["oddity"]) for row in oddities(files)]
     assert rows == [
-        ("7B1_golden.json", "field 'type' is spelt another way, read as 'factoid'"),
+        ("7B1_golden.json", "field 'type' is spelled another way, read as 'factoid'"),
         ("notes.txt", "not read: name not recognized"),
     ]
     for n in range(60):

@@ -101,7 +101,7 @@ def test_a_file_of_its_own_judges_the_step(squad_file, tmp_path):
 
 def test_a_text_seen_in_training_is_no_examination(squad_file, tmp_path, capsys):
     first = read_squad(squad_file)[0]
-    # As in SQuAD's own files: the wording again, over a text that was not learnt from.
+    # As in SQuAD's own files: the wording again, over a text that was not learned from.
     elsewhere = tiny.tiny_examples(1, seed=9)[0]
     again = [replace(elsewhere, question=first.question, id="y", question_id="y")]
     dev = write_squad(tmp_path / "dev.json", again)

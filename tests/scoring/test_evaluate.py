@@ -463,7 +463,7 @@ def test_em_and_f1_agree_with_another_implementation(save):
         words = row.context.split()
         first = random.randrange(len(words))
         guess = " ".join(words[first : first + random.randint(1, 5)])
-        # Near misses as well as spans from anywhere: an answer with its neighbours.
+        # Near misses as well as spans from anywhere: an answer with its neighbors.
         span = row.spans[0]
         near = row.context[max(0, span.start - random.randint(0, 9)) : span.end + 4]
         given[row.id] = random.choice([guess, near, span.text])

@@ -239,7 +239,7 @@ def test_normalize_answer(text, normal):
         ("insulin insulin", ["insulin"], 0, 2 / 3),  # a token is shared as often as in both
         ("a b c", ["x", "b c d"], 0, 0.8),  # the article is gone, the best gold counts
         ("kinase", ["insulin"], 0, 0),
-        ("the", ["a"], 1, 0),  # both normalise to nothing: equal, yet no token is shared
+        ("the", ["a"], 1, 0),  # both normalize to nothing: equal, yet no token is shared
         ("", ["insulin"], 0, 0),
     ],
 )

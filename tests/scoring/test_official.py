@@ -1,7 +1,7 @@
-"""The organisers' evaluator as a second process: a stand-in in Java takes its place here.
+"""The organizers' evaluator as a second process: a stand-in in Java takes its place here.
 
 The semantics are checked line by line against the stand-in, which was written from the documented
-behaviour, not from our Python. A jar of the organisers' own is used as well when OFFICIAL_JAR
+behavior, not from our Python. A jar of the organizers' own is used as well when OFFICIAL_JAR
 names one.
 """
 

@@ -58,7 +58,7 @@ def test_every_figure_has_labelled_axes_and_can_be_saved(name, tmp_path):
 
 
 def _names_on_y(axes) -> bool:
-    """Horizontal bars are labelled by what each stands for instead of by one label."""
+    """Horizontal bars are labeled by what each stands for instead of by one label."""
     return any(any(c.isalpha() for c in label.get_text()) for label in axes.get_yticklabels())
 
 

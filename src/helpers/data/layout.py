@@ -1,6 +1,6 @@
 """Which file is which in a folder of BioASQ files, by the names they are published under.
 
-Known names: the organisers' own, dmis-lab's folder tree (``BioASQ-7b/train/Full-Abstract/...``)
+Known names: the organizers' own, dmis-lab's folder tree (``BioASQ-7b/train/Full-Abstract/...``)
 and BioASQ-mini's. ``helpers.data.bioasq`` passes on the public names.
 """
 
@@ -123,7 +123,7 @@ def find_files(
     """Find training file, test inputs and golden files below ``folder``, paired by batch.
 
     One edition is used: ``edition`` ("7b", "mini"), or the only one that has golden files, or 7b.
-    A ready SQuAD training file made for ``context`` is preferred to the raw one, the organisers'
+    A ready SQuAD training file made for ``context`` is preferred to the raw one, the organizers'
     test inputs to SQuAD ones. Test inputs and golden files must cover the same batches, since a
     score over fewer questions than the user believes is worse than an error; only when there is
     no test input at all do the golden files stand in (``enriched``). Raises ``InputError`` that

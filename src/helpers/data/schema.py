@@ -116,7 +116,7 @@ def type_of(item: dict, where: str, odd: Oddities) -> str:
             f"{where}: field 'type' is {written!r}, expected one of {', '.join(TYPES)}"
         )
     if name != written:
-        odd.add(f"field 'type' is spelt another way, read as {name!r}", item["id"])
+        odd.add(f"field 'type' is spelled another way, read as {name!r}", item["id"])
     return name
 
 

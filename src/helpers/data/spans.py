@@ -145,13 +145,13 @@ def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
 
     ``answers`` are all its answer texts for the question. The file matches case and takes only
     blanks, round brackets and sentence punctuation as boundaries (observed: none of its 4,231
-    answers has another neighbour). "" when neither explains it.
+    answers has another neighbor). "" when neither explains it.
     """
     if span.text not in answers:
         return "case differs"
     around = context[span.start - 1 : span.start] + context[span.end : span.end + 1]
     if any(character not in _PUBLISHED_NEIGHBOURS for character in around):
-        return "joined to its neighbour by a character such as - / + [ '"
+        return "joined to its neighbor by a character such as - / + [ '"
     return ""
 
 

@@ -41,7 +41,7 @@ class Checkpoint:
 def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkpoint:
     """Return the checkpoint ``name``, fetching and verifying what is not there yet.
 
-    ``name`` is a key of ``REGISTRY`` in any case, a hub name (``organisation/model[@revision]``),
+    ``name`` is a key of ``REGISTRY`` in any case, a hub name (``organization/model[@revision]``),
     or the path of a folder, .nemo file or archive, which is returned as it is. ``source`` is a
     folder, one file or an archive of the user's to take files from; ``to`` is the folder to put
     them in instead of the cache. Raises ``InputError`` when the name is unknown, ``source`` is

@@ -33,7 +33,7 @@ class Entry:
     files: tuple[File, ...] = ()  # empty: whatever the source holds, recorded at the first fetch
     repo: str = ""  # on the Hugging Face hub
     revision: str = ""
-    ngc: str = ""  # organisation/model on NGC
+    ngc: str = ""  # organization/model on NGC
     ngc_files: tuple[str, ...] = ()  # names known of old, should NGC not list them
     version: str = ""  # on NGC; empty: ask for the newest
     url: str = ""  # folder on a plain web server
@@ -128,7 +128,7 @@ def lock_file() -> Path:
 
 
 def find(name: str) -> tuple[str, Entry] | None:
-    """A registry entry by its name in any case, or a hub name ``organisation/model[@revision]``.
+    """A registry entry by its name in any case, or a hub name ``organization/model[@revision]``.
 
     Returns the name as the kit writes it, and the entry with what the lock file knows of it.
     """

@@ -2,7 +2,7 @@
 
 The n-best follows Google BERT's SQuAD code, which NeMo 0.11 kept: the best spans of all windows
 of one question-context pair, distinct texts only, and a softmax over start + end logits of these.
-Merging over a question's snippets follows dmis-lab's ``transform_n2b_factoid`` by its behaviour,
+Merging over a question's snippets follows dmis-lab's ``transform_n2b_factoid`` by its behavior,
 since NVIDIA's notebook used it for the published figures.
 """
 

@@ -1,7 +1,7 @@
 """BERT and Megatron-BERT on one page, computed on the real tokens only.
 
-The two differ in where LayerNorm stands. BERT (Devlin et al. 2019) normalises after each residual
-sum and once after the embeddings. Megatron-BERT (Shoeybi et al. 2019, §3 and figure 7) normalises
+The two differ in where LayerNorm stands. BERT (Devlin et al. 2019) normalizes after each residual
+sum and once after the embeddings. Megatron-BERT (Shoeybi et al. 2019, §3 and figure 7) normalizes
 what enters each block and once at the end, so the residual path stays untouched from the
 embeddings to the last layer; that is what lets it train stably at 345M parameters and more.
 ``norm_first`` is that difference. GELU, too, comes in two forms, whichever model it is.

@@ -2,7 +2,7 @@
 
 Two layouts: a folder with ``.pt`` files (one with the encoder and one with the head, or both in
 one; names vary), ``config.json`` and ``vocab.txt``; and the ``.nemo`` archive of NeMo 1.x. Names
-may be flat or nested, wrapped and spelt in several ways (``names.canonical``), numbers of 16 or
+may be flat or nested, wrapped and spelled in several ways (``names.canonical``), numbers of 16 or
 32 bits, vocabularies padded. All sizes but the number of heads follow from the weights' shapes;
 that number, like the form of GELU, stands in ``config.json``, in the arguments that Megatron-LM
 saves with its weights, or, for NVIDIA's 345M, in ``registry``.

@@ -80,7 +80,7 @@ def text(reader: Reader, with_head: bool = True) -> str:
         lines += ["", "**An encoder without a span head: fine-tune it before asking questions.**"]
     lines += [
         "",
-        "## Licence",
+        "## License",
         "",
         "The terms of the source weights hold for these too. NVIDIA's checkpoints come under the "
         "terms on their NGC page; all-MiniLM-L6-v2 is Apache-2.0. Data used to fine-tune may add "

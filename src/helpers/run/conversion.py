@@ -77,7 +77,7 @@ def find_run_files(settings: Settings) -> BioasqFiles:
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     """Read and convert all files of a run; nothing is written.
 
-    The organisers' training file is converted by the strict rule; a ready
+    The organizers' training file is converted by the strict rule; a ready
     SQuAD file is taken as it is, without the rows that have no answer. Training questions that a
     test batch asks too, by id or by wording, are dropped unless ``allow_leak`` is set: some public
     training files of later years contain them. Near-equal wordings are listed among the leaks and

@@ -256,7 +256,7 @@ def squad_em_f1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Exact match (0 or 1) and token F1 (0 to 1) of one answer, each the best over the golds.
 
     As in SQuAD v1.1, where every question has an answer: F1 is 0 without a shared token, even
-    when both texts normalise to nothing. Raises ``ValueError`` when there is no gold.
+    when both texts normalize to nothing. Raises ``ValueError`` when there is no gold.
     """
     if isinstance(golds, str) or not golds:
         raise ValueError(f"expected one or more gold answers, got {golds!r}")

@@ -124,7 +124,7 @@ def intervals(batches: Sequence[Batch]) -> Rows:
 
 
 def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
-    """The organisers' program beside ours on the run's answer files, and whether all agree.
+    """The organizers' program beside ours on the run's answer files, and whether all agree.
 
     ``jar`` is their BioASQEvaluation.jar. Without it: one row that says so, and None.
     """
@@ -213,7 +213,7 @@ def _order(claim: claims.Claim) -> str:
 
 
 def _shown(counts: Sequence[int]) -> str:
-    if len(counts) > 3:  # neighbours, from a figure with one digit
+    if len(counts) > 3:  # neighbors, from a figure with one digit
         return f"{counts[0]} to {counts[-1]}"
     return ", ".join(map(str, counts)) or "none"
 

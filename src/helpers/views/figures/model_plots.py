@@ -97,12 +97,12 @@ def depth_gradients(stacks):
     """Gradients of ``internals.Stack`` rows: layer by layer, and each stack's last layer."""
     depths = sorted({s.layers for s in stacks})
     figure, (left, right) = new_figure(9, 3.3, columns=2)
-    for norm_first, name, marker, colour in _STACKS:
+    for norm_first, name, marker, color in _STACKS:
         deepest = _mean_of(stacks, depths[-1], norm_first, "gradients")
-        left.plot(range(1, depths[-1] + 1), deepest, marker=marker, color=colour, markersize=4,
+        left.plot(range(1, depths[-1] + 1), deepest, marker=marker, color=color, markersize=4,
                   label=name)  # fmt: skip
         last = [_mean_of(stacks, depth, norm_first, "gradients")[-1] for depth in depths]
-        right.plot(depths, last, marker=marker, color=colour, label=name)
+        right.plot(depths, last, marker=marker, color=color, label=name)
         slope = [last[0] * (1 if not norm_first else (depths[0] / d) ** 0.5) for d in depths]
         right.plot(depths, slope, ":", color="black", linewidth=1.5,
                    label=None if norm_first else "theory: constant, 1/√layers")  # fmt: skip
@@ -122,9 +122,9 @@ def depth_likeness(stacks):
     """How alike the tokens of a window become, layer by layer, in the deepest stack."""
     layers = max(s.layers for s in stacks)
     figure, axes = new_figure(7, 3)
-    for norm_first, name, marker, colour in _STACKS:
+    for norm_first, name, marker, color in _STACKS:
         values = _mean_of(stacks, layers, norm_first, "likeness")
-        axes.plot(range(1, layers + 1), values, marker=marker, color=colour, markersize=4,
+        axes.plot(range(1, layers + 1), values, marker=marker, color=color, markersize=4,
                   label=name)  # fmt: skip
     axes.set(xlabel="layer (1 reads the embeddings)", ylabel="mean cosine of two tokens")
     axes.set(ylim=(0, 1.05))

@@ -1,4 +1,4 @@
-"""The figures: matplotlib only, axes labelled with units, legible in black and white.
+"""The figures: matplotlib only, axes labeled with units, legible in black and white.
 
 Every function returns a figure and draws nothing else, so a notebook shows it and the run folder
 keeps it. Hatches and line styles carry what colours do.
@@ -135,9 +135,9 @@ def score_bars(scores: dict):
                 ("lacc", "lenient accuracy", LIGHT, ".."))  # fmt: skip
     figure, axes = new_figure(9, 3.6)
     at = np.arange(len(rows))
-    for number, (name, label, colour, hatch) in enumerate(measures):
+    for number, (name, label, color, hatch) in enumerate(measures):
         values = [100 * row[name] for row in rows]
-        axes.bar(at + 0.26 * (number - 1), values, 0.24, color=colour, edgecolor=DARK,
+        axes.bar(at + 0.26 * (number - 1), values, 0.24, color=color, edgecolor=DARK,
                  hatch=hatch, label=label)  # fmt: skip
     for x, row in zip(at, rows, strict=True):
         axes.hlines(100 * row["ceiling"], x - 0.42, x + 0.42, color=ACCENT, linewidth=2,
@@ -149,7 +149,7 @@ def score_bars(scores: dict):
     return figure
 
 
-_CAUSE_FILLS = (  # pale and plain where all is well, then darker or hatched: readable in grey
+_CAUSE_FILLS = (  # pale and plain where all is well, then darker or hatched: readable in gray
     ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
     (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
 )  # fmt: skip

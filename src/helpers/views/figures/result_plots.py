@@ -1,6 +1,6 @@
 """Figures about results: what moves a score, what a protocol is worth, runs beside published rows.
 
-Rules as in ``plots``: labelled axes with units, markers and hatches that survive black and white.
+Rules as in ``plots``: labeled axes with units, markers and hatches that survive black and white.
 """
 
 from __future__ import annotations
