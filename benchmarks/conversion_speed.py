@@ -21,10 +21,11 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from helpers.bioasq import Question, find_files, read_questions
-from helpers.config import RUNGS
-from helpers.mini_text import DATA
-from helpers.squad import convert
+from helpers.data.bioasq import read_questions
+from helpers.data.convert import convert
+from helpers.data.layout import find_files
+from helpers.data.mini import DATA
+from helpers.data.schema import Question
 
 FACTOIDS, SNIPPETS = 779, 9  # of the 7b training file, so about 7,000 pairs
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
@@ -44,13 +45,13 @@ def like_7b(times: int) -> list[Question]:
     ]
 
 
-def pairs_a_second(questions: list[Question], rounds: int = 3, **options) -> tuple[int, float]:
+def pairs_a_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
     """Question-snippet pairs, and how many a second the best of some rounds converts."""
     pairs = sum(len(question.snippets) for question in questions)
     best = float("inf")
     for _ in range(rounds):
         started = time.process_time()
-        convert(questions, **options)
+        convert(questions)
         best = min(best, time.process_time() - started)
     return pairs, pairs / best
 
@@ -77,10 +78,8 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100, help="of the large file; 0: none")
     args = parser.parse_args()
 
-    one = like_7b(1)
-    for name, options in (("strict rule", {}), ("all rungs", {"rungs": RUNGS})):
-        pairs, rate = pairs_a_second(one, **options)
-        print(f"7b-like, {name}: {pairs} pairs, {rate:,.0f} pairs a second on one core")
+    pairs, rate = pairs_a_second(like_7b(1))
+    print(f"7b-like, strict rule: {pairs} pairs, {rate:,.0f} pairs a second on one core")
     if args.bioasq_dir:
         golds = find_files(args.bioasq_dir, need_train=False).golds
         pairs, rate = pairs_a_second([q for path in golds for q in read_questions(path)])

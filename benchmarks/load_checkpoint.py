@@ -30,11 +30,11 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     """The files: ``megatron/`` (2021), ``naive.pt`` (transformers' names), ``converted/``."""
     import torch
 
-    from helpers import checkpoints
     from helpers.config import Settings
-    from helpers.encoder import EncoderConfig, SpanModel
-    from helpers.key_map import megatron_names, transformers_names
-    from helpers.prediction import Reader
+    from helpers.model import checkpoints
+    from helpers.model.decoding import Reader
+    from helpers.model.encoder import EncoderConfig, SpanModel
+    from helpers.model.names import megatron_names, transformers_names
 
     config = EncoderConfig(
         layers=layers, hidden=hidden, heads=hidden // 64, feed_forward=4 * hidden
@@ -66,8 +66,8 @@ def load(way: str, folder: Path) -> None:
     import torch
     import transformers
 
-    from helpers import checkpoints
     from helpers.config import Settings
+    from helpers.model import checkpoints
 
     transformers.logging.set_verbosity_error()
     theirs = transformers.MegatronBertForQuestionAnswering

@@ -4,8 +4,8 @@
 import argparse
 import sys
 
-from helpers.config import CONTEXTS, RUNGS, InputError
-from helpers.file_conversion import convert_files
+from helpers.config import CONTEXTS, InputError
+from helpers.data.file_conversion import convert_files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, metavar="N", help="chooses the held-out questions")
     add("--squad-version", type=int, choices=(1, 2), default=1, help="v1.1 or v2.0")
     add("--test", action="store_true", help="keep every context, with or without an answer")
-    add("--rungs", default="", metavar="NAMES", help=f"looser matches: all, or {','.join(RUNGS)}")
     add("--negatives", action="store_true", help="with --squad-version 2: contexts without answer")
     add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions these files ask")
     add("--allow-leak", action="store_true", help="convert them all the same")

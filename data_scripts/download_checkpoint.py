@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from helpers.config import QKV_ORDERS, InputError
-from helpers.fetch import REGISTRY, fetch
+from helpers.fetch.fetch import fetch
+from helpers.fetch.registry import REGISTRY
 
 
 def main(argv=None) -> int:
@@ -20,7 +21,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "name",
         help=f"one of: {', '.join(REGISTRY)}; a hub name "
-        "(organisation/model[@revision]); or a folder, .nemo file or archive",
+        "(organization/model[@revision]); or a folder, .nemo file or archive",
     )
     parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
     parser.add_argument("--to", help="folder for the files (default: the cache)")
@@ -42,7 +43,7 @@ def main(argv=None) -> int:
         parser.error("--squad-dev goes with --report")
     try:
         if options.convert:  # torch takes a second, and a wrong folder is told before any download
-            from helpers.checkpoints import check_replaceable
+            from helpers.model.checkpoints import check_replaceable
             from helpers.pipeline import convert_checkpoint
 
             check_replaceable(Path(options.convert))
@@ -50,10 +51,10 @@ def main(argv=None) -> int:
         print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
         for name, digest in checkpoint.files.items():
             print(f"  {digest}  {name}")
-        print(f"  licence: {checkpoint.license}")
+        print(f"  license: {checkpoint.license}")
         if options.report:
-            from helpers.checkpoint_report import write_report
             from helpers.config import from_parameters
+            from helpers.model.checkpoint_report import write_report
 
             settings = from_parameters(qkv_order=options.qkv_order)
             print(write_report(

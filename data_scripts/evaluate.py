@@ -2,6 +2,7 @@
 
 Standard output: one line per batch and the weighted line. Standard error: every repair and every
 entry that was ignored. BioASQ files are scored as the organizers' program scores them (edition 5).
+Where that program stops, this one repairs the files, with a remark, or refuses them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import argparse
 import sys
 
 from helpers.config import MISSING, InputError
-from helpers.evaluation import evaluate_files
-from helpers.outputs import check_outputs, write_json
+from helpers.io import check_outputs, write_json
+from helpers.scoring.evaluate import evaluate_files
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,18 +6,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from helpers import mini
+from bioasq_mini import generate
+
 from helpers.config import InputError
+from helpers.data.mini import DATA
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 where --check finds a difference, or 2 on bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="BioASQ-mini is teaching data: its scores compare with nothing published.",
+        epilog="BioASQ-mini is teaching data; its scores are comparable with nothing published.",
     )
     parser.add_argument(
-        "--to", type=Path, default=mini.DATA, help="folder to write to (default: the package's)"
+        "--to", type=Path, default=DATA, help="folder to write to (default: the package's)"
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; compare the folder's files instead"
@@ -25,10 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.check:
-            differences = mini.check(options.to)
+            differences = generate.check(options.to)
             print("\n".join(differences) or f"{options.to}: all files are as the facts make them")
             return 1 if differences else 0
-        for path in mini.make(options.to):
+        for path in generate.make(options.to):
             print(path)
     except InputError as error:
         print(f"make_bioasq_mini.py: {error}", file=sys.stderr)

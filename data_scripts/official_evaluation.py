@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from helpers.config import MISSING, InputError
-from helpers.official import EDITION, FACTOID, compare_files
+from helpers.scoring.official import EDITION, FACTOID, compare_files
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from helpers import batch
 
 STANDIN = Path(__file__).parent / "java_standin"
+sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tiny import tiny_examples, tiny_reader
 
-from helpers import qa_model, training
+from helpers.model import qa_model, training
 
 RESUME = {"True": True, "False": False, "None": None}
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}

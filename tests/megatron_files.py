@@ -11,9 +11,9 @@ import reference_megatron as reference
 import torch
 from tiny import VOCAB, tiny_examples
 
-from helpers import checkpoints
 from helpers.config import Settings
-from helpers.features import gather
+from helpers.model import checkpoints
+from helpers.model.features import gather
 
 SIZES = {"layers": 2, "hidden": 32, "heads": 4, "wide": 56, "words": 128}  # wide is not 4 x hidden
 SETTINGS = Settings(max_length=48)

@@ -11,6 +11,7 @@ it shows that the kit finds its way through such a checkpoint.
 
 import argparse
 import random
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,18 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from helpers import checkpoints, fetch, mini_text, squad, training
 from helpers.config import from_parameters
-from helpers.encoder import SpanModel
-from helpers.features import gather
-from helpers.prediction import Reader
-from helpers.registry import MEGATRON_GELU
+from helpers.data import squad
+from helpers.data.spans import find_spans
+from helpers.fetch import fetch
+from helpers.fetch.registry import MEGATRON_GELU
+from helpers.model import checkpoints, training
+from helpers.model.decoding import Reader
+from helpers.model.encoder import SpanModel
+from helpers.model.features import gather
+
+sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))
+from bioasq_mini import sentences
 
 MODEL, VERSION = "biomegatron345muncasedsquadv1", "1"
 FRAMES = ("<so1>. // <so2>.", "<so2>. // <so1>.", "<os1>. // <os3>.", "<os2>. // <os1>.",
@@ -50,14 +57,14 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
 def lessons(seed: int) -> list[squad.Example]:
     """Questions on the train side's facts, each with texts of two facts in either order."""
     rows = []
-    for fact in mini_text.facts():
-        item = mini_text.draft(fact) if fact.side == "train" else None
+    for fact in sentences.facts():
+        item = sentences.draft(fact) if fact.side == "train" else None
         if item is None:
             continue
         rng = random.Random(f"{seed}|{fact.id}")
         for number, frame in enumerate(rng.sample(FRAMES, 3), 1):
-            text = mini_text.sentence(frame, item, rng)
-            spans = squad.find_spans(text, [name for entity in fact.entities for name in entity])
+            text = sentences.sentence(frame, item, rng)
+            spans = find_spans(text, [name for entity in fact.entities for name in entity])
             if spans:
                 longest = max(spans, key=lambda span: span.end - span.start)
                 rows.append(squad.Example(f"{fact.id}_{number:03d}", fact.id, item.body, text,
@@ -66,7 +73,7 @@ def lessons(seed: int) -> list[squad.Example]:
 
 
 def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanModel:
-    """A pre-LayerNorm model whose normalised states are those of the post-LayerNorm teacher."""
+    """A pre-LayerNorm model whose normalized states are those of the post-LayerNorm teacher."""
     windows = teacher.windows(rows)
     rng = random.Random(seed)
     model = moved(teacher.model)

@@ -1,14 +1,18 @@
 """The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
 
 import json
+from dataclasses import replace
 
 import nbformat
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from tiny import finished
 
-from helpers import batch
+from helpers import batch, config
 from helpers.config import from_parameters
+from helpers.run.folder import Run
+from helpers.run.stages import STAGES
 
 
 @pytest.mark.parametrize(
@@ -112,6 +116,57 @@ def test_until_stops_early_and_looks_at_no_answer(tmp_path, capsys):
     assert made == {"manifest.json", "notebooks", "figures"}
 
 
+@pytest.mark.parametrize("command", [["table"], ["same", "runs/one"]])
+def test_a_link_that_leads_nowhere_is_no_finished_run(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    assert batch.main([*command, "runs/latest"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "runs/latest: there is no finished run here yet" in error
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A run whose stages are recorded to the last, with a dev score of its model."""
+    settings = from_parameters("mini", run="r", runs_dir=str(tmp_path / "runs"))
+    folder = Run.open(settings)
+    finished(folder, **{stage: {} for stage in STAGES})
+    path = folder.path("model/dev_scores.json")
+    path.write_text('{"fine_tuned": {"sacc": 0.5}}')
+    folder.record(path, "03_fine_tune")
+    notebook = next(path for path in batch.notebooks() if path.stem == "03_fine_tune")
+    folder.path(f"notebooks/{notebook.name}").write_text("executed")
+    done = {"fingerprint": batch._fingerprint(notebook, settings), "seconds": 1}
+    folder.note(batch.DONE, {notebook.stem: done})
+    return folder
+
+
+def test_dev_scores_are_those_of_the_model_of_these_settings(scored):
+    assert batch._dev_scores(scored) == "sacc 0.5"
+    for change in ({"context": "appended"}, {"epochs": 9}, {"merge": "max"}, {"run": "new"}):
+        settings = replace(scored.settings, **change)
+        assert "not trained yet" in batch._dev_scores(Run(settings.run_dir, settings)), change
+    scored.begin("model")
+    assert "not trained yet" in batch._dev_scores(scored)
+
+
+def test_a_finished_run_is_not_replaced_without_a_line(scored):
+    assert batch._replaced(scored) == ""
+    other = Run(scored.folder, replace(scored.settings, merge="max", epochs=9, wandb_mode="online"))
+    line = batch._replaced(other)
+    assert line.count("\n") == 1 and "epochs=2, now 9; merge='sum', now 'max'. Going on" in line
+    scored.begin("data")  # its scores do not count any more
+    assert batch._replaced(other) == ""
+
+
+def test_the_line_comes_before_the_first_notebook(scored, capsys):
+    args = ["run", "--run", "r", "--until", "00", "--set", "epochs=9"]
+    assert batch.main([*args, "--set", f"runs_dir={scored.settings.runs_dir}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("epochs=2, now 9") < printed.index("[1/1] 00_start_here")
+    assert "dev: not trained yet under these settings" in printed
+
+
 def test_a_notebook_saved_with_outputs_is_not_run_again(tmp_path):
     notebook, settings = batch.notebooks()[0], from_parameters()
     before = batch._fingerprint(notebook, settings)
@@ -130,4 +185,4 @@ def test_another_working_directory_keeps_a_run_in_one_folder(tmp_path, monkeypat
     assert batch.main(["run", "--until", "00", "--run", "away", "--set", "runs_dir=my runs"]) == 0
     made = {p.name for p in (tmp_path / "my runs" / "away").iterdir()}
     assert made == {"manifest.json", "notebooks", "figures"}
-    assert not (batch.ROOT / "my runs").exists()
+    assert not (config.ROOT / "my runs").exists()

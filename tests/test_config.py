@@ -43,7 +43,6 @@ def test_overrides_win_and_none_keeps_the_profile():
         ({"overrides": "epochs=many"}, "'many' is no whole number"),
         ({"overrides": "allow_leak=maybe"}, "'maybe' is no truth value"),
         ({"allow_leak": 1}, "expected bool"),
-        ({"rungs": "greek,grek"}, "rungs: 'grek' is unknown"),
     ],
 )
 def test_what_is_wrong_is_named_on_one_line(parameters, message):
@@ -58,7 +57,7 @@ def test_whole_numbers_and_paths_are_accepted_where_they_fit():
     assert settings.bioasq_dir == str(Path("a") / "b")
     assert parse_override("seed=4") == ("seed", 4)
     assert parse_override("allow_leak=Yes") == ("allow_leak", True)
-    assert from_parameters(overrides="allow_leak=false rungs=greek,plural").rungs == "greek,plural"
+    assert from_parameters(overrides="allow_leak=false merge=max").merge == "max"
 
 
 def test_settings_cannot_be_changed():

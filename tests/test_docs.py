@@ -19,6 +19,7 @@ import pytest
 from helpers.config import PROFILES, Settings
 
 ROOT = Path(__file__).parents[1]
+PYTHON = "docs/python.md"  # its blocks continue one another
 PAGES = ("README.md", "notebooks/README.md", "docs/conversion.md", "docker/README.md")
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
@@ -45,7 +46,6 @@ NOT_RUN = {
     ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
     ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
     ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",
-    "python data_scripts/compare_rungs.py": "trains six models, 15 minutes",
     "python data_scripts/fine_tune.py --checkpoint minilm": "README's fine_tune.py command is run",
     "python data_scripts/predict.py --checkpoint runs/latest": "README's predict.py command is run",
     "7b-like, strict rule:": "output of a benchmark, not a command",
@@ -118,8 +118,27 @@ def test_snippets_do_what_the_text_says(project, card):
         if written:
             assert (project / written).is_file()
         else:
-            wanted = ".*".join(map(re.escape, expected.strip().split("…")))
-            assert re.fullmatch(wanted, done.stdout.strip(), re.S), f"{code}\n{done.stdout}"
+            assert matches(done.stdout, expected), f"{code}\n{done.stdout}"
+
+
+@pytest.mark.notebooks
+def test_the_calls_from_python_print_what_the_page_says(tmp_path):
+    """All blocks in one process, since each continues the one before."""
+    found = list(blocks((ROOT / PYTHON).read_text(encoding="utf-8")))
+    assert len(found) == 8 and all(expected for _, expected in found)
+    mark = "--- end of block ---"
+    code = f"\nprint({mark!r})\n".join(code for code, _ in found)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for (code, expected), printed in zip(found, done.stdout.split(f"{mark}\n"), strict=True):
+        assert matches(printed, expected), f"{code}\n{printed}"
+
+
+def matches(printed, expected):
+    """Whether a text is as expected, where … stands for anything."""
+    wanted = ".*".join(map(re.escape, expected.strip().split("…")))
+    return re.fullmatch(wanted, printed.strip(), re.S)
 
 
 def commands():

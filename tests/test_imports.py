@@ -1,6 +1,7 @@
-"""Who may import whom: downwards in the README's table, and nothing heavy in the light modules."""
+"""Who may import whom: downwards in README's table of rooms; nothing heavy in light rooms."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -9,50 +10,64 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(p.stem for p in (ROOT / "src" / "helpers").glob("*.py") if p.stem != "__init__")
-LIGHT = ["config", "bioasq", "squad", "mini", "metrics", "evaluation", "claims", "fetch", "runs",
-         "errors", "conversion"]  # fmt: skip
+PACKAGE = ROOT / "src" / "helpers"
+MODULES = sorted(
+    path.relative_to(PACKAGE).with_suffix("").as_posix()
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
 
 
-def documented_order():
-    """Module names in the order of the README's table of modules."""
-    table = (ROOT / "README.md").read_text().partition("| module | subject |")[2]
-    rows = [row for row in table.partition("\n\n")[0].splitlines() if row.startswith("| `")]
-    return [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+def room(module):
+    return module.split("/")[0]
+
+
+def documented():
+    """Room -> its modules, from top to bottom, as README's table has them."""
+    table = (ROOT / "README.md").read_text().partition("| room | what lives there |")[2]
+    rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines() if "`" in row]
+    rooms = {row[1].strip(" `"): re.findall(r"`([\w/]+)`", row[2]) for row in rows}
+    return {
+        name.rstrip("/"): [name + module for module in modules] if "/" in name else [name]
+        for name, modules in rooms.items()
+    }
 
 
 def imported(module):
-    tree = ast.parse((ROOT / "src" / "helpers" / f"{module}.py").read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "helpers":
-                yield from (alias.name for alias in node.names)
-            elif node.module.startswith("helpers."):
-                yield node.module.split(".")[1]
+    """The modules of the package that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
+            path = node.module.split(".")[1:]
+            names = ["/".join([*path, alias.name]) for alias in node.names]
+            yield from {name for name in ("/".join(path), *names) if name in MODULES}
 
 
 def test_the_readme_lists_every_module_once():
-    assert sorted(documented_order()) == MODULES
+    assert sorted(name for names in documented().values() for name in names) == MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_modules_above_it(module):
-    order = documented_order()
-    above = set(order[: order.index(module)])
-    assert {name for name in imported(module) if name in MODULES} <= above
+def test_a_module_imports_only_from_its_own_room_and_from_rooms_below(module):
+    order = list(documented())
+    below = set(order[order.index(room(module)) :])
+    assert {room(name) for name in imported(module)} <= below
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_a_light_module_brings_neither_torch_nor_nemo_nor_matplotlib(module):
+def test_modules_of_a_room_do_not_import_in_a_circle():
+    graph = {module: set(imported(module)) for module in MODULES}
+    list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+@pytest.mark.parametrize("name", ["config", "io", "fetch", "data", "scoring", "run/folder"])
+def test_a_light_room_brings_neither_torch_nor_nemo_nor_matplotlib(name):
+    light = [module for module in MODULES if module == name or room(module) == name]
     code = (
-        f"import sys, helpers.{module}; "
+        f"import sys, importlib; [importlib.import_module('helpers.' + m) for m in {light}]; "
         "print([m for m in ('torch', 'nemo', 'transformers', 'matplotlib') if m in sys.modules])"
-    )
+    ).replace("/", ".")
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_fits_on_a_few_screens(module):
-    lines = (ROOT / "src" / "helpers" / f"{module}.py").read_text().count("\n")
-    assert lines <= 400
+def test_a_package_s_folder_re_exports_nothing():
+    assert [p for p in PACKAGE.rglob("*/__init__.py") if p.read_text().strip()] == []

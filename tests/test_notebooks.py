@@ -7,10 +7,11 @@ import re
 import nbformat
 import pytest
 
-from helpers import batch, runs
-from helpers.bioasq import read_answers, read_questions
+from helpers import batch, config
 from helpers.config import from_parameters
-from helpers.mini_text import DATA
+from helpers.data.bioasq import read_answers, read_questions
+from helpers.data.mini import DATA
+from helpers.run import folder
 
 NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
@@ -130,6 +131,7 @@ def test_answers_are_what_the_organisers_read(mini_run):
 @pytest.mark.notebooks
 def test_the_report_stands_alone(mini_run):
     page = (mini_run / "index.html").read_text()
+    assert "<b>LAcc</b>: one at any rank is right" in page
     assert "teaching data" in page
     assert not re.search(r'(src|href)="https?://', page)
     assert page.count("data:image/png;base64,") >= 3
@@ -156,7 +158,7 @@ def test_a_changed_file_is_noticed_by_the_next_notebook(mini_run):
     kept = path.read_bytes()
     try:
         path.write_bytes(kept + b" ")
-        with pytest.raises(runs.InputError, match="02_bioasq_to_squad"):
-            runs.Run.open(settings).need("squad/mini1.json", "02_bioasq_to_squad")
+        with pytest.raises(config.InputError, match="02_bioasq_to_squad"):
+            folder.Run.open(settings).need("squad/mini1.json", "02_bioasq_to_squad")
     finally:
         path.write_bytes(kept)

@@ -13,11 +13,12 @@ import torch
 import transformers
 from ngc_server import NgcServer
 
-from helpers import batch, checkpoints
+from helpers import batch
 from helpers.config import Settings
-from helpers.features import gather
-from helpers.mini_text import DATA
-from helpers.squad import Example
+from helpers.data.mini import DATA
+from helpers.data.squad import Example
+from helpers.model import checkpoints
+from helpers.model.features import gather
 
 pytestmark = pytest.mark.notebooks
 NAME = "BioMegatron345mUncasedSQuADv1"

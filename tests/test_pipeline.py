@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny import tiny_examples, tiny_folder
 
-from helpers import bioasq, pipeline, squad
+from helpers import io, pipeline
 from helpers.config import InputError
-from helpers.prediction import Reader
-from helpers.spans import Span
+from helpers.data import bioasq, convert, squad
+from helpers.data.spans import Span
+from helpers.model.decoding import Reader
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 
@@ -33,10 +34,10 @@ def task(tmp_path_factory):
                             "snippets": [], "exact_answer": []})  # fmt: skip
         item["snippets"].append({"text": e.context})
         item["exact_answer"].append([e.spans[0].text])
-    bioasq.write_json(folder / "golden.json", {"questions": list(questions.values())})
+    io.write_json(folder / "golden.json", {"questions": list(questions.values())})
     for item in questions.values():
         del item["exact_answer"]
-    bioasq.write_json(folder / "test.json", {"questions": list(questions.values())})
+    io.write_json(folder / "test.json", {"questions": list(questions.values())})
     return folder
 
 
@@ -183,7 +184,7 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
     data = json.loads((task / "test.json").read_text())
     silent = data["questions"][0]
     silent["snippets"] = None
-    source = bioasq.write_json(tmp_path / "q.json", data)
+    source = io.write_json(tmp_path / "q.json", data)
     out = pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
     answers, _ = bioasq.read_answers(out)
     assert list(answers) == [item["id"] for item in data["questions"]]
@@ -191,14 +192,14 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
     assert silent["id"] in capsys.readouterr().err
     for item in data["questions"]:
         item["snippets"] = []
-    bioasq.write_json(source, data)
+    io.write_json(source, data)
     with pytest.raises(InputError, match="no question has a text"):
         pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
 
 
 @pytest.mark.parametrize("name", ["predict.py", "fine_tune.py"])
 def test_windows_longer_than_the_positions_are_one_line(task, tmp_path, capsys, monkeypatch, name):
-    monkeypatch.setattr(squad, "convert", None)  # nothing is computed before that line
+    monkeypatch.setattr(convert, "convert", None)  # nothing is computed before that line
     monkeypatch.setattr(Reader, "windows", None)
     data = ["--train", task / "train.json"] if "tune" in name else ["--input", task / "test.json"]
     args = ["--checkpoint", task / "base", *data, "--output", tmp_path / "out"]
@@ -295,7 +296,7 @@ def test_repairs_are_told(task, tmp_path, capsys):
     rows = json.loads((task / "train.json").read_text())
     answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
     answer["answer_start"] -= 1
-    path = bioasq.write_json(tmp_path / "train.json", rows)
+    path = io.write_json(tmp_path / "train.json", rows)
     told = f"{path}: field 'answer_start' points to space before the answer, which is skipped: 1"
     for option in (["--train", str(path)], ["--train", str(task / "train.json"), "--dev", str(path),
                    "--set", "allow_leak=true"]):  # fmt: skip
@@ -306,6 +307,6 @@ def test_repairs_are_told(task, tmp_path, capsys):
     assert told in capsys.readouterr().err
     data = json.loads((task / "test.json").read_text())
     data["questions"].append(data["questions"][0])
-    path = bioasq.write_json(tmp_path / "test.json", data)
+    path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
     assert f"{path}: a question stands twice, word by word" in capsys.readouterr().err

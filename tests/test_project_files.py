@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import graphlib
 import json
 import os
 import re
@@ -146,25 +144,6 @@ def test_no_file_names_this_machine_or_a_registry():
             continue
         for sign in places + hosts:
             assert sign not in content, f"{path.relative_to(ROOT)} holds {sign}"
-
-
-def test_modules_import_one_way():
-    folder = ROOT / "src" / "helpers"
-    graph = {}
-    for path in folder.glob("*.py"):
-        needs = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                inside = node.level == 1 or (node.module or "").split(".")[0] == "helpers"
-                module = (node.module or "").removeprefix("helpers").strip(".")
-                if inside:
-                    needs |= {module} if module else {alias.name for alias in node.names}
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-                needs |= {name.split(".")[1] for name in names if name.startswith("helpers.")}
-        graph[path.stem] = {name for name in needs if (folder / f"{name}.py").exists()}
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names a circle
-    assert order.index("config") < order.index("fetch")
 
 
 def test_ci_script_is_a_program():

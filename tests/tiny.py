@@ -4,11 +4,12 @@ import random
 
 import torch
 
-from helpers import checkpoints
 from helpers.config import Settings, from_parameters
-from helpers.encoder import EncoderConfig, SpanModel
-from helpers.prediction import Reader
-from helpers.squad import Example, Span
+from helpers.data.spans import Span
+from helpers.data.squad import Example
+from helpers.model import checkpoints
+from helpers.model.decoding import Reader
+from helpers.model.encoder import EncoderConfig, SpanModel
 
 FILLER = "the a of in patient protein study shows that level".split()
 GENES = [f"g{a}{b}" for a in "abcdefgh" for b in "klmnop"]

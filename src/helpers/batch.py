@@ -18,19 +18,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import compare, environment, kernel, reproduce, verdicts
-from helpers import scores as scoring
-from helpers.bioasq import read_json
-from helpers.code_version import notebook_sources
-from helpers.config import InputError, Settings, from_parameters, parse_override
-from helpers.conversion import find_run_files
-from helpers.outputs import write_json, write_text
-from helpers.runs import Run
-from helpers.squad_step import check as check_squad_step
-from helpers.stages import STAGES
+from helpers.config import ROOT, InputError, Settings, from_parameters, parse_override
+from helpers.data.bioasq import read_json
+from helpers.io import write_json, write_text
+from helpers.run import compare, kernel, reproduce
+from helpers.run import scores as scoring
+from helpers.run.code_version import notebook_sources
+from helpers.run.conversion import find_run_files
+from helpers.run.folder import Run
+from helpers.run.squad_step import check as check_squad_step
+from helpers.run.stages import NEUTRAL, STAGES, as_recorded
+from helpers.scoring import verdicts
+from helpers.views import machine
 
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = ("bioasq_dir", "squad_file", "squad_dev", "official_jar", "model")
+PATHS = ("bioasq_dir", "squad_file", "squad_dev", "model")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
 
@@ -54,21 +55,21 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
     found = [path for path in notebooks() if not until or path.stem[:2] <= until]
     find_run_files(settings)  # a wrong folder is told now, not after a minute of notebooks
     check_squad_step(settings)
-    environment.check_model(settings)
+    machine.check_model(settings)
     # Not opened: each notebook does that, and a call that runs none changes nothing.
     folder = Run(settings.run_dir, settings)
     new, checked = not folder.folder.exists(), False
     started, stale = time.monotonic(), fresh
     for number, notebook in enumerate(found, 1):
-        done = folder.manifest()["notes"].get(DONE, {})
-        print_, name = _fingerprint(notebook, settings), notebook.stem
-        stale = stale or done.get(name, {}).get("fingerprint") != print_ or not _whole(folder, name)
+        done, name = folder.manifest()["notes"].get(DONE, {}), notebook.stem
+        stale = stale or not _is_done(folder, notebook)
         label = f"[{number}/{len(found)}] {name}"
         if not stale:
             print(f"{label}: done before in {done[name]['seconds']:.0f} s, kept", flush=True)
             continue
         if not checked:
             checked = kernel.check_own()
+            print(_replaced(folder), end="", flush=True)
         print(label, flush=True)
         done = {before: entry for before, entry in done.items() if before < name}
         folder.note(DONE, done)  # begun: neither this notebook nor a later one is done now
@@ -78,14 +79,14 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
             if new and not done:  # a start that fails leaves no folder
                 shutil.rmtree(folder.folder, ignore_errors=True)
             raise
-        done[name] = {"fingerprint": print_, "seconds": round(seconds, 1)}
+        done[name] = {"fingerprint": _fingerprint(notebook, settings), "seconds": round(seconds, 1)}
         folder.note(DONE, done)
         print(f"{label}: {seconds:.0f} s", flush=True)
     if until:
         print(f"\nstopped after {found[-1].stem}; see {folder.folder / 'notebooks'}")
-        print(_dev_scores(folder.folder / "model" / "dev_scores.json"))
+        print(f"dev: {_dev_scores(folder)}")
         return folder.folder
-    from helpers.report import write_report  # matplotlib and nbconvert take a second
+    from helpers.run.report import write_report  # matplotlib and nbconvert take a second
 
     report = write_report(folder)
     scores = read_json(folder.folder / "scores.json")
@@ -115,8 +116,8 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     With ``readme`` the table between its two marks is replaced. Prints the table and the paired
     differences between the ways of making a run.
     """
-    from helpers import result_plots  # matplotlib takes a second
-    from helpers.uncertainty import sources
+    from helpers.scoring.uncertainty import sources
+    from helpers.views.figures import result_plots  # matplotlib takes a second
 
     found = [compare.read(folder) for folder in folders]
     ours, theirs = compare.rows(found), compare.published()
@@ -226,10 +227,34 @@ def _for_notebooks(settings: Settings, parameters: dict) -> dict:
     return {name: getattr(settings, name) for name in named} | {"overrides": " ".join(others)}
 
 
-def _dev_scores(path: Path) -> str:
-    scores = read_json(path)["fine_tuned"] if path.is_file() else {}
-    return "dev: " + (
-        ", ".join(f"{k} {v:.3g}" for k, v in scores.items()) or "no questions held out"
+def _dev_scores(folder: Run) -> str:
+    """The dev scores of the model trained under these settings, in words."""
+    train = STAGES["model"].notebook
+    if not _is_done(folder, next(path for path in notebooks() if path.stem == train)):
+        return f"not trained yet under these settings; notebook {train} does that"
+    scores = folder.read_json("model/dev_scores.json", train)["fine_tuned"]
+    return ", ".join(f"{k} {v:.3g}" for k, v in scores.items()) or "no questions held out"
+
+
+def _replaced(folder: Run) -> str:
+    """A line to print before a finished run goes on under other settings; else nothing."""
+    manifest, now = folder.manifest(), vars(folder.settings)
+    if "scores" not in manifest["notes"]:
+        return ""
+    try:
+        before = as_recorded(folder.folder, manifest)["settings"]
+    except InputError:  # its scores were given up before
+        return ""
+    changed = [
+        f"{name}={before[name]!r}, now {now[name]!r}"
+        for name in now
+        if name not in NEUTRAL and before.get(name) != now[name]
+    ]
+    if not changed:
+        return ""
+    return (
+        f"{folder.folder}: this finished run was made with {'; '.join(changed)}. Going on replaces "
+        "its results; to keep them, stop now and choose another name with --run.\n"
     )
 
 
@@ -243,8 +268,11 @@ def _fingerprint(notebook: Path, settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def _whole(folder: Run, name: str) -> bool:
-    """Whether the executed notebook is there and all it recorded fits these settings and inputs."""
+def _is_done(folder: Run, notebook: Path) -> bool:
+    """Whether the notebook ran as it is now, and all it recorded fits these settings and inputs."""
+    done, name = folder.manifest()["notes"].get(DONE, {}), notebook.stem
+    if done.get(name, {}).get("fingerprint") != _fingerprint(notebook, folder.settings):
+        return False
     files = folder.manifest()["files"]
     try:
         for stage in (stage for stage, spec in STAGES.items() if spec.notebook == name):
@@ -284,6 +312,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sub.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
     args = parser.parse_args(argv)
     try:
+        for path in getattr(args, "folders", ()):
+            if not path.exists():
+                raise InputError(
+                    f"{path}: there is no finished run here yet; make one with helpers.batch run"
+                )
         if args.command == "table":
             table(args.folders, args.output, args.readme)
             return 0

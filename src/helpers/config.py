@@ -14,14 +14,13 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]  # the clone, if the kit was not installed
 CONTEXTS = ("snippet", "appended", "abstract")
 SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
 WANDB_MODES = ("offline", "online", "disabled")
-# Looser matches of answers, in the order in which they are tried; see helpers.ladder.
-RUNGS = ("unicode", "greek", "hyphen", "plural", "brackets", "punctuation", "numerals")
-QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.qkv
+QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.model.qkv
 
 
 class InputError(ValueError):
@@ -52,10 +51,9 @@ class Settings:
     max_length: int = 384
     step: int = 128  # from one window's start to the next (Google BERT's doc_stride)
     max_query: int = 64
-    rungs: str = ""  # looser matches beyond the strict rule: names joined by commas, or "all"
     dev_fraction: float = 0.1  # of the training questions, held out for every choice
     allow_leak: bool = False  # train on test questions all the same
-    # The SQuAD step before BioASQ, if any (see helpers.squad_step).
+    # The SQuAD step before BioASQ, if any (see helpers.run.squad_step).
     squad_epochs: int = 0  # 0: no such step
     squad_file: str = ""  # SQuAD v1.1 questions to learn from: a file or a name in the registry
     squad_dev: str = ""  # such questions to judge it by; empty: the dev share of squad_file
@@ -74,9 +72,6 @@ class Settings:
     max_answer: int = 30
     merge: str = "sum"
     missing: str = "wrong"
-    # How it is checked.
-    official_jar: str = ""  # the organisers' BioASQEvaluation.jar; empty: not run
-    protocol_seconds: int = 180  # for a prediction that only shows what another protocol is worth
 
     @property
     def run_dir(self) -> Path:
@@ -132,7 +127,7 @@ _CHOICES = {
     "profile": tuple(PROFILES),
 }
 _AT_LEAST = {
-    "seed": 0, "squad_epochs": 0, "squad_batch_size": 1, "protocol_seconds": 0,
+    "seed": 0, "squad_epochs": 0, "squad_batch_size": 1,
     "max_length": 16, "step": 1, "max_query": 1, "epochs": 1, "batch_size": 1,
     "nbest": 1, "max_answer": 1, "weight_decay": 0, "warmup_fraction": 0,
     "dropout": 0, "dev_fraction": 0,
@@ -182,22 +177,6 @@ def parse_override(text: str) -> tuple[str, object]:
         raise InputError(f"{text!r}: {raw!r} is no {_WORDS[types[name]]}") from None
 
 
-def parse_rungs(text: str) -> tuple[str, ...]:
-    """Names of ``RUNGS`` from a setting: "" or "strict" for none, "all", or names and commas.
-
-    They come in the ladder's order whatever the order given. Raises ``InputError``.
-    """
-    names = {name.strip().lower() for name in text.split(",")} - {"", "strict"}
-    if "all" in names:
-        return RUNGS
-    unknown = sorted(names - set(RUNGS))
-    if unknown:
-        raise InputError(
-            f"rungs: {unknown[0]!r} is unknown; give all, strict, or any of {','.join(RUNGS)}"
-        )
-    return tuple(name for name in RUNGS if name in names)
-
-
 def _split(overrides: str) -> list[str]:
     """The words of ``overrides``; a value with blanks stands in quotes, as in a shell."""
     try:
@@ -222,8 +201,6 @@ def _checked(name: str, type_name: str, value: object) -> object:
         raise InputError(f"{name}: expected {type_name}, got {value!r} ({type(value).__name__})")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(_CHOICES[name])}")
-    if name == "rungs":
-        parse_rungs(value)
     if expected is float and not math.isfinite(value):
         raise InputError(f"{name}: {value!r} is not a finite number; choose one")
     if expected is int and value > 2**31 - 1:

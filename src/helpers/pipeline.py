@@ -10,14 +10,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import bioasq, checkpoints, fetch, leaks, squad, training
-from helpers.abstracts import Abstracts, gather_abstracts
+from helpers import io
 from helpers.config import InputError, Settings, from_parameters
-from helpers.file_conversion import GOLDEN
-from helpers.outputs import check_outputs
-from helpers.prediction import Candidate, Reader, rank_answers, write_nbest
-from helpers.prepare import prepare
-from helpers.squad import Example
+from helpers.data import bioasq, convert, layout, leaks, schema, squad
+from helpers.data.file_conversion import GOLDEN
+from helpers.data.pubmed import Abstracts, gather_abstracts
+from helpers.data.squad import Example
+from helpers.fetch import fetch
+from helpers.io import check_outputs
+from helpers.model import checkpoints, decoding, training
+from helpers.model.decoding import Candidate, Reader, rank_answers, write_nbest
+from helpers.model.prepare import prepare
 
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -88,14 +91,14 @@ def fine_tune_files(
     save_model(reader, output)
     print(f"{done.steps} steps over {done.windows} windows in {done.seconds:.0f} s; see {output}")
     if held_out:
-        scores = training.dev_scores(reader, held_out, progress=True)
+        scores = decoding.dev_scores(reader, held_out, progress=True)
         print("dev: " + ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()))
     return reader
 
 
 def _check_leaks(train, examples: list[Example], against, settings: Settings) -> None:
     if not against and settings.bioasq_dir:
-        found = bioasq.find_files(settings.bioasq_dir, need_train=False)
+        found = layout.find_files(settings.bioasq_dir, need_train=False)
         against = [*found.golds, *found.tests]
     found = leaks.find_leaks(leaks.wordings(examples), leaks.read_tests(against))
     for remark in leaks.refuse_leaks(train, found, allow=settings.allow_leak):
@@ -110,7 +113,7 @@ def _compare(train, examples, dev, held_out: list[Example], allow: bool) -> None
     if other:
         print(
             f"{dev}: wordings that {train} has too, over other texts and under other ids: "
-            f"{bioasq.some_ids(other)}; they stay, judge them by eye",
+            f"{schema.some_ids(other)}; they stay, judge them by eye",
             file=sys.stderr,
         )
 
@@ -152,7 +155,7 @@ def predict_files(
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
     asked: list[str] = []
-    odd = bioasq.Oddities()
+    odd = schema.Oddities()
     if is_squad:
         examples = squad.read_squad(questions, odd)
         odd.tell(questions)
@@ -164,7 +167,7 @@ def predict_files(
     print(f"{len(examples)} texts read; answers in {output}")
     if is_squad and not all(_BIOASQ_ROW.fullmatch(e.id) for e in examples):
         best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
-        return bioasq.write_json(output, best)
+        return io.write_json(output, best)
     return write_ranked(output, examples, candidates, settings.merge, asked)
 
 
@@ -175,13 +178,13 @@ def read_inputs(
 
     Questions without any text are named on standard error; when all are, it is an ``InputError``.
     """
-    odd = bioasq.Oddities()
+    odd = schema.Oddities()
     questions = bioasq.read_questions(path, odd=odd)
     odd.tell(path)
     texts = Abstracts({}, {})
     if settings.context == "abstract":
         texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
-    examples, drops = squad.convert(
+    examples, drops = convert.convert(
         questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
     )
     if not examples:
@@ -212,7 +215,7 @@ def write_ranked(
 
 
 def _answered(path: str | Path) -> list[Example]:
-    odd = bioasq.Oddities()
+    odd = schema.Oddities()
     examples = squad.read_squad(path, odd)
     odd.tell(path)
     if not any(e.spans for e in examples):

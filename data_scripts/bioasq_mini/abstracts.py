@@ -1,0 +1,72 @@
+"""The texts of BioASQ-mini's documents, for the context setting "abstract".
+
+A few questions have a first document of 150 to 250 words, with its snippets at their offsets. All
+other documents get a brief text: their snippets among a few true statements about other facts of
+the relation. It is longer than a snippet and offers more wrong candidates, as real abstracts do,
+at a size that a repository can carry; the offsets of its snippets do not lead into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from random import Random
+
+from bioasq_mini.sentences import Fact, Item, Made, draft, of_relation, patterns, sentence
+
+LONG = {"train": 12, "test": 10}  # questions with a long text
+STATEMENTS = 3  # about other facts, in a brief text
+
+
+def document_texts(items: Iterable[Item]) -> dict[str, str]:
+    """Address -> text of every document, the long ones first."""
+    items = list(items)
+    texts = {item.snippets[0].document: item.abstract for item in items if item.abstract}
+    for item in items:
+        for address in dict.fromkeys(made.document for made in [*item.snippets, *item.extra]):
+            if address not in texts:
+                texts[address] = _brief(item, address)
+    return texts
+
+
+def add_long_abstract(item: Item) -> None:
+    """Write the first snippet's document: 150 to 250 words, the snippets' offsets in it."""
+    rng = Random(f"abstract|{item.fact.id}")
+    own = _of_document(item, item.snippets[0].document)
+    frame = patterns()["abstract"]
+    parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
+    related = list(_related(item, rng))
+    for other in related * 2:  # twice, in other words, where the relation is small
+        if len(" ".join([*parts, frame["close"]]).split()) >= 160:
+            break
+        parts.append(_statement(other, rng))
+    item.abstract = " ".join([*parts, frame["close"]])
+    for made in own:
+        made.begin, made.section = item.abstract.index(made.text), "abstract"
+
+
+def _brief(item: Item, address: str) -> str:
+    rng = Random(f"brief|{address}")
+    others = [_statement(other, rng) for other in islice(_related(item, rng), STATEMENTS)]
+    place = rng.randint(0, len(others))
+    own = dict.fromkeys(made.text for made in _of_document(item, address))
+    return " ".join([*others[:place], *own, *others[place:]])
+
+
+def _of_document(item: Item, address: str) -> list[Made]:
+    return [made for made in [*item.snippets, *item.extra] if made.document == address]
+
+
+def _related(item: Item, rng: Random) -> Iterator[Item]:
+    """Questions of the same relation and side that have another answer, in random order."""
+    same = [f for f in of_relation(item.fact.relation) if f.side == item.fact.side]
+    drafts = (draft(f) for f in rng.sample(same, len(same)) if _differs(f, item.fact))
+    return (other for other in drafts if other)
+
+
+def _differs(one: Fact, other: Fact) -> bool:
+    return one.entities != other.entities
+
+
+def _statement(item: Item, rng: Random) -> str:
+    return sentence(rng.choice(("<so1>.", "<os1>.")), item, rng)

@@ -1,0 +1,225 @@
+"""Make BioASQ-mini: a small data set in the exact BioASQ format, from a table of facts.
+
+A question asks for a fact's object. Each of its snippets names the same two *distractors*,
+objects of other facts of the relation, so that voting over snippets does not give the answer away.
+Everything is drawn from ``random.Random`` seeded with text, so the files are the
+same on every machine. The facts and the sentences are in ``sentences``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from bioasq_mini.abstracts import LONG, add_long_abstract, document_texts
+from bioasq_mini.sentences import (
+    Deck,
+    Item,
+    Made,
+    capital,
+    draft,
+    facts,
+    known_objects,
+    patterns,
+    sentence,
+)
+from helpers.data.mini import DATA
+from helpers.io import write_json
+
+BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
+TRAIN = 450  # factoid questions; facts left over serve as distractors
+OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
+ADDRESS = "https://example.org/bioasq-mini"
+
+
+def make(folder: str | Path = DATA) -> list[Path]:
+    """Write all files of BioASQ-mini into ``folder`` and return their paths."""
+    return [write_json(Path(folder) / name, data) for name, data in files().items()]
+
+
+def check(folder: str | Path = DATA) -> list[str]:
+    """Compare the files in ``folder`` with what ``make`` writes: one string a difference."""
+    differences = []
+    with tempfile.TemporaryDirectory() as fresh:
+        for path in make(fresh):
+            shipped = Path(folder) / path.name
+            if not shipped.is_file():
+                differences.append(f"{shipped.name}: missing")
+            elif shipped.read_bytes() != path.read_bytes():
+                differences.append(f"{shipped.name}: not what the facts and patterns make")
+    return differences
+
+
+def files() -> dict[str, object]:
+    """The content of every file by name, in the BioASQ JSON's own layout."""
+    train, batches = build()
+    content: dict[str, object] = {
+        "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
+    }
+    for number, batch in enumerate(batches, 1):
+        inputs = [_question(item, item.snippets) for item in batch]
+        content[f"BioASQ-mini-PhaseB-testset{number}.json"] = {"questions": inputs}
+        content[f"mini{number}_golden.json"] = {"questions": [_golden(item) for item in batch]}
+    items = [*train, *(item for batch in batches for item in batch)]
+    content["abstracts.json"] = document_texts(items)
+    content["relations.json"] = _relations()
+    return content
+
+
+def _relations() -> dict[str, dict[str, list]]:
+    """Relation -> the ids of its factoid questions, and its objects with their synonyms."""
+    found: dict[str, dict[str, list]] = {}
+    for fact in facts():
+        objects = known_objects(fact.relation)
+        entry = found.setdefault(fact.relation, {"questions": [], "objects": objects})
+        entry["questions"].append(fact.id)
+    return found
+
+
+def build() -> tuple[list[Item], list[list[Item]]]:
+    """All questions in the making: those for training, and the five test batches."""
+    drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
+    sides = {}
+    for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
+        asked, spare = _round_robin([i for i in drafts if i.fact.side == side], number)
+        others = spare[: OTHERS[side]]
+        for index, item in enumerate(others):
+            item.type = ("yesno", "list", "yesno", "summary")[index % 4]
+        sides[side] = (asked, others)
+    train, others = sides["train"]
+    for index, item in enumerate(train):
+        item.kind = "no-snippet" if index % 16 == 7 else "answerable"
+    train = _finish([*train, *others], "train")
+    batches = []
+    test, others = sides["test"]
+    for number in range(BATCHES):
+        batch = test[number::BATCHES]
+        Random(f"batch|{number}").shuffle(batch)
+        for index, item in enumerate(batch):
+            if index % 5 == 2:
+                item.kind = "no-snippet" if index % 10 == 2 else "wording"
+        batches.append([*batch, *others[number::BATCHES]])
+    _finish([item for batch in batches for item in batch], "test")
+    return train, [_shuffled(batch, f"order|{n}") for n, batch in enumerate(batches)]
+
+
+def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]]:
+    """The first of each relation, then the second of each, ...: ``number`` items, and the rest."""
+    seen: Counter = Counter()
+    ranked = []
+    for item in items:
+        ranked.append((seen[item.fact.relation], item.fact.relation, item))
+        seen[item.fact.relation] += 1
+    ranked.sort(key=lambda entry: entry[:2])
+    # Of one relation after the other, so that dealing into batches gives each its share.
+    asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
+    return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
+
+
+def _finish(items: list[Item], side: str) -> list[Item]:
+    deck = Deck(side)
+    for item in items:
+        _fill(item, deck)
+    able = [i for i in items if i.type == "factoid" and i.kind == "answerable"]
+    for item in able[:: len(able) // LONG[side]][: LONG[side]]:
+        add_long_abstract(item)
+    return _shuffled(items, f"order|{side}")
+
+
+def _shuffled(items: list, seed: str) -> list:
+    return Random(seed).sample(items, len(items))
+
+
+# --- One question --------------------------------------------------------------------------------
+
+
+def _fill(item: Item, deck: Deck) -> None:
+    """Give a question its snippets, documents and gold."""
+    rng = Random(f"fill|{item.fact.id}")
+    number = 0 if item.kind == "no-snippet" else rng.choice((2, 2, 2, 3))
+    item.snippets = deck.answering(item, number, rng)
+    item.snippets += deck.neutral(
+        item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng
+    )
+    rng.shuffle(item.snippets)
+    if item.fact.side == "test":  # golden files hold more snippets than the test inputs
+        item.extra = deck.answering(item, 1 if item.kind == "wording" else rng.choice((1, 2)), rng)
+        item.extra += deck.neutral(item, rng.choice((1, 2)), rng)
+    if rng.random() < 0.06 and len(item.snippets) < 4:
+        first = item.snippets[0]
+        item.snippets.append(Made(first.text, first.pattern, first.answers))
+    number = 1
+    for index, made in enumerate([*item.snippets, *item.extra]):
+        number += index > 0 and rng.random() < 0.75  # otherwise from the same document
+        made.document = f"{ADDRESS}/{item.fact.relation}/{item.id[4:12]}-{number}"
+        made.begin = rng.randrange(0, 900)
+        made.section = "sections.0" if rng.random() < 0.05 else "abstract"
+    item.gold = _gold(item, rng) if item.type == "factoid" else _other_type(item, rng)
+
+
+def _gold(item: Item, rng: Random) -> list:
+    """The exact answer: nested, at times flat (training files only), at times with odd blanks."""
+    entities = [list(entity) for entity in item.fact.entities]
+    texts = [made.text.lower() for made in item.snippets]
+    if item.kind == "wording":  # right, but no snippet says it in these words
+        for clause in patterns()["relations"][item.fact.relation]["so"]:
+            text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
+            if not any(text.lower() in other for other in texts):
+                return [[capital(text) + "."]]
+    names = entities[0]
+    if len(names) > 1 and rng.random() < 0.05:
+        spaced = rng.randrange(len(names))
+        name = names[spaced]
+        names[spaced] = name.replace(" ", "  ", 1) if " " in name else name + " "
+    elif len(entities) == 1 and len(names) > 1 and rng.random() < 0.05:
+        return [names[:1], names[1:]]  # two inner lists, as some real questions have
+    if item.fact.side == "train" and len(entities) == 1 and rng.random() < 0.15:
+        return names
+    return entities
+
+
+def _other_type(item: Item, rng: Random) -> list | str:
+    """Turn the question into one that is no factoid, and return its exact answer."""
+    relation = patterns()["relations"][item.fact.relation]
+    if item.type == "summary":
+        item.body = f"What should be remembered about {item.fact.subject}?"
+        return []
+    if item.type == "list":
+        item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
+        return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
+    # "no" needs a relation in which a subject has one object only.
+    wrong = "deny" in relation and rng.random() < 0.5
+    asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
+    item.body = sentence(asked, item, rng)
+    return "no" if wrong else "yes"
+
+
+def _question(item: Item, snippets: list[Made]) -> dict:
+    return {
+        "body": item.body,
+        "documents": list(dict.fromkeys(made.document for made in snippets)),
+        "id": item.id,
+        "type": item.type,
+        "snippets": [
+            {
+                "offsetInBeginSection": made.begin,
+                "offsetInEndSection": made.begin + len(made.text),
+                "text": made.text,
+                "beginSection": made.section,
+                "endSection": made.section,
+                "document": made.document,
+            }
+            for made in snippets
+        ],
+    }
+
+
+def _golden(item: Item) -> dict:
+    rng = Random(f"ideal|{item.fact.id}")
+    question = _question(item, [*item.snippets, *item.extra])
+    question["ideal_answer"] = [sentence("<so1>.", item, rng)]
+    if item.type != "summary":
+        question["exact_answer"] = item.gold
+    return question

@@ -1,0 +1,255 @@
+"""Test questions in a training file: by id, by wording, and by nearly the same wording.
+
+Some public training files of later years contain questions of an earlier year's test set; a
+system trained on them is scored on its memory.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.config import InputError
+from helpers.data.bioasq import is_squad, parse_questions, read_json
+from helpers.data.schema import some_ids
+from helpers.data.squad import Example, parse_squad
+
+NEAR = 0.8  # likeness from which two wordings are nearly the same
+_FUNCTION_WORDS = frozenset(
+    ["a", "an", "and", "are", "at", "be", "by", "can", "do", "does", "for", "from", "has", "have",
+     "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",
+     "what", "when", "where", "which", "who", "whose", "why", "with"]
+)  # fmt: skip
+_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # behind a letter: 1-2 is not 12
+_ALIKE = str.maketrans(
+    dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„‟″", '"')
+    | dict.fromkeys("\u200b\ufeff\xad")
+)  # fmt: skip
+BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A training question that is also a test question; ``likeness`` of the wordings, 0 to 1."""
+
+    question_id: str
+    question: str
+    test_id: str
+    test_question: str
+    how: str
+    likeness: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the id or the wording is the same; near-equal wordings are for a reader."""
+        return self.how != BY_LIKENESS
+
+
+def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]:
+    """The training questions that the tests ask too, in the order of ``train``.
+
+    Both map question ids to wordings. Near-equal wordings share at least ``NEAR`` of their content
+    words (Jaccard's coefficient; a word weighs log(N / how many questions have it), in singular
+    and plural alike) and all their words with digits: a question on type 1 is not one on type 2.
+    A hyphenated word is two, or one where that makes wordings more alike (co-expressed,
+    coexpressed). An inverted index over the rarer words keeps the work linear in the number of
+    questions.
+    """
+    likeness, joined = _Likeness(train, tests), _Likeness(train, tests, _joined_words)
+    by_wording: dict[str, str] = {}
+    for test_id, text in tests.items():
+        by_wording.setdefault(plain(text), test_id)
+    leaks = []
+    for question_id, text in train.items():
+        if question_id in tests:
+            test_id, how, alike = question_id, BY_ID, likeness.of(text, tests[question_id])
+        elif plain(text) in by_wording:
+            test_id, how, alike = by_wording[plain(text)], BY_WORDING, 1.0
+        else:
+            (alike, test_id), how = likeness.nearest(text), BY_LIKENESS
+            if alike < NEAR:
+                alike, test_id = joined.nearest(text)
+            if alike < NEAR:
+                continue
+        leaks.append(Leak(question_id, text, test_id, tests[test_id], how, round(alike, 3)))
+    return leaks
+
+
+def plain(text: str) -> str:
+    """A wording without its letter case, repeated spaces and final punctuation.
+
+    Characters of one look are one: compatibility forms, composed accents, hyphens, quotation marks.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.translate(_ALIKE).split()).rstrip("?!.:;,… ")
+
+
+def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:
+    """The ``count`` training questions most like a test question, to be judged by a reader."""
+    likeness = _Likeness(train, tests)
+    found = sorted(((*likeness.nearest(text), name) for name, text in train.items()), reverse=True)
+    return [
+        Leak(name, train[name], test_id, tests[test_id], "alike", round(alike, 3))
+        for alike, test_id, name in found[:count]
+        if test_id
+    ]
+
+
+def stem(word: str) -> str:
+    """What singular and plural share, never longer than the word: therapi, diseas, virus, gene."""
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 4 and word.endswith("e"):
+        word = word[:-1]
+    if len(word) > 3 and word.endswith("y"):
+        word = word[:-1] + "i"
+    return word
+
+
+class _Likeness:
+    """Likeness of questions to test questions, by the words that both sets of questions have."""
+
+    def __init__(
+        self,
+        train: Mapping[str, str],
+        tests: Mapping[str, str],
+        words_of: Callable[[str], frozenset[str]] | None = None,
+    ):
+        self.words_of = words_of or _words
+        self.tests = {test_id: self.words_of(text) for test_id, text in tests.items()}
+        counts = Counter(word for words in self.tests.values() for word in words)
+        counts.update(word for text in train.values() for word in self.words_of(text))
+        total = len(train) + len(tests) + 1
+        self.weight = {word: math.log(total / n) for word, n in counts.items()}
+        self.index: dict[str, list[str]] = defaultdict(list)
+        for test_id, words in self.tests.items():
+            for word in words:
+                self.index[word].append(test_id)
+
+    def of(self, one: str, two: str) -> float:
+        return self._jaccard(self.words_of(one), self.words_of(two))
+
+    def nearest(self, text: str) -> tuple[float, str]:
+        """(likeness, id) of the test question most like the text, (0, "") when none is at all."""
+        words = self.words_of(text)
+        # Near-equal questions share most of their weight, so also some of their rarest words.
+        rare = sorted(words, key=self._weight, reverse=True)[:4]
+        near = {test_id for word in rare for test_id in self.index.get(word, ())}
+        digits = _digits(words)
+        found = (
+            (self._jaccard(words, self.tests[test_id]), test_id)
+            for test_id in near
+            if _digits(self.tests[test_id]) == digits
+        )
+        return max(found, default=(0.0, ""))
+
+    def _jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
+        both = sum(map(self._weight, one | two))
+        return sum(map(self._weight, one & two)) / both if both else 0.0
+
+    def _weight(self, word: str) -> float:
+        return self.weight.get(word, 0.0)
+
+
+def _words(text: str) -> frozenset[str]:
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
+
+
+def _joined_words(text: str) -> frozenset[str]:
+    return _words(_INNER_HYPHEN.sub("", text))
+
+
+def _digits(words: Iterable[str]) -> set[str]:
+    return {word for word in words if any(map(str.isdigit, word))}
+
+
+def wordings(examples: Iterable[Example]) -> dict[str, str]:
+    """Question id -> wording of SQuAD rows."""
+    return {example.question_id: example.question for example in examples}
+
+
+def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Id -> wording of the factoids in test inputs or golden files, BioASQ's or SQuAD's."""
+    tests: dict[str, str] = {}
+    for path in paths:
+        data = read_json(path)
+        if is_squad(data):
+            tests |= wordings(parse_squad(data, path))
+        else:
+            tests |= {question.id: question.body for question in parse_questions(data, path)}
+    return tests
+
+
+def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
+    """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
+
+    Near-equal wordings are never refused, since only a reader can tell: the public 7b training
+    file has one. They, and leaks that are allowed, are returned as remarks.
+    """
+    certain = [leak for leak in leaks if leak.certain]
+    if certain and not allow:
+        raise InputError(
+            f"{path}: {summary(certain)}; a model trained on them is scored on its memory: "
+            "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
+        )
+    alike = [leak for leak in leaks if not leak.certain]
+    remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
+    if alike:
+        remarks.append(f"{path}: perhaps {summary(alike)}; they stay, judge them by eye")
+    return remarks
+
+
+def compare_parts(
+    train: Iterable[Example], dev: Iterable[Example]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Row id -> wording of the rows of ``dev`` whose wording ``train`` has too, in two parts.
+
+    In the first the text is the same too, or the question's id: the same question. In the second
+    both differ: "What did he write?" is asked about many texts. An id alone says nothing, since
+    many files number their rows from 1.
+    """
+    known: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for row in train:
+        known[plain(row.question)] |= {("id", row.question_id), ("text", row.context)}
+    same, other = {}, {}
+    for row in dev:
+        if found := known.get(plain(row.question)):
+            again = not found.isdisjoint({("id", row.question_id), ("text", row.context)})
+            (same if again else other)[row.id] = row.question
+    return same, other
+
+
+def refuse_shared(
+    train: str | Path, dev: str | Path, shared: Mapping[str, str], *, allow: bool = False
+) -> list[str]:
+    """Refuse rows of ``dev`` that ``train`` has too with an ``InputError``, unless allowed.
+
+    ``shared`` is the first part of ``compare_parts``; what is allowed is returned as a remark.
+    """
+    if not shared:
+        return []
+    said = f"{dev}: asks what {train} asks over the same text or under the same id: "
+    said += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
+    if allow:
+        return [f"{said}; allowed by allow_leak"]
+    raise InputError(
+        f"{said}; a model is judged there on its memory: remove them from one of the files, or "
+        "allow them (allow_leak=true) if you mean it"
+    )
+
+
+def summary(leaks: Sequence[Leak]) -> str:
+    """The leaks in one line: how many by which sign, the first ids, and the first wordings."""
+    ways = Counter(leak.how for leak in leaks)
+    told = ", ".join(
+        f"{ways[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if ways[how]
+    )
+    names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
+    pair = f"{first.question!r} and in the test {first.test_question!r}"
+    return f"also test questions: {names}: {told}; the first: {pair}"

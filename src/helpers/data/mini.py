@@ -1,0 +1,80 @@
+"""BioASQ-mini, the teaching data that ships with the kit, and its lexical baseline.
+
+Its scores are not comparable with any published result. ``data_scripts/bioasq_mini`` made the
+files; ``relations.json`` names, for each relation, its questions and every object with synonyms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from helpers.data.bioasq import read_json
+from helpers.data.schema import Question
+from helpers.data.spans import find_spans
+
+DATA = Path(__file__).parents[1] / "mini_data"
+Entity = tuple[str, ...]  # an object's main name, then its synonyms
+STOP = frozenset(
+    ["a", "an", "and", "are", "as", "at", "be", "by", "does", "for", "from", "has", "in", "into",
+     "is", "it", "of", "on", "or", "that", "the", "this", "through", "to", "what", "where", "which",
+     "who", "with", "used"]
+)  # fmt: skip
+
+
+@cache
+def _known() -> dict[str, dict[str, list]]:
+    return read_json(DATA / "relations.json")
+
+
+@cache
+def relations() -> dict[str, str]:
+    """Factoid question id -> relation, for every fact."""
+    return {name: relation for relation, known in _known().items() for name in known["questions"]}
+
+
+def known_objects(relation: str) -> list[Entity]:
+    """Every object of a relation with its synonyms: the candidates of the answer's type."""
+    return [tuple(names) for names in _known().get(relation, {}).get("objects", ())]
+
+
+def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
+    """Rank the candidates of the answer's type by nearness to the question's words.
+
+    Candidates are the objects of the question's relation that stand in its snippets. Nearness is
+    the number of words to the nearest content word of the question, averaged over the snippets
+    the candidate stands in. Returns id -> ranked names, [] for a question that is not ours.
+    """
+    answers = {}
+    for question in questions:
+        distances = defaultdict(list)
+        for snippet in question.snippets:
+            found = nearness(question, snippet.text)
+            for entity, (distance, name) in found.items():
+                distances[entity].append((distance, name))
+        ranked = sorted(
+            distances.values(), key=lambda d: (sum(n for n, _ in d) / len(d), min(d)[1])
+        )
+        answers[question.id] = [min(found)[1] for found in ranked]
+    return answers
+
+
+def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
+    """Each candidate in ``text`` -> its distance in words to the question's words, its name."""
+    words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
+    wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
+    found = {}
+    for entity in known_objects(relations().get(question.id, "")):
+        for span in find_spans(text, entity):
+            inside = [i for i, w in enumerate(words) if w[0] < span.end and w[1] > span.start]
+            near = [
+                min(abs(i - k) for k in inside)
+                for i, word in enumerate(words)
+                if word[2] in wanted and i not in inside
+            ]
+            best = (min(near, default=len(words)), span.text)
+            found[entity] = min(best, found.get(entity, best))
+    return found

@@ -1,0 +1,198 @@
+"""BERT and Megatron-BERT on one page, computed on the real tokens only.
+
+The two differ in where LayerNorm stands. BERT (Devlin et al. 2019) normalizes after each residual
+sum and once after the embeddings. Megatron-BERT (Shoeybi et al. 2019, §3 and figure 7) normalizes
+what enters each block and once at the end, so the residual path stays untouched from the
+embeddings to the last layer; that is what lets it train stably at 345M parameters and more.
+``norm_first`` is that difference. GELU, too, comes in two forms, whichever model it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helpers.model.features import Batch
+
+# How transformers' config files name the two forms of GELU (Hendrycks and Gimpel 2016): the exact
+# one, and its approximation by tanh, which differs by up to 5e-4.
+GELU_NAMES = {
+    "gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh", "gelu_fast": "tanh", "gelu_accurate": "tanh",
+}  # fmt: skip
+_APPROXIMATE = {"erf": "none", "tanh": "tanh"}
+GELUS = tuple(_APPROXIMATE)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of an encoder; defaults are BioMegatron 345M's, with Megatron's LayerNorm epsilon.
+
+    ``gelu`` is ``"erf"`` or ``"tanh"``. The default is BERT's, and what every model had that was
+    saved before the field existed; for Megatron's files see ``registry.MEGATRON_GELU``.
+    """
+
+    vocab_size: int = 30592
+    hidden: int = 1024
+    layers: int = 24
+    heads: int = 16
+    feed_forward: int = 4096
+    positions: int = 512
+    token_types: int = 2
+    norm_first: bool = True
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+    gelu: str = "erf"
+
+
+class Attention(nn.Module):
+    """Self-attention within each window; ``[total_tokens, hidden]`` in and out."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.heads, self.dropout = config.heads, config.dropout
+        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)  # rows: all queries, keys, values
+        self.out = nn.Linear(config.hidden, config.hidden)
+
+    def forward(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+        query, key, value = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
+        dropout = self.dropout if self.training else 0.0
+        attend = _attend_by_length if x.device.type == "cpu" else _attend_padded
+        return self.out(attend(query, key, value, lengths, dropout).reshape(x.shape))
+
+
+class Layer(nn.Module):
+    """One transformer layer, pre- or post-LayerNorm; ``[total_tokens, hidden]`` both ways."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.approximate = _APPROXIMATE[config.gelu]
+        self.attention = Attention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
+        self.up = nn.Linear(config.hidden, config.feed_forward)
+        self.down = nn.Linear(config.feed_forward, config.hidden)
+        self.mlp_norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+        if self.norm_first:
+            x = x + self.drop(self.attention(self.attention_norm(x), lengths))
+            return x + self.drop(self.mlp(self.mlp_norm(x)))
+        x = self.attention_norm(x + self.drop(self.attention(x, lengths)))
+        return self.mlp_norm(x + self.drop(self.mlp(x)))
+
+    def mlp(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
+
+
+class Encoder(nn.Module):
+    """Embeddings, then the layers: from a batch to ``[total_tokens, hidden]``."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.words = nn.Embedding(config.vocab_size, config.hidden)
+        self.positions = nn.Embedding(config.positions, config.hidden)
+        self.token_types = nn.Embedding(config.token_types, config.hidden)
+        # After the embeddings in BERT, after the last layer in Megatron-BERT.
+        self.norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
+        self.drop = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        x = self.words(batch.ids) + self.positions(batch.positions)
+        x = x + self.token_types(batch.token_types)
+        x = self.drop(x if self.config.norm_first else self.norm(x))
+        for layer in self.layers:
+            x = layer(x, batch.lengths)
+        return self.norm(x) if self.config.norm_first else x
+
+
+class SpanModel(nn.Module):
+    """An encoder and a span head: start and end logits for every token, ``[total_tokens, 2]``."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.head = nn.Linear(config.hidden, 2)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.head(self.encoder(batch))
+
+    def new_head(self, seed: int) -> None:
+        """Give the head fresh random weights (normal, 0.02, as BERT does), the same for a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.head.weight.normal_(0, 0.02, generator=generator)
+            self.head.bias.zero_()
+
+    def set_dropout(self, share: float) -> None:
+        """Train with another dropout than the one the model was built with."""
+        self.config = self.encoder.config = replace(self.config, dropout=share)
+        for part in self.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = share
+            elif isinstance(part, Attention):
+                part.dropout = share
+
+
+def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> float:
+    """The least memory in bytes that one training step takes beside the weights, in float32.
+
+    Gradients and Adam's two moments take 12 per parameter. Each layer keeps numbers per token for
+    the backward pass, and with dropout the attention weights too. The factors are 5 to
+    35 percent below what we measured on a CPU: 4 to 12 layers of 128 to 768, windows of 70 and 384
+    tokens.
+    """
+    config = model.config
+    per_token = (16 if dropout else 11) * config.hidden + 2 * config.feed_forward
+    per_pair = 2.5 * config.heads if dropout else 0.0
+    tokens, pairs = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
+    kept = config.layers * (per_token * tokens + per_pair * pairs)
+    return 12.0 * sum(p.numel() for p in model.parameters()) + 4.0 * kept
+
+
+def pad(values: torch.Tensor, lengths: tuple[int, ...], fill: float) -> torch.Tensor:
+    """Unpadded ``[total_tokens, ...]`` to ``[windows, longest, ...]``, the rest set to ``fill``."""
+    keep = _real(lengths, values.device)
+    padded = values.new_full((*keep.shape, *values.shape[1:]), fill)
+    padded[keep] = values
+    return padded
+
+
+def _attend_by_length(query, key, value, lengths, dropout):
+    """One attention call per run of equally long windows; no padding. ``[total, heads, size]``."""
+    done, low = [], 0
+    heads, size = query.shape[1:]
+    for length, run in groupby(lengths):
+        count = len(list(run))
+        high = low + count * length
+        q, k, v = (
+            t[low:high].view(count, length, heads, size).transpose(1, 2)
+            for t in (query, key, value)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        done.append(y.transpose(1, 2).reshape(high - low, heads, size))
+        low = high
+    return torch.cat(done)
+
+
+def _attend_padded(query, key, value, lengths, dropout):
+    """The same numbers from one padded call: on a GPU few launches cost less than the padding."""
+    keep = _real(lengths, query.device)
+    q, k, v = (pad(t, lengths, 0.0).transpose(1, 2) for t in (query, key, value))
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None], dropout_p=dropout)
+    return y.transpose(1, 2)[keep]
+
+
+def _real(lengths: tuple[int, ...], device) -> torch.Tensor:
+    """True where a padded row holds a token: bool ``[windows, longest]``."""
+    lengths = torch.tensor(lengths, device=device)
+    return torch.arange(int(lengths.max()), device=device) < lengths[:, None]

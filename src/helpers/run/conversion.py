@@ -1,0 +1,239 @@
+"""The conversion stage of a run: training rows, held-out pairs and test inputs, as SQuAD files.
+
+``convert_run`` reads everything and decides, ``write_run`` writes, so a problem in the last file
+leaves no half-written folder behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from helpers.config import InputError, Settings
+from helpers.data.batches import TestBatch, read_batches, run_abstracts
+from helpers.data.bioasq import parse_questions, raw_questions, read_json
+from helpers.data.contexts import contexts_of
+from helpers.data.convert import convert
+from helpers.data.layout import BioasqFiles, find_files
+from helpers.data.leaks import Leak, find_leaks, wordings
+from helpers.data.mini import DATA
+from helpers.data.split import split_dev
+from helpers.data.squad import (
+    Drop,
+    Example,
+    by_pair,
+    one_span_rows,
+    read_squad,
+    write_drops,
+    write_ids,
+    write_squad,
+)
+from helpers.fetch.files import sha256
+from helpers.run.folder import Run
+
+FOLDER = "squad"  # in the run's folder
+
+
+@dataclass(frozen=True)
+class ConvertedRun:
+    """Everything the conversion makes. ``train`` has one row an occurrence of the answer, ``dev``
+    one a pair. ``steps`` counts the training questions left after each step, with its name,
+    ``pair_steps`` the question-context pairs; ``leaks`` are questions that the tests ask too;
+    ``inputs`` maps the files read to their SHA-256."""
+
+    files: BioasqFiles
+    settings: Settings
+    inputs: dict[str, str]
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    batches: tuple[TestBatch, ...]
+    drops: tuple[Drop, ...]
+    steps: tuple[tuple[str, int], ...]
+    pair_steps: tuple[tuple[str, int], ...]
+    leaks: tuple[Leak, ...]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Questions, pairs and rows of each part, by its name."""
+        parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
+        return {name: _counts(rows) for name, rows in parts.items()}
+
+
+def find_run_files(settings: Settings) -> BioasqFiles:
+    """The files of ``settings.bioasq_dir``, or BioASQ-mini's when it is empty and profile "mini".
+
+    Any other profile is for real files: teaching data under its name would look like a result.
+    """
+    if settings.profile != "mini" and not settings.bioasq_dir:
+        raise InputError(
+            f"profile {settings.profile} needs the folder with your BioASQ files: give bioasq_dir "
+            "(BIOASQ_DIR=… with make, --bioasq-dir with helpers.batch)"
+        )
+    folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
+    files = find_files(folder, context=settings.context)
+    return files.with_golden_snippets() if settings.snippets == "golden" else files
+
+
+def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
+    """Read and convert all files of a run; nothing is written.
+
+    The organizers' training file is converted by the strict rule; a ready
+    SQuAD file is taken as it is, without the rows that have no answer. Training questions that a
+    test batch asks too, by id or by wording, are dropped unless ``allow_leak`` is set: some public
+    training files of later years contain them. Near-equal wordings are listed among the leaks and
+    stay, since only a reader can tell. Raises ``InputError`` for anything that a file has wrong,
+    and when no training question is left.
+    """
+    inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
+    batches, test_drops = read_batches(files, settings.context)
+    empty = [batch.name for batch in batches if not batch.examples]
+    if empty:
+        raise InputError(
+            f"{files.tests[files.batches.index(empty[0])]}: no question has a text to read under "
+            f"context {settings.context!r}; choose another context"
+        )
+    if files.train is None:
+        raise InputError("no training file among these files; add one to the folder")
+    read = _train_squad if files.train_is_squad else _train_bioasq
+    pairs, drops, leaks, steps, pair_steps = read(files, asked(batches), settings)
+    if not pairs:
+        reasons = ", ".join(sorted({drop.reason for drop in drops}))
+        raise InputError(f"{files.train}: no question is left to train on ({reasons})")
+    train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
+    return ConvertedRun(
+        files,
+        settings,
+        inputs,
+        tuple(one_span_rows(train)),
+        tuple(by_pair(dev)),
+        tuple(batches),
+        (*drops, *test_drops),
+        tuple(steps),
+        tuple(pair_steps),
+        tuple(leaks),
+    )
+
+
+def write_run(converted: ConvertedRun, run: Run) -> dict:
+    """Write the SQuAD files, id maps, drops and leaks into ``squad/`` of the run's folder.
+
+    Files of an earlier conversion that this one does not make are removed. All is recorded as the
+    stage "data", under the settings that converted it; its facts, which are returned, say where
+    the originals lie.
+    """
+    run = Run(run.folder, converted.settings)
+    run.begin("data")
+    parts = {"train": converted.train, "dev": converted.dev}
+    parts = {name: rows for name, rows in parts.items() if rows}
+    parts |= {batch.name: batch.examples for batch in converted.batches}
+    written = {}
+    for name, entries in (("drops", converted.drops), ("leaks", converted.leaks)):
+        path = run.path(f"{FOLDER}/{name}.jsonl")
+        written[write_drops(path, entries)] = len(entries)
+    for name, rows in parts.items():
+        path, ids = run.path(f"{FOLDER}/{name}.json"), run.path(f"{FOLDER}/{name}.ids.jsonl")
+        write_squad(path, rows)
+        write_ids(ids, rows)
+        written |= {path: len(rows), ids: len(rows)}
+    for path in run.path(f"{FOLDER}/drops.jsonl").parent.iterdir():
+        if path.suffix in (".json", ".jsonl") and path not in written:
+            path.unlink()
+    for path, rows in written.items():
+        run.record(path, "data", rows=rows)
+    run.finish("data", converted.inputs, **_facts(converted))
+    return _facts(converted)
+
+
+def _facts(converted: ConvertedRun) -> dict:
+    files, counts = converted.files, converted.counts()
+    return {
+        "train": str(files.train.resolve()),
+        "train_is_squad": files.train_is_squad,
+        "tests": [str(path.resolve()) for path in files.tests],
+        "golds": [str(path.resolve()) for path in files.golds],
+        "batches": list(files.batches),
+        "enriched": files.enriched,
+        "train_pairs": counts["train"]["pairs"],
+        "train_rows": counts["train"]["rows"],
+        "dev_pairs": counts["dev"]["pairs"],
+        "dropped": len(converted.drops),
+        "leaks": len(converted.leaks),
+    }
+
+
+def _counts(rows: Sequence[Example]) -> dict[str, int]:
+    return {
+        "questions": len({row.question_id for row in rows}),
+        "pairs": len({(row.question_id, row.context) for row in rows}),
+        "rows": len(rows),
+    }
+
+
+def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
+    """Question id -> wording of everything that the test batches ask."""
+    questions: dict[str, str] = {}
+    for batch in batches:
+        questions |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+    return questions
+
+
+def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
+    """The leaks that are dropped: by id and by wording, unless they are allowed."""
+    certain = () if settings.allow_leak else (k for k in leaks if k.certain)
+    return [Drop(k.question_id, k.question, "also a test question", k.how) for k in certain]
+
+
+def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings):
+    data = read_json(files.train)
+    total = len(raw_questions(data, files.train))
+    factoids = parse_questions(data, files.train, answers="required")
+    leaks = find_leaks({q.id: q.body for q in factoids}, asked)
+    drops = _certain(leaks, settings)
+    leaked = {drop.question_id for drop in drops}
+    questions = [question for question in factoids if question.id not in leaked]
+    texts = run_abstracts(files, questions, settings.context)
+    pairs, dropped = convert(
+        questions,
+        context=settings.context,
+        abstracts=texts.texts,
+        lacking=texts.lacking,
+    )
+    steps = [
+        ("all types", total),
+        ("factoid", len(factoids)),
+        ("not in a test batch", len(questions)),
+        ("with an exact answer", sum(1 for q in questions if any(map(str.strip, q.synonyms())))),
+        ("answer found in a context", _counts(pairs)["questions"]),
+    ]
+    given = [(q.id, c.text) for q in questions
+             for c in contexts_of(q, settings.context, texts.texts)]  # fmt: skip
+    pair_steps = [
+        ("question and context", len(given)),
+        ("distinct", len(set(given))),
+        ("answer found in the context", len(pairs)),
+        ("rows: one an occurrence", sum(len(pair.spans) for pair in pairs)),
+    ]
+    return pairs, drops + dropped, leaks, steps, pair_steps
+
+
+def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
+    rows = read_squad(files.train)
+    questions = wordings(rows)
+    answered = {row.question_id for row in rows if row.spans}
+    leaks = find_leaks(questions, asked)
+    drops = _certain(leaks, settings)
+    leaked = {drop.question_id for drop in drops}
+    bare = [name for name in questions if name not in answered | leaked]
+    drops += [Drop(name, questions[name], "no answer in the SQuAD file") for name in bare]
+    kept = [row for row in rows if row.spans and row.question_id not in leaked]
+    steps = [
+        ("in the SQuAD file", len(questions)),
+        ("not in a test batch", len(questions) - len(leaked)),
+        ("with an answer", len(answered - leaked)),
+    ]
+    pair_steps = [
+        ("question and context", _counts(rows)["pairs"]),
+        ("with an answer", _counts(kept)["pairs"]),
+        ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
+    ]
+    return kept, drops, leaks, steps, pair_steps

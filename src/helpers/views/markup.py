@@ -1,0 +1,146 @@
+"""Answers in their snippets, as HTML that a saved notebook, a report and a widget can show.
+
+All text is shown as written: escaped, and out of MathJax's reach, which would make a formula of
+what stands between two dollar signs. Weight, underline and frame carry the meaning, so black and
+white is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from helpers.data.spans import gold_spans
+from helpers.data.squad import Example, by_question
+from helpers.scoring.metrics import lower
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# JupyterLab has MathJax 3, exported pages have MathJax 2: each has a class for what it leaves out.
+WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
+_GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
+_BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
+_TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show, long words wrap
+
+
+def as_written() -> None:
+    """From now on pandas shows texts as they are written, neither as HTML nor as formulas."""
+    import pandas as pd
+
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
+    pd.set_option("styler.format.escape", "html")
+
+
+def highlight(context: str, gold: Iterable, predicted=None) -> str:
+    """A context as HTML: golds bold and underlined, the prediction in a box. See ``LEGEND``.
+
+    Spans are objects with start and end, in characters. They may overlap and touch.
+    """
+    golden = [False] * len(context)
+    for span in gold:
+        golden[span.start : span.end] = [True] * len(golden[span.start : span.end])
+    low, high = (predicted.start, predicted.end) if predicted else (0, 0)
+    parts = (
+        _golden(context[:low], golden[:low]),
+        _golden(context[low:high], golden[low:high]),
+        _golden(context[high:], golden[high:]),
+    )
+    box = f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else ""
+    return f'<bdi {WRITTEN} style="{_TEXT_STYLE}">{parts[0]}{box}{parts[2]}</bdi>'
+
+
+def _golden(text: str, golden: Sequence[bool]) -> str:
+    pieces, start = [], 0
+    for end in range(1, len(text) + 1):
+        if end == len(text) or golden[end] != golden[start]:
+            piece = escape(text[start:end])
+            pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if golden[start] else piece)
+            start = end
+    return "".join(pieces)
+
+
+LEGEND = (
+    f'<p>How to read it: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
+    f'<span style="{_BOX_STYLE}">boxed</span> is the model\'s best span in this snippet, '
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is where they meet.</p>'
+)
+
+
+def case_html(
+    row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
+) -> str:
+    """One row of the table with its snippets, each with its own best span and probability.
+
+    Equal snippets are shown once. Of more than ``most``, those that hold a gold or speak for the
+    first answer come first and the rest is counted.
+    """
+    shown: dict[str, tuple[str, int]] = {}
+    pairs = by_question(examples, candidates).get(row["id"], [])
+    spoken = lower(row["answer"])
+    spans = {example.context: gold_spans(example.context, row["synonyms"]) for example, _ in pairs}
+    pairs.sort(key=lambda p: not (spans[p[0].context] or (p[1] and lower(p[1][0].text) == spoken)))
+    for example, nbest in pairs:
+        times = shown.get(example.context, ("", 0))[1]
+        best = nbest[0] if nbest else None
+        marked = highlight(example.context, spans[example.context], best)
+        chance = f"{best.probability:.0%}" if best else "no span"
+        shown[example.context] = (f"<b>{chance}</b>&ensp;{marked}", times + 1)
+    items = [
+        f'<li style="margin:4px 0">{text}{f" <i>(given {n} times)</i>" if n > 1 else ""}</li>'
+        for text, n in list(shown.values())[:most]
+    ]
+    more = len(shown) - len(items)
+    facts = (
+        ("answer", row["answer"] or "(none)"),
+        ("gold", " | ".join(map(visible, row["synonyms"]))),
+    )
+    told = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
+    return (
+        f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
+        f"<b>{escape(row['question'])}</b><br>{told}<br>"
+        f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
+        f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
+        f"{f'<i>and {more} more</i>' if more > 0 else ''}</div>"
+    )
+
+
+def cases_html(
+    rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
+) -> str:
+    """The legend and ``case_html`` of every row."""
+    cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
+    return LEGEND + ("".join(cases) or "<p>No such case.</p>")
+
+
+def nbest_html(nbest: Sequence, most: int = 5) -> str:
+    """The first candidates of one n-best as a table with a bar for each probability."""
+    rows = [
+        f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
+        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
+        f'width:{max(200 * c.probability, 1):.0f}px"></div></td></tr>'
+        for c in nbest[:most]
+    ]
+    head = "<tr><th>answer</th><th>probability</th><th></th></tr>"
+    return f"<table {WRITTEN}>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
+
+
+def visible(text: str) -> str:
+    """A text whose blanks at the edges, and second blanks in a row, are shown as "␣"."""
+    return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
+
+
+def text_table(df: pd.DataFrame):
+    """A table of texts for display: flush left, two decimals, every text as it is written."""
+    style = df.style.format(precision=2, escape="html").set_table_attributes(WRITTEN)
+    for axis in ("index", "columns"):
+        style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
+    look = "text-align: left; vertical-align: top; white-space: pre-wrap"
+    return style.set_table_styles([{"selector": "th, td", "props": look}])
+
+
+def left(df: pd.DataFrame):
+    """``text_table`` without the index."""
+    return text_table(df.reset_index(drop=True)).hide(axis="index")

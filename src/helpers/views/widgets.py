@@ -1,0 +1,120 @@
+"""The interactive parts: ask the model, browse the errors. The only import of ipywidgets.
+
+Each call returns at once and never waits for input. What it shows includes plain HTML for viewers
+without a running kernel: GitHub, an exported page, a report.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from html import escape
+
+import ipywidgets
+import pandas as pd
+from IPython.display import display
+
+from helpers.data.squad import Example
+from helpers.scoring import errors
+from helpers.views import markup
+
+_FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
+_LONGEST = 90  # characters of a question in the menu
+
+
+class View:
+    """A widget below a static page that stands in for it wherever widgets do not work.
+
+    Both are in the output. A part of the widget hides the page, so whoever sees the widget does
+    not see the page: no viewer has to be asked what it can do.
+    """
+
+    def __init__(self, parts: Sequence[ipywidgets.Widget], page: Callable[[], str]):
+        self._name = f"helpers-static-{uuid.uuid4().hex[:12]}"
+        hide = ipywidgets.HTML(f"<style>.{self._name} {{ display: none }}</style>")
+        self.widget = ipywidgets.VBox([*parts, hide])
+        self._page = page
+
+    def outputs(self) -> list[dict]:
+        """MIME bundles: the page as it is now, then the widget."""
+        live = dict(self.widget._repr_mimebundle_() or {})
+        page = f'<div class="{self._name}"><div {markup.WRITTEN}>{self._page()}</div></div>'
+        return [
+            {"text/html": page, "text/plain": "(an HTML page)"},
+            {**live, "text/html": "<!-- the widget, in a running notebook -->"},
+        ]
+
+    def _ipython_display_(self) -> None:
+        for bundle in self.outputs():
+            display(bundle, raw=True)
+
+
+def ask(reader, question: str = "", context: str = "") -> View:
+    """Two text fields and a button; shows the n-best of ``reader.answer`` and marks the best span.
+
+    With a question and a context the first answer is there from the start. ``reader`` is a
+    ``decoding.Reader``; the model always answers, also where the context holds no answer.
+    """
+    asked = ipywidgets.Textarea(question, description="question", rows=2, **_FIELD)
+    given = ipywidgets.Textarea(context, description="context", rows=6, **_FIELD)
+    button = ipywidgets.Button(description="Answer", button_style="primary")
+    shown = ipywidgets.HTML()
+
+    def answer(_=None):
+        shown.value = _answer(reader, asked.value.strip(), given.value)
+
+    button.on_click(answer)
+    answer()
+
+    def page() -> str:
+        return f"<p><b>{escape(asked.value.strip())}</b></p>{shown.value}"
+
+    return View([asked, given, button, shown], page)
+
+
+def _answer(reader, question: str, context: str) -> str:
+    if not question or not context.strip():
+        return "<p>Type a question and a context, then press the button.</p>"
+    try:
+        nbest = reader.answer(question, context)
+    except ValueError as error:  # InputError is one; the cell must not show a stack
+        return f"<p>{escape(str(error))}</p>"
+    marked = markup.highlight(context, [], nbest[0] if nbest else None)
+    return f'{markup.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
+
+
+def browse(
+    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
+) -> View:
+    """Choose a cause, then a question of ``errors.table``; see up to ``most`` of its snippets."""
+    by_id = {row["id"]: row for row in df.to_dict("records")}
+    present = df["cause"].value_counts() if len(df) else {}
+    causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
+    wrong = [name for _, name in causes if name != errors.RIGHT]
+    first = wrong[0] if wrong else (causes[0][1] if causes else None)
+    cause = ipywidgets.Dropdown(options=causes, value=first, description="cause", **_FIELD)
+    question = ipywidgets.Dropdown(description="question", **_FIELD)
+    shown = ipywidgets.HTML()
+
+    def show(_=None):
+        row = by_id.get(question.value)
+        shown.value = (
+            markup.LEGEND + markup.case_html(row, examples, candidates, most)
+            if row
+            else "<p>No question to show.</p>"
+        )
+
+    def fill(_=None):
+        rows = [row for row in by_id.values() if row["cause"] == cause.value]
+        question.options = [(_short(row["question"]), row["id"]) for row in rows]
+        question.index = 0 if rows else None  # a menu that was empty selects nothing by itself
+        show()
+
+    cause.observe(fill, "value")
+    question.observe(show, "value")
+    fill()
+    return View([cause, question, shown], lambda: shown.value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

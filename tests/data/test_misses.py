@@ -1,0 +1,40 @@
+"""The reason for each lost question, and the nearest miss in its texts."""
+
+import pytest
+
+from helpers.data.contexts import Context
+from helpers.data.convert import convert
+from helpers.data.misses import nearest
+from helpers.data.schema import Question, Snippet
+
+
+@pytest.mark.parametrize(
+    ("gold", "texts", "expected"),
+    [
+        ("TNF-alpha", ["none", "anti-TNF-α drugs"], ("anti-TNF-α", 1)),
+        ("IL 2", ["il-2s", "of IL2 ."], ("IL2", 1)),
+        ("tumour factor", ["A tumor factor, here."], ("tumor factor", 0)),
+        ("interleukin", ["of interleukins and", "x"], ("interleukins", 0)),
+        ("adalimumab", ["x y", "the infliximab, of"], ("infliximab", 1)),
+        ("a longer answer", ["longer"], ("longer", 0)),  # than the text
+        ("zzz", ["abc def"], ("", -1)),
+        ("zzz", [], ("", -1)),
+    ],
+)  # fmt: skip
+def test_nearest(gold, texts, expected):
+    contexts = [Context(text, n) for n, text in enumerate(texts)]
+    text, snippet, likeness = nearest([gold], contexts)
+    assert (text, snippet) == expected
+    assert (0 < likeness <= 1) == bool(text)
+
+
+def test_the_drop_report_has_it():
+    snippets = (Snippet("no"), Snippet("of TNF-α here"))
+    one = Question("q", "Which?", "factoid", snippets, (), (("TNF alpha",),))
+    _, (drop,) = convert([one])
+    assert (drop.reason, drop.nearest, drop.snippet) == ("answer in no context", "of TNF-α", 1)
+    _, (drop,) = convert([Question("q", "Which?", "factoid", snippets, (), (("NF",),))])
+    assert (drop.reason, drop.detail) == ("answer only inside a word", "of TNF-α here")
+    assert (drop.nearest, drop.snippet) == ("TNF-α", 1)
+    _, (drop,) = convert([Question("q", "Which?", "factoid", (), (), (("NF",),))])
+    assert (drop.reason, drop.nearest, drop.likeness) == ("no snippets", "", 0.0)

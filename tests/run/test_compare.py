@@ -1,0 +1,288 @@
+"""Finished runs in one table: grouping, intervals, differences, Markdown, the README's block."""
+
+import json
+
+import pytest
+
+from helpers import batch, config
+from helpers.config import InputError, from_parameters
+from helpers.run import compare
+from helpers.run.folder import Run
+from helpers.scoring import claims, uncertainty
+from helpers.views.figures import result_plots
+
+BATCHES = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """``finished(name, seed, right, **settings)``: a run on 162 questions, ``right`` of them."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, seed=0, right=50, profile="squad-then-bioasq-cpu", system="", sizes=BATCHES,
+             **settings):  # fmt: skip
+        given = {"bioasq_dir": "/my/bioasq", "squad_file": "/my/x y.json"}
+        if profile == "bioasq-cpu":
+            given.pop("squad_file")
+        run = Run.open(from_parameters(profile, run=name, seed=seed, **{**given, **settings}))
+        left, ranks = right, {}
+        for batch_name, n in sizes.items():
+            hits = round(right * n / sum(sizes.values())) if batch_name != "7B5" else left
+            left -= hits
+            # Another seed is right on other questions.
+            ranks[batch_name] = {
+                f"{batch_name}{(k + 3 * seed) % n}": 1 if k < hits else 2 if k < hits + 5 else 0
+                for k in range(n)
+            }
+        nothing = {name: dict.fromkeys(asked, 0) for name, asked in ranks.items()}
+        run.path("ranks.json").write_text(json.dumps({"run": ranks, "untrained": nothing}))
+        step = {"train_questions": 1190, "epochs": 2} if profile != "bioasq-cpu" else {}
+        scores = {"profile": profile, "seed": seed, "enriched": False, "train_pairs": 4231,
+                  "squad_step": step, "pooled": {"ceiling": 125 / 162}, "batches": [],
+                  "seconds": {"train": 600.0 + seed, "predict": 10.0}}  # fmt: skip
+        run.path("scores.json").write_text(json.dumps(scores))
+        run.note("data", {"inputs": {"/my/bioasq/g.json": "ab"}})
+        return run.folder
+
+    return make
+
+
+def test_seeds_of_one_way_are_one_row(finished):
+    folders = [finished(f"a{seed}", seed, 50 + seed) for seed in (2, 0, 1)]
+    folders.append(finished("b", 0, 44, "bioasq-cpu"))
+    found = compare.rows([compare.read(folder) for folder in folders])
+    assert [(row["profile"], row["system"], row["seeds"]) for row in found] == [
+        ("squad-then-bioasq-cpu", "run", [0, 1, 2]),
+        ("squad-then-bioasq-cpu", "untrained", [0, 1, 2]),
+        ("bioasq-cpu", "run", [0]),
+        ("bioasq-cpu", "untrained", [0]),
+    ]
+    strict = found[0]["measures"]["SAcc"]
+    assert strict["mean"] == pytest.approx(51 / 162)
+    assert strict["sd"] == pytest.approx(1 / 162)
+    assert strict["by_seed"] == pytest.approx([50 / 162, 51 / 162, 52 / 162])
+    assert strict["low"] < strict["mean"] < strict["high"]
+    assert found[0]["training"] == "1,190 SQuAD questions, then 4,231 rows of BioASQ training"
+    assert found[1]["training"] == "nothing (random span head)"
+    assert found[2]["measures"]["SAcc"]["sd"] is None
+    assert found[0]["seconds"]["train"] == 601.0
+    json.dumps(found)
+
+
+def test_the_command_names_no_place_on_this_machine(finished):
+    (row, _) = compare.rows([compare.read(finished("a", 4))])
+    assert row["command"] == (
+        "python -m helpers.batch seeds --profile squad-then-bioasq-cpu --bioasq-dir DIR "
+        "--set 'squad_file=x y.json' --seeds 4"
+    )
+
+
+def test_another_setting_is_another_way_and_other_logging_is_not(finished):
+    same = compare.read(finished("a"))
+    assert compare.read(finished("b", 1, wandb_mode="disabled", runs_dir="r2")).way == same.way
+    assert compare.read(finished("c", merge="max")).way != same.way
+
+
+def test_runs_of_early_versions_keep_their_looser_matches(finished):
+    """Their manifest has settings that are gone; only looser matches make it another way."""
+    folders = [finished(f"a{seed}", seed) for seed in range(4)]
+    for folder, rungs in zip(folders[1:], ("", "all", "all"), strict=True):
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["settings"] |= {"rungs": rungs, "protocol_seconds": 180, "official_jar": "/x.jar"}
+        path.write_text(json.dumps(manifest))
+    found = compare.rows([compare.read(folder) for folder in folders])
+    found = [row for row in found if row["system"] == "run"]
+    assert [row["seeds"] for row in found] == [[0, 1], [2, 3]]
+    assert "rungs" not in found[0]["command"] and "--set rungs=all" in found[1]["command"]
+
+
+def test_the_same_run_twice_is_refused(finished):
+    folders = [finished("a"), finished("b")]
+    with pytest.raises(InputError, match=r"b: is .*a again, seed 0; give one of the two"):
+        compare.rows([compare.read(folder) for folder in folders])
+
+
+def test_runs_beside_one_that_differ_in_the_seed_only(finished, tmp_path):
+    own = finished("a", 0)
+    finished("b", 2)
+    finished("c", 1, epochs=9)
+    finished("copy of a", 0)
+    (tmp_path / "runs" / "unfinished").mkdir()
+    (tmp_path / "runs" / "unfinished" / "manifest.json").write_text("{}")
+    found = compare.same_but_seed(own)
+    assert [run.folder.name for run in found] == ["a", "b"]
+
+
+def test_a_folder_that_is_no_finished_run_is_named(tmp_path, finished):
+    with pytest.raises(InputError, match=r"has no manifest.json; give the folder of a finished"):
+        compare.read(tmp_path)
+    folder = finished("a")
+    (folder / "ranks.json").unlink()
+    with pytest.raises(InputError, match=r"has no ranks.json"):
+        compare.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("ranks.json", "[]"), ("scores.json", "{}"), ("manifest.json", "{}")]
+)
+def test_a_damaged_run_is_named_and_no_sibling(finished, name, text):
+    good, bad = finished("a", 0, 10), finished("b", 1, 10)
+    (bad / name).write_text(text)
+    with pytest.raises(InputError, match=r"b: written by another version of the kit, or damaged"):
+        compare.read(bad)
+    assert [run.folder for run in compare.same_but_seed(good)] == [good]
+
+
+def test_other_weights_are_another_way(finished):
+    first, second = finished("a", 0, 10), finished("b", 1, 10)
+    manifest = json.loads((second / "manifest.json").read_text())
+    manifest["notes"]["checkpoint"] = {"files": {"model.safetensors": "cd" * 32}}
+    (second / "manifest.json").write_text(json.dumps(manifest))
+    assert len(compare.group([compare.read(first), compare.read(second)])) == 2
+
+
+def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
+    folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
+    readme = tmp_path / "R.md"
+    readme.write_text("<!-- results: x -->\nold\n<!-- end of results -->\n")
+    with pytest.raises(InputError, match="has 62 questions, the table of"):
+        batch.table([folder], tmp_path / "t", readme)
+    assert "old" in readme.read_text()
+
+
+def test_paired_differences_between_ways(finished):
+    folders = [finished("a", 0, 40), finished("a1", 1, 40), finished("b", 0, 60, "bioasq-cpu")]
+    found = compare.differences([compare.read(folder) for folder in folders])
+    assert [change["measure"] for change in found] == list(uncertainty.MEASURES)
+    strict = found[0]
+    assert (strict["first"], strict["second"]) == ("squad-then-bioasq-cpu", "bioasq-cpu")
+    assert strict["mean"] == pytest.approx(20 / 162)
+    assert strict["low"] < strict["mean"] < strict["high"] and 0 < strict["p"] < 0.05
+    other = finished("c", 0, 10, "bioasq-cpu", sizes={"7B1": 12, "7B5": 9}, epochs=9)
+    assert compare.differences([compare.read(other), compare.read(folders[0])]) == []
+
+
+def test_published_rows_have_an_interval_only_where_they_can_be_a_share():
+    found = {row["key"]: row for row in compare.published()}
+    assert len(found) == 12 and not any(key.startswith("notebook") for key in found)
+    assert found["card"]["measures"]["LAcc"] == {
+        "mean": pytest.approx(0.6388), "sd": None, "low": None, "high": None}  # fmt: skip
+    bert = found["dmis-biobert"]["measures"]
+    assert (bert["SAcc"]["low"], bert["SAcc"]["high"]) == uncertainty.exact_interval(51, 162)
+    assert bert["MRR"]["low"] is None
+    assert found["card"]["printed"]["MRR"] == "53.87"
+    assert "paper-squad" not in found and claims.get("paper-squad")
+
+
+def test_the_table_command_writes_everything_and_the_readmes_block(finished, tmp_path, capsys):
+    folders = [str(finished(f"a{seed}", seed, 50 + seed)) for seed in (0, 1)]
+    folders.append(str(finished("b", 0, 44, "bioasq-cpu")))
+    readme = tmp_path / "README.md"
+    before = f"# Kit\n\n{compare.BEGIN} made by a command -->\nold\n{compare.END}\n\nafter\n"
+    readme.write_text(before)
+    output = tmp_path / "table"
+    call = ["table", *folders, "--output", str(output), "--readme", str(readme)]
+    assert batch.main(call) == 0
+    printed = capsys.readouterr().out
+    text = readme.read_text()
+    assert text.startswith(f"# Kit\n\n{compare.BEGIN} made by a command -->\n\n| model |")
+    assert text.endswith(f"{compare.END}\n\nafter\n") and "old" not in text
+    assert "| **31.2 ± 0.4** [" in text and "| 24.7 [" not in text
+    assert "| 48 | 53.87 | 63.88 | | NGC model card" in text
+    assert "commit " in text and "10 minutes of training and 10 seconds of prediction" in text
+    assert "permutation test p = " in printed
+    names = {path.name for path in output.iterdir()}
+    assert names == {"results.json", "results.md", "forest.png", "sources-bioasq-cpu.png",
+                     "sources-squad-then-bioasq-cpu.png"}  # fmt: skip
+    data = json.loads((output / "results.json").read_text())
+    assert compare.into_readme(readme, data["runs"], data["published"]) == text
+
+
+def test_the_table_gives_verdicts_over_seeds(finished, tmp_path, capsys):
+    """Runs like the card's: three seeds reproduce, two are compatible, 42.0 is neither."""
+    for name, seeds, strict, outcome in (
+        ("three", (0, 1, 2), 78, "reproduced"),
+        ("two", (0, 1), 78, "compatible"),
+        ("low", (0, 1, 2), 68, "not reproduced"),
+    ):
+        folders = [finished(f"{name}{seed}", seed, epochs=5) for seed in seeds]
+        for folder in folders:
+            scores = json.loads((folder / "scores.json").read_text())
+            rows = [{"batch": batch_name, "n": n, "counted": n, "sacc": strict / 162, "mrr": 0.54,
+                     "lacc": 104 / 162, "questions": claims.QUESTIONS_7B[batch_name]}
+                    for batch_name, n in BATCHES.items()]  # fmt: skip
+            scores |= {"model": "BioMegatron345mUncasedSQuADv1", "parameters": 334_166_018,
+                       "context": "abstract", "epochs": 5, "merge": "sum", "batches": rows,
+                       "squad_step": {}}  # fmt: skip
+            (folder / "scores.json").write_text(json.dumps(scores))
+        output = tmp_path / f"table-{name}"
+        assert batch.main(["table", *map(str, folders), "--output", str(output)]) == 0
+        (way,) = json.loads((output / "results.json").read_text())["verdicts"]
+        assert way["seeds"] == list(seeds) and way["verdicts"]["card"] == outcome
+        assert way["verdicts"]["dmis-bert"] == "not comparable"
+        printed = capsys.readouterr().out
+        assert f"- card: {outcome}. SAcc {100 * strict / 162:.2f} against 48.00" in printed
+        assert printed in (output / "results.md").read_text() + f"\nwritten to {output}\n"
+
+
+def test_without_the_marks_nothing_is_written(finished, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Kit\n")
+    call = ["table", str(finished("a")), "--output", str(tmp_path / "t"), "--readme", str(readme)]
+    assert batch.main(call) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "put them around the table" in error
+    assert not (tmp_path / "t").exists() and readme.read_text() == "# Kit\n"
+    assert batch.main([*call[:-1], str(tmp_path / "none.md")]) == 2
+
+
+def test_other_questions_stand_beside_no_published_row(finished, tmp_path):
+    folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
+    batch.table([folder], tmp_path / "t")
+    assert json.loads((tmp_path / "t" / "results.json").read_text())["published"] == []
+
+
+def test_figures_have_labelled_axes(finished):
+    ours = compare.rows([compare.read(finished("a", seed)) for seed in (0,)])
+    figure = result_plots.forest(ours, compare.published())
+    assert [axes.get_xlabel() for axes in figure.axes] == ["SAcc (%)", "MRR (%)", "LAcc (%)"]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == len(set(labels)) == len(ours) + 12
+    ranks = {f"q{k}": k % 3 for k in range(30)}
+    for seeds in ([0], [0, 1]):
+        figure = result_plots.two_sources(uncertainty.sources([ranks] * len(seeds)), seeds)
+        assert figure.axes[0].get_xlabel() == "score (%)"
+
+
+def test_the_readmes_table_is_what_the_command_wrote():
+    root = config.ROOT
+    data = json.loads((root / "docs" / "results" / "results.json").read_text(encoding="utf-8"))
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert compare.into_readme(root / "README.md", data["runs"], data["published"]) == text
+    assert data["published"] == json.loads(json.dumps(compare.published()))
+    for row in data["runs"]:
+        assert row["measures"]["SAcc"]["mean"] <= row["measures"]["MRR"]["mean"]
+        assert row["measures"]["MRR"]["mean"] <= row["measures"]["LAcc"]["mean"] <= row["ceiling"]
+
+
+def test_the_readme_compares_like_with_like():
+    """Our row with the SQuAD step against BioBERT with it, the other against BioBERT without."""
+    data = json.loads((config.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
+    text = (config.ROOT / "README.md").read_text("utf-8")
+    ours = {row["profile"]: row["measures"] for row in data["runs"] if row["system"] == "run"}
+    for profile, key, begin in (
+        ("squad-then-bioasq-cpu", "dmis-biobert-squad", "| with the SQuAD step: "),
+        ("bioasq-cpu", "dmis-biobert", "| without it: "),
+    ):
+        means = [100 * ours[profile][measure]["mean"] for measure in uncertainty.MEASURES]
+        claim = claims.get(key)
+        printed = [claim.corrected[measure] for measure in uncertainty.MEASURES]
+        assert begin + ", ".join(f"{mean:.1f}" for mean in means) + " | BioBERT" in text
+        pairs = zip(means, printed, strict=True)
+        changes = [f"{mean - float(digits):+.1f}".replace("-", "−") for mean, digits in pairs]
+        assert f": {', '.join(printed)} | {' | '.join(changes)} |" in text
+        assert claim.protocol.context == "snippet"
+        assert claim.protocol.training.startswith("SQuAD") == ("squad" in profile)
+    note = text.index("This table is older than the current decoding")
+    assert note < text.index(compare.BEGIN)

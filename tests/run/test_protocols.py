@@ -1,0 +1,272 @@
+"""The switches: what each does to the score of a run, on BioASQ-mini with a model that is fixed."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny import finished
+
+from helpers.config import InputError, from_parameters
+from helpers.data.bioasq import read_json, read_questions
+from helpers.io import write_json
+from helpers.model.decoding import Candidate, write_nbest
+from helpers.pipeline import write_ranked
+from helpers.run import conversion, protocols, scores
+from helpers.run.folder import Run
+from helpers.scoring import metrics, verdicts
+from helpers.views import evidence
+
+
+class FirstWords:
+    """A reader whose candidates are the first words of every text, the first the surest."""
+
+    def __init__(self, settings):
+        self.settings = settings
+
+    def predict(self, examples, progress=True):
+        return [
+            [
+                Candidate(word, at, at + len(word), 0.0, 0.0, 0.5 / (n + 1))
+                for n, (at, word) in enumerate(words(example.context)[:6])
+            ]
+            for example in examples
+        ]
+
+
+def words(text):
+    places, at = [], 0
+    for word in text.split():
+        at = text.index(word, at)
+        places.append((at, word.strip(".,;()")))
+        at += len(word)
+    return places
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A mini run, predicted by ``FirstWords``."""
+    folder = tmp_path_factory.mktemp("protocols")
+    settings = from_parameters("mini", run="p", runs_dir=str(folder))
+    run = Run.open(settings)
+    files = conversion.find_run_files(settings)
+    converted = conversion.convert_run(files, settings)
+    finished(run, checkpoint={}, squad_step={})
+    conversion.write_run(converted, run)
+    run.noted("data", scores.CONVERT)
+    run.begin("model")
+    run.record(write_json(run.path("model/model.nemo"), {}), "model")
+    run.finish("model", train_pairs=10, seconds=1.0)
+    run.begin("answers")
+    reader = FirstWords(settings)
+    for batch in converted.batches:
+        found = reader.predict(batch.examples)
+        nbest = write_nbest(run.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
+        asked = [question.id for question in batch.golds]
+        answers = run.path(f"answers/{batch.name}.json")
+        write_ranked(answers, batch.examples, found, "sum", asked)
+        for path in (nbest, answers):
+            run.record(path, "answers")
+    run.finish("answers", seconds=1.0)
+    return run
+
+
+@pytest.fixture
+def effects(run, monkeypatch):
+    monkeypatch.setattr(protocols.checkpoints, "load", lambda path, settings: FirstWords(settings))
+    return protocols.effects(run, scores.read_batches(run))
+
+
+def pick(effects, switch, setting):
+    (found,) = [e for e in effects if (e.switch, e.setting) == (switch, setting)]
+    return found
+
+
+def test_every_switch_has_one_row_of_the_run_itself(run, effects):
+    own = metrics.weighted([batch.score for batch in scores.read_batches(run)])
+    switches = list(dict.fromkeys(e.switch for e in effects))
+    assert switches == ["averaging", "missing", "merge", "snippets", "context"]
+    assert own.sacc > 0
+    for switch in switches:
+        (mine,) = [e for e in effects if e.switch == switch and e.own]
+        assert mine.score.sacc == pytest.approx(own.sacc), switch
+        assert mine.score.mrr == pytest.approx(own.mrr), switch
+
+
+def test_averaging_and_merging_are_computed_from_the_files(run, effects):
+    batches = scores.read_batches(run)
+    macro = sum(batch.score.sacc for batch in batches) / len(batches)
+    assert pick(effects, "averaging", "macro").score.sacc == pytest.approx(macro)
+    weighted, pooled = (pick(effects, "averaging", n).score for n in ("weighted", "pooled"))
+    assert weighted.mrr == pytest.approx(pooled.mrr)
+    assert pick(effects, "merge", "max").score.n == pick(effects, "merge", "sum").score.n
+
+
+def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path):
+    before = scores.read_batches(run)
+    folder = shutil.copytree(run.folder, tmp_path / run.folder.name)
+    settings = from_parameters("mini", run="p", runs_dir=str(tmp_path))
+    copy = Run(folder, settings)
+    data = copy.manifest()["notes"]["data"]  # the whole record, not only its facts
+    n, right = next(
+        (n, q) for n, b in enumerate(before) for q, rank in b.ranks.items() if rank == 1
+    )
+    golden = read_json(data["golds"][n])
+    (item,) = (item for item in golden["questions"] if item["id"] == right)
+    item["exact_answer"] = item["exact_answer"][0][0]
+    path = write_json(tmp_path / "golden.json", golden)
+    data["golds"][n] = str(path)
+    copy.note("data", data)
+    batches = scores.read_batches(copy)
+    own = metrics.weighted([batch.score for batch in batches])
+    assert batches[n].score.hits_strict == before[n].score.hits_strict - 1
+    effects = protocols.effects(copy, batches, 0)
+    for switch in ("averaging", "missing", "merge"):
+        (mine,) = [e for e in effects if e.switch == switch and e.own]
+        assert mine.score.sacc == pytest.approx(own.sacc), switch
+
+
+def test_silence_costs_when_wrong_and_pays_when_dropped(effects):
+    own = pick(effects, "missing", "wrong")
+    assert pick(effects, "missing", "dropped").score.sacc == pytest.approx(own.score.sacc)
+    wrong = pick(effects, "missing", "wrong, some silent")
+    dropped = pick(effects, "missing", "dropped, some silent")
+    assert wrong.score.sacc <= own.score.sacc and "least sure" in wrong.note
+    assert dropped.score.counted == own.score.n - round(protocols.SILENT * own.score.n)
+    assert dropped.score.sacc > wrong.score.sacc
+    assert dropped.score.hits_strict == wrong.score.hits_strict
+
+
+def test_other_texts_are_predicted_anew(effects):
+    golden = pick(effects, "snippets", "golden")
+    assert golden.score is not None and "texts predicted anew" in golden.note
+    for context in ("appended", "abstract"):
+        found = pick(effects, "context", context)
+        assert found.score.n == golden.score.n and "trained on snippet" in found.note
+
+
+def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monkeypatch):
+    settings = from_parameters("mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden")
+    files = conversion.find_run_files(settings)
+    assert files.enriched and files.tests == files.golds
+    golden = Run.open(settings)
+    converted = conversion.convert_run(files, settings)
+    conversion.write_run(converted, golden)
+    golden.noted("data", scores.CONVERT)
+    finished(golden, checkpoint={}, squad_step={}, model={})
+    golden.begin("answers")
+    for batch in converted.batches:
+        found = FirstWords(settings).predict(batch.examples)
+        write_nbest(golden.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
+        write_ranked(golden.path(f"answers/{batch.name}.json"), batch.examples, found, "sum")
+    for folder in ("nbest", "answers"):
+        golden.record(golden.path(folder), "answers")
+    golden.finish("answers", seconds=1.0)
+    effects = protocols.effects(golden, scores.read_batches(golden), 0)
+    assert pick(effects, "snippets", "golden").own
+    assert "not tried" in pick(effects, "snippets", "official").note
+    with pytest.raises(InputError, match="was made with snippets='official', now it is 'golden'"):
+        Run(run.folder, settings).need("squad/mini1.json", scores.CONVERT)
+
+
+def test_what_would_take_long_is_named_instead(run, monkeypatch):
+    def never(path, settings):
+        raise AssertionError("nothing may be predicted")
+
+    monkeypatch.setattr(protocols.checkpoints, "load", never)
+    effects = protocols.effects(run, scores.read_batches(run), 0)
+    golden = pick(effects, "snippets", "golden")
+    assert golden.score is None and golden.note.endswith("seconds here, more than 0")
+    rows = protocols.table(effects)
+    assert [row["sacc"] for row in rows if row["setting"] == "golden"] == ["–"]
+
+
+def test_the_table_shows_scores_and_changes_in_points(effects):
+    rows = {(row["switch"], row["setting"]): row for row in protocols.table(effects)}
+    assert rows["averaging", "weighted"]["sacc change"] == "this run"
+    assert rows["averaging", "pooled"]["mrr change"] == "+0.0"
+    own, macro = (pick(effects, "averaging", n).score.sacc for n in ("weighted", "macro"))
+    assert rows["averaging", "macro"]["sacc change"] == f"{100 * (macro - own):+.1f}"
+
+
+def test_without_abstracts_ready_squad_files_serve(tmp_path, save):
+    """A folder as dmis-lab's: official snippets, no abstracts, a ready file of full abstracts."""
+    snippets = [{"text": "Zinc helps.", "document": "d"}]
+    question = {"id": "q1", "type": "factoid", "body": "Which metal?", "snippets": snippets}
+    save("data/7B1_golden.json", {"questions": [{**question, "exact_answer": [["zinc"]]}]})
+    save("data/BioASQ-task7bPhaseB-testset1.json", {"questions": [question]})
+    row = {"id": "q1_001", "question": "Which metal?"}
+    paragraph = {"context": "A whole abstract on zinc.", "qas": [row]}
+    ready = {"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]}
+    save("data/BioASQ-test-factoid-7b-full-abstract.json", ready)
+    settings = from_parameters("bioasq-cpu", bioasq_dir=str(tmp_path / "data"))
+    (batch,) = protocols._read(settings, "abstract", False)
+    assert [e.context for e in batch.examples] == ["A whole abstract on zinc."]
+    (batch,) = protocols._read(settings, "snippet", False)
+    assert [e.context for e in batch.examples] == ["Zinc helps."]
+
+
+def test_review_tables(run):
+    systems = {"run": scores.read_batches(run), "untrained": scores.read_batches(run)}
+    (own, same) = evidence.systems_compared(systems)
+    assert own["system"] == "run" and "permutation p" not in own
+    assert same["permutation p"] == "1.0000" and same["95% interval"] == "+0.0 to +0.0"
+    strict, mrr, lenient = evidence.intervals(systems["run"])
+    assert strict["score"] == own["SAcc"] and mrr["exact binomial"] == "no share of questions"
+    assert " to " in lenient["exact binomial"]
+    rows, agree = evidence.official_check(run)
+    assert agree is None and "no jar" in rows[0]["official"]
+    scores_of_another = {"batches": [], "model": "minilm", "context": "snippet"}
+    (card,) = evidence.judge(verdicts.judge([scores_of_another]))  # the others are in the summary
+    assert card["claim"] == "card" and card["verdict"] == "not comparable"
+    assert (
+        len(evidence.claim_figures(evidence.ALL))
+        == len(evidence.claim_protocols(evidence.ALL))
+        == 17
+    )
+    assert [row["claim"] for row in evidence.claim_figures()] == list(evidence.SHOWN)
+
+
+def test_review_of_the_claims():
+    figures = {row["claim"]: row for row in evidence.claim_figures(evidence.ALL)}
+    assert figures["card"]["order kept"] == "NO" and "LAcc 63.88" in figures["card"]["as corrected"]
+    assert [key for key, row in figures.items() if row["order kept"] == "NO"] == [
+        "card", "card-biobert"]  # fmt: skip
+    grain = {(row["claim"], row["measure"]): row for row in evidence.granularity()}
+    assert grain["card", "LAcc"]["whole numbers that print so"] == "none"
+    assert grain["card", "LAcc"]["right answers needed"] == "103.49"
+    assert grain["notebook-7b-4", "SAcc"]["whole numbers that print so"] == "22"
+    worth = evidence.question_worth()
+    assert worth[0]["number"] == 162 and worth[0]["one question (points)"] == "0.62"
+    json.dumps(worth)
+
+
+def test_review_of_what_the_rule_can_see():
+    one, _, three, *_ = evidence.margins()
+    assert (one["seeds"], one["margin (points)"]) == (1, "4.2")
+    assert (three["seeds"], three["margin (points)"]) == (3, "3.5")
+    rng = np.random.default_rng(0)
+    for row, seeds in ((one, 1), (three, 3)):
+        means = rng.normal(44, verdicts.SEED_SD, (seeds, 100_000)).mean(axis=0)
+        share = (abs(means - 48) > verdicts.margin(162, seeds)).mean()
+        shown = float(row['"not reproduced" if the truth is 44%'].rstrip("%")) / 100
+        assert shown == pytest.approx(share, abs=0.01)
+    paired, own, seeds, single = (row["needed"] for row in evidence.power())
+    assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")
+    assert seeds == "9 seeds of each" and single.startswith("out of reach: 27%")
+
+
+def test_the_official_program_is_asked_when_a_jar_is_given(run, monkeypatch):
+    asked = {}
+
+    def fake(jar, golds, answers, **options):
+        asked.update(jar=jar, golds=golds, answers=answers, **options)
+        figures = {"SAcc": 0.5, "LAcc": 0.5, "MRR": 0.5}
+        return [evidence.official.Comparison(n, figures, figures, ()) for n in options["names"]]
+
+    monkeypatch.setattr(evidence.official, "compare_files", fake)
+    rows, agree = evidence.official_check(run, "x.jar")
+    assert [row["measure"] for row in rows[:3]] == ["SAcc", "MRR", "LAcc"]
+    assert agree and len(rows) == 15 and asked["jar"] == "x.jar"
+    assert len(read_questions(asked["golds"][0], answers="required")) > 0
+    assert all(path.is_file() for path in asked["answers"])

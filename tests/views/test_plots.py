@@ -1,0 +1,191 @@
+"""Figures: axes with labels, the data drawn, nothing shown behind the notebook's back."""
+
+import html
+import inspect
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import VOCAB, tiny_examples
+
+from helpers.model.features import make_tokenizer, make_windows
+from helpers.scoring import errors
+from helpers.views.figures import conversion_plots, model_plots, plots, result_plots
+from helpers.views.internals import PARTS, Stack
+
+STACKS = [
+    Stack(n, first, seed, tuple(0.1 * (k + 1 + seed) for k in range(n)), tuple([0.5] * n))
+    for n in (2, 4)
+    for first in (False, True)
+    for seed in (0, 1)
+]
+LOGITS = [("[CLS]", 0.1, -0.2), ("insulin", 1.5, 0.3), ("##s", -0.4, 1.1)]
+ROW = {"batch": "mini1", "n": 4, "sacc": 0.25, "mrr": 0.4, "lacc": 0.5, "ceiling": 0.75}
+FIGURES = {
+    "training_curve": lambda: plots.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
+    "funnel": lambda: conversion_plots.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
+    "distributions": lambda: conversion_plots.distributions(
+        {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
+    ),
+    "length_histogram": lambda: plots.length_histogram([20, 30, 70], 384),
+    "coverage_bars": lambda: conversion_plots.coverage_bars(
+        [{"batch": "b", "questions": 4, "strict rule": 2, "ceiling": 2}]
+    ),
+    "score_bars": lambda: plots.score_bars(
+        {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
+    ),
+    "part_bars": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
+    "part_bars of one": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10)}),
+    "span_logits": lambda: model_plots.span_logits(LOGITS, [1, 2]),
+    "depth_gradients": lambda: model_plots.depth_gradients(STACKS),
+    "depth_likeness": lambda: model_plots.depth_likeness(STACKS),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_labelled_axes_and_can_be_saved(name, tmp_path):
+    figure = FIGURES[name]()
+    assert figure.axes
+    for axes in figure.axes:
+        assert axes.get_xlabel()
+        assert axes.get_ylabel() or _names_on_y(axes)
+        assert axes.get_title() or axes.get_title(loc="left")
+    figure.savefig(tmp_path / "figure.png", dpi=50)
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    assert not plt.get_fignums()  # else the notebook would show it twice
+
+
+def _names_on_y(axes) -> bool:
+    """Horizontal bars are labeled by what each stands for instead of by one label."""
+    return any(any(c.isalpha() for c in label.get_text()) for label in axes.get_yticklabels())
+
+
+def test_the_flow_names_every_notebook_and_file():
+    figure = model_plots.notebook_flow(
+        [("00 start", "checks", "a.json"), ("01 go", "goes", "b.json")]
+    )
+    words = {text.get_text() for text in figure.axes[0].texts}
+    assert {"00 start", "checks", "a.json", "01 go", "goes", "b.json"} <= words
+
+
+def test_parts_are_drawn_in_millions_with_their_shares():
+    figure = model_plots.part_bars({"model": {"a": 3_000_000, "b": 1_000_000, "c": 10}})
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [3.0, 1.0, 1e-5]
+    assert [text.get_text() for text in axes.texts] == ["75%", "25%", "< 1%"]
+    assert "4.0 million" in axes.get_title(loc="left")
+
+
+def test_logits_are_drawn_token_by_token():
+    axes = model_plots.span_logits(LOGITS).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [0.1, 1.5, -0.4, -0.2, 0.3, 1.1]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "insulin", "##s"]
+
+
+def test_depth_curves_are_means_over_seeds():
+    left, right = model_plots.depth_gradients(STACKS).axes
+    post = left.get_lines()[0].get_ydata()
+    np.testing.assert_allclose(post, [0.15, 0.25, 0.35, 0.45])
+    lasts = right.get_lines()[0].get_ydata()
+    np.testing.assert_allclose(lasts, [0.25, 0.45])
+    theory_before = right.get_lines()[3].get_ydata()
+    np.testing.assert_allclose(theory_before, [0.25, 0.25 / 2**0.5])
+
+
+ODD = r"US$5 \foo $6 <b> שלום"  # money, no formula; matplotlib's own parser stops at \foo
+WINDOWS = make_windows(tiny_examples(1), make_tokenizer(VOCAB), max_length=12, training=True)
+FOUND = [SimpleNamespace(text=ODD, start_logit=2.0, end_logit=1.0, probability=0.7)]
+MEASURE = {"mean": 0.5, "low": 0.4, "high": 0.6}
+SPREAD = SimpleNamespace(
+    question_low=0.3, question_high=0.5, mean=0.4, seed_sd=0.1, seeds=(0.3, 0.5)
+)  # fmt: skip
+COMPARED = {
+    "name": ODD, "context": "snippet", "profile": "mini", "system": "run", "training": "",
+    "measures": dict.fromkeys(("SAcc", "MRR", "LAcc"), MEASURE),
+}  # fmt: skip
+EFFECTS = [
+    SimpleNamespace(switch="s", setting=ODD, own=own, score=SimpleNamespace(sacc=0.4))
+    for own in (True, False)
+]
+# Every text that comes from files, settings or users is odd here. None: the figure shows none.
+WITH_ODD_TEXTS = {
+    "training_curve": None,
+    "window_map": lambda: plots.window_map(WINDOWS, [ODD] * len(VOCAB)),
+    "length_histogram": None,
+    "score_bars": lambda: plots.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
+    "cause_bars": lambda: plots.cause_bars(
+        errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
+    ),
+    "softmax_bars": lambda: plots.softmax_bars(FOUND),
+    "merge_bars": lambda: plots.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
+    "funnel": lambda: conversion_plots.funnel([(ODD, 10)], [(ODD, 3)]),
+    "distributions": lambda: conversion_plots.distributions(
+        {ODD: {"words": [3, 9], "contexts": [1, 20]}}
+    ),
+    "coverage_bars": lambda: conversion_plots.coverage_bars(
+        [{"batch": ODD, "questions": 4, "strict rule": 2, "ceiling": 2}]
+    ),
+    "notebook_flow": lambda: model_plots.notebook_flow([(ODD, ODD, ODD)]),
+    "part_bars": lambda: model_plots.part_bars({ODD: {ODD: 1}}),
+    "order_scores": lambda: model_plots.order_scores(
+        {"scores": {"0": 0.5}, "order": "0", "kind": "shown", "measure": ODD}
+    ),
+    "span_logits": lambda: model_plots.span_logits([(ODD, 0.1, 0.2)]),
+    "depth_gradients": None,
+    "depth_likeness": None,
+    "two_sources": lambda: result_plots.two_sources({ODD: SPREAD}, [0, 1]),
+    "forest": lambda: result_plots.forest([COMPARED], [COMPARED]),
+    "switches": lambda: result_plots.switches(EFFECTS),
+}  # fmt: skip
+
+
+def test_every_plot_function_is_tried_with_odd_texts():
+    modules = (plots, conversion_plots, model_plots, result_plots)
+    named = {
+        name
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith("_")
+    }
+    assert named - {"new_figure", "cut", "keep"} == set(WITH_ODD_TEXTS)
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")  # that the font has no sign for it is no failure
+@pytest.mark.parametrize("name", [name for name, make in WITH_ODD_TEXTS.items() if make])
+def test_labels_are_drawn_as_they_are_written(name, tmp_path):
+    """Read back from the drawing itself: an SVG keeps each text that is no formula as it is."""
+    figure = WITH_ODD_TEXTS[name]()
+    figure.savefig(tmp_path / "notebook.png", dpi=50, bbox_inches="tight")  # as a notebook does
+    figure.savefig(tmp_path / "figure.png", dpi=50)
+    with plt.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(tmp_path / "figure.svg")
+    drawn = html.unescape((tmp_path / "figure.svg").read_text(encoding="utf-8"))
+    assert ODD in drawn and not any(text.get_parse_math() for text in figure.findobj(plt.Text))
+
+
+def test_figures_of_the_user_keep_their_formulas(tmp_path):
+    figure = plots.softmax_bars(FOUND)
+    figure.savefig(tmp_path / "ours.png", dpi=50)
+    theirs, axes = plt.subplots()
+    assert axes.set_title("$x^2$").get_parse_math()
+    plt.close(theirs)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "a\nb\tc", "x" * 500, "$", r"\$", "_x", "\u202eabc"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_any_answer_can_be_a_label(text, tmp_path):
+    found = [SimpleNamespace(text=text, start_logit=2.0, end_logit=1.0, probability=0.7)]
+    for figure in (
+        plots.softmax_bars(found),
+        plots.merge_bars(pd.DataFrame({"snippet 1": [0.5]}, index=[text])),
+    ):
+        figure.savefig(tmp_path / "f.png", dpi=50)
+        label = figure.axes[0].get_yticklabels()[0].get_text()
+        assert label == plots.cut(text) and len(label) <= 34 and "\n" not in label
+
+
+def test_an_empty_nbest_can_be_drawn(tmp_path):
+    plots.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
+    plots.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")
