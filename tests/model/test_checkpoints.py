@@ -154,6 +154,32 @@ def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
             damaged.predict(tiny_examples(3), progress=False)
 
 
+@pytest.mark.parametrize(
+    ("target", "loads"),
+    [("helpers.qa_model.ExtractiveQAModel", True), ("helpers.qa_model.Another", False)],
+)
+def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
+    whole = checkpoints.save_nemo(tiny_reader(1), tmp_path / "new.nemo")
+    with tarfile.open(whole) as archive:
+        archive.extractall(tmp_path / "parts", filter="data")
+    config = tmp_path / "parts" / "model_config.yaml"
+    text = config.read_text()
+    assert "target: helpers.model.qa_model.ExtractiveQAModel" in text
+    config.write_text(text.replace("helpers.model.qa_model.ExtractiveQAModel", target))
+    old = tmp_path / "old.nemo"
+    with tarfile.open(old, "w") as archive:
+        archive.add(tmp_path / "parts", ".")
+    if loads:
+        found = checkpoints.load(old, SETTINGS).model.state_dict()
+        assert all(
+            torch.equal(found[name], value)
+            for name, value in tiny_reader(1).model.state_dict().items()
+        )
+    else:
+        with pytest.raises(InputError, match="holds a helpers.qa_model.Another"):
+            checkpoints.load(old, SETTINGS)
+
+
 def test_a_nemo_file_damaged_inside_is_one_line(tmp_path):
     whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
     with tarfile.open(whole) as archive:
