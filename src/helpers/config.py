@@ -208,7 +208,7 @@ def _checked(name: str, type_name: str, value: object) -> object:
     if name in _AT_LEAST and not value >= _AT_LEAST[name]:
         raise InputError(f"{name}: {value!r} is below {_AT_LEAST[name]}, the least that works")
     if name.endswith("learning_rate") and not value > 0:
-        raise InputError(f"{name}: {value!r} teaches nothing; choose one above 0, such as 1e-4")
+        raise InputError(f"{name}: {value!r} must be greater than 0, such as 1e-4")
     if name in _BELOW_ONE and not value < 1:
         raise InputError(f"{name}: {value!r} must be below 1")
     return value

@@ -1,4 +1,4 @@
-"""One address to one file: resumed where it stopped, and given up at once where it is hopeless.
+"""Download one URL: resume partial files, fail fast if the host is unreachable.
 
 Nothing here decides whether the bytes are the right ones; ``fetch`` checks them before use.
 """

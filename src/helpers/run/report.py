@@ -113,7 +113,7 @@ def _note(scores: dict, teaching: bool) -> str:
     if teaching:
         text = (
             "These scores are on <b>BioASQ-mini</b>, teaching data written for this project. They "
-            "compare with nothing published; they show that every step works."
+            "are not comparable with any published result; they show that every step works."
         )
     else:
         text = (
