@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0, or 1 where --check finds a difference, or 2 on bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="BioASQ-mini is teaching data: its scores are not comparable with published results.",
+        epilog="BioASQ-mini is teaching data; no published result is comparable with its scores.",
     )
     parser.add_argument(
         "--to", type=Path, default=DATA, help="folder to write to (default: the package's)"
