@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+from found import Found
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,16 +13,6 @@ from helpers.data import spans
 from helpers.data.schema import Question
 from helpers.data.squad import Example
 from helpers.scoring import errors
-
-
-@dataclass
-class Found:
-    """What ``prediction.Candidate`` looks like from here."""
-
-    text: str
-    start: int
-    end: int
-    probability: float
 
 
 def nbest(context, *texts):

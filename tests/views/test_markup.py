@@ -1,27 +1,19 @@
 """Highlighting never changes a text; a case shows what its snippets say."""
 
 import re
-from dataclasses import dataclass
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from found import Found
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.views import markup
-
-
-@dataclass
-class Found:
-    text: str
-    start: int
-    end: int
-    probability: float
 
 
 def nbest(context, text):

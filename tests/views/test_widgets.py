@@ -1,23 +1,15 @@
 """The widgets driven without a browser: what they show, and what is left in a saved page."""
 
 import re
-from dataclasses import dataclass
 
 import pandas as pd
 import pytest
+from found import Found
 
 from helpers.config import InputError
 from helpers.data.squad import Example
 from helpers.scoring import errors
 from helpers.views import markup, widgets
-
-
-@dataclass
-class Found:
-    text: str
-    start: int
-    end: int
-    probability: float
 
 
 class Parrot:

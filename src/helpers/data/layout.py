@@ -149,12 +149,8 @@ def find_files(
         other = [f.path.name for f in found if f and f.role == "train" and f.edition == edition]
         hint = f" for context {context!r}, and {other[0]} is for another" if other else ""
         raise _missing(folder, paths, f"no training file of edition {edition}{hint}")
-    if tests and set(tests) != set(golds):
-        names = ", ".join(_batch(edition, n) for n in sorted(set(tests) ^ set(golds)))
-        raise InputError(
-            f"{folder}: batches with only one of test input and golden file: {names}; "
-            "add the other one or move these out of the folder"
-        )
+    if tests:
+        _check_same_batches(folder, edition, tests, golds)
     numbers = sorted(golds, key=lambda number: int(number or 0))
     gold_paths = tuple(golds[n] for n in numbers)
     abstracts = tuple(path for path in paths if _ABSTRACTS.fullmatch(path.name))
@@ -176,6 +172,16 @@ def find_files(
         tests_are_squad=bool(tests) and tests_are_squad,
         ignored=tuple(ignored),
     )
+
+
+def _check_same_batches(folder: Path, edition: str, tests: dict, golds: dict) -> None:
+    alone = sorted(set(tests) ^ set(golds))
+    if alone:
+        names = ", ".join(_batch(edition, number) for number in alone)
+        raise InputError(
+            f"{folder}: batches with only one of test input and golden file: {names}; "
+            "add the other one or move these out of the folder"
+        )
 
 
 def _why_ignored(
