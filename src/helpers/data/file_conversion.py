@@ -57,7 +57,7 @@ def convert_files(
     """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); a one-line summary.
 
     ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``negatives``
-    is that of ``convert.convert``, for version "2.0" only. Questions that a file of ``against`` asks
+    is that of ``convert``, for version "2.0" only. Questions that a file of ``against`` asks
     too, by id or by wording, are refused unless ``allow_leak``; near-equal wordings are only
     remarked on. A file may be a SQuAD file, dmis-lab's or ours: its rows are checked and written
     anew, answers or not with ``test``, those with an answer without (with ``negatives`` all of an
