@@ -35,8 +35,8 @@ def check() -> None:
         wanted = python if python.exists() else f"the Python in which {root} is installed"
         raise InputError(
             f"this kernel runs {sys.executable} with the helpers in {HELPERS}, but this clone is "
-            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; the "
-            "README says how to register it)"
+            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
+            "docs/setup.md says how to register it)"
         )
 
 

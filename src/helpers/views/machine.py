@@ -92,7 +92,7 @@ def _python(settings: Settings) -> list[Row]:
     rows = [Row("Python", found, "3.11 or 3.12", ok, remedy)]
     own, remedy = ROOT / ".venv", ""
     if own.exists() and Path(sys.prefix).resolve() != own.resolve():
-        remedy = f"this clone has a Python of its own in {own}: the README says how to choose it"
+        remedy = f"this clone has its own Python in {own}; docs/setup.md says how to choose it"
     return [*rows, Row("kernel", sys.executable, "the Python of the set-up", True, remedy)]
 
 
