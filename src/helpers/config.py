@@ -97,8 +97,8 @@ _STEP_B = {
     "dev_fraction": 0.0,
 }
 # Learning rate and epochs were chosen on held-out training questions, never on a test batch;
-# docs/results.md says how. With real data the final training then takes all questions, as the published
-# recipes do; that is also why it holds none out.
+# docs/results.md says how. With real data, the final training then takes all questions, as the
+# published recipes do; that is also why it holds none out.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
