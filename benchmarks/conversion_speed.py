@@ -21,11 +21,10 @@ from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 
-from helpers.data.bioasq import read_questions
+from helpers.data.bioasq import Question, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import find_files
 from helpers.data.mini import DATA
-from helpers.data.schema import Question
 
 FACTOIDS, SNIPPETS = 779, 9  # of the 7b training file, so about 7,000 pairs
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"

@@ -34,7 +34,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     from helpers.model import checkpoints
     from helpers.model.decoding import Reader
     from helpers.model.encoder import EncoderConfig, SpanModel
-    from helpers.model.names import megatron_names, transformers_names
+    from helpers.model.weights import megatron_names, transformers_names
 
     config = EncoderConfig(
         layers=layers, hidden=hidden, heads=hidden // 64, feed_forward=4 * hidden

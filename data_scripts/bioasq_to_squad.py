@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from helpers.config import CONTEXTS, InputError
-from helpers.data.file_conversion import convert_files
+from helpers.pipeline import convert_files
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,7 @@ from tiny import finished
 
 from helpers import batch, config
 from helpers.config import from_parameters
-from helpers.run.folder import Run
-from helpers.run.stages import STAGES
+from helpers.run.folder import STAGES, Run
 
 
 @pytest.mark.parametrize(

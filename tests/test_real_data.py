@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from helpers.config import from_parameters
-from helpers.data.batches import read_batches
 from helpers.data.bioasq import read_questions
 from helpers.data.convert import convert
-from helpers.data.file_conversion import convert_files
-from helpers.data.layout import find_files
+from helpers.data.layout import find_files, read_batches
 from helpers.data.spans import ceiling, extra_cause, find_spans
 from helpers.data.squad import read_squad
-from helpers.run.conversion import convert_run, find_run_files
+from helpers.pipeline import convert_files
+from helpers.run.stages import convert_run, find_run_files
 from helpers.views import dataset
 
 FOLDER = os.environ.get("BIOASQ_DIR", "")

@@ -10,27 +10,31 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shlex
 import shutil
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from helpers.config import ROOT, InputError, Settings, from_parameters, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
-from helpers.run import compare, kernel, reproduce
+from helpers.run import compare, reproduce
 from helpers.run import scores as scoring
-from helpers.run.code_version import notebook_sources
-from helpers.run.conversion import find_run_files
-from helpers.run.folder import Run
-from helpers.run.squad_step import check as check_squad_step
-from helpers.run.stages import NEUTRAL, STAGES, as_recorded
-from helpers.scoring import verdicts
+from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
+from helpers.run.provenance import notebook_sources
+from helpers.run.stages import check_squad_step as check_squad_step
+from helpers.run.stages import find_run_files
+from helpers.scoring import claims
 from helpers.views import machine
 
+HELPERS = Path(__file__).resolve().parent
 PATHS = ("bioasq_dir", "squad_file", "squad_dev", "model")
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 
@@ -68,7 +72,7 @@ def run(parameters: dict, *, fresh: bool = False, until: str = "") -> Path:
             print(f"{label}: done before in {done[name]['seconds']:.0f} s, kept", flush=True)
             continue
         if not checked:
-            checked = kernel.check_own()
+            checked = check_own_kernel()
             print(_replaced(folder), end="", flush=True)
         print(label, flush=True)
         done = {before: entry for before, entry in done.items() if before < name}
@@ -104,7 +108,7 @@ def seeds(numbers: Sequence[int], parameters: dict, *, fresh: bool = False) -> l
         folder = run({**parameters, "run": f"{base}-seed{seed}", "seed": seed}, fresh=fresh)
         results.append(read_json(folder / "scores.json"))
     print(f"\n{spread(results)}")
-    print("\nverdicts over the seeds:", *verdicts.summary(verdicts.judge(results)), sep="\n- ")
+    print("\nverdicts over the seeds:", *claims.summarize(claims.judge(results)), sep="\n- ")
     path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
     print(f"written to {write_json(path, results)}")
     return results
@@ -117,7 +121,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     differences between the ways of making a run.
     """
     from helpers.scoring.uncertainty import sources
-    from helpers.views.figures import result_plots  # matplotlib takes a second
+    from helpers.views import figures  # matplotlib takes a second
 
     found = [compare.read(folder) for folder in folders]
     ours, theirs = compare.rows(found), compare.published()
@@ -145,10 +149,10 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": judged}
     write_json(output / "results.json", data)
     write_text(output / "results.md", page)
-    result_plots.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
+    figures.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
     for members in compare.group(found):
         spread_of = sources([run.ranks[scoring.OWN] for run in members], members[0].strata)
-        figure = result_plots.two_sources(spread_of, [run.scores["seed"] for run in members])
+        figure = figures.two_sources(spread_of, [run.scores["seed"] for run in members])
         figure.savefig(output / f"sources-{members[0].manifest['profile']}.png", dpi=140)
     if readme:
         write_text(readme, text)
@@ -198,7 +202,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
     output = folder.path(f"notebooks/{notebook.name}")
     started = time.monotonic()
     try:
-        with kernel.own(folder.path("notebooks/kernel.log")) as arguments:
+        with own_kernel(folder.path("notebooks/kernel.log")) as arguments:
             papermill.execute_notebook(
                 str(notebook),
                 str(output),
@@ -206,7 +210,7 @@ def _execute(notebook: Path, folder: Run, parameters: dict) -> float:
                 cwd=str(Path.cwd()),  # so that both mean the same runs folder
                 kernel_name="python3",  # papermill wants a name; the arguments decide
                 progress_bar=False,
-                start_timeout=kernel.START_SECONDS,
+                start_timeout=START_SECONDS,
                 stderr_file=sys.stderr,  # the progress bars of training and prediction
                 **arguments,
             )
@@ -341,3 +345,70 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+START_SECONDS = 300  # a kernel takes long to start on a machine under load
+_ASK = """import os, sys, helpers
+print(sys.executable, os.path.realpath(helpers.__file__), sep="\\n")"""
+
+_SET_UP = "set up again (make setup), or look for a start-up script of IPython"
+
+
+@contextmanager
+def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
+    """Arguments that make papermill or nbclient start this interpreter with these helpers.
+
+    The kernel's own complaints, such as a stack after Ctrl-C, go to the file ``log``; what a cell
+    prints is not among them. Nothing is installed.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    from traitlets.config import Config
+
+    path = [str(HELPERS.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, path)).replace("$", "$$")}
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=environment)
+
+        async def start_kernel(self, **kwargs):
+            with open(log, "ab") as file:
+                return await super().start_kernel(**kwargs, stderr=file)
+
+    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+        # A kernel on TCP warns that others on the machine could listen; sockets on disk are
+        # private. In a folder of their own, since two runs that start at once in one place would
+        # take the same names.
+        local = {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}
+        config = Config(local if os.name == "posix" else {})
+        yield {"kernel_manager_class": Kernel, "config": config}
+
+
+def check_own_kernel() -> bool:
+    """Start a kernel; True when it is this Python with these helpers, ``InputError`` otherwise.
+
+    A start-up script of IPython can still change what is imported.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    ask = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(_ASK)])
+    with tempfile.NamedTemporaryFile("r") as log, own_kernel(log.name) as arguments:
+        client = NotebookClient(ask, startup_timeout=START_SECONDS, allow_errors=True, **arguments)
+        try:
+            with client.setup_kernel():
+                client.execute_cell(ask.cells[0], 0)
+        except RuntimeError as error:  # it died, or does not answer
+            said = " ".join(log.read().split())[-300:]
+            raise InputError(
+                f"the kernel of {sys.executable} does not start ({error}): {said}; {_SET_UP}"
+            ) from None
+    outputs = ask.cells[0].outputs
+    text = "".join(out.get("text", out.get("evalue", "")) for out in outputs)
+    if text.splitlines()[-2:] != [sys.executable, str(HELPERS / "__init__.py")]:
+        raise InputError(
+            f"the kernel of {sys.executable} does not use the helpers in {HELPERS}, but answers "
+            f"{' '.join(text.split())}; remove the start-up script of IPython that changes this"
+        )
+    return True

@@ -53,7 +53,7 @@ class Settings:
     max_query: int = 64
     dev_fraction: float = 0.1  # of the training questions, held out for every choice
     allow_leak: bool = False  # train on test questions all the same
-    # The SQuAD step before BioASQ, if any (see helpers.run.squad_step).
+    # The SQuAD step before BioASQ, if any (see helpers.run.stages).
     squad_epochs: int = 0  # 0: no such step
     squad_file: str = ""  # SQuAD v1.1 questions to learn from: a file or a name in the registry
     squad_dev: str = ""  # such questions to judge it by; empty: the dev share of squad_file

@@ -1,7 +1,11 @@
-"""Text files: written whole or not at all, never over what is not ours, and read as UTF-8 only."""
+"""Text files: written whole or not at all, never over what is not ours, and read as UTF-8 only.
+
+How much memory a computation may take, in bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -183,3 +187,37 @@ def _writable(path: str | Path) -> Path:
     if not os.access(above, os.W_OK):
         raise InputError(f"{path}: cannot be written, no permission in {above}")
     return real
+
+
+def free_memory(swap: bool = False) -> int | None:
+    """Bytes that a new program can use, or None; psutil comes with Jupyter's kernel."""
+    try:
+        import psutil
+    except ImportError:
+        return None
+    free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
+    try:  # a container's own limit, which psutil does not see
+        folder = Path("/sys/fs/cgroup")
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used -= int(stat["inactive_file"])  # files it has read; they go when room is needed
+        return min(free, max(0, limit - used))
+    except (OSError, ValueError, KeyError):  # no container, or "max"
+        return free
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file as 64 hex digits; the file is read in pieces."""
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from None
+
+
+def hashes(path: str | Path) -> dict[str, str]:
+    """Full path -> SHA-256 of a file, or of each file directly in a folder."""
+    path = Path(path).resolve()
+    found = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {str(p): sha256(p) for p in found}

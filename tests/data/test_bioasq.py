@@ -5,8 +5,16 @@ import json
 import pytest
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_answers, read_golds, read_json, read_questions, write_answers
-from helpers.data.schema import Oddities, Question, Snippet
+from helpers.data.bioasq import (
+    Oddities,
+    Question,
+    Snippet,
+    read_answers,
+    read_golds,
+    read_json,
+    read_questions,
+    write_answers,
+)
 from helpers.io import write_json
 
 

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_questions
-from helpers.data.contexts import find_abstract, read_abstracts
-from helpers.data.convert import convert
-from helpers.data.file_conversion import convert_files
-from helpers.data.schema import Question, Snippet
+from helpers.data.bioasq import Question, Snippet, read_questions
+from helpers.data.convert import convert, find_abstract, read_abstracts
 from helpers.data.squad import Drop, read_squad
+from helpers.pipeline import convert_files
 
 SCRIPT = Path(__file__).parents[2] / "data_scripts" / "bioasq_to_squad.py"
 CASES = Path(__file__).parents[1] / "cases"

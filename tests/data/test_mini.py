@@ -11,8 +11,7 @@ import pytest
 from bioasq_mini import generate, sentences
 
 from helpers.data import mini
-from helpers.data.bioasq import read_questions
-from helpers.data.schema import Question, Snippet
+from helpers.data.bioasq import Question, Snippet, read_questions
 from helpers.data.spans import find_spans
 
 ROOT = Path(__file__).parents[2]

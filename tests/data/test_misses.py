@@ -2,10 +2,8 @@
 
 import pytest
 
-from helpers.data.contexts import Context
-from helpers.data.convert import convert
-from helpers.data.misses import nearest
-from helpers.data.schema import Question, Snippet
+from helpers.data.bioasq import Question, Snippet
+from helpers.data.convert import Context, convert, nearest
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pubmed_server import HEAD, PubmedServer, journal, send
 
 from helpers.config import InputError
 from helpers.data import pubmed
-from helpers.data.contexts import contexts_of, documents_of, pmid_of
+from helpers.data.bioasq import Question, Snippet
+from helpers.data.convert import contexts_of, documents_of, pmid_of
 from helpers.data.pubmed import fetch_articles, read_articles
-from helpers.data.schema import Question, Snippet
 
 IDS = [f"9000000{n}" for n in range(1, 9)]
 MISSING = "99999999"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question
 from helpers.data.spans import Span, ceiling, extra_cause, find_spans, fold, lacks
 
 

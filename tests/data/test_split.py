@@ -10,12 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_questions
+from helpers.data.bioasq import Question, Snippet, read_questions
 from helpers.data.convert import convert
-from helpers.data.leaks import plain
-from helpers.data.schema import Question, Snippet
+from helpers.data.leaks import TYPES, answer_type, plain, split_dev, type_counts
 from helpers.data.spans import Span
-from helpers.data.split import TYPES, answer_type, split_dev, type_counts
 from helpers.data.squad import Example
 
 

@@ -8,9 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, read_json
+from helpers.data.bioasq import Oddities, is_squad, read_json
 from helpers.data.leaks import wordings
-from helpers.data.schema import Oddities
 from helpers.data.spans import Span, find_spans
 from helpers.data.squad import (
     Drop,

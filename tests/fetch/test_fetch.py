@@ -18,8 +18,8 @@ import filelock
 import pytest
 
 from helpers.config import InputError
-from helpers.fetch import download, fetch, files, registry, sources
-from helpers.fetch.files import File
+from helpers.fetch import download, fetch, registry, sources
+from helpers.fetch.download import File
 from helpers.fetch.registry import Entry
 
 CONTENT = {
@@ -438,10 +438,10 @@ def test_a_lock_keeps_two_processes_apart(hub, cache, monkeypatch):
     lock = filelock.FileLock(cache / ".lock")
     found = []
     with lock:
-        monkeypatch.setattr(files, "LOCK_PATIENCE", 0)
+        monkeypatch.setattr(download, "LOCK_PATIENCE", 0)
         with pytest.raises(InputError, match="another process"):
             fetch.fetch("tiny")
-        monkeypatch.setattr(files, "LOCK_PATIENCE", 60)
+        monkeypatch.setattr(download, "LOCK_PATIENCE", 60)
         waiting = threading.Thread(target=lambda: found.append(fetch.fetch("tiny")))
         waiting.start()
         put(cache)

@@ -14,7 +14,7 @@ from ngc_server import NgcServer, cut, send, send_json, zipped
 
 from helpers.config import InputError
 from helpers.fetch import download, fetch, registry, sources
-from helpers.fetch.files import File
+from helpers.fetch.download import File
 
 NAME = "BioMegatron345mUncasedSQuADv1"
 MODEL = "biomegatron345muncasedsquadv1"

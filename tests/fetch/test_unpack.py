@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.fetch import unpack
+from helpers.fetch import download
 
 
 def make_zip(path, members):
@@ -40,8 +40,8 @@ FILES = [("model/a.pt", b"weights"), ("model/deep/vocab.txt", b"[PAD]\n")]
 def test_regular_files_and_no_needless_folder(tmp_path, kind):
     path = tmp_path / "archive"
     make_zip(path, FILES) if kind == "zip" else make_tar(path, FILES, kind)
-    assert unpack.is_archive(path)
-    found = unpack.unpack(path, tmp_path / "out")
+    assert download.is_archive(path)
+    found = download.unpack(path, tmp_path / "out")
     assert [p.relative_to(tmp_path / "out").as_posix() for p in found] == ["a.pt", "deep/vocab.txt"]
     assert found[0].read_bytes() == b"weights"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["archive", "out"]
@@ -56,7 +56,7 @@ def test_names_that_lead_elsewhere(tmp_path, make, name):
     (tmp_path / "in").mkdir()
     path = make(tmp_path / "in" / "archive", [("good", b"x"), (name, b"evil")])
     with pytest.raises(InputError, match=r"refused|damaged"):
-        unpack.unpack(path, tmp_path / "in" / "out")
+        download.unpack(path, tmp_path / "in" / "out")
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "archive"]
 
 
@@ -66,7 +66,7 @@ def test_names_that_lead_elsewhere(tmp_path, make, name):
 def test_links_and_devices(tmp_path, kind):
     path = make_tar(tmp_path / "archive.tar", [("good", b"x"), ("link", (kind,))])
     with pytest.raises(InputError, match="a link or a device"):
-        unpack.unpack(path, tmp_path / "out")
+        download.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -76,19 +76,19 @@ def test_a_link_in_a_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr(info, "/etc/passwd")
     with pytest.raises(InputError, match="a link or a device"):
-        unpack.unpack(tmp_path / "a.zip", tmp_path / "out")
+        download.unpack(tmp_path / "a.zip", tmp_path / "out")
 
 
 def test_bombs(tmp_path, monkeypatch):
-    bomb = make_zip(tmp_path / "bomb.zip", [("zeros", bytes(unpack.SMALL + 1))])
+    bomb = make_zip(tmp_path / "bomb.zip", [("zeros", bytes(download.SMALL + 1))])
     with pytest.raises(InputError, match="no checkpoint does"):
-        unpack.unpack(bomb, tmp_path / "out")
-    monkeypatch.setattr(unpack, "TOTAL", 10)
+        download.unpack(bomb, tmp_path / "out")
+    monkeypatch.setattr(download, "TOTAL", 10)
     with pytest.raises(InputError, match="no checkpoint does"):
-        unpack.unpack(make_tar(tmp_path / "big.tar", [("a", b"x" * 11)]), tmp_path / "out")
-    monkeypatch.setattr(unpack, "MEMBERS", 1)
+        download.unpack(make_tar(tmp_path / "big.tar", [("a", b"x" * 11)]), tmp_path / "out")
+    monkeypatch.setattr(download, "MEMBERS", 1)
     with pytest.raises(InputError, match="more than 1"):
-        unpack.unpack(make_tar(tmp_path / "many.tar", [("a", b""), ("b", b"")]), tmp_path / "out")
+        download.unpack(make_tar(tmp_path / "many.tar", [("a", b""), ("b", b"")]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -96,7 +96,7 @@ def test_bombs(tmp_path, monkeypatch):
 def test_names_that_clash(tmp_path, names):
     path = make_tar(tmp_path / "x.tar", [(name, b"x") for name in names])
     with pytest.raises(InputError, match=r"twice|cannot be unpacked"):
-        unpack.unpack(path, tmp_path / "out")
+        download.unpack(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -105,13 +105,13 @@ def test_damaged(tmp_path, make):
     path = make(tmp_path / "archive", [("a", bytes(range(256)) * 300)])
     path.write_bytes(path.read_bytes()[:40_000] if make is make_tar else b"PK\x03\x04" + b"x" * 99)
     with pytest.raises(InputError, match="damaged archive"):
-        unpack.unpack(path, tmp_path / "out")
+        download.unpack(path, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["archive"]
 
 
 def test_torch_files_are_no_archives(tmp_path):
-    assert not unpack.is_archive(make_zip(tmp_path / "model.pt", FILES))
-    assert not unpack.is_archive(tmp_path)
+    assert not download.is_archive(make_zip(tmp_path / "model.pt", FILES))
+    assert not download.is_archive(tmp_path)
 
 
 PIECE = st.sampled_from(["..", ".", "", "a", "b", "C:", "\\", "~", "é", "COM1", " ", "a\x00b"])
@@ -135,7 +135,7 @@ def test_nothing_is_written_outside(tmp_path_factory, members, tar):
         return
     before = {p: p.stat().st_mtime_ns for p in top.rglob("*") if p.is_file()}
     try:
-        for file in unpack.unpack(path, place / "out"):
+        for file in download.unpack(path, place / "out"):
             assert file.is_file() and not file.is_symlink()
             assert (place / "out") in file.resolve().parents
     except InputError:

@@ -19,10 +19,9 @@ from tiny import VOCAB, tiny_examples
 from helpers.config import InputError, Settings
 from helpers.fetch import registry
 from helpers.model import checkpoints, row_order
-from helpers.model import prepare as prepare_module
+from helpers.model.checkpoints import prepare
 from helpers.model.features import gather
-from helpers.model.names import canonical
-from helpers.model.prepare import prepare
+from helpers.model.weights import canonical
 
 
 @pytest.mark.parametrize("order", row_order.ORDERS)
@@ -341,9 +340,9 @@ def test_too_long_windows_are_refused_before_the_conversion(tmp_path, monkeypatc
 
 def test_other_code_converts_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
-    room = Path(prepare_module.__file__).parent
+    room = Path(checkpoints.__file__).parent
     copy = shutil.copytree(room, tmp_path / "model")
-    monkeypatch.setattr(prepare_module, "__file__", str(copy / "prepare.py"))
+    monkeypatch.setattr(checkpoints, "__file__", str(copy / "prepare.py"))
     folder, settings = write(tmp_path / "m"), replace(SETTINGS, qkv_order="0")
     before = prepare(folder, settings)
     for path in (copy / "megatron.py", copy / "encoder.py"):

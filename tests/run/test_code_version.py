@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from helpers.run import code_version
+from helpers.run import provenance
 
 NOTEBOOK = "notebooks/00_start_here.ipynb"
 PARAMETERS = 'profile = "mini"  # which values\nrun = "lab"\nseed = 0\n'
@@ -27,7 +27,7 @@ def kit(tmp_path, monkeypatch):
         new_code_cell("print(1)\nprint(2)"),
     ]
     nbformat.write(new_notebook(cells=cells), root / NOTEBOOK)
-    monkeypatch.setattr(code_version, "__file__", str(module))
+    monkeypatch.setattr(provenance, "__file__", str(module))
     return root
 
 
@@ -41,7 +41,7 @@ def clean(kit):
     git(kit, "init", "-q")
     git(kit, "add", "-A")
     git(kit, "commit", "-q", "-m", "start")
-    return code_version.commit()
+    return provenance.commit()
 
 
 def edit(root, change):
@@ -61,7 +61,7 @@ def ran(notebook):
 
 
 def test_without_a_clone_there_is_no_commit(kit):
-    assert code_version.commit() is None
+    assert provenance.commit() is None
 
 
 def test_a_clean_clone_has_its_commit(kit, clean):
@@ -70,15 +70,15 @@ def test_a_clean_clone_has_its_commit(kit, clean):
 
 def test_running_and_saving_a_notebook_is_no_change(kit, clean):
     edit(kit, ran)
-    assert code_version.commit() == clean
+    assert provenance.commit() == clean
 
 
 def test_the_values_of_parameters_are_no_change(kit, clean):
     lines = "profile = 'bioasq-cpu'\nrun = \"my run\"  # mine\nseed = 12\n"
     edit(kit, lambda notebook: notebook.cells[1].update(source=lines))
-    assert code_version.commit() == clean
+    assert provenance.commit() == clean
     content = (kit / NOTEBOOK).read_bytes()
-    assert code_version.notebook_parameters(content) == {
+    assert provenance.notebook_parameters(content) == {
         "profile": "bioasq-cpu",
         "run": "my run",
         "seed": 12,
@@ -101,7 +101,7 @@ def test_the_values_of_parameters_are_no_change(kit, clean):
 def test_a_changed_cell_is_a_change(kit, clean, change):
     edit(kit, ran)
     edit(kit, change)
-    assert code_version.commit() == clean + "+changes"
+    assert provenance.commit() == clean + "+changes"
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_a_changed_cell_is_a_change(kit, clean, change):
 )
 def test_other_changes_of_the_code(kit, clean, name, content):
     (kit / name).unlink() if content is None else (kit / name).write_text(content)
-    assert code_version.commit() == clean + "+changes"
+    assert provenance.commit() == clean + "+changes"
 
 
 def test_files_beside_the_code_are_no_change(kit, clean):
     for name in ("data.json", "notebooks/Untitled.ipynb", "notes.txt"):
         (kit / name).write_text("mine")
-    assert code_version.commit() == clean
+    assert provenance.commit() == clean

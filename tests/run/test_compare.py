@@ -10,7 +10,7 @@ from helpers.config import InputError, from_parameters
 from helpers.run import compare
 from helpers.run.folder import Run
 from helpers.scoring import claims, uncertainty
-from helpers.views.figures import result_plots
+from helpers.views import figures
 
 BATCHES = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
 
@@ -246,13 +246,13 @@ def test_other_questions_stand_beside_no_published_row(finished, tmp_path):
 
 def test_figures_have_labelled_axes(finished):
     ours = compare.rows([compare.read(finished("a", seed)) for seed in (0,)])
-    figure = result_plots.forest(ours, compare.published())
+    figure = figures.forest(ours, compare.published())
     assert [axes.get_xlabel() for axes in figure.axes] == ["SAcc (%)", "MRR (%)", "LAcc (%)"]
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(set(labels)) == len(ours) + 12
     ranks = {f"q{k}": k % 3 for k in range(30)}
     for seeds in ([0], [0, 1]):
-        figure = result_plots.two_sources(uncertainty.sources([ranks] * len(seeds)), seeds)
+        figure = figures.two_sources(uncertainty.sources([ranks] * len(seeds)), seeds)
         assert figure.axes[0].get_xlabel() == "score (%)"
 
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 from helpers.config import CONTEXTS, InputError, from_parameters
-from helpers.data.batches import read_batches
 from helpers.data.bioasq import read_questions
+from helpers.data.layout import read_batches
 from helpers.data.spans import Span
 from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
-from helpers.run.conversion import convert_run, find_run_files, write_run
 from helpers.run.folder import Run
+from helpers.run.stages import convert_run, find_run_files, write_run
 from helpers.views.dataset import compare_contexts, describe_files, oddities, telling_example
 
 
@@ -319,7 +319,7 @@ def test_bioasq_mini_is_the_default(tmp_path):
 
 def test_neither_torch_nor_matplotlib_is_imported():
     code = (
-        "import sys, helpers.run.conversion, helpers.views.dataset; "
+        "import sys, helpers.run.stages, helpers.views.dataset; "
         "sys.exit(bool({'torch', 'nemo', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

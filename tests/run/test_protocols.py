@@ -12,9 +12,9 @@ from helpers.data.bioasq import read_json, read_questions
 from helpers.io import write_json
 from helpers.model.decoding import Candidate, write_nbest
 from helpers.pipeline import write_ranked
-from helpers.run import conversion, protocols, scores
+from helpers.run import scores, stages
 from helpers.run.folder import Run
-from helpers.scoring import metrics, verdicts
+from helpers.scoring import claims, metrics
 from helpers.views import evidence
 
 
@@ -49,10 +49,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("protocols")
     settings = from_parameters("mini", run="p", runs_dir=str(folder))
     run = Run.open(settings)
-    files = conversion.find_run_files(settings)
-    converted = conversion.convert_run(files, settings)
+    files = stages.find_run_files(settings)
+    converted = stages.convert_run(files, settings)
     finished(run, checkpoint={}, squad_step={})
-    conversion.write_run(converted, run)
+    stages.write_run(converted, run)
     run.noted("data", scores.CONVERT)
     run.begin("model")
     run.record(write_json(run.path("model/model.nemo"), {}), "model")
@@ -73,8 +73,8 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def effects(run, monkeypatch):
-    monkeypatch.setattr(protocols.checkpoints, "load", lambda path, settings: FirstWords(settings))
-    return protocols.effects(run, scores.read_batches(run))
+    monkeypatch.setattr(evidence.checkpoints, "load", lambda path, settings: FirstWords(settings))
+    return evidence.protocol_effects(run, scores.read_batches(run))
 
 
 def pick(effects, switch, setting):
@@ -120,7 +120,7 @@ def test_a_gold_written_as_text_counts_as_little_as_in_the_scores(run, tmp_path)
     batches = scores.read_batches(copy)
     own = metrics.weighted([batch.score for batch in batches])
     assert batches[n].score.hits_strict == before[n].score.hits_strict - 1
-    effects = protocols.effects(copy, batches, 0)
+    effects = evidence.protocol_effects(copy, batches, 0)
     for switch in ("averaging", "missing", "merge"):
         (mine,) = [e for e in effects if e.switch == switch and e.own]
         assert mine.score.sacc == pytest.approx(own.sacc), switch
@@ -132,7 +132,7 @@ def test_silence_costs_when_wrong_and_pays_when_dropped(effects):
     wrong = pick(effects, "missing", "wrong, some silent")
     dropped = pick(effects, "missing", "dropped, some silent")
     assert wrong.score.sacc <= own.score.sacc and "least sure" in wrong.note
-    assert dropped.score.counted == own.score.n - round(protocols.SILENT * own.score.n)
+    assert dropped.score.counted == own.score.n - round(evidence.SILENT * own.score.n)
     assert dropped.score.sacc > wrong.score.sacc
     assert dropped.score.hits_strict == wrong.score.hits_strict
 
@@ -147,11 +147,11 @@ def test_other_texts_are_predicted_anew(effects):
 
 def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monkeypatch):
     settings = from_parameters("mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden")
-    files = conversion.find_run_files(settings)
+    files = stages.find_run_files(settings)
     assert files.enriched and files.tests == files.golds
     golden = Run.open(settings)
-    converted = conversion.convert_run(files, settings)
-    conversion.write_run(converted, golden)
+    converted = stages.convert_run(files, settings)
+    stages.write_run(converted, golden)
     golden.noted("data", scores.CONVERT)
     finished(golden, checkpoint={}, squad_step={}, model={})
     golden.begin("answers")
@@ -162,7 +162,7 @@ def test_golden_snippets_are_a_setting_and_official_ones_the_other_row(run, monk
     for folder in ("nbest", "answers"):
         golden.record(golden.path(folder), "answers")
     golden.finish("answers", seconds=1.0)
-    effects = protocols.effects(golden, scores.read_batches(golden), 0)
+    effects = evidence.protocol_effects(golden, scores.read_batches(golden), 0)
     assert pick(effects, "snippets", "golden").own
     assert "not tried" in pick(effects, "snippets", "official").note
     with pytest.raises(InputError, match="was made with snippets='official', now it is 'golden'"):
@@ -173,16 +173,16 @@ def test_what_would_take_long_is_named_instead(run, monkeypatch):
     def never(path, settings):
         raise AssertionError("nothing may be predicted")
 
-    monkeypatch.setattr(protocols.checkpoints, "load", never)
-    effects = protocols.effects(run, scores.read_batches(run), 0)
+    monkeypatch.setattr(evidence.checkpoints, "load", never)
+    effects = evidence.protocol_effects(run, scores.read_batches(run), 0)
     golden = pick(effects, "snippets", "golden")
     assert golden.score is None and golden.note.endswith("seconds here, more than 0")
-    rows = protocols.table(effects)
+    rows = evidence.effect_table(effects)
     assert [row["sacc"] for row in rows if row["setting"] == "golden"] == ["–"]
 
 
 def test_the_table_shows_scores_and_changes_in_points(effects):
-    rows = {(row["switch"], row["setting"]): row for row in protocols.table(effects)}
+    rows = {(row["switch"], row["setting"]): row for row in evidence.effect_table(effects)}
     assert rows["averaging", "weighted"]["sacc change"] == "this run"
     assert rows["averaging", "pooled"]["mrr change"] == "+0.0"
     own, macro = (pick(effects, "averaging", n).score.sacc for n in ("weighted", "macro"))
@@ -200,9 +200,9 @@ def test_without_abstracts_ready_squad_files_serve(tmp_path, save):
     ready = {"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]}
     save("data/BioASQ-test-factoid-7b-full-abstract.json", ready)
     settings = from_parameters("bioasq-cpu", bioasq_dir=str(tmp_path / "data"))
-    (batch,) = protocols._read(settings, "abstract", False)
+    (batch,) = evidence._read(settings, "abstract", False)
     assert [e.context for e in batch.examples] == ["A whole abstract on zinc."]
-    (batch,) = protocols._read(settings, "snippet", False)
+    (batch,) = evidence._read(settings, "snippet", False)
     assert [e.context for e in batch.examples] == ["Zinc helps."]
 
 
@@ -217,7 +217,7 @@ def test_review_tables(run):
     rows, agree = evidence.official_check(run)
     assert agree is None and "no jar" in rows[0]["official"]
     scores_of_another = {"batches": [], "model": "minilm", "context": "snippet"}
-    (card,) = evidence.judge(verdicts.judge([scores_of_another]))  # the others are in the summary
+    (card,) = evidence.judge(claims.judge([scores_of_another]))  # the others are in the summary
     assert card["claim"] == "card" and card["verdict"] == "not comparable"
     assert (
         len(evidence.claim_figures(evidence.ALL))
@@ -247,8 +247,8 @@ def test_review_of_what_the_rule_can_see():
     assert (three["seeds"], three["margin (points)"]) == (3, "3.5")
     rng = np.random.default_rng(0)
     for row, seeds in ((one, 1), (three, 3)):
-        means = rng.normal(44, verdicts.SEED_SD, (seeds, 100_000)).mean(axis=0)
-        share = (abs(means - 48) > verdicts.margin(162, seeds)).mean()
+        means = rng.normal(44, claims.SEED_SD, (seeds, 100_000)).mean(axis=0)
+        share = (abs(means - 48) > claims.margin(162, seeds)).mean()
         shown = float(row['"not reproduced" if the truth is 44%'].rstrip("%")) / 100
         assert shown == pytest.approx(share, abs=0.01)
     paired, own, seeds, single = (row["needed"] for row in evidence.power())

@@ -7,7 +7,7 @@ import pytest
 
 from helpers import batch
 from helpers.config import InputError, from_parameters
-from helpers.fetch.files import sha256
+from helpers.io import sha256
 from helpers.run import folder, reproduce
 
 

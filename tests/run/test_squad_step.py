@@ -11,7 +11,7 @@ from helpers.config import InputError, from_parameters
 from helpers.data.spans import Span
 from helpers.data.squad import Example, read_squad, write_squad
 from helpers.model import checkpoints, decoding
-from helpers.run import squad_step
+from helpers.run import stages
 from helpers.run.folder import Run
 
 
@@ -43,14 +43,14 @@ def settings(**given):
 )
 def test_settings_that_do_not_fit_are_named_on_one_line(given, message):
     with pytest.raises(InputError, match=message) as error:
-        squad_step.check(from_parameters(**given))
+        stages.check_squad_step(from_parameters(**given))
     assert "\n" not in str(error.value)
 
 
 def test_a_name_that_is_no_set_of_questions_is_refused():
     wrong = settings(squad_epochs=1, squad_file="minilm")
     with pytest.raises(InputError, match="minilm: is no file of questions"):
-        squad_step.read(wrong)
+        stages.read_squad_data(wrong)
 
 
 def test_squads_own_files_come_by_their_names_in_the_registry(squad_file, tmp_path, monkeypatch):
@@ -62,20 +62,22 @@ def test_squads_own_files_come_by_their_names_in_the_registry(squad_file, tmp_pa
         file = squad_file.name if name == "squad-train" else dev.name
         return SimpleNamespace(files={file: "ab"}, folder=tmp_path)
 
-    monkeypatch.setattr(squad_step.fetch, "fetch", fetch)
-    data = squad_step.read(from_parameters("biomegatron-from-squad"))
+    monkeypatch.setattr(stages.fetch, "fetch", fetch)
+    data = stages.read_squad_data(from_parameters("biomegatron-from-squad"))
     assert set(fetched) == {"squad-train", "squad-dev"}
     assert (len(data.train), len(data.dev)) == (60, 3)
     assert list(data.files) == [str(squad_file), str(dev)]
 
 
 def test_whole_paragraphs_are_held_out(squad_file):
-    data = squad_step.read(settings(squad_epochs=1, squad_file=str(squad_file), dev_fraction=0.2))
+    data = stages.read_squad_data(
+        settings(squad_epochs=1, squad_file=str(squad_file), dev_fraction=0.2)
+    )
     assert len(data.train) == 48 and len(data.dev) == 12
     assert not {e.context for e in data.train} & {e.context for e in data.dev}
     assert list(data.files) == [str(squad_file)]
     everything = settings(squad_epochs=1, squad_file=str(squad_file), dev_fraction=0.0)
-    assert not squad_step.read(everything).dev
+    assert not stages.read_squad_data(everything).dev
 
 
 def test_paragraphs_that_ask_the_same_stay_together(tmp_path):
@@ -86,14 +88,14 @@ def test_paragraphs_that_ask_the_same_stay_together(tmp_path):
     path = str(write_squad(tmp_path / "squad.json", rows))
     for seed in range(4):
         given = {"squad_epochs": 1, "squad_file": path, "dev_fraction": 0.3, "seed": seed}
-        data = squad_step.read(settings(**given))
+        data = stages.read_squad_data(settings(**given))
         assert len(data.dev) == 6
         assert not {e.question for e in data.train} & {e.question for e in data.dev}
 
 
 def test_a_file_of_its_own_judges_the_step(squad_file, tmp_path):
     other = write_squad(tmp_path / "dev.json", tiny.tiny_examples(3, seed=9))
-    data = squad_step.read(
+    data = stages.read_squad_data(
         settings(squad_epochs=1, squad_file=str(squad_file), squad_dev=str(other))
     )
     assert len(data.train) == 60 and len(data.dev) == 3 and len(data.files) == 2
@@ -106,14 +108,14 @@ def test_a_text_seen_in_training_is_no_examination(squad_file, tmp_path, capsys)
     again = [replace(elsewhere, question=first.question, id="y", question_id="y")]
     dev = write_squad(tmp_path / "dev.json", again)
     given = {"squad_epochs": 1, "squad_file": str(squad_file), "squad_dev": str(dev)}
-    assert len(squad_step.read(settings(**given)).dev) == 1 and not capsys.readouterr().err
+    assert len(stages.read_squad_data(settings(**given)).dev) == 1 and not capsys.readouterr().err
     write_squad(dev, [*again, replace(first, id="x", question_id="x", question="Which gene 0a?")])
     with pytest.raises(InputError) as error:
-        squad_step.read(settings(**given))
+        stages.read_squad_data(settings(**given))
     said = str(error.value)
     assert "\n" not in said and f"{dev}: asks what {squad_file} asks" in said
     assert "1 question ('x'); the first: 'Which gene 0a?'" in said and "allow_leak=true" in said
-    assert len(squad_step.read(settings(**given, allow_leak=True)).dev) == 2
+    assert len(stages.read_squad_data(settings(**given, allow_leak=True)).dev) == 2
     assert "allowed by allow_leak" in capsys.readouterr().err
 
 
@@ -121,7 +123,7 @@ def test_a_question_without_an_answer_is_named(tmp_path):
     rows = [Example("q1", "q1", "why ?", "a b", ()), Example("q2", "q2", "why ?", "a b", ())]
     path = write_squad(tmp_path / "v2.json", rows)
     with pytest.raises(InputError, match="'q1' has no answer"):
-        squad_step.read(settings(squad_epochs=1, squad_file=str(path)))
+        stages.read_squad_data(settings(squad_epochs=1, squad_file=str(path)))
 
 
 def test_em_and_f1_of_a_reader():
@@ -146,13 +148,15 @@ def test_the_step_trains_notes_and_keeps_its_model(squad_file, tmp_path, monkeyp
         dev_fraction=0.2, epochs=1, learning_rate=1e-9,
     )  # fmt: skip
     folder = Run.open(reader.settings)
-    before = decoding.squad_em_and_f1(reader, squad_step.read(reader.settings).dev, progress=False)
+    before = decoding.squad_em_and_f1(
+        reader, stages.read_squad_data(reader.settings).dev, progress=False
+    )
     tiny.finished(folder, checkpoint={})
-    note = squad_step.run(reader, folder)
+    note = stages.run_squad_step(reader, folder)
     assert note["judged"]["f1"] > before["f1"] + 0.1  # with its own rate and number of epochs
     assert note["train_questions"] == 48 and note["judged"]["questions"] == 12
     assert folder.noted("squad_step", "03") == note
-    kept = checkpoints.load(folder.path(squad_step.MODEL), reader.settings)
+    kept = checkpoints.load(folder.path(stages.SQUAD_MODEL), reader.settings)
     example = read_squad(squad_file)[0]
     assert kept.answer(example.question, example.context) == reader.answer(
         example.question, example.context
@@ -164,15 +168,15 @@ def test_without_a_step_nothing_happens_and_an_old_model_goes(tmp_path, monkeypa
     reader = tiny.tiny_reader()
     folder = Run.open(reader.settings)
     tiny.finished(folder, checkpoint={})
-    folder.path(squad_step.MODEL).write_bytes(b"of other settings")
-    assert squad_step.run(reader, folder) == {}
-    assert not folder.path(squad_step.MODEL).exists()
+    folder.path(stages.SQUAD_MODEL).write_bytes(b"of other settings")
+    assert stages.run_squad_step(reader, folder) == {}
+    assert not folder.path(stages.SQUAD_MODEL).exists()
     assert folder.noted("squad_step", "03") == {}
 
 
 @pytest.mark.skipif(not os.environ.get("SQUAD_FILE"), reason="SQUAD_FILE is not set")
 def test_real_squad_questions():
-    data = squad_step.read(
+    data = stages.read_squad_data(
         settings(squad_epochs=1, squad_file=os.environ["SQUAD_FILE"], dev_fraction=0.2)
     )
     assert len(data.train) + len(data.dev) == 1190

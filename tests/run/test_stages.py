@@ -22,9 +22,8 @@ from helpers.config import InputError, Settings, from_parameters
 from helpers.data import squad
 from helpers.io import write_json
 from helpers.model import checkpoints, training
-from helpers.run import compare, conversion, report, reproduce, squad_step
-from helpers.run.folder import Run
-from helpers.run.stages import NEUTRAL, STAGES, as_recorded
+from helpers.run import compare, report, reproduce, stages
+from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
 
 FIELDS = [field.name for field in fields(Settings)]
 STEMS = [path.stem for path in batch.notebooks()][1:]  # 00 hands on nothing
@@ -152,8 +151,8 @@ def test_a_setting_changed_between_notebooks_is_refused_or_reported(copy, name, 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_setting_decides_a_stage_or_says_why_not(name):
-    stages = [stage for stage, spec in STAGES.items() if name in spec.settings]
-    assert bool(stages) != (name in NEUTRAL)
+    owners = [stage for stage, spec in STAGES.items() if name in spec.settings]
+    assert bool(owners) != (name in NEUTRAL)
 
 
 RENAMED = ("epochs", "batch_size", "learning_rate")
@@ -175,10 +174,10 @@ def work(stage, settings, base, folder):
     """What a stage computes, by the functions that the notebooks call."""
     run = Run(settings.run_dir, settings)
     if stage == "data":
-        conversion.convert_run(conversion.find_run_files(settings), settings)
+        stages.convert_run(stages.find_run_files(settings), settings)
     elif stage == "squad_step":
         run.noted("checkpoint", FETCH)
-        squad_step.run(checkpoints.load(base, settings), run)
+        stages.run_squad_step(checkpoints.load(base, settings), run)
     elif stage == "model":
         reader = checkpoints.load(base, settings)
         training.fine_tune(reader, squad.read_squad(run.folder / "squad/train.json"), folder / "t")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.data import spans
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question
 from helpers.data.squad import Example
 from helpers.scoring import errors
 

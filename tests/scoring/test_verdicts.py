@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.scoring import claims, verdicts
-from helpers.scoring.claims import CLAIMS, get
-from helpers.scoring.verdicts import OUTCOMES, RULE, margin, verdict
+from helpers.scoring import claims
+from helpers.scoring.claims import CLAIMS, OUTCOMES, RULE, get, margin, verdict
 
 SIZES = claims.TEST_7B
 ROOT = Path(__file__).parents[2]
@@ -86,12 +85,12 @@ def test_the_margin_keeps_its_promise():
     """If claim and runs are draws of one procedure, 95% of the means lie within the margin."""
     rng = np.random.default_rng(0)
     for seeds in (1, 2, 3, 10):
-        claim = rng.normal(0, verdicts.SEED_SD, 100_000)
-        means = rng.normal(0, verdicts.SEED_SD, (seeds, 100_000)).mean(axis=0)
+        claim = rng.normal(0, claims.SEED_SD, 100_000)
+        means = rng.normal(0, claims.SEED_SD, (seeds, 100_000)).mean(axis=0)
         assert (np.abs(means - claim) <= margin(162, seeds)).mean() == pytest.approx(
             0.954, abs=0.01
         )
-    assert margin(162, 1) > margin(162, 2) > margin(162, 3) > verdicts.widest(162) == 3
+    assert margin(162, 1) > margin(162, 2) > margin(162, 3) > claims.widest(162) == 3
     assert margin(34, 3) == pytest.approx(margin(162, 3) * math.sqrt(162 / 34))
 
 
@@ -102,7 +101,7 @@ def test_the_spread_over_seeds_is_the_measured_one():
               if row["system"] != "untrained"]  # fmt: skip
     assert len(spread) >= 9
     pooled = math.sqrt(statistics.fmean(sd**2 for sd in spread))
-    assert pooled == pytest.approx(verdicts.SEED_SD, abs=0.3)
+    assert pooled == pytest.approx(claims.SEED_SD, abs=0.3)
     assert abs(33.33 - 31.48) < margin(162, 1) and "33.33" in get("dmis-biobert").reason
 
 
@@ -236,7 +235,7 @@ def test_the_squad_row_is_judged_on_all_of_squads_dev_set():
 
 
 def test_the_rule_is_written_from_the_tests():
-    for test in verdicts.BIOASQ_TESTS + verdicts.SQUAD_TESTS:
+    for test in claims.BIOASQ_TESTS + claims.SQUAD_TESTS:
         assert f"| {test.subject} | {test.must} | {test.why} |" in RULE
     for outcome, text in OUTCOMES.items():
         assert f"**{outcome}**: {text}" in RULE
@@ -244,8 +243,8 @@ def test_the_rule_is_written_from_the_tests():
 
 
 def test_the_summary_has_every_claim_once():
-    found = verdicts.judge(three(78, 103))
-    lines = verdicts.summary(found)
+    found = claims.judge(three(78, 103))
+    lines = claims.summarize(found)
     assert lines[0].startswith("card: reproduced. SAcc 48.15 against 48.00")
     others = [key for line in lines if line.startswith("not comparable (") 
               for key in line.partition("): ")[2].split(", ")]  # fmt: skip

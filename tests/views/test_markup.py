@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.data.spans import Span
 from helpers.data.squad import Example
-from helpers.views import markup
+from helpers.views import tables
 
 
 def nbest(context, text):
@@ -33,19 +33,19 @@ def cases():
 
 def test_highlight_marks_gold_and_box_and_escapes():
     context = "a <b> & vitamin C"
-    page = markup.highlight(context, [Span(8, 17, "vitamin C")], Found("& vitamin", 6, 15, 1.0))
+    page = tables.highlight(context, [Span(8, 17, "vitamin C")], Found("& vitamin", 6, 15, 1.0))
     assert "a &lt;b&gt; " in page
-    assert page.count("<span") == 1 and page.startswith(f"<bdi {markup.WRITTEN} ")
+    assert page.count("<span") == 1 and page.startswith(f"<bdi {tables.WRITTEN} ")
     box = page.split("<span")[1].split("</span>")[0]
     assert re.sub("<.*?>", "", box.split(">", 1)[1]) == "&amp; vitamin"
     assert len(re.findall("<b ", page)) == 2  # inside and outside the box
-    assert "<span" not in markup.highlight(context, [])
+    assert "<span" not in tables.highlight(context, [])
 
 
 @given(st.text(max_size=40), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40))))
 def test_highlight_never_changes_the_text(text, cuts):
     spans = [Span(min(a, b, len(text)), min(max(a, b), len(text)), "") for a, b in cuts]
-    page = markup.highlight(text, spans[1:], spans[0] if spans else None)
+    page = tables.highlight(text, spans[1:], spans[0] if spans else None)
     assert unescape(re.sub(r"</?(?:b|bdi|span)\b[^>]*>", "", page)) == text
     assert page.count("<b ") == page.count("</b>")
 
@@ -53,13 +53,13 @@ def test_highlight_never_changes_the_text(text, cuts):
 def test_case_shows_each_snippet_once_with_its_own_best(cases):
     rows, examples, found = cases
     row, bare = rows.to_dict("records")
-    page = markup.case_html(row, examples, found)
+    page = tables.case_html(row, examples, found)
     assert "&lt;scurvy&gt;" in page and "<scurvy>" not in page
     assert page.count("<li") == 2 and "(given 2 times)" in page
     assert "Iron</span> &amp; zinc" in page
     assert "<i>and" not in page
-    assert "and 1 more" in markup.case_html(row, examples, found, most=1)
-    assert "no snippet</li>" in markup.case_html(bare, examples, found)
+    assert "and 1 more" in tables.case_html(row, examples, found, most=1)
+    assert "no snippet</li>" in tables.case_html(bare, examples, found)
 
 
 def test_case_puts_telling_snippets_first():
@@ -67,37 +67,37 @@ def test_case_puts_telling_snippets_first():
     examples = [Example("q1_001", "q1", "", dull), Example("q1_002", "q1", "", telling)]
     row = {"id": "q1", "question": "?", "answer": "iron", "synonyms": (), "batch": "b",
            "score": 1.0, "cause": "any"}  # fmt: skip
-    page = markup.case_html(row, examples, [nbest(dull, "Nothing"), nbest(telling, "Iron")])
+    page = tables.case_html(row, examples, [nbest(dull, "Nothing"), nbest(telling, "Iron")])
     assert page.index("missing") < page.index("to see")
 
 
 def test_cases_have_one_legend_and_say_when_there_are_none(cases):
     rows, examples, found = cases
-    assert markup.cases_html(rows, examples, found).count(markup.LEGEND) == 1
-    assert "No such case" in markup.cases_html(rows[:0], examples, found)
+    assert tables.cases_html(rows, examples, found).count(tables.LEGEND) == 1
+    assert "No such case" in tables.cases_html(rows[:0], examples, found)
 
 
 def test_nbest_bars_escape_and_show_percent():
-    page = markup.nbest_html([Found("<i>", 0, 3, 0.75), Found("b", 4, 5, 0.25)], most=1)
+    page = tables.nbest_html([Found("<i>", 0, 3, 0.75), Found("b", 4, 5, 0.25)], most=1)
     assert "&lt;i&gt;" in page and "75.0%" in page and "25.0%" not in page
-    assert "No span" in markup.nbest_html([])
+    assert "No span" in tables.nbest_html([])
 
 
 def test_odd_blanks_of_a_gold_are_seen(cases):
     rows, examples, found = cases
-    assert "vitamin C␣<" in markup.case_html(rows.to_dict("records")[0], examples, found)
-    assert markup.visible(" a  b c ") == "␣a ␣b c␣"
+    assert "vitamin C␣<" in tables.case_html(rows.to_dict("records")[0], examples, found)
+    assert tables.visible(" a  b c ") == "␣a ␣b c␣"
 
 
 @given(st.text(" ab"))
 def test_visible_keeps_length_and_can_be_undone(text):
-    shown = markup.visible(text)
+    shown = tables.visible(text)
     assert len(shown) == len(text) and shown.replace("␣", " ") == text
     assert shown == shown.strip() and "  " not in shown
 
 
 def test_left_escapes_and_takes_any_index():
-    page = markup.left(pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])).to_html()
+    page = tables.left(pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])).to_html()
     assert "&lt;a&gt;" in page and "&lt;b&gt;" in page and "<b>" not in page and "1.23<" in page
 
 
@@ -139,15 +139,15 @@ def odd_pages():
            "answer": ODD, "cause": ODD}  # fmt: skip
     frame = pd.DataFrame({ODD: [ODD]}, index=pd.Index([ODD], name=ODD))
     several = frame.set_axis(pd.MultiIndex.from_tuples([(ODD, ODD)], names=[ODD, ODD]))
-    markup.as_written()
+    tables.as_written()
     return {
-        "highlight": markup.highlight(context, [Span(3, 9, "")], found[0][0]),
-        "case": markup.case_html(row, [example], found),
-        "cases": markup.cases_html(pd.DataFrame([row]), [example], found),
-        "nbest": markup.nbest_html(found[0]),
-        "text_table": markup.text_table(frame).to_html(),
-        "several levels": markup.text_table(several).to_html(),
-        "left": markup.left(frame).to_html(),
+        "highlight": tables.highlight(context, [Span(3, 9, "")], found[0][0]),
+        "case": tables.case_html(row, [example], found),
+        "cases": tables.cases_html(pd.DataFrame([row]), [example], found),
+        "nbest": tables.nbest_html(found[0]),
+        "text_table": tables.text_table(frame).to_html(),
+        "several levels": tables.text_table(several).to_html(),
+        "left": tables.left(frame).to_html(),
         "any style": pd.DataFrame({"text": [ODD]}).style.to_html(),
         "any table": frame._repr_html_(),
     }
@@ -163,5 +163,5 @@ def test_no_text_is_read_as_a_formula_or_as_html(name):
 
 def test_tables_are_protected_without_the_options():
     with pd.option_context("display.html.use_mathjax", True, "styler.html.mathjax", True):
-        page = Unprotected(markup.left(pd.DataFrame({ODD: [ODD]})).to_html())
+        page = Unprotected(tables.left(pd.DataFrame({ODD: [ODD]})).to_html())
     assert page.all.count(ODD) == 2 and "$" not in "".join(page.read)

@@ -12,8 +12,8 @@ from tiny import VOCAB, tiny_examples
 
 from helpers.model.features import make_tokenizer, make_windows
 from helpers.scoring import errors
-from helpers.views.figures import conversion_plots, model_plots, plots, result_plots
-from helpers.views.internals import PARTS, Stack
+from helpers.views import figures
+from helpers.views.dataset import PARTS, Stack
 
 STACKS = [
     Stack(n, first, seed, tuple(0.1 * (k + 1 + seed) for k in range(n)), tuple([0.5] * n))
@@ -24,23 +24,23 @@ STACKS = [
 LOGITS = [("[CLS]", 0.1, -0.2), ("insulin", 1.5, 0.3), ("##s", -0.4, 1.1)]
 ROW = {"batch": "mini1", "n": 4, "sacc": 0.25, "mrr": 0.4, "lacc": 0.5, "ceiling": 0.75}
 FIGURES = {
-    "training_curve": lambda: plots.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
-    "funnel": lambda: conversion_plots.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
-    "distributions": lambda: conversion_plots.distributions(
+    "training_curve": lambda: figures.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
+    "funnel": lambda: figures.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
+    "distributions": lambda: figures.distributions(
         {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
     ),
-    "length_histogram": lambda: plots.length_histogram([20, 30, 70], 384),
-    "coverage_bars": lambda: conversion_plots.coverage_bars(
+    "length_histogram": lambda: figures.length_histogram([20, 30, 70], 384),
+    "coverage_bars": lambda: figures.coverage_bars(
         [{"batch": "b", "questions": 4, "strict rule": 2, "ceiling": 2}]
     ),
-    "score_bars": lambda: plots.score_bars(
+    "score_bars": lambda: figures.score_bars(
         {"batches": [ROW], "pooled": {**ROW, "batch": "pooled"}}
     ),
-    "part_bars": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
-    "part_bars of one": lambda: model_plots.part_bars({"a": dict.fromkeys(PARTS, 10)}),
-    "span_logits": lambda: model_plots.span_logits(LOGITS, [1, 2]),
-    "depth_gradients": lambda: model_plots.depth_gradients(STACKS),
-    "depth_likeness": lambda: model_plots.depth_likeness(STACKS),
+    "part_bars": lambda: figures.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
+    "part_bars of one": lambda: figures.part_bars({"a": dict.fromkeys(PARTS, 10)}),
+    "span_logits": lambda: figures.span_logits(LOGITS, [1, 2]),
+    "depth_gradients": lambda: figures.depth_gradients(STACKS),
+    "depth_likeness": lambda: figures.depth_likeness(STACKS),
 }
 
 
@@ -63,15 +63,13 @@ def _names_on_y(axes) -> bool:
 
 
 def test_the_flow_names_every_notebook_and_file():
-    figure = model_plots.notebook_flow(
-        [("00 start", "checks", "a.json"), ("01 go", "goes", "b.json")]
-    )
+    figure = figures.notebook_flow([("00 start", "checks", "a.json"), ("01 go", "goes", "b.json")])
     words = {text.get_text() for text in figure.axes[0].texts}
     assert {"00 start", "checks", "a.json", "01 go", "goes", "b.json"} <= words
 
 
 def test_parts_are_drawn_in_millions_with_their_shares():
-    figure = model_plots.part_bars({"model": {"a": 3_000_000, "b": 1_000_000, "c": 10}})
+    figure = figures.part_bars({"model": {"a": 3_000_000, "b": 1_000_000, "c": 10}})
     axes = figure.axes[0]
     assert [bar.get_width() for bar in axes.patches] == [3.0, 1.0, 1e-5]
     assert [text.get_text() for text in axes.texts] == ["75%", "25%", "< 1%"]
@@ -79,13 +77,13 @@ def test_parts_are_drawn_in_millions_with_their_shares():
 
 
 def test_logits_are_drawn_token_by_token():
-    axes = model_plots.span_logits(LOGITS).axes[0]
+    axes = figures.span_logits(LOGITS).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.1, 1.5, -0.4, -0.2, 0.3, 1.1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "insulin", "##s"]
 
 
 def test_depth_curves_are_means_over_seeds():
-    left, right = model_plots.depth_gradients(STACKS).axes
+    left, right = figures.depth_gradients(STACKS).axes
     post = left.get_lines()[0].get_ydata()
     np.testing.assert_allclose(post, [0.15, 0.25, 0.35, 0.45])
     lasts = right.get_lines()[0].get_ydata()
@@ -112,37 +110,37 @@ EFFECTS = [
 # Every text that comes from files, settings or users is odd here. None: the figure shows none.
 WITH_ODD_TEXTS = {
     "training_curve": None,
-    "window_map": lambda: plots.window_map(WINDOWS, [ODD] * len(VOCAB)),
+    "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
     "length_histogram": None,
-    "score_bars": lambda: plots.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
-    "cause_bars": lambda: plots.cause_bars(
+    "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
+    "cause_bars": lambda: figures.cause_bars(
         errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
     ),
-    "softmax_bars": lambda: plots.softmax_bars(FOUND),
-    "merge_bars": lambda: plots.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
-    "funnel": lambda: conversion_plots.funnel([(ODD, 10)], [(ODD, 3)]),
-    "distributions": lambda: conversion_plots.distributions(
+    "softmax_bars": lambda: figures.softmax_bars(FOUND),
+    "merge_bars": lambda: figures.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
+    "funnel": lambda: figures.funnel([(ODD, 10)], [(ODD, 3)]),
+    "distributions": lambda: figures.distributions(
         {ODD: {"words": [3, 9], "contexts": [1, 20]}}
     ),
-    "coverage_bars": lambda: conversion_plots.coverage_bars(
+    "coverage_bars": lambda: figures.coverage_bars(
         [{"batch": ODD, "questions": 4, "strict rule": 2, "ceiling": 2}]
     ),
-    "notebook_flow": lambda: model_plots.notebook_flow([(ODD, ODD, ODD)]),
-    "part_bars": lambda: model_plots.part_bars({ODD: {ODD: 1}}),
-    "order_scores": lambda: model_plots.order_scores(
+    "notebook_flow": lambda: figures.notebook_flow([(ODD, ODD, ODD)]),
+    "part_bars": lambda: figures.part_bars({ODD: {ODD: 1}}),
+    "order_scores": lambda: figures.order_scores(
         {"scores": {"0": 0.5}, "order": "0", "kind": "shown", "measure": ODD}
     ),
-    "span_logits": lambda: model_plots.span_logits([(ODD, 0.1, 0.2)]),
+    "span_logits": lambda: figures.span_logits([(ODD, 0.1, 0.2)]),
     "depth_gradients": None,
     "depth_likeness": None,
-    "two_sources": lambda: result_plots.two_sources({ODD: SPREAD}, [0, 1]),
-    "forest": lambda: result_plots.forest([COMPARED], [COMPARED]),
-    "switches": lambda: result_plots.switches(EFFECTS),
+    "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1]),
+    "forest": lambda: figures.forest([COMPARED], [COMPARED]),
+    "switches": lambda: figures.switches(EFFECTS),
 }  # fmt: skip
 
 
 def test_every_plot_function_is_tried_with_odd_texts():
-    modules = (plots, conversion_plots, model_plots, result_plots)
+    modules = (figures, figures, figures, figures)
     named = {
         name
         for module in modules
@@ -166,7 +164,7 @@ def test_labels_are_drawn_as_they_are_written(name, tmp_path):
 
 
 def test_figures_of_the_user_keep_their_formulas(tmp_path):
-    figure = plots.softmax_bars(FOUND)
+    figure = figures.softmax_bars(FOUND)
     figure.savefig(tmp_path / "ours.png", dpi=50)
     theirs, axes = plt.subplots()
     assert axes.set_title("$x^2$").get_parse_math()
@@ -178,14 +176,14 @@ def test_figures_of_the_user_keep_their_formulas(tmp_path):
 def test_any_answer_can_be_a_label(text, tmp_path):
     found = [SimpleNamespace(text=text, start_logit=2.0, end_logit=1.0, probability=0.7)]
     for figure in (
-        plots.softmax_bars(found),
-        plots.merge_bars(pd.DataFrame({"snippet 1": [0.5]}, index=[text])),
+        figures.softmax_bars(found),
+        figures.merge_bars(pd.DataFrame({"snippet 1": [0.5]}, index=[text])),
     ):
         figure.savefig(tmp_path / "f.png", dpi=50)
         label = figure.axes[0].get_yticklabels()[0].get_text()
-        assert label == plots.cut(text) and len(label) <= 34 and "\n" not in label
+        assert label == figures.cut(text) and len(label) <= 34 and "\n" not in label
 
 
 def test_an_empty_nbest_can_be_drawn(tmp_path):
-    plots.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
-    plots.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")
+    figures.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
+    figures.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")

@@ -7,18 +7,18 @@ from tiny import FILLER, VOCAB, tiny_examples
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.model.features import make_tokenizer, make_windows
-from helpers.views.figures import conversion_plots, plots
+from helpers.views import figures
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_window_map_gives_every_token_one_best_window(seed):
     example = max(tiny_examples(30, seed), key=lambda e: len(e.context))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=12, step=3, training=True)
-    (axes,) = plots.window_map(windows, VOCAB).axes
+    (axes,) = figures.window_map(windows, VOCAB).axes
     words = example.context.split()
     assert [label.get_text() for label in axes.get_xticklabels()] == words
     assert len(axes.get_yticklabels()) == len(windows) > 2
-    best = [bar.get_x() for bar in axes.patches if bar.get_facecolor() == to_rgba(plots.DARK)]
+    best = [bar.get_x() for bar in axes.patches if bar.get_facecolor() == to_rgba(figures.DARK)]
     assert sorted(best) == list(range(len(words)))
     assert {words[int(line.get_xdata()[0])] for line in axes.lines} == {example.spans[0].text}
 
@@ -30,7 +30,7 @@ def test_of_many_windows_those_around_the_answer_are_drawn(tmp_path):
     example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=12, training=True)
     assert len(windows) > 250  # drawn whole, the picture would be too large to be saved
-    figure = plots.window_map(windows, VOCAB)
+    figure = figures.window_map(windows, VOCAB)
     (axes,) = figure.axes
     shown = [label.get_text() for label in axes.get_xticklabels()]
     assert len(axes.get_yticklabels()) == 12 and len(shown) < 200
@@ -46,7 +46,7 @@ def test_coverage_bars_show_what_is_found_and_the_ceiling():
         {"batch": "b1", "questions": 4, "strict rule": 2, "ceiling": 3},
         {"batch": "b2", "questions": 0, "strict rule": 0, "ceiling": 0},
     ]
-    (axes,) = conversion_plots.coverage_bars(rows).axes
+    (axes,) = figures.coverage_bars(rows).axes
     assert [bar.get_height() for bar in axes.patches] == [50, 0]
     assert [line.get_segments()[0][0][1] for line in axes.collections] == [75, 0]
     assert [text.get_text() for text in axes.texts] == ["75.0%\n3 of 4", "0.0%\n0 of 0"]
@@ -55,7 +55,7 @@ def test_coverage_bars_show_what_is_found_and_the_ceiling():
 
 
 def test_funnel_runs_from_top_to_bottom():
-    left, right = conversion_plots.funnel([("all", 9), ("left", 4)], [("pairs", 1234)]).axes
+    left, right = figures.funnel([("all", 9), ("left", 4)], [("pairs", 1234)]).axes
     assert [bar.get_width() for bar in left.patches] == [9, 4] and left.yaxis_inverted()
     assert [text.get_text() for text in left.texts] == ["9", "4"]
     assert [text.get_text() for text in right.texts] == ["1,234"]
@@ -66,7 +66,7 @@ def test_distributions_are_percent_of_each_part():
         "train": {"words": [3, 3, 50], "contexts": [1, 1, 40]},
         "test": {"words": [9], "contexts": [2]},
     }
-    left, right = conversion_plots.distributions(parts).axes
+    left, right = figures.distributions(parts).axes
     labels = [text.get_text() for text in left.get_legend().get_texts()]
     assert labels == ["train: mean 19, longest 50", "test: mean 9, longest 9"]
     heights = [bar.get_height() for bar in right.patches]
@@ -74,6 +74,6 @@ def test_distributions_are_percent_of_each_part():
 
 
 def test_length_histogram_counts_every_window_up_to_the_limit():
-    (axes,) = plots.length_histogram([1, 7, 8, 64], 64).axes
+    (axes,) = figures.length_histogram([1, 7, 8, 64], 64).axes
     assert sum(bar.get_height() for bar in axes.patches) == 4
     assert {text.get_text() for text in axes.texts} == {"mean: 20", "padded: 64"}

@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 
 from helpers.scoring import errors
-from helpers.views.figures import plots
+from helpers.views import figures
 
 
 def test_cause_bars_fill_each_batch_to_a_hundred():
     causes = [*errors.CAUSES, errors.RIGHT]
     df = pd.DataFrame({"cause": causes, "batch": ["b1"] * 6 + ["b2"] * 3})
-    figure = plots.cause_bars(errors.summary(df))
+    figure = figures.cause_bars(errors.summary(df))
     bars = figure.axes[0].patches
     assert len(bars) == 2 * len(errors.CAUSES)
     assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(100)
@@ -27,17 +27,17 @@ def test_softmax_bars_show_sums_and_percent():
         SimpleNamespace(text="x" * 50, start_logit=2.0, end_logit=1.5, probability=0.75),
         SimpleNamespace(text="zinc", start_logit=-1.0, end_logit=0.5, probability=0.25),
     ]
-    figure = plots.softmax_bars(nbest)
+    figure = figures.softmax_bars(nbest)
     sums, chances = ([bar.get_width() for bar in axes.patches] for axes in figure.axes)
     assert sums == [3.5, -0.5] and chances == [75.0, 25.0]
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert labels[1] == "zinc" and len(labels[0]) < 50 and labels[0].endswith("…")
-    assert len(plots.softmax_bars(nbest, most=1).axes[0].patches) == 1
+    assert len(figures.softmax_bars(nbest, most=1).axes[0].patches) == 1
 
 
 def test_merge_bars_stack_the_snippets():
     parts = pd.DataFrame({"snippet 1": [0.5, 0.25], "snippet 2": [0.25, 0.0]}, index=["a", "b"])
-    axes = plots.merge_bars(parts).axes[0]
+    axes = figures.merge_bars(parts).axes[0]
     assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [
         (0.0, 0.5), (0.0, 0.25), (0.5, 0.25), (0.25, 0.0),
     ]  # fmt: skip

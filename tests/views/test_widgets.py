@@ -9,7 +9,7 @@ from found import Found
 from helpers.config import InputError
 from helpers.data.squad import Example
 from helpers.scoring import errors
-from helpers.views import markup, widgets
+from helpers.views import tables, widgets
 
 
 class Parrot:
@@ -41,7 +41,7 @@ def test_ask_answers_at_once_and_on_the_button():
 
 def test_pages_without_a_kernel_are_out_of_reach_of_mathjax(cases):
     for view in (widgets.ask(Parrot(), "Is it $5 or $6?", "$7 <script>"), widgets.browse(*cases)):
-        assert re.match(rf'<div class="[\w-]+"><div {markup.WRITTEN}>', saved(view))
+        assert re.match(rf'<div class="[\w-]+"><div {tables.WRITTEN}>', saved(view))
         assert "<script>" not in saved(view)
 
 
@@ -78,7 +78,7 @@ def test_browse_starts_with_an_error_and_follows_the_menus(cases):
     question.value = "q3"
     assert "Other iron" in saved(view) and "no more" not in saved(view)
     cause.value = errors.RIGHT
-    assert "zinc</b>." in shown.value and markup.LEGEND in shown.value
+    assert "zinc</b>." in shown.value and tables.LEGEND in shown.value
 
 
 def test_browse_of_right_answers_only_or_of_nothing(cases):

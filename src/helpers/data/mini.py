@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from helpers.data.bioasq import read_json
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question, read_json
 from helpers.data.spans import find_spans
 
 DATA = Path(__file__).parents[1] / "mini_data"

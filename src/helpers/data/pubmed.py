@@ -13,17 +13,17 @@ from xml.etree import ElementTree
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.data.contexts import documents_of, find_abstract, pmid_of, read_abstracts
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question
+from helpers.data.convert import documents_of, find_abstract, pmid_of, read_abstracts
 from helpers.fetch.download import (
     LONGEST_PAUSE,
     RETRY_STATUS,
     asked_pause,
     hopeless,
     in_words,
+    locked,
     offline,
 )
-from helpers.fetch.files import locked
 from helpers.fetch.registry import cache_folder
 
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question
 
 # A word as Google's SQuAD code splits a context; it gives an answer one blank between two words.
 WORD = re.compile("[^ \t\r\n\u202f]+")

@@ -12,8 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, read_json
-from helpers.data.schema import Oddities
+from helpers.data.bioasq import Oddities, is_squad, read_json
 from helpers.data.spans import Span
 from helpers.io import write_text
 

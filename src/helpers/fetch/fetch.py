@@ -18,10 +18,20 @@ from pathlib import Path
 
 from helpers.config import InputError
 from helpers.fetch import sources
-from helpers.fetch.download import NotHere, check_disk, writing
-from helpers.fetch.files import File, copy, is_good, locked, sha256, unzip
+from helpers.fetch.download import (
+    File,
+    NotHere,
+    check_disk,
+    copy,
+    is_archive,
+    is_good,
+    locked,
+    unpack,
+    unzip,
+    writing,
+)
 from helpers.fetch.registry import REGISTRY, Entry, cache_folder, find, lock_file, record
-from helpers.fetch.unpack import is_archive, unpack
+from helpers.io import sha256
 
 _WEIGHTS = (".pt", ".ckpt", ".nemo", ".safetensors", "pytorch_model.bin", ".bin.index.json")
 _INCOMING = ".incoming"  # where the files of a first fetch wait until all are there

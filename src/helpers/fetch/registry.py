@@ -21,7 +21,7 @@ from pathlib import Path
 import filelock
 
 from helpers.config import InputError
-from helpers.fetch.files import File
+from helpers.fetch.download import File
 from helpers.io import read_text, write_json
 
 

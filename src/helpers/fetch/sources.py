@@ -30,10 +30,18 @@ from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
-from helpers.fetch.download import NotHere, download, get_json, offline
-from helpers.fetch.files import File, accept, copy, unzip
+from helpers.fetch.download import (
+    File,
+    NotHere,
+    accept,
+    copy,
+    download,
+    get_json,
+    offline,
+    unpack,
+    unzip,
+)
 from helpers.fetch.registry import Entry, cache_folder
-from helpers.fetch.unpack import unpack
 
 ENDPOINT = "https://api.ngc.nvidia.com"
 

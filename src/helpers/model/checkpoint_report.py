@@ -21,8 +21,7 @@ from helpers import __version__
 from helpers.config import InputError, Settings
 from helpers.data.spans import find_spans
 from helpers.data.squad import read_squad
-from helpers.fetch.files import sha256
-from helpers.io import write_text
+from helpers.io import sha256, write_text
 from helpers.model import checkpoints, megatron, row_order
 from helpers.model.decoding import Reader, compute_logits, squad_em_and_f1
 from helpers.model.encoder import GELU_NAMES, GELUS, SpanModel

@@ -2,10 +2,18 @@
 
 Names of weights are in ``names``, Megatron's formats in ``megatron``, its row order in
 ``row_order``.
+
+Megatron's files as a transformers folder, converted once and kept beside the fetched files.
+
+Finding the row order takes a moment and old pickles have to be read whole; the folder that comes
+out is mapped into memory at once and needs no evidence any more.
+
+The model card (README.md) of a checkpoint that the kit writes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tarfile
@@ -16,14 +24,21 @@ from pathlib import Path
 import torch
 
 from helpers.config import InputError, Settings
-from helpers.fetch.download import check_disk
-from helpers.fetch.unpack import is_archive
-from helpers.model import megatron, model_card, row_order
+from helpers.data import spans
+from helpers.fetch import registry
+from helpers.fetch.download import check_disk, is_archive, locked
+from helpers.model import megatron, row_order
 from helpers.model.decoding import Reader
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 from helpers.model.features import read_tokenizer, tokens_of
-from helpers.model.names import bare, transformers_names
-from helpers.model.weights import check_numbers, join, read_weights, write_safetensors
+from helpers.model.weights import (
+    bare,
+    check_numbers,
+    join,
+    read_weights,
+    transformers_names,
+    write_safetensors,
+)
 
 _SAVED = {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
           "model.safetensors", "README.md"}  # fmt: skip
@@ -103,7 +118,7 @@ def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
         reader.tokenizer.save(str(partial / "tokenizer.json"))
         described = json.dumps(_tokenizer_config(reader), indent=2)
         (partial / "tokenizer_config.json").write_text(described + "\n")
-        (partial / "README.md").write_text(model_card.text(reader, with_head), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(reader, with_head), encoding="utf-8")
         state = reader.model.state_dict()
         tensors = {}
         for ours, theirs, rows in transformers_names(config):
@@ -323,3 +338,133 @@ def _to_config(config: EncoderConfig) -> dict:
         "pad_token_id": 0,
         "position_embedding_type": "absolute",
     }
+
+
+def prepare(path: str | Path, settings: Settings) -> Path:
+    """The folder to load instead of a checkpoint of Megatron's; any other path comes back as it is.
+
+    The folder lies in the cache, under a name that follows from the checkpoint's bytes, from
+    ``settings.qkv_order`` and from the code that converts, so another file or order, or a newer
+    version of the kit, makes a new folder. Raises ``InputError`` as ``checkpoints.load`` does.
+    """
+    path = Path(path)
+    if not is_foreign(path):
+        return path
+    hashes = megatron.hashes(path)
+    told = f"{sorted(hashes.values())} {settings.qkv_order} {_code()}"
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
+    folder = registry.cache_folder() / "converted" / f"{path.stem}-{name}"
+    if (folder / "config.json").is_file():
+        return folder
+    with locked(folder.parent, path.name):
+        for stale in folder.parent.glob(".saving-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
+        if not (folder / "config.json").is_file():  # another process may have made it meanwhile
+            reader = load(path, settings)
+            save_transformers(reader, folder, with_head=not reader.fresh_head)
+    return folder
+
+
+def _code() -> str:
+    """SHA-256 of the code that decides what a conversion holds: this room, and what it reads."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources += [Path(spans.__file__), Path(registry.__file__), row_order.QUESTIONS]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+_USE = (
+    "```python",
+    "import torch",
+    "from transformers import AutoModelForQuestionAnswering, AutoTokenizer",
+    "",
+    'folder = "THIS FOLDER"',
+    "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    "model = AutoModelForQuestionAnswering.from_pretrained(folder).eval()",
+    'question = "Which enzyme is missing in phenylketonuria?"',
+    'context = "Phenylketonuria reflects a shortage of phenylalanine hydroxylase."',
+    'inputs = tokenizer(question, context, return_tensors="pt", return_offsets_mapping=True)',
+    'offsets = inputs.pop("offset_mapping")[0].tolist()',
+    "outside = torch.tensor([part != 1 for part in inputs.sequence_ids()])",
+    "with torch.inference_mode():",
+    "    logits = model(**inputs)",
+    'start, end = (x[0].masked_fill(outside, -float("inf")) for x in logits[:2])',
+    "first = int(start.argmax())",
+    "last = first + int(end[first : first + 30].argmax())",
+    "print(context[offsets[first][0] : offsets[last][1]])",
+    "```",
+    "",
+    "```text",
+    "phenylalanine hydroxylase",
+    "```",
+    "",
+)
+
+
+def model_card(reader: Reader, with_head: bool = True) -> str:
+    """What the weights are, where they come from, and how to use them; front matter as the hub's.
+
+    ``Reader.origin`` gives the source with hashes, and the query-key-value order with its scores.
+    """
+    config, origin = reader.model.config, reader.origin
+    kind = "Megatron-BERT" if config.norm_first else "BERT"
+    million = sum(p.numel() for p in reader.model.parameters()) / 1e6
+    lines = [
+        "---",
+        "language: en",
+        "library_name: transformers",
+        "pipeline_tag: question-answering",
+        "license: other",
+        "license_name: that-of-the-source-weights",
+        f"tags: [{kind.lower()}, extractive-question-answering, biomedical]",
+        "---",
+        "",
+        f"# {kind} for extractive question answering, {million:.0f} million parameters",
+        "",
+        f"{config.layers} layers of {config.hidden}, {config.heads} heads, feed-forward "
+        f"{config.feed_forward}, LayerNorm epsilon {config.epsilon:g}, GELU by {config.gelu}. "
+        "Written by the BioMegatron BioASQ kit.",
+        "",
+        *(_USE if with_head else ()),
+        "## Source",
+        "",
+    ]
+    if tuned := origin.get("fine_tuned"):
+        lines += [
+            f"Fine-tuned by the kit: {tuned['windows']} windows of text, {tuned['steps']} steps, "
+            f"learning rate {tuned['learning_rate']:g}, seed {tuned['seed']}.",
+            "",
+        ]
+    if origin.get("files"):
+        began = "It began with weights" if tuned else "Weights"
+        lines += [f"{began} read from `{origin['path']}` ({origin['format']} format):", ""]
+        lines += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in origin["files"].items()]
+        lines += ["", *_about_order(origin["qkv"])]
+        if gelu := origin.get("gelu"):
+            lines += [f"GELU was taken to be the {gelu['form']} form ({gelu['reason']})."]
+    else:
+        lines += ["Of the weights it began with nothing was recorded here; a run's `manifest.json` "
+                  "names them with their hashes."]  # fmt: skip
+    if not with_head:
+        lines += ["", "**An encoder without a span head: fine-tune it before asking questions.**"]
+    lines += [
+        "",
+        "## License",
+        "",
+        "The terms of the source weights hold for these too. NVIDIA's checkpoints come under the "
+        "terms on their NGC page; all-MiniLM-L6-v2 is Apache-2.0. Data used to fine-tune may add "
+        "its own (BioASQ: see bioasq.org).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _about_order(qkv: dict) -> list[str]:
+    lines = [
+        f"Query-key-value rows were read in order {qkv['order']}, decided by {qkv['measure']}."
+    ]
+    if qkv["scores"]:
+        shown = ", ".join(f"{order}: {score:.3f}" for order, score in qkv["scores"].items())
+        lines.append(f"Scores of the three orders: {shown}.")
+    if heads := qkv.get("heads"):
+        shown = ", ".join(f"{count}: {score:.3f}" for count, score in heads.items())
+        lines.append(f"Scores of the numbers of heads tried in this order: {shown}.")
+    return lines

@@ -25,13 +25,13 @@ from helpers.data.squad import Example
 from helpers.io import write_text
 from helpers.model.encoder import SpanModel
 from helpers.model.features import (
+    Spelling,
     Windows,
     gather,
     make_tokenizer,
     make_windows,
     prediction_batches,
 )
-from helpers.model.spelling import Spelling
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 

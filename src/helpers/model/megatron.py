@@ -25,13 +25,20 @@ import torch
 import yaml
 
 from helpers.config import InputError
-from helpers.fetch.files import sha256
+from helpers.fetch.download import unpack
 from helpers.fetch.registry import MEGATRON_GELU, MEGATRON_GELU_REASON, MEGATRON_HEADS
-from helpers.fetch.unpack import unpack
+from helpers.io import sha256
 from helpers.model.encoder import GELU_NAMES, EncoderConfig
 from helpers.model.features import check_vocab_size, read_vocab
-from helpers.model.names import MEGATRON_HEAD, MEGATRON_QKV, canonical, megatron_names
-from helpers.model.weights import WEIGHT_FILES, check_numbers, unreadable
+from helpers.model.weights import (
+    MEGATRON_HEAD,
+    MEGATRON_QKV,
+    WEIGHT_FILES,
+    canonical,
+    check_numbers,
+    megatron_names,
+    unreadable,
+)
 
 _RANK = re.compile(r"(?:mp|tp)_rank_\d+(?:_\w*\d+)?")  # folder or file of one tensor-parallel rank
 _WEIGHTS = ("*.pt", "*.ckpt")

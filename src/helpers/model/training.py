@@ -26,11 +26,10 @@ from torch.utils.data import DataLoader
 
 from helpers.config import InputError, Settings
 from helpers.data.squad import Example
-from helpers.io import write_json
+from helpers.io import free_memory, write_json
 from helpers.model.decoding import Reader
 from helpers.model.encoder import training_bytes
 from helpers.model.features import Batch, Windows, gather, training_batches
-from helpers.model.memory import free_memory
 
 PLAN = "plan.json"
 LAST = "last.ckpt"

@@ -17,12 +17,11 @@ import numpy as np
 
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import read_json
-from helpers.fetch.files import sha256
+from helpers.io import sha256
 from helpers.run import reproduce
+from helpers.run.folder import MANIFEST, NEUTRAL, as_recorded
 from helpers.run.scores import OWN, RANKS
-from helpers.run.stages import MANIFEST, NEUTRAL, as_recorded
-from helpers.scoring import verdicts
-from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as
+from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as, judge, summarize
 from helpers.scoring.uncertainty import (
     MEASURES,
     exact_interval,
@@ -190,12 +189,12 @@ def verdicts_by_way(runs: Sequence[RunResult]) -> list[dict]:
     """The verdicts on all published rows, one entry per way, its seeds taken together."""
     found = []
     for members in group(runs):
-        judged = verdicts.judge([run.scores for run in members])
+        judged = judge([run.scores for run in members])
         found.append({
             "profile": members[0].manifest["profile"],
             "seeds": [run.manifest["settings"]["seed"] for run in members],
             "verdicts": {one.claim: one.outcome for one in judged},
-            "summary": verdicts.summary(judged),
+            "summary": summarize(judged),
         })  # fmt: skip
     return found
 

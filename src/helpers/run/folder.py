@@ -3,6 +3,12 @@
 Notebooks pass each other files through here, never kernel state. Each stage of a run records the
 settings that decide its output and the hashes of what it read. The next stage checks both, so a
 notebook run out of order or under other settings gets a clear message instead of a false score.
+
+The stages of a run, and which settings decide the output of each.
+
+A stage's record in the manifest (``notes`` of the manifest, under the stage's name) holds these
+settings, the hashes of what the stage read, one hash of all that it made, and the code and machine
+that ran it. The records say what is behind a score, whatever the current settings are.
 """
 
 from __future__ import annotations
@@ -14,19 +20,108 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from helpers import __version__
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import read_json
-from helpers.fetch.files import sha256
-from helpers.io import check_outputs, write_json, write_text
-from helpers.run import code_version, kernel
-from helpers.run.stages import HEADER, MANIFEST, STAGES, chain, upstream
+from helpers.io import check_outputs, sha256, write_json, write_text
+from helpers.run import provenance
+
+MANIFEST = "manifest.json"
+HEADER = ("kit", "python", "packages", "hardware")  # of a manifest; a record keeps them too
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The notebook that runs it, the settings that decide its output, the stages it reads.
+
+    Settings that act only through a stage it reads are that stage's.
+    """
+
+    notebook: str
+    settings: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+
+_WINDOWS = ("max_length", "step", "max_query")
+_LEARNING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
+_ANSWERING = (*_WINDOWS, "nbest", "max_answer", "merge")
+STAGES = {
+    "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
+    "data": Stage(
+        "02_bioasq_to_squad",
+        ("profile", "bioasq_dir", "context", "snippets", "dev_fraction", "seed",
+         "allow_leak"),
+    ),
+    "squad_step": Stage(
+        "03_fine_tune",
+        (*_LEARNING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
+         "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two: its F1
+        ("checkpoint",),
+    ),
+    "model": Stage(
+        "03_fine_tune",
+        (*_LEARNING, "epochs", "batch_size", "learning_rate"),
+        ("checkpoint", "squad_step", "data"),
+    ),
+    "answers": Stage("04_error_analysis", _ANSWERING, ("model", "data")),
+    "baselines": Stage(
+        "04_error_analysis", (*_ANSWERING, "seed"), ("checkpoint", "squad_step", "data")
+    ),
+    "scores": Stage(
+        "05_reproduce_metrics", ("missing",), ("answers", "baselines", "model", "data")
+    ),
+}  # fmt: skip
+# Settings that decide no stage's output, each with the reason.
+NEUTRAL = {
+    "run": "names the folder",
+    "runs_dir": "says where the folder is",
+    "wandb_mode": "logging only",
+}
+
+
+def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
+    """A run's manifest with the settings, code and machine that made ``stage``.
+
+    The header of a manifest has those of whoever opened the run last. The machine is the one that
+    trained the model. A manifest of an older kit, without records, has only its header. Raises
+    ``InputError`` when the stage is not finished, or what it read has been made again since.
+    """
+    notes = manifest.get("notes", {})
+    found = {**manifest, "settings": {**vars(Settings()), **manifest["settings"]}}
+    if any("sha256" in notes.get(name, {}) for name in STAGES):
+        for _, record in chain(folder, notes, stage):
+            found["settings"] |= record["settings"]
+            found |= {part: record[part] for part in HEADER}
+        found |= {"profile": found["settings"]["profile"], "hardware": notes["model"]["hardware"]}
+    return found
+
+
+def upstream(stage: str) -> list[str]:
+    """All stages that a stage reads, in their order, and last the stage itself."""
+    return [name for read in STAGES[stage].reads for name in upstream(read)] + [stage]
+
+
+def chain(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
+    """A stage's record and those of all stages that it read, these first; each must be there."""
+    record, run_it = notes.get(stage, {}), f"run notebook {STAGES[stage].notebook}"
+    if "sha256" not in record:
+        raise InputError(
+            f"{folder / MANIFEST}: the stage {stage!r} is not finished, or was recorded by an "
+            f"older version of the kit; {run_it}"
+        )
+    for name in STAGES[stage].reads:
+        yield from chain(folder, notes, name)
+        if record["inputs"].get(name) != notes[name]["sha256"]:
+            raise InputError(f"{folder}: the stage {name!r} has been run again since {stage!r} "
+                             f"read it; {run_it} again")  # fmt: skip
+    yield stage, record
+
 
 SCHEMA_VERSION = 1
 LATEST = "latest"
@@ -56,7 +151,7 @@ class Run:
         A run that goes on is not finished: ``latest`` no longer leads to it. Raises ``InputError``
         in a kernel with another copy of the helpers, or when the folder cannot be written.
         """
-        kernel.check()
+        check_kernel()
         run = cls(settings.run_dir, settings)
         check_outputs([run.folder / MANIFEST])
         known = run.manifest()
@@ -125,7 +220,7 @@ class Run:
         digest = self._read[stage] = hashlib.sha256(told.encode()).hexdigest()
         record = {"settings": settings, "inputs": inputs, "sha256": digest}
         record |= {part: known[part] for part in HEADER}
-        record["hardware"] = {**known["hardware"], "gpus": _gpus()}  # torch may be there only now
+        record["hardware"] = {**known["hardware"], "gpus": provenance.gpus()}
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
@@ -280,75 +375,6 @@ def _sha256_as_of(path: str, changed_at: int, size: int) -> str:
     return sha256(path)
 
 
-def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
-    gpus = _gpus()
-    if gpus is None:  # torch is not imported yet; an earlier notebook of this run may have looked
-        gpus = known.get("hardware", {}).get("gpus")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kit": {
-            "name": "biomegatron-bioasq-kit",
-            "version": __version__,
-            "commit": code_version.commit(),
-            "source_sha256": code_version.source_hash(),
-        },
-        "created": known.get("created", _now()),
-        "opened": _now(),
-        "profile": settings.profile,
-        "settings": dataclasses.asdict(settings),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "hardware": {
-            "platform": platform.platform(),
-            "cpu": _cpu_model(),
-            "cores": _cores(),
-            "memory_bytes": _memory(),
-            "gpus": gpus,
-        },
-        "notes": known.get("notes", {}),
-        "files": known.get("files", {}),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int | None:
-    """Cores this process may use, which a container or a cluster can make fewer."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-
-
-def _gpus() -> list[str] | None:
-    """Names of the GPUs, or None while torch is not imported: this alone is no reason to."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return None
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
 def _forget_latest(folder: Path) -> None:
     """Remove ``latest`` if it leads to this folder."""
     link = folder.parent / LATEST
@@ -357,3 +383,51 @@ def _forget_latest(folder: Path) -> None:
         link.unlink()
     if text.is_file() and text.read_text(encoding="utf-8").strip() == folder.name:
         text.unlink()
+
+
+_HELPERS = Path(__file__).resolve().parents[1]
+
+
+def check_kernel() -> None:
+    """Raise ``InputError`` in a clone of the kit whose helpers are not these ones."""
+    here = Path.cwd()
+    root = here.parent if here.name == "notebooks" else here
+    theirs = root / "src" / "helpers"
+    if (theirs / "__init__.py").is_file() and theirs.resolve() != _HELPERS:
+        python = root / ".venv" / "bin" / "python"
+        wanted = python if python.exists() else f"the Python in which {root} is installed"
+        raise InputError(
+            f"this kernel runs {sys.executable} with the helpers in {_HELPERS}, but this clone is "
+            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
+            "docs/setup.md says how to register it)"
+        )
+
+
+def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
+    gpus = provenance.gpus()
+    if gpus is None:  # torch is not imported yet; an earlier notebook of this run may have looked
+        gpus = known.get("hardware", {}).get("gpus")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kit": {
+            "name": "biomegatron-bioasq-kit",
+            "version": __version__,
+            "commit": provenance.commit(),
+            "source_sha256": provenance.source_hash(),
+        },
+        "created": known.get("created", _now()),
+        "opened": _now(),
+        "profile": settings.profile,
+        "settings": dataclasses.asdict(settings),
+        "python": platform.python_version(),
+        "packages": {name: provenance.version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": provenance.cpu_model(),
+            "cores": provenance.cores(),
+            "memory_bytes": provenance.memory(),
+            "gpus": gpus,
+        },
+        "notes": known.get("notes", {}),
+        "files": known.get("files", {}),
+    }

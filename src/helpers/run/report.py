@@ -16,9 +16,8 @@ from nbconvert import HTMLExporter
 from helpers.config import ROOT, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.io import write_text
-from helpers.run.code_version import notebook_parameters
-from helpers.run.folder import Run
-from helpers.run.stages import as_recorded
+from helpers.run.folder import Run, as_recorded
+from helpers.run.provenance import notebook_parameters
 from helpers.scoring.claims import TEST_7B
 
 _FIGURES = {

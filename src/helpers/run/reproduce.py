@@ -15,8 +15,7 @@ from helpers.config import InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.data.mini import DATA
 from helpers.io import write_text
-from helpers.run.folder import Run
-from helpers.run.stages import MANIFEST, as_recorded
+from helpers.run.folder import MANIFEST, Run, as_recorded
 
 SCRIPT = "reproduce.sh"
 PLACES = {"bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_answers, read_golds, read_questions
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question, read_answers, read_golds, read_questions
 from helpers.data.spans import ceiling, find_spans
 from helpers.data.squad import read_squad
 from helpers.io import write_json
 from helpers.model.decoding import pair_exact_match, read_nbest
-from helpers.run.folder import Run
-from helpers.run.stages import STAGES, as_recorded
+from helpers.run.folder import STAGES, Run, as_recorded
 from helpers.scoring import metrics
 from helpers.scoring.claims import questions_mark
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.data.schema import Question
+from helpers.data.bioasq import Question
 from helpers.data.spans import find_spans, gold_spans, plain, words
 from helpers.data.squad import Example, by_question
 from helpers.io import write_text

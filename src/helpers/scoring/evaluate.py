@@ -11,8 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Answers, Golds, is_squad, parse_answers, read_golds, read_json
-from helpers.data.schema import Oddities, listed, some_ids
+from helpers.data.bioasq import (
+    Answers,
+    Golds,
+    Oddities,
+    is_squad,
+    listed,
+    parse_answers,
+    read_golds,
+    read_json,
+    some_ids,
+)
 from helpers.data.squad import read_squad
 from helpers.scoring import metrics
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import MISSING, InputError
-from helpers.data.bioasq import Answers, Golds
-from helpers.data.schema import some_ids, stops
+from helpers.data.bioasq import Answers, Golds, some_ids, stops
 from helpers.scoring import metrics
 from helpers.scoring.evaluate import STOPS, read_pair
 

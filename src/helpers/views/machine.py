@@ -22,7 +22,7 @@ from helpers.data import mini
 from helpers.data.layout import find_files
 from helpers.fetch import registry
 from helpers.fetch.download import offline
-from helpers.model.memory import free_memory
+from helpers.io import free_memory
 
 PYTHON = ((3, 11), (3, 13))  # from, up to but without; requires-python of pyproject.toml
 PACKAGES = (

@@ -16,7 +16,7 @@ from IPython.display import display
 
 from helpers.data.squad import Example
 from helpers.scoring import errors
-from helpers.views import markup
+from helpers.views import tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
 _LONGEST = 90  # characters of a question in the menu
@@ -38,7 +38,7 @@ class View:
     def outputs(self) -> list[dict]:
         """MIME bundles: the page as it is now, then the widget."""
         live = dict(self.widget._repr_mimebundle_() or {})
-        page = f'<div class="{self._name}"><div {markup.WRITTEN}>{self._page()}</div></div>'
+        page = f'<div class="{self._name}"><div {tables.WRITTEN}>{self._page()}</div></div>'
         return [
             {"text/html": page, "text/plain": "(an HTML page)"},
             {**live, "text/html": "<!-- the widget, in a running notebook -->"},
@@ -79,8 +79,8 @@ def _answer(reader, question: str, context: str) -> str:
         nbest = reader.answer(question, context)
     except ValueError as error:  # InputError is one; the cell must not show a stack
         return f"<p>{escape(str(error))}</p>"
-    marked = markup.highlight(context, [], nbest[0] if nbest else None)
-    return f'{markup.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
+    marked = tables.highlight(context, [], nbest[0] if nbest else None)
+    return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
 
 
 def browse(
@@ -99,7 +99,7 @@ def browse(
     def show(_=None):
         row = by_id.get(question.value)
         shown.value = (
-            markup.LEGEND + markup.case_html(row, examples, candidates, most)
+            tables.LEGEND + tables.case_html(row, examples, candidates, most)
             if row
             else "<p>No question to show.</p>"
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
+import platform
 import re
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
-from helpers.fetch.files import sha256
+from helpers.io import sha256
 
 # What decides a run's result. Other files in a clone, such as data, are no change of the kit.
 _CODE = ("src", "constraints.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
@@ -84,3 +88,42 @@ def source_hash() -> str:
     for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
         digest.update(f"{path.relative_to(folder)}\0{sha256(path)}\0".encode())
     return digest.hexdigest()
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int | None:
+    """Cores this process may use, which a container or a cluster can make fewer."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+
+
+def gpus() -> list[str] | None:
+    """Names of the GPUs, or None while torch is not imported: this alone is no reason to."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
