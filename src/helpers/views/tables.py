@@ -132,15 +132,20 @@ def visible(text: str) -> str:
     return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
 
 
-def text_table(df: pd.DataFrame):
-    """A table of texts for display: flush left, two decimals, every text as it is written."""
-    style = df.style.format(precision=2, escape="html").set_table_attributes(WRITTEN)
+def table(rows, index: str | list[str] | None = None, columns=None, digits: int = 2):
+    """Records or a data frame as a table in the kit's style: flush left, texts as written.
+
+    ``index`` names the columns that label the rows. Mere row numbers are hidden.
+    """
+    import pandas as pd
+
+    df = pd.DataFrame(rows, columns=columns)
+    if index is not None:
+        df = df.set_index(index)
+    style = df.style.format(precision=digits, thousands=",", escape="html")
     for axis in ("index", "columns"):
         style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
     look = "text-align: left; vertical-align: top; white-space: pre-wrap"
-    return style.set_table_styles([{"selector": "th, td", "props": look}])
-
-
-def left(df: pd.DataFrame):
-    """``text_table`` without the index."""
-    return text_table(df.reset_index(drop=True)).hide(axis="index")
+    style.set_table_attributes(WRITTEN).set_table_styles([{"selector": "th, td", "props": look}])
+    numbered = df.index.name is None and pd.api.types.is_integer_dtype(df.index)
+    return style.hide(axis="index") if numbered else style
