@@ -2,8 +2,8 @@
 
 The functions return rows that are ready to display. ``protocol_effects`` measures how each choice
 of protocol changes the score of one run. Averaging, missing questions and merging are computed from
-the run's files. Other texts (golden snippets, joined snippets, abstracts) need a new prediction with
-the same model, which is made only if it is quick.
+the run's files. Other texts (golden or joined snippets, abstracts) need a new prediction with the
+same model, which is made only if it is quick.
 """
 
 from __future__ import annotations
