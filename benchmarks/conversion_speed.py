@@ -1,10 +1,11 @@
-"""How fast the conversion to SQuAD is, whether it is linear, and what a large file needs.
+"""Measure the conversion to SQuAD: its speed, how it scales, and the memory for a large file.
 
     python benchmarks/conversion_speed.py [--bioasq-dir DIR] [--most 100] [--megabytes 100]
 
-Input like 7b's training file: 779 factoids with nine snippets each, made of BioASQ-mini's
-sentences (25 words on average; 7b's have 28). With --bioasq-dir the real golden snippets are
-measured too. One process, one thread. Prints numbers and asserts nothing.
+The input resembles the training file of 7b: 779 factoid questions with nine snippets each. The
+snippets come from BioASQ-mini and have 25 words on average (28 in 7b). With --bioasq-dir, the
+script also converts the snippets of the real golden files. It uses one process and one thread. It
+prints its measurements and checks nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from helpers.data.convert import convert
 from helpers.data.layout import find_files
 from helpers.data.mini import DATA
 
-FACTOIDS, SNIPPETS = 779, 9  # of the 7b training file, so about 7,000 pairs
+FACTOIDS, SNIPPETS = 779, 9  # as in the 7b training file: about 7,000 pairs
 SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
 
 
 def like_7b(times: int) -> list[Question]:
-    """``times`` as many questions as 7b has, each with nine snippets and an id of its own."""
+    """Make ``times`` as many questions as 7b has, each with nine snippets and its own id."""
     source = read_questions(DATA / "BioASQ-training-mini.json")
     snippets = cycle([s for question in source for s in question.snippets])
     return [
@@ -44,8 +45,8 @@ def like_7b(times: int) -> list[Question]:
     ]
 
 
-def pairs_a_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
-    """Question-snippet pairs, and how many a second the best of some rounds converts."""
+def pairs_per_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
+    """The number of question-snippet pairs, and the pairs per second in the fastest round."""
     pairs = sum(len(question.snippets) for question in questions)
     best = float("inf")
     for _ in range(rounds):
@@ -56,7 +57,7 @@ def pairs_a_second(questions: list[Question], rounds: int = 3) -> tuple[int, flo
 
 
 def large_file(folder: Path, megabytes: int) -> Path:
-    """A training file of that size: all question types, each question with an id of its own."""
+    """Write a training file of this size with all question types; each question has its own id."""
     source = json.loads((DATA / "BioASQ-training-mini.json").read_bytes())["questions"]
     path, number = folder / "BioASQ-training7b.json", 0
     with path.open("w", encoding="utf-8") as out:
@@ -71,24 +72,38 @@ def large_file(folder: Path, megabytes: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bioasq-dir", default=os.environ.get("BIOASQ_DIR", ""))
-    parser.add_argument("--most", type=int, default=100, help="times 7b's size")
-    parser.add_argument("--megabytes", type=int, default=100, help="of the large file; 0: none")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--bioasq-dir",
+        metavar="DIR",
+        default=os.environ.get("BIOASQ_DIR", ""),
+        help="also convert the golden files in this folder (default: BIOASQ_DIR)",
+    )
+    parser.add_argument(
+        "--most", type=int, default=100, help="the largest input, in multiples of 7b (default: 100)"
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=int,
+        default=100,
+        help="the size of the large file, or 0 for no file (default: 100)",
+    )
     args = parser.parse_args()
 
-    pairs, rate = pairs_a_second(like_7b(1))
-    print(f"7b-like, strict rule: {pairs} pairs, {rate:,.0f} pairs a second on one core")
+    pairs, rate = pairs_per_second(like_7b(1))
+    print(f"7b-like, strict rule: {pairs} pairs, {rate:,.0f} pairs per second on one core")
     if args.bioasq_dir:
         golds = find_files(args.bioasq_dir, need_train=False).golds
-        pairs, rate = pairs_a_second([q for path in golds for q in read_questions(path)])
-        print(f"real golden snippets, strict rule: {pairs} pairs, {rate:,.0f} pairs a second")
-    print("\ntimes 7b     pairs   seconds   pairs a second   seconds a pair, against 1 times")
+        pairs, rate = pairs_per_second([q for path in golds for q in read_questions(path)])
+        print(f"real golden snippets, strict rule: {pairs} pairs, {rate:,.0f} pairs per second")
+    print("\ntimes 7b     pairs   seconds   pairs per second   seconds per pair, relative to row 1")
     first = 0.0
     for times in (n for n in (1, 3, 10, 30, 100) if n <= args.most):
-        pairs, rate = pairs_a_second(like_7b(times), rounds=3 if times < 30 else 1)
+        pairs, rate = pairs_per_second(like_7b(times), rounds=3 if times < 30 else 1)
         first = first or rate
-        print(f"{times:>8} {pairs:>9} {pairs / rate:>9.2f} {rate:>16,.0f} {first / rate:>20.2f}")
+        print(f"{times:>8} {pairs:>9} {pairs / rate:>9.2f} {rate:>18,.0f} {first / rate:>37.2f}")
     if args.megabytes:
         with tempfile.TemporaryDirectory() as folder:
             path = large_file(Path(folder), args.megabytes)
@@ -106,7 +121,7 @@ def main() -> None:
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
             print(
                 f"\nfile of {path.stat().st_size / 1e6:.0f} MB: {seconds:.1f} s from start to "
-                f"exit, {peak / 2**30:.2f} GiB at most; {done.stdout.split(';')[0]}"
+                f"exit, peak memory {peak / 2**30:.2f} GiB; {done.stdout.split(';')[0]}"
             )
 
 

@@ -1,11 +1,12 @@
-"""Load a checkpoint of BioMegatron's size in several ways: seconds and memory, in one run.
+"""Measure the time and memory to load a checkpoint of BioMegatron's size in several ways.
 
     python benchmarks/load_checkpoint.py [--rounds 3] [--layers 24 --hidden 1024]
 
-The weights are random, in the format of 2021: two old pickles of float16. Each way runs in a
-process of its own, round by round, so that they share the machine's good and bad moments. Memory
-is the process's peak (VmHWM, Linux) over what it holds after its imports, in units of the float32
-weights. Ratios are to the naive way: build the model, ``torch.load``, ``load_state_dict``.
+The weights are random, in the format of 2021: two float16 files in torch's old pickle format. Each
+way runs in its own process. Every round runs all ways, so that changes in the load of the machine
+affect all of them. Memory is the peak of the process (VmHWM, Linux only) minus its peak after the
+imports, also given as a multiple of the float32 weights. Speed-ups are relative to the naive way:
+build the model, ``torch.load``, ``load_state_dict``.
 """
 
 import argparse
@@ -19,15 +20,15 @@ from pathlib import Path
 
 GIB = 2**30
 WAYS = {
-    "naive": "transformers' model built, torch.load, load_state_dict",
-    "pickles": "ours, from the two pickles (row order given)",
-    "mapped": "ours, from the converted safetensors, mapped",
-    "transformers": "transformers' from_pretrained on the converted folder",
+    "naive": "naive: build transformers' model, torch.load, load_state_dict",
+    "pickles": "ours, from the two float16 pickle files, row order given",
+    "mapped": "ours, from the converted folder, mapped into memory",
+    "transformers": "transformers: from_pretrained on the converted folder",
 }
 
 
 def make(folder: Path, layers: int, hidden: int) -> None:
-    """The files: ``megatron/`` (2021), ``naive.pt`` (transformers' names), ``converted/``."""
+    """Write ``megatron/`` (format of 2021), ``naive.pt`` (transformers' names) and ``converted/``."""
     import torch
 
     from helpers.config import Settings
@@ -62,7 +63,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
 
 
 def load(way: str, folder: Path) -> None:
-    """Load in one way and print seconds, peak memory over the imports, and a checksum."""
+    """Load in one way. Print the seconds, the peak memory minus the imports, and a checksum."""
     import torch
     import transformers
 
@@ -91,20 +92,20 @@ def load(way: str, folder: Path) -> None:
 
 
 def _peak() -> int:
-    """The process's largest memory so far in bytes."""
+    """The peak memory of this process so far, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc, so it runs on Linux only")
+    raise SystemExit("this benchmark reads /proc, so it runs only on Linux")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--hidden", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--layers", type=int, default=24, help="(default: 24)")
+    parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -122,10 +123,12 @@ def main() -> None:
                 runs[way].append(json.loads(done.stdout.splitlines()[-1]))
     sums = {round(run["sum"], 3) for found in runs.values() for run in found}
     if len(sums) != 1:
-        raise SystemExit(f"the ways loaded different weights: sums {sums}")
+        raise SystemExit(f"the ways loaded different weights; their sums are {sums}")
     weights = runs["naive"][0]["weights"]
     print(f"\nfloat32 weights: {weights / GIB:.3f} GiB; medians of {options.rounds} rounds\n")
-    print("| way | seconds | naive / this | peak, GiB | peak / weights |\n|---|---|---|---|---|")
+    print(
+        "| way | seconds | speed-up over naive | peak memory, GiB | peak memory / weights |\n|---|---|---|---|---|"
+    )
     seconds = {way: statistics.median(run["seconds"] for run in runs[way]) for way in WAYS}
     for way, text in WAYS.items():
         peak = statistics.median(run["peak"] for run in runs[way])

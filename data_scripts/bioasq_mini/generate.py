@@ -1,9 +1,9 @@
 """Make BioASQ-mini: a small data set in the exact BioASQ format, from a table of facts.
 
-A question asks for a fact's object. Each of its snippets names the same two *distractors*,
-objects of other facts of the relation, so that voting over snippets does not give the answer away.
-Everything is drawn from ``random.Random`` seeded with text, so the files are the
-same on every machine. The facts and the sentences are in ``sentences``.
+A question asks for the object of a fact. All of its snippets name the same two *distractors*,
+which are objects of other facts of the relation, so that voting over the snippets does not reveal
+the answer. Every random choice uses ``random.Random`` seeded with a text, so the files are the
+same on every machine. The module ``sentences`` reads the facts and writes the sentences.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bioasq_mini.sentences import (
 from helpers.data.mini import DATA
 from helpers.io import write_json
 
-BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
-TRAIN = 450  # factoid questions; facts left over serve as distractors
-OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
+BATCHES, PER_BATCH = 5, 34  # factoids; the real 7b batches have 25 to 39 of them
+TRAIN = 450  # factoid questions; the remaining facts serve as distractors
+OTHERS = {"train": 18, "test": 20}  # questions of other types
 ADDRESS = "https://example.org/bioasq-mini"
 
 
@@ -40,7 +40,7 @@ def make(folder: str | Path = DATA) -> list[Path]:
 
 
 def check(folder: str | Path = DATA) -> list[str]:
-    """Compare the files in ``folder`` with what ``make`` writes: one string a difference."""
+    """Compare the files in ``folder`` with what ``make`` writes; one string per difference."""
     differences = []
     with tempfile.TemporaryDirectory() as fresh:
         for path in make(fresh):
@@ -48,12 +48,12 @@ def check(folder: str | Path = DATA) -> list[str]:
             if not shipped.is_file():
                 differences.append(f"{shipped.name}: missing")
             elif shipped.read_bytes() != path.read_bytes():
-                differences.append(f"{shipped.name}: not what the facts and patterns make")
+                differences.append(f"{shipped.name}: differs from what the facts and patterns give")
     return differences
 
 
 def files() -> dict[str, object]:
-    """The content of every file by name, in the BioASQ JSON's own layout."""
+    """The content of every file by its name, in the layout of BioASQ's JSON files."""
     train, batches = build()
     content: dict[str, object] = {
         "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
@@ -69,7 +69,7 @@ def files() -> dict[str, object]:
 
 
 def _relations() -> dict[str, dict[str, list]]:
-    """Relation -> the ids of its factoid questions, and its objects with their synonyms."""
+    """Map each relation to the ids of its factoid questions and to its objects with synonyms."""
     found: dict[str, dict[str, list]] = {}
     for fact in facts():
         objects = known_objects(fact.relation)
@@ -79,7 +79,7 @@ def _relations() -> dict[str, dict[str, list]]:
 
 
 def build() -> tuple[list[Item], list[list[Item]]]:
-    """All questions in the making: those for training, and the five test batches."""
+    """Build all questions: those for training, and the five test batches."""
     drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
     sides = {}
     for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
@@ -106,14 +106,17 @@ def build() -> tuple[list[Item], list[list[Item]]]:
 
 
 def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]]:
-    """The first of each relation, then the second of each, ...: ``number`` items, and the rest."""
+    """Take the first item of each relation, then the second, and so on.
+
+    Returns the first ``number`` items, ordered by relation, and the remaining items.
+    """
     seen: Counter = Counter()
     ranked = []
     for item in items:
         ranked.append((seen[item.fact.relation], item.fact.relation, item))
         seen[item.fact.relation] += 1
     ranked.sort(key=lambda entry: entry[:2])
-    # Of one relation after the other, so that dealing into batches gives each its share.
+    # Ordered by relation, so that every batch gets its share of each relation.
     asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
     return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
 
@@ -136,7 +139,7 @@ def _shuffled(items: list, seed: str) -> list:
 
 
 def _fill(item: Item, deck: Deck) -> None:
-    """Give a question its snippets, documents and gold."""
+    """Give a question its snippets, their documents, and its gold answer."""
     rng = Random(f"fill|{item.fact.id}")
     number = 0 if item.kind == "no-snippet" else rng.choice((2, 2, 2, 3))
     item.snippets = deck.answering(item, number, rng)
@@ -144,7 +147,7 @@ def _fill(item: Item, deck: Deck) -> None:
         item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng
     )
     rng.shuffle(item.snippets)
-    if item.fact.side == "test":  # golden files hold more snippets than the test inputs
+    if item.fact.side == "test":  # golden files have more snippets than test inputs
         item.extra = deck.answering(item, 1 if item.kind == "wording" else rng.choice((1, 2)), rng)
         item.extra += deck.neutral(item, rng.choice((1, 2)), rng)
     if rng.random() < 0.06 and len(item.snippets) < 4:
@@ -160,10 +163,10 @@ def _fill(item: Item, deck: Deck) -> None:
 
 
 def _gold(item: Item, rng: Random) -> list:
-    """The exact answer: nested, at times flat (training files only), at times with odd blanks."""
+    """The exact answer: a list of lists, sometimes flat (in training) or with extra spaces."""
     entities = [list(entity) for entity in item.fact.entities]
     texts = [made.text.lower() for made in item.snippets]
-    if item.kind == "wording":  # right, but no snippet says it in these words
+    if item.kind == "wording":  # correct, but no snippet contains these words
         for clause in patterns()["relations"][item.fact.relation]["so"]:
             text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
             if not any(text.lower() in other for other in texts):
@@ -174,14 +177,14 @@ def _gold(item: Item, rng: Random) -> list:
         name = names[spaced]
         names[spaced] = name.replace(" ", "  ", 1) if " " in name else name + " "
     elif len(entities) == 1 and len(names) > 1 and rng.random() < 0.05:
-        return [names[:1], names[1:]]  # two inner lists, as some real questions have
+        return [names[:1], names[1:]]  # one entity in two inner lists, as in some real questions
     if item.fact.side == "train" and len(entities) == 1 and rng.random() < 0.15:
         return names
     return entities
 
 
 def _other_type(item: Item, rng: Random) -> list | str:
-    """Turn the question into one that is no factoid, and return its exact answer."""
+    """Turn the question into one of another type, and return its exact answer."""
     relation = patterns()["relations"][item.fact.relation]
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"
@@ -189,7 +192,7 @@ def _other_type(item: Item, rng: Random) -> list | str:
     if item.type == "list":
         item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
         return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
-    # "no" needs a relation in which a subject has one object only.
+    # "no" is correct only in a relation where each subject has a single object.
     wrong = "deny" in relation and rng.random() < 0.5
     asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
     item.body = sentence(asked, item, rng)

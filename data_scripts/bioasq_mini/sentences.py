@@ -1,8 +1,9 @@
-"""The facts behind BioASQ-mini and the sentences made from them (see ``generate``).
+"""The facts of BioASQ-mini and the sentences made from them (see ``generate``).
 
-Facts are split by object: two facts of a relation that share one never lie on both sides. A
-sentence states the asked fact beside two other facts of its relation and side, or mentions their
-objects without a statement, so every sentence is as true as the table.
+Facts are split by object: if two facts of a relation share an object, they are on the same side.
+Each sentence states facts from the table, or mentions things without stating a fact, so every
+sentence is as true as the table. The other facts in a sentence belong to the relation and side of
+the fact that the question asks for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from helpers.config import InputError
 from helpers.data.mini import Entity
 
 HERE = Path(__file__).parent
-TEST_SHARE = 0.3  # of a relation's facts go to the test side
+TEST_SHARE = 0.3  # the share of a relation's facts on the test side
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class Fact:
 
     @property
     def id(self) -> str:
-        """The question id: 24 hex digits, ``0000`` first, from a hash."""
+        """The id of the factoid question about this fact."""
         return question_id("factoid", self.relation, self.subject)
 
 
 @dataclass
 class Made:
-    """A snippet in the making: its text, the pattern it came from, whether it holds the answer."""
+    """A generated snippet: its text, its pattern, and whether it contains the answer."""
 
     text: str
     pattern: str
@@ -54,7 +55,11 @@ class Made:
 
 @dataclass
 class Item:
-    """A question in the making. ``kind`` is answerable, no-snippet or wording (see README)."""
+    """A generated question.
+
+    ``kind`` is "answerable", "no-snippet" or "wording" (see the README of ``mini_data``).
+    ``others`` holds the two distractors, each with the facts that have it as their object.
+    """
 
     fact: Fact
     others: list[tuple[Entity, list[Fact]]]
@@ -72,19 +77,19 @@ class Item:
 
 
 def question_id(kind: str, relation: str, subject: str) -> str:
-    """24 hex digits that begin with 0000, stable for a question's kind, relation and subject."""
+    """24 hex digits: 0000, then a hash of the question's type, relation and subject."""
     return "0000" + hashlib.sha256(f"{kind}|{relation}|{subject}".encode()).hexdigest()[:20]
 
 
 @cache
 def patterns() -> dict:
-    """The sentence and question patterns: frames, neutral sentences, clauses per relation."""
+    """The patterns of sentences and questions: frames, neutral sentences, clauses per relation."""
     return json.loads((HERE / "patterns.json").read_text(encoding="utf-8"))
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """All facts with their side. Facts that share an object never lie on both sides."""
+    """All facts, each with its side. Facts that share an object are on the same side."""
     rows = defaultdict(list)
     for path in sorted(HERE.glob("facts_*.tsv")):
         with path.open(encoding="utf-8", newline="") as file:
@@ -93,7 +98,7 @@ def facts() -> tuple[Fact, ...]:
                 names = tuple(dict.fromkeys(n.strip() for n in names if n.strip()))
                 rows[row["relation"]].append((row["subject"].strip(), names))
     if not rows:
-        raise InputError(f"{HERE}: no facts_*.tsv found; restore the repository's files")
+        raise InputError(f"{HERE}: no facts_*.tsv found; restore the files of the repository")
     return tuple(fact for relation in sorted(rows) for fact in _split(relation, rows[relation]))
 
 
@@ -105,7 +110,7 @@ def of_relation(relation: str) -> tuple[Fact, ...]:
 
 @cache
 def known_objects(relation: str) -> tuple[Entity, ...]:
-    """Every object of a relation with its synonyms: the candidates of the answer's type."""
+    """Every object of a relation with its synonyms: all candidates of the answer's type."""
     found = (e for f in of_relation(relation) for e in f.entities)
     return tuple(dict.fromkeys(found))
 
@@ -119,10 +124,10 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # What has to stay together is moved together: small groups first, in the order of a hash.
+    # Facts that have to stay on one side move as a group: small groups first, in order of a hash.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
     groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
-    # Three objects have to stay for training: an answer and two distractors.
+    # At least three objects have to remain for training: an answer and two distractors.
     room = max(3, round(TEST_SHARE * len(drafts)))
     left = len({entity for fact in drafts for entity in fact.entities})
     test: set[int] = set()
@@ -138,7 +143,7 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
 
 
 def _joined(keys: list[set]) -> list[list[int]]:
-    """Group the indices whose key sets are linked, directly or through others."""
+    """Group the indices whose key sets overlap, directly or through other key sets."""
     groups: list[tuple[set, list[int]]] = []
     for index, key in enumerate(keys):
         all_keys, members, apart = set(key), [index], []
@@ -161,13 +166,13 @@ def _words(name: str) -> str:
 
 
 def _clash(one: Iterable[str], two: Iterable[str]) -> bool:
-    """Whether a name of one side stands as words in a name of the other."""
+    """Whether the words of a name in one list occur in a name of the other list."""
     pairs = [(_words(a), _words(b)) for a in one for b in two]
     return any(a in b or b in a for a, b in pairs)
 
 
 def draft(fact: Fact) -> Item | None:
-    """A question with its two distractors, or None where the fact cannot be asked cleanly."""
+    """A question with its two distractors, or None if no unambiguous question is possible."""
     rng = Random(f"item|{fact.id}")
     answer = [name for entity in fact.entities for name in entity]
     if any(_words(name) in _words(fact.subject) for name in answer):
@@ -197,7 +202,7 @@ def draft(fact: Fact) -> Item | None:
 
 
 def sentence(template: str, item: Item, rng: Random) -> str:
-    """Fill a frame: clauses first, then names; the forms of a name are drawn once a sentence."""
+    """Fill a frame with clauses, then with names, each in one form for the whole sentence."""
     relation = patterns()["relations"][item.fact.relation]
     words = {"s1": item.fact.subject, "o1": _form(rng.choice(item.fact.entities), rng)}
     for number, (entity, sources) in enumerate(item.others, 2):
@@ -256,20 +261,20 @@ def _plural(name: str) -> bool:
 
 
 def capital(sentence: str) -> str:
-    # "p53", "mTOR" and "α-galactosidase" keep their first letter.
+    # "p53", "mTOR" and "α-galactosidase" keep their lower-case first letter.
     first = re.match(r"[a-z]{2,}(?![A-Z0-9])", sentence)
     return sentence[0].upper() + sentence[1:] if first or sentence[:2] == "a " else sentence
 
 
 class Deck:
-    """Frames dealt like cards, so that all of them are used about equally often."""
+    """A shuffled deck of frames, so that all frames are used about equally often."""
 
     def __init__(self, side: str):
         self.rng, self.cards = Random(f"deck|{side}"), []
         self.frames = [f for f in patterns()["frames"] if side == "test" or not f["unseen"]]
 
     def answering(self, item: Item, number: int, rng: Random) -> list[Made]:
-        """``number`` sentences with the answer, no two from one frame."""
+        """Make ``number`` sentences with the answer, each from a different frame."""
         relation = patterns()["relations"][item.fact.relation]
         used = {made.pattern for made in item.snippets}
         made = []
@@ -288,7 +293,7 @@ class Deck:
         return made
 
     def neutral(self, item: Item, number: int, rng: Random) -> list[Made]:
-        """``number`` sentences that name the subject and the distractors, not the answer."""
+        """Make ``number`` sentences with the subject and the distractors but without the answer."""
         used = {made.pattern for made in item.snippets}
         free = [n for n in range(len(patterns()["neutral"])) if f"neutral-{n}" not in used]
         chosen = rng.sample(free, number)
