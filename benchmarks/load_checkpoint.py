@@ -1,12 +1,12 @@
-"""Measure the time and memory to load a checkpoint of BioMegatron's size in several ways.
+"""Measure the time and memory to load a checkpoint of BioMegatron's size by several methods.
 
     python benchmarks/load_checkpoint.py [--rounds 3] [--layers 24 --hidden 1024]
 
 The weights are random, in the format of 2021: two float16 files in torch's old pickle format. Each
-way runs in its own process. Every round runs all ways, so that changes in the load of the machine
-affect all of them. Memory is the peak of the process (VmHWM, Linux only) minus its peak after the
-imports, also given as a multiple of the float32 weights. Speed-ups are relative to the naive way:
-build the model, ``torch.load``, ``load_state_dict``.
+method runs in its own process. Every round runs all methods, so that a change in the load of the
+machine affects all of them. Memory is the peak of the process (VmHWM, Linux only) minus its peak
+after the imports, in GiB and as a multiple of the float32 weights. Speed-ups are relative to the
+naive method: build the model, ``torch.load``, ``load_state_dict``.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 GIB = 2**30
-WAYS = {
+METHODS = {
     "naive": "naive: build transformers' model, torch.load, load_state_dict",
     "pickles": "ours, from the two float16 pickle files, row order given",
     "mapped": "ours, from the converted folder, mapped into memory",
@@ -28,7 +28,7 @@ WAYS = {
 
 
 def make(folder: Path, layers: int, hidden: int) -> None:
-    """Write ``megatron/`` (format of 2021), ``naive.pt`` (transformers' names) and ``converted/``."""
+    """Write ``megatron/`` (as in 2021), ``naive.pt`` (transformers' names) and ``converted/``."""
     import torch
 
     from helpers.config import Settings
@@ -62,8 +62,8 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     checkpoints.save_transformers(reader, folder / "converted")
 
 
-def load(way: str, folder: Path) -> None:
-    """Load in one way. Print the seconds, the peak memory minus the imports, and a checksum."""
+def load(method: str, folder: Path) -> None:
+    """Load by one method; print the seconds, the peak memory minus the imports, and a checksum."""
     import torch
     import transformers
 
@@ -73,14 +73,14 @@ def load(way: str, folder: Path) -> None:
     transformers.logging.set_verbosity_error()
     theirs = transformers.MegatronBertForQuestionAnswering
     before, started = _peak(), time.perf_counter()
-    if way == "naive":
+    if method == "naive":
         config = transformers.AutoConfig.from_pretrained(folder / "converted")
         model = theirs(config)
         state = torch.load(folder / "naive.pt", map_location="cpu", weights_only=True)
         model.load_state_dict(state)
-    elif way == "transformers":
+    elif method == "transformers":
         model = theirs.from_pretrained(folder / "converted")
-    elif way == "pickles":
+    elif method == "pickles":
         model = checkpoints.load(folder / "megatron", Settings(qkv_order="0")).model
     else:
         model = checkpoints.load(folder / "converted", Settings()).model
@@ -106,33 +106,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--layers", type=int, default=24, help="(default: 24)")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.way:
-        return load(options.way, options.folder)
+    if options.method:
+        return load(options.method, options.folder)
     with tempfile.TemporaryDirectory() as scratch:
         print("writing the files …", flush=True)
         make(Path(scratch), options.layers, options.hidden)
-        runs: dict[str, list[dict]] = {way: [] for way in WAYS}
+        runs: dict[str, list[dict]] = {method: [] for method in METHODS}
         for number in range(options.rounds):
-            for way in WAYS:
-                print(f"round {number + 1} of {options.rounds}: {way}", flush=True)
-                command = [sys.executable, __file__, "--way", way, "--folder", scratch]
+            for method in METHODS:
+                print(f"round {number + 1} of {options.rounds}: {method}", flush=True)
+                command = [sys.executable, __file__, "--method", method, "--folder", scratch]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
-                runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+                runs[method].append(json.loads(done.stdout.splitlines()[-1]))
     sums = {round(run["sum"], 3) for found in runs.values() for run in found}
     if len(sums) != 1:
-        raise SystemExit(f"the ways loaded different weights; their sums are {sums}")
+        raise SystemExit(f"the methods loaded different weights; their sums are {sums}")
     weights = runs["naive"][0]["weights"]
     print(f"\nfloat32 weights: {weights / GIB:.3f} GiB; medians of {options.rounds} rounds\n")
-    print(
-        "| way | seconds | speed-up over naive | peak memory, GiB | peak memory / weights |\n|---|---|---|---|---|"
-    )
-    seconds = {way: statistics.median(run["seconds"] for run in runs[way]) for way in WAYS}
-    for way, text in WAYS.items():
-        peak = statistics.median(run["peak"] for run in runs[way])
-        print(f"| {text} | {seconds[way]:.2f} | {seconds['naive'] / seconds[way]:.1f} "
+    print("| method | seconds | speed-up over naive | peak memory, GiB | peak memory / weights |")
+    print("|---|---|---|---|---|")
+    seconds = {
+        method: statistics.median(run["seconds"] for run in runs[method]) for method in METHODS
+    }
+    for method, text in METHODS.items():
+        peak = statistics.median(run["peak"] for run in runs[method])
+        print(f"| {text} | {seconds[method]:.2f} | {seconds['naive'] / seconds[method]:.1f} "
               f"| {peak / GIB:.2f} | {peak / weights:.2f} |")  # fmt: skip
 
 

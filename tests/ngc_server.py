@@ -1,9 +1,10 @@
-"""A stand-in for NGC on this machine: models in folders, served under NGC's addresses.
+"""A local server that stands in for NGC: it serves models from a folder at NGC's addresses.
 
     python tests/ngc_server.py FOLDER [--port N]
 
-FOLDER/<model>/<version>/<file>. The answers have the shapes that NGC's public command line and
-NeMo's download code read; faults and requests are for the tests.
+The files are FOLDER/<model>/<version>/<file>. The server prints its address; set NGC_ENDPOINT to
+it. The responses have the form that NGC's public command line and NeMo's download code read. The
+tests make the server fail and look at the requests that it received.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class NgcServer:
-    """Start with ``with NgcServer(folder) as server``; its address is ``server.url``."""
+    """Use it as ``with NgcServer(folder) as server``; its address is ``server.url``."""
 
     def __init__(self, folder: Path, port: int = 0):
         self.folder = Path(folder)
-        self.lists_files = True  # whether a version's files are listed
-        self.forms = {"files", "zip", "redirect"}  # the address forms that work
-        self.redirect_to = ""  # another server, to which files are redirected
+        self.lists_files = True  # whether the server lists the files of a version
+        self.forms = {"files", "zip", "redirect"}  # the forms of address that the server accepts
+        self.redirect_to = ""  # the server to which requests for files are redirected
         self.requests: list[tuple[str, dict]] = []  # (path with query, headers)
-        self.faults: list = []  # the next answers: a status, or a function(handler, body)
+        self.faults: list = []  # for the next responses: a status, or a function(handler, body)
         ngc = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -51,7 +52,7 @@ class NgcServer:
         self.server.server_close()
 
     def answer(self, handler) -> None:
-        """One answer: what the address names, or 404."""
+        """Send what the address names, or status 404."""
         address = urlsplit(handler.path)
         query = parse_qs(address.query)
         path = address.path.replace("/v2/models/org/nvidia/", "/v2/models/nvidia/")
@@ -106,7 +107,7 @@ class NgcServer:
 
 
 def send(handler, status: int, body: bytes = b"", length: int | None = None, **headers) -> None:
-    """Send a whole answer; ``length`` may lie."""
+    """Send a complete response; tests may give a wrong ``length``."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     for name, value in headers.items():
@@ -121,7 +122,7 @@ def send_json(handler, data) -> None:
 
 
 def cut(after: int):
-    """A fault: the connection ends ``after`` so many bytes of the body."""
+    """A fault: the connection ends after so many bytes of the body."""
 
     def fault(handler, body: bytes) -> None:
         send(handler, 200, body[:after], len(body), ETag=f'"{hash(body)}"')
@@ -131,7 +132,7 @@ def cut(after: int):
 
 
 def zipped(folder: Path) -> bytes:
-    """The folder's files as a zip."""
+    """The files of the folder as a zip archive."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in _files(folder):
@@ -144,9 +145,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--port", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="folder with the models")
+    parser.add_argument("--port", type=int, default=0, help="(default: any free port)")
     options = parser.parse_args()
     server = NgcServer(options.folder, options.port)
     print(server.url, flush=True)

@@ -1,10 +1,11 @@
-"""A stand-in for PubMed's efetch on this machine, with answers in the shapes of the real one.
+"""A local server that stands in for PubMed's efetch and sends responses of the same form.
 
-python tests/pubmed_server.py [--port N] prints its address; set NCBI_ENDPOINT to it.
+    python tests/pubmed_server.py [--port N]
 
-The articles are made up; their XML has the parts of NLM's DTD (pubmed_250101.dtd) that matter
-here: structured and plain abstracts, markup inside of text, a copyright notice, abstracts in
-other languages, a retracted article, a book, and an article that has no abstract.
+The server prints its address; set NCBI_ENDPOINT to it. We invented the articles. Their XML has the
+parts of NLM's DTD (pubmed_250101.dtd) that the kit reads: structured and plain abstracts, markup
+inside the text, a copyright notice, abstracts in other languages, a retracted article, a book, and
+an article without an abstract.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ HEAD = (
 
 
 def journal(pmid: str, title: str, inside: str, after: str = "", kinds: str = "") -> str:
-    """A journal's article; ``inside`` goes into <Article>, ``after`` behind it."""
+    """A journal article; ``inside`` goes into <Article>, ``after`` follows it."""
     return (
         f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM" IndexingMethod="Manual">'
         f'<PMID Version="1">{pmid}</PMID><DateRevised><Year>2020</Year></DateRevised>'
@@ -96,16 +97,17 @@ ARTICLES = {
 
 
 class PubmedServer:
-    """efetch over HTTP. ``faults`` are used up in order, one a request: a status, or a body.
+    """efetch over HTTP.
 
-    ``requests`` keeps (time of arrival in seconds, form fields) of each.
+    Each request uses up one of the ``faults``, in order: a status, or a body. ``requests`` contains
+    (time of arrival in seconds, form fields) for each request.
     """
 
     def __init__(self, port: int = 0):
         self.articles = dict(ARTICLES)
         self.faults: list = []
         self.requests: list[tuple[float, dict[str, str]]] = []
-        self.key = ""  # the only valid one
+        self.key = ""  # the only valid API key
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -133,7 +135,7 @@ class PubmedServer:
         self.server.server_close()
 
     def answer(self, handler, fields: dict[str, str]) -> None:
-        """One answer, chunked as NCBI's are; or the next fault."""
+        """Send a response in chunks, as NCBI does, or the next fault."""
         fault = self.faults.pop(0) if self.faults else None
         if fault == 429:
             limit = {"error": "API rate limit exceeded", "count": "4", "limit": "3"}
@@ -168,8 +170,10 @@ def send(handler, status: int, text: str, **headers) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--port", type=int, default=0, help="(default: any free port)")
     server = PubmedServer(parser.parse_args().port)
     print(server.url, flush=True)
     server.server.serve_forever()

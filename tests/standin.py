@@ -1,12 +1,13 @@
-"""A small trained Megatron-BERT in NVIDIA's format of 2021, for machines that cannot reach NGC.
+"""Train a small Megatron-BERT in NVIDIA's format of 2021, for machines that cannot reach NGC.
 
     python tests/standin.py FOLDER [--order 0]
 
-MiniLM has its LayerNorm after each block, Megatron-BERT before it. Its weights are moved over and
-regressed until each layer says what it said before; then the model learns to answer questions on
-two-sentence texts about the facts of BioASQ-mini's train side. FOLDER then holds
-``biomegatron345muncasedsquadv1/1/`` as ``tests/ngc_server.py`` serves it. Its scores mean nothing:
-it shows that the kit finds its way through such a checkpoint.
+MiniLM applies its LayerNorm after each block, Megatron-BERT before it. The script copies MiniLM's
+weights into a Megatron-BERT and trains it until each layer gives nearly the same output as in
+MiniLM. It then trains the model to answer questions on two-sentence texts about the facts of
+BioASQ-mini's training side. It writes the checkpoint to FOLDER/biomegatron345muncasedsquadv1/1/,
+where tests/ngc_server.py expects it. The scores of this model have no meaning. They only show that
+the kit can handle such a checkpoint.
 """
 
 import argparse
@@ -40,12 +41,12 @@ FRAMES = ("<so1>. // <so2>.", "<so2>. // <so1>.", "<os1>. // <os3>.", "<os2>. //
 
 
 def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
-    """Train the stand-in and write it under ``folder``; returns the checkpoint's folder."""
+    """Train the stand-in, write it below ``folder``, and return the folder of the checkpoint."""
     settings = from_parameters(
         seed=seed, epochs=2, learning_rate=2e-4, wandb_mode="disabled", max_length=128
     )
     teacher = checkpoints.load(fetch.fetch("minilm").folder, settings)
-    rows = lessons(seed)
+    rows = training_examples(seed)
     reader = Reader(regressed(teacher, rows, seed=seed), teacher.vocab, settings)
     with tempfile.TemporaryDirectory() as scratch:
         training.fine_tune(reader, rows, Path(scratch) / "training")
@@ -54,8 +55,8 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
     return megatron_files.write(path, order, w=w, vocab=reader.vocab, dtype=torch.float16)
 
 
-def lessons(seed: int) -> list[squad.Example]:
-    """Questions on the train side's facts, each with texts of two facts in either order."""
+def training_examples(seed: int) -> list[squad.Example]:
+    """Questions about the facts of the training side, each with three texts of one or two facts."""
     rows = []
     for fact in sentences.facts():
         item = sentences.draft(fact) if fact.side == "train" else None
@@ -73,7 +74,7 @@ def lessons(seed: int) -> list[squad.Example]:
 
 
 def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanModel:
-    """A pre-LayerNorm model whose normalized states are those of the post-LayerNorm teacher."""
+    """Train a pre-LayerNorm model to give the normalized states of the post-LayerNorm teacher."""
     windows = teacher.windows(rows)
     rng = random.Random(seed)
     model = moved(teacher.model)
@@ -94,7 +95,7 @@ def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanMode
 
 
 def moved(old: SpanModel) -> SpanModel:
-    """The teacher's weights in pre-LayerNorm places: each norm goes one block further."""
+    """Copy the teacher's weights into a pre-LayerNorm model: each norm moves one block later."""
     as_nvidias = {"norm_first": True, "epsilon": 1e-5, "gelu": MEGATRON_GELU}
     new = SpanModel(replace(old.config, **as_nvidias))
     state = {name: value.clone() for name, value in old.state_dict().items()}
@@ -102,7 +103,7 @@ def moved(old: SpanModel) -> SpanModel:
     for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):
         for kind in ("weight", "bias"):
             state[f"{ours}.{kind}"] = old.state_dict()[f"{theirs}.{kind}"].clone()
-    # Words differ in size; the first norm of the teacher evens that out, here the words carry it.
+    # The teacher's first norm gives all word embeddings the same scale; here the weights have to.
     words = state["encoder.words.weight"]
     scale = old.encoder.norm.weight.mean() / words.std(-1, keepdim=True)
     words *= scale
@@ -113,13 +114,13 @@ def moved(old: SpanModel) -> SpanModel:
 
 
 def norm_names(layers: int) -> list[str]:
-    """The layers' norms in the order in which a text passes them."""
+    """The norms of the layers in the order in which the model applies them."""
     kinds = ("attention_norm", "mlp_norm")
     return [f"encoder.layers.{n}.{kind}" for n in range(layers) for kind in kinds]
 
 
 def states(model: SpanModel, batch) -> list[torch.Tensor]:
-    """What leaves each norm, in the order of the text's way through the model."""
+    """The output of each norm, in the order in which the model applies them."""
     seen: list[torch.Tensor] = []
     norms = [m for m in model.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
     hooks = [norm.register_forward_hook(lambda *call: seen.append(call[2])) for norm in norms]
@@ -130,9 +131,16 @@ def states(model: SpanModel, batch) -> list[torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--order", choices=("0", "1.0", "2.0"), default="0")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where to write the checkpoint")
+    parser.add_argument(
+        "--order",
+        choices=("0", "1.0", "2.0"),
+        default="0",
+        help="how the rows of the query-key-value matrices are ordered (default: 0)",
+    )
     options = parser.parse_args()
     print(make(options.folder, options.order))
 

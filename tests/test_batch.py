@@ -1,4 +1,4 @@
-"""The batch runner: bad input, and the spread over seeds. Whole runs are in test_notebooks."""
+"""The batch runner: bad input and the spread over seeds. ``test_notebooks`` tests whole runs."""
 
 import json
 from dataclasses import replace

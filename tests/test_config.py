@@ -1,4 +1,4 @@
-"""Settings: one door, which catches what is misspelt, mistyped or out of range."""
+"""Settings: one function checks all names, types and ranges."""
 
 import dataclasses
 from pathlib import Path

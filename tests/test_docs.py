@@ -1,8 +1,8 @@
-"""Every snippet that a reader could copy is run here, or is listed with the reason why not.
+"""These tests run every snippet that a reader could copy. A list excuses the others with a reason.
 
-Snippets are the fenced blocks of the Markdown files and of the model card, and the indented command
-lines of a script's ``--help``. A ``text`` block right after a snippet is its expected output, where
-``…`` stands for anything. A new snippet in neither list fails the first test.
+Snippets are the fenced blocks in the Markdown files and in the model card, and the indented command
+lines in a script's ``--help``. A ``text`` block right after a snippet is its expected output, where
+``…`` stands for any text. The first test fails if a new snippet is in neither list.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ PAGES = ["README.md", "notebooks/README.md", "docker/README.md", *(d for d in DO
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
 # The snippet's first line: the file that it writes, or "" if its output is shown right after it.
-# They run in this order, since some read what an earlier one wrote.
+# They run in this order, because some read what an earlier one wrote.
 RUN = {
     "DATA=src/helpers/mini_data": "",
     "python data_scripts/bioasq_to_squad.py src/helpers/mini_data/BioASQ-training-mini.json": "",
@@ -65,7 +65,7 @@ def blocks(text):
 
 
 def help_snippets():
-    """Command lines inside the scripts' descriptions, continuation lines included."""
+    """The command lines in the scripts' descriptions, with their continuation lines."""
     for path in SCRIPTS:
         description = path.read_text(encoding="utf-8").split('"""')[1]
         yield from re.findall(r"^ *(python (?:.*\\\n)*.*)$", description, re.M)
@@ -84,7 +84,7 @@ def all_snippets():
 
 @pytest.fixture(scope="module")
 def project(mini_run, tmp_path_factory):
-    """The repository's files as a reader's clone has them, with a finished run and a ``.venv``."""
+    """A folder like a reader's clone, with a finished run and a ``.venv``."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("src", "data_scripts", "notebooks", "tests", "benchmarks", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
@@ -124,7 +124,7 @@ def test_snippets_do_what_the_text_says(project, card):
 
 @pytest.mark.notebooks
 def test_the_calls_from_python_print_what_the_page_says(tmp_path):
-    """All blocks in one process, since each continues the one before."""
+    """Run all blocks in one process, because each continues the one before."""
     found = list(blocks((ROOT / PYTHON).read_text(encoding="utf-8")))
     assert len(found) == 8 and all(expected for _, expected in found)
     mark = "--- end of block ---"
@@ -173,13 +173,13 @@ def test_every_link_between_pages_leads_somewhere(page):
 
 
 def matches(printed, expected):
-    """Whether a text is as expected, where … stands for anything."""
+    """Whether a text is as expected, where … stands for any text."""
     wanted = ".*".join(map(re.escape, expected.strip().split("…")))
     return re.fullmatch(wanted, printed.strip(), re.S)
 
 
 def commands():
-    """Each command line of ours in the texts: fenced, in back-ticks, or in ``--help``."""
+    """The kit's command lines in all texts: fenced, in backticks, or in ``--help``."""
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
         lines = [line for code, _ in blocks(text) for line in code.splitlines()]

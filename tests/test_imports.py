@@ -1,4 +1,4 @@
-"""Who may import whom: downwards in README's table of rooms; nothing heavy in light rooms."""
+"""Imports run downwards in the README's table of rooms, and light rooms import nothing heavy."""
 
 import ast
 import graphlib
@@ -23,7 +23,7 @@ def room(module):
 
 
 def documented():
-    """Room -> its modules, from top to bottom, as README's table has them."""
+    """Map each room to its modules, from top to bottom, as in the README's table."""
     table = (ROOT / "README.md").read_text().partition("| room | what lives there |")[2]
     rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines() if "`" in row]
     rooms = {row[1].strip(" `"): re.findall(r"`([\w/]+)`", row[2]) for row in rows}
@@ -34,7 +34,7 @@ def documented():
 
 
 def imported(module):
-    """The modules of the package that a module imports, at its top or inside a function."""
+    """The modules of the package that a module imports, at the top or inside a function."""
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
             path = node.module.split(".")[1:]

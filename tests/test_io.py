@@ -1,4 +1,4 @@
-"""Writing: whole or not at all, and never over a device, an input or somebody's folder."""
+"""Writing a file: completely or not at all, and never over a device, an input or a folder."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""All six notebooks through papermill on the mini profile, and what they must leave behind."""
+"""Run all six notebooks through papermill with the profile ``mini`` and check their files."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def test_every_notebook_ran_to_its_end(mini_run):
 
 @pytest.mark.notebooks
 def test_no_table_is_read_by_mathjax(mini_run):
-    """Two prices in a text would be shown as a formula."""
+    """Otherwise, Jupyter shows the text between two prices as a formula."""
     tables = 0
     for path in (mini_run / "notebooks").glob("*.ipynb"):
         for output in (o for c in code_cells(path) for o in c.outputs):
@@ -94,7 +94,7 @@ def test_the_run_folder_is_what_the_readme_promises(mini_run):
 
 @pytest.mark.notebooks
 def test_it_learns_to_read(mini_run):
-    """The walkthrough's promise: half of the pairs exact, 20 points above nearness of words."""
+    """At least half of the pairs are exact, and SAcc is 20 points above each baseline."""
     scores = json.loads((mini_run / "scores.json").read_text())
     pooled, baselines = scores["pooled"], scores["baselines"]
     assert pooled["pair_em"] >= 0.5
@@ -119,7 +119,7 @@ def test_scores_json_keeps_its_contract(mini_run):
 
 
 @pytest.mark.notebooks
-def test_answers_are_what_the_organisers_read(mini_run):
+def test_answers_are_what_the_organizers_read(mini_run):
     for number in range(1, 6):
         asked = read_questions(DATA / f"BioASQ-mini-PhaseB-testset{number}.json")
         answers, remarks = read_answers(mini_run / "answers" / f"mini{number}.json")
@@ -146,7 +146,7 @@ def test_a_second_call_keeps_what_is_done(mini_run, capsys):
     batch.run({"profile": "mini", "run": "ci", "runs_dir": str(mini_run.parent)})
     assert capsys.readouterr().out.count("kept") == len(NOTEBOOKS)
     assert (mini_run / "scores.json").stat().st_mtime_ns == before
-    # Nothing ran, so what made the run stays as recorded, and the run is still a finished one.
+    # Nothing ran, so the record of what made the run stays, and the run still counts as finished.
     assert (mini_run / "manifest.json").read_bytes() == manifest
     assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
 

@@ -1,8 +1,8 @@
-"""All notebooks with profile ``biomegatron``, from an NGC on this machine to the report.
+"""Run all notebooks with the profile ``biomegatron``, from a local NGC server to the report.
 
 The server offers a small trained Megatron-BERT in the format of 2021 (``standin``) under the name
-of NVIDIA's; the data are BioASQ-mini's. Only what costs time is changed from the profile: one
-epoch instead of five, at a rate that shows within it. Nothing in the kit knows of the stand-in.
+of NVIDIA's model. The data are BioASQ-mini. To save time, the test trains for one epoch instead of
+five, at a higher learning rate. The kit contains no code for the stand-in.
 """
 
 import json
@@ -43,8 +43,10 @@ def run(tmp_path_factory):
 def test_it_came_from_ngc_and_is_recorded(run):
     folder, requests = run
     paths = [path for path, _ in requests]
-    assert paths[0] == f"/v2/models/nvidia/{standin.MODEL}/versions"  # the newest is asked for
-    assert sum("MegatronBERT.pt" in path for path in paths) == 1  # and fetched once
+    assert (
+        paths[0] == f"/v2/models/nvidia/{standin.MODEL}/versions"
+    )  # it asks for the newest version
+    assert sum("MegatronBERT.pt" in path for path in paths) == 1  # and downloads it once
     noted = json.loads((folder / "manifest.json").read_text())["notes"]["checkpoint"]
     assert noted["name"] == NAME and noted["origin"].startswith(f"NGC nvidia/{standin.MODEL}")
     lock = folder.parents[1] / "cache" / "checkpoints.lock.json"

@@ -1,4 +1,4 @@
-"""The files around the code: that they agree with each other and hold what they promise."""
+"""The project files agree with each other, and they do what their comments and the docs say."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_environments_take_the_same_python_and_torch():
     assert f"PYTHON ?= python{version}\n" in text("Makefile")
     assert PROJECT["requires-python"].startswith(f">={version},")
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
-    assert pip[0] == "-c constraints.txt"  # first, so that it holds for the rest
+    assert pip[0] == "-c constraints.txt"  # first, so that it applies to the other lines
     assert f"torch=={pins()['torch']}" in pip and "-e .[dev]" in pip
 
 
@@ -134,7 +134,7 @@ def test_no_notebook_carries_outputs():
 
 
 def test_no_file_names_this_machine_or_a_registry():
-    # Put together from pieces, or this file would be the first to fail.
+    # Built from pieces, because this file would fail the test otherwise.
     places = ["/" + name + "/" for name in ("work", "root", "Users")] + ["/" + "tmp/w"]
     hosts = ["py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "conda.ana" + "conda.org"]
     for path in own_files():
@@ -161,7 +161,7 @@ def make(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        # These tests may themselves run under make, which hands its own settings down.
+        # If make runs these tests, it passes its own settings on to them.
         ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH_INDEX"}
         ours |= {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
         clean = {name: value for name, value in os.environ.items() if name not in ours}

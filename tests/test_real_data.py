@@ -1,7 +1,7 @@
-"""Numbers of the real BioASQ 7b files, which the repository must not contain.
+"""Counts on the real BioASQ 7b files, which the repository must not contain.
 
-Set BIOASQ_DIR to a folder with the five golden files, the five test inputs and dmis-lab's SQuAD
-training file to run these. The expected numbers are measurements of those public files.
+To run these tests, set BIOASQ_DIR to a folder with the five golden files, the five test inputs and
+dmis-lab's SQuAD training file. We measured the expected numbers on these public files.
 """
 
 import json
@@ -51,7 +51,7 @@ def texts(questions):
 
 
 def coverage(golds, contexts):
-    """Questions with a strict span in some context, and all questions."""
+    """The number of questions with a strict span in some context, and of all questions."""
     return sum(any(find_spans(c, q.synonyms()) for c in contexts[q.id]) for q in golds), len(golds)
 
 
@@ -129,7 +129,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
             extras.append((cause, question_id, span.start, span.end, span.text))
     record_property("extra_spans", json.dumps(extras))  # the list itself: pytest --junitxml=FILE
     counts = Counter(cause.partition(" ")[0] for cause, *_ in extras)
-    # No cause left open: "" would be a key here.
+    # Every difference has a cause; otherwise, "" would be a key here.
     assert counts == {"joined": 114, "case": 34}
     published = {row["what"]: row["spans"] for row in measure.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
@@ -140,7 +140,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
 
 
 def test_what_the_strict_rule_finds_and_what_anything_could(files):
-    """Of the 162 questions on the official test snippets."""
+    """For the 162 questions with the official test snippets."""
     rows = measure.coverage(read_batches(files, "snippet")[0])
     assert [row["ceiling"] for row in rows] == [27, 20, 22, 31, 25, 125]
     assert rows[-1][measure.STRICT] == 122 and rows[-1]["questions"] == 162
@@ -150,7 +150,7 @@ def test_no_leak_by_id_or_wording_in_the_training_file(tmp_path):
     settings = from_parameters("bioasq-cpu", bioasq_dir=FOLDER, runs_dir=str(tmp_path))
     converted = convert_run(find_run_files(settings), settings)
     assert len({row.question_id for row in converted.train}) == 530
-    # One question is asked again in nearly the same words; it is listed and stays.
+    # The training file asks one test question in nearly the same words. It is listed and kept.
     assert [leak.how for leak in converted.leaks] == ["near-equal wording"]
 
 

@@ -1,4 +1,4 @@
-"""What all command lines share."""
+"""Behavior that all command lines share."""
 
 import runpy
 from pathlib import Path
