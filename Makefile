@@ -1,4 +1,4 @@
-# The kit's commands. `make` without a target lists them. docs/setup.md shows how to do without make.
+# The kit's commands. `make` without a target lists them. docs/setup.md lists the commands for use without make.
 PYTHON ?= python3.11
 PROFILE ?= mini
 SEEDS ?= 0 1 2
@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and the path of the report
 	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
 
-seeds: $(READY) ## train with several seeds, print the mean and the spread
+seeds: $(READY) ## train with several seeds and print the mean and the spread
 	$(BIN)/python -m helpers.batch seeds $(OPTIONS) --seeds $(SEEDS)
 
 lab: $(READY) ## open the notebooks in JupyterLab
@@ -48,7 +48,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## run the tests (BIOASQ_DIR adds the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
 
-lint: $(READY) ## check the style, and that no notebook contains outputs
+lint: $(READY) ## check the style and that no notebook contains outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify

@@ -103,8 +103,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--layers", type=int, default=24, help="(default: 24)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="number of rounds; the table gives medians (default: 3)",
+    )
+    parser.add_argument("--layers", type=int, default=24, help="number of layers (default: 24)")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

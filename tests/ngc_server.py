@@ -122,7 +122,7 @@ def send_json(handler, data) -> None:
 
 
 def cut(after: int):
-    """A fault: the connection ends after so many bytes of the body."""
+    """A fault: the server closes the connection after this many bytes of the body."""
 
     def fault(handler, body: bytes) -> None:
         send(handler, 200, body[:after], len(body), ETag=f'"{hash(body)}"')
@@ -149,7 +149,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="folder with the models")
-    parser.add_argument("--port", type=int, default=0, help="(default: any free port)")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the server (default: any free port)"
+    )
     options = parser.parse_args()
     server = NgcServer(options.folder, options.port)
     print(server.url, flush=True)

@@ -173,7 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=int, default=0, help="(default: any free port)")
+    parser.add_argument(
+        "--port", type=int, default=0, help="port of the server (default: any free port)"
+    )
     server = PubmedServer(parser.parse_args().port)
     print(server.url, flush=True)
     server.server.serve_forever()

@@ -3,7 +3,7 @@
     python tests/standin.py FOLDER [--order 0]
 
 MiniLM applies its LayerNorm after each block, Megatron-BERT before it. The script copies MiniLM's
-weights into a Megatron-BERT and trains it until each layer gives nearly the same output as in
+weights into a Megatron-BERT and trains it so that each layer gives nearly the same output as in
 MiniLM. It then trains the model to answer questions on two-sentence texts about the facts of
 BioASQ-mini's training side. It writes the checkpoint to FOLDER/biomegatron345muncasedsquadv1/1/,
 where tests/ngc_server.py expects it. The scores of this model have no meaning. They only show that

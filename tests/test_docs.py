@@ -1,4 +1,4 @@
-"""These tests run every snippet that a reader could copy. A list excuses the others with a reason.
+"""The tests run every snippet that a reader could copy, or list the reason why they cannot.
 
 Snippets are the fenced blocks in the Markdown files and in the model card, and the indented command
 lines in a script's ``--help``. A ``text`` block right after a snippet is its expected output, where

@@ -43,10 +43,8 @@ def run(tmp_path_factory):
 def test_it_came_from_ngc_and_is_recorded(run):
     folder, requests = run
     paths = [path for path, _ in requests]
-    assert (
-        paths[0] == f"/v2/models/nvidia/{standin.MODEL}/versions"
-    )  # it asks for the newest version
-    assert sum("MegatronBERT.pt" in path for path in paths) == 1  # and downloads it once
+    assert paths[0] == f"/v2/models/nvidia/{standin.MODEL}/versions"  # to find the newest
+    assert sum("MegatronBERT.pt" in path for path in paths) == 1  # downloaded only once
     noted = json.loads((folder / "manifest.json").read_text())["notes"]["checkpoint"]
     assert noted["name"] == NAME and noted["origin"].startswith(f"NGC nvidia/{standin.MODEL}")
     lock = folder.parents[1] / "cache" / "checkpoints.lock.json"

@@ -48,7 +48,7 @@ def check(folder: str | Path = DATA) -> list[str]:
             if not shipped.is_file():
                 differences.append(f"{shipped.name}: missing")
             elif shipped.read_bytes() != path.read_bytes():
-                differences.append(f"{shipped.name}: differs from what the facts and patterns give")
+                differences.append(f"{shipped.name}: differs from the generated file")
     return differences
 
 
