@@ -236,7 +236,7 @@ def _dev_scores(folder: Run) -> str:
     train = STAGES["model"].notebook
     if not _is_done(folder, next(path for path in notebooks() if path.stem == train)):
         return f"not trained yet under these settings; notebook {train} does that"
-    scores = folder.read_json("model/dev_scores.json", train)["fine_tuned"]
+    scores = read_json(folder.need("model/dev_scores.json", train))["fine_tuned"]
     return ", ".join(f"{k} {v:.3g}" for k, v in scores.items()) or "no questions held out"
 
 
