@@ -83,14 +83,12 @@ NEUTRAL = {
 
 
 def dependencies(stage: str) -> list[str]:
-    """All stages that a stage reads, directly or not, in their order; the stage itself is last."""
+    """All stages that a stage reads, directly or not, in order, and last the stage itself."""
     return [name for read in STAGES[stage].reads for name in dependencies(read)] + [stage]
 
 
-def checked_records(
-    folder: Path, notes: Mapping, stage: str
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records of all stages that a stage reads, then its own, as (stage, record) pairs.
+def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
+    """(stage, record) of all stages that a stage reads, and last of the stage itself.
 
     Raises ``InputError`` if one is missing, or if a stage has run again since the next read it.
     """
@@ -113,12 +111,12 @@ def checked_records(
 def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
     """A run's manifest with the settings, code and machine that produced ``stage``.
 
-    The manifest's own values describe whoever opened the run last. The machine is the one that
-    trained the model. A manifest without records, written by an older kit, keeps its own values.
-    Raises ``InputError`` like ``checked_records``.
+    The manifest's own values describe whoever opened the run last. They stay if an older kit wrote
+    it, without records. The machine is the one that trained the model. Raises ``InputError`` like
+    ``checked_records``.
     """
     notes = manifest.get("notes", {})
-    found = {**manifest, "settings": {**vars(Settings()), **manifest["settings"]}}
+    found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
     if any("sha256" in notes.get(name, {}) for name in STAGES):
         for _, record in checked_records(folder, notes, stage):
             found["settings"] |= record["settings"]
@@ -145,9 +143,9 @@ class Run:
     def open(cls, settings: Settings) -> Run:
         """Start or continue the run in ``settings.run_dir``, as every notebook does.
 
-        The first file or note creates the folder, so a start that fails leaves none. A run that is
-        continued is not finished, so ``latest`` no longer points to it. Raises ``InputError`` in a
-        kernel with another copy of the helpers, or when the folder cannot be written.
+        Only the first file or note creates the folder. ``latest`` no longer points to a run that
+        continues. Raises ``InputError`` in a kernel with another copy of the helpers, or when the
+        folder cannot be written.
         """
         check_kernel()
         run = cls(settings.run_dir, settings)
@@ -184,10 +182,7 @@ class Run:
         return path
 
     def begin(self, stage: str) -> None:
-        """Remove a stage's record before its files are written again.
-
-        If the notebook then stops, no half-written file counts as finished.
-        """
+        """Remove a stage's record, so that files half-written from now on never count."""
         known = self.manifest()
         files, notes = known["files"], known.get("notes", {})
         files = {name: entry for name, entry in files.items() if entry.get("stage") != stage}
@@ -251,7 +246,7 @@ class Run:
         return path
 
     def need(self, name: str, notebook: str) -> Path:
-        """The path of a recorded file or folder that ``notebook`` writes, after all checks.
+        """The path of a recorded file or folder that ``notebook`` writes.
 
         Raises ``InputError`` naming the notebook to run when a file is missing, has changed since
         it was recorded, or comes from a stage that ``noted`` would refuse.
@@ -321,7 +316,7 @@ class Run:
             )
 
     def _not_made(self, what: str, notebook: str) -> InputError:
-        """The error for a result of ``notebook`` that is missing, or for a missing run."""
+        """The error for a missing result of ``notebook``, or for a missing run."""
         if (self.folder / MANIFEST).exists():
             return InputError(f"{what}; run notebook {notebook} first")
         found = {path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}")} - {LATEST}
@@ -355,16 +350,16 @@ class Run:
 
 def check_kernel() -> None:
     """Raise ``InputError`` when this process runs in a clone of the kit with other helpers."""
-    here, own = Path.cwd(), Path(__file__).resolve().parents[1]
+    here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
     root = here.parent if here.name == "notebooks" else here
     expected = root / "src" / "helpers"
-    if (expected / "__init__.py").is_file() and expected.resolve() != own:
+    if (expected / "__init__.py").is_file() and expected.resolve() != ours:
         python = root / ".venv" / "bin" / "python"
         wanted = python if python.exists() else f"the Python in which {root} is installed"
         raise InputError(
-            f"this kernel runs {sys.executable} with the helpers in {own}, but this clone is "
-            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; the "
-            "README explains how to register it)"
+            f"this kernel runs {sys.executable} with the helpers in {ours}, but this clone is "
+            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
+            "docs/setup.md explains how to register it)"
         )
 
 

@@ -31,7 +31,7 @@ from helpers.model import row_order
 from helpers.model.decoding import Reader, compute_logits
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch, Windows
-from helpers.run.stages import ConvertedRun, asked
+from helpers.run.stages import ConvertedRun, questions_of_tests
 from helpers.views import tables
 
 STRICT = "strict rule"
@@ -136,7 +136,7 @@ def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
     train = wordings([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
-    rows = [*converted.leaks, *most_alike(rest, asked(converted.batches), alike)]
+    rows = [*converted.leaks, *most_alike(rest, questions_of_tests(converted.batches), alike)]
     return [
         {"sign": leak.how if leak in converted.leaks else "none", "likeness": leak.likeness,
          "training question": leak.question, "test question": leak.test_question}
