@@ -15,7 +15,7 @@ from helpers.data.spans import Span
 from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
 from helpers.run.folder import Run
 from helpers.run.stages import convert_run, find_run_files, write_run
-from helpers.views.dataset import compare_contexts, describe_files, oddities, telling_example
+from helpers.views.measure import compare_contexts, describe_files, oddities, telling_example
 
 
 def factoid(number, answer, *texts, body=None):
