@@ -15,7 +15,7 @@ import pandas as pd
 from helpers.config import InputError
 from helpers.data.bioasq import read_answers, read_golds, read_questions
 from helpers.data.layout import TestBatch
-from helpers.data.spans import find_spans
+from helpers.data.spans import gold_spans
 from helpers.data.squad import read_squad
 from helpers.io import write_json
 from helpers.model.decoding import pair_exact_match, read_nbest
@@ -164,10 +164,10 @@ def score_text(scores: Mapping) -> str:
 def _pair_counts(run: Run, batch: ScoredBatch) -> dict[str, int]:
     """Counts behind the ceiling and the pair exact match of one batch."""
     possible, questions = batch.ceiling
-    synonyms = {q.id: [s.strip() for s in q.synonyms()] for q in batch.golds}
+    synonyms = {question.id: question.synonyms() for question in batch.golds}
     nbest = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
     examples, candidates = [e for e, _ in nbest], [c for _, c in nbest]
-    spans = {e.id: find_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
+    spans = {e.id: gold_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
     hits, pairs = pair_exact_match(examples, candidates, spans)
     return {"possible": possible, "questions": questions, "pair_hits": hits, "pairs": pairs}
 
