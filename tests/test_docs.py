@@ -37,7 +37,7 @@ RUN = {
 _FETCH = ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1"
 NOT_RUN = {
     "make walkthrough   # set up": "the CI script and test_notebooks.py run the same commands",
-    ".venv/bin/python -m ipykernel install": "test_kernel.py runs it in a folder of its own",
+    ".venv/bin/python -m ipykernel install": "test_batch_kernel.py runs it in a folder of its own",
     "make lab": "opens JupyterLab and stays there",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",

@@ -48,7 +48,7 @@ def finished(tmp_path, monkeypatch):
     return make
 
 
-def test_seeds_of_one_way_are_one_row(finished):
+def test_seeds_of_one_configuration_are_one_row(finished):
     folders = [finished(f"a{seed}", seed, 50 + seed) for seed in (2, 0, 1)]
     folders.append(finished("b", 0, 44, "bioasq-cpu"))
     found = compare.rows([compare.read(folder) for folder in folders])
@@ -78,14 +78,15 @@ def test_the_command_names_no_place_on_this_machine(finished):
     )
 
 
-def test_another_setting_is_another_way_and_other_logging_is_not(finished):
-    same = compare.read(finished("a"))
-    assert compare.read(finished("b", 1, wandb_mode="disabled", runs_dir="r2")).way == same.way
-    assert compare.read(finished("c", merge="max")).way != same.way
+def test_another_setting_is_another_configuration_and_other_logging_is_not(finished):
+    first = compare.read(finished("a")).configuration
+    other_logging = finished("b", 1, wandb_mode="disabled", runs_dir="r2")
+    assert compare.read(other_logging).configuration == first
+    assert compare.read(finished("c", merge="max")).configuration != first
 
 
 def test_runs_of_early_versions_keep_their_looser_matches(finished):
-    """Their manifest has settings that are gone; only looser matches make it another way."""
+    """Of the settings that are gone, only looser matches make it another configuration."""
     folders = [finished(f"a{seed}", seed) for seed in range(4)]
     for folder, rungs in zip(folders[1:], ("", "all", "all"), strict=True):
         path = folder / "manifest.json"
@@ -100,7 +101,7 @@ def test_runs_of_early_versions_keep_their_looser_matches(finished):
 
 def test_the_same_run_twice_is_refused(finished):
     folders = [finished("a"), finished("b")]
-    with pytest.raises(InputError, match=r"b: is .*a again, seed 0; give one of the two"):
+    with pytest.raises(InputError, match=r"b: repeats .*a \(seed 0\); give one of the two"):
         compare.rows([compare.read(folder) for folder in folders])
 
 
@@ -111,7 +112,7 @@ def test_runs_beside_one_that_differ_in_the_seed_only(finished, tmp_path):
     finished("copy of a", 0)
     (tmp_path / "runs" / "unfinished").mkdir()
     (tmp_path / "runs" / "unfinished" / "manifest.json").write_text("{}")
-    found = compare.same_but_seed(own)
+    found = compare.runs_by_seed(own)
     assert [run.folder.name for run in found] == ["a", "b"]
 
 
@@ -130,12 +131,12 @@ def test_a_folder_that_is_no_finished_run_is_named(tmp_path, finished):
 def test_a_damaged_run_is_named_and_no_sibling(finished, name, text):
     good, bad = finished("a", 0, 10), finished("b", 1, 10)
     (bad / name).write_text(text)
-    with pytest.raises(InputError, match=r"b: written by another version of the kit, or damaged"):
+    with pytest.raises(InputError, match=r"b: was written by another version of the kit, or is"):
         compare.read(bad)
-    assert [run.folder for run in compare.same_but_seed(good)] == [good]
+    assert [run.folder for run in compare.runs_by_seed(good)] == [good]
 
 
-def test_other_weights_are_another_way(finished):
+def test_other_weights_are_another_configuration(finished):
     first, second = finished("a", 0, 10), finished("b", 1, 10)
     manifest = json.loads((second / "manifest.json").read_text())
     manifest["notes"]["checkpoint"] = {"files": {"model.safetensors": "cd" * 32}}
@@ -152,7 +153,7 @@ def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
     assert "old" in readme.read_text()
 
 
-def test_paired_differences_between_ways(finished):
+def test_paired_differences_between_configurations(finished):
     folders = [finished("a", 0, 40), finished("a1", 1, 40), finished("b", 0, 60, "bioasq-cpu")]
     found = compare.differences([compare.read(folder) for folder in folders])
     assert [change["measure"] for change in found] == list(uncertainty.MEASURES)

@@ -82,16 +82,18 @@ def test_a_notebook_that_the_batch_executed_stays(run):
     os.utime(kept, (time.time() - 60,) * 2)  # and the files were made again since
     assert report.keep_notebooks(run) == [NAME]
     nbformat.write(new_notebook(), kept)
-    assert "saved before" not in report._notebooks(run, run.manifest())
+    (listed,) = report._notebooks(run, run.manifest())
+    assert not listed["outdated"]
     os.utime(kept, (time.time() - 60,) * 2)
-    assert "(saved before it last ran)" in report._notebooks(run, run.manifest())
+    (listed,) = report._notebooks(run, run.manifest())
+    assert listed["outdated"]
 
 
 @pytest.mark.parametrize(("questions", "shown"), [(170, False), (162, True)])
 def test_the_forest_plot_speaks_of_published_rows_only_where_it_shows_them(run, questions, shown):
     run.path("figures/forest.png").write_bytes(b"png")
-    (figure,) = report._figures(run, questions)
-    assert ("(hollow)" in figure) == shown and ("not shown" in figure) != shown
+    ((_, caption),) = report._figures(run, questions)
+    assert ("(hollow)" in caption) == shown and ("not shown" in caption) != shown
 
 
 def test_a_notebook_that_cannot_be_read_is_left_out(run):

@@ -84,7 +84,7 @@ def test_a_changed_input_stops_the_script_before_the_run(run, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert "squad.json: FAILED" in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("say where those are: BIOASQ_DIR=… SQUAD_FILE=…")
+    assert last.endswith("give their paths: BIOASQ_DIR=… SQUAD_FILE=…")
 
 
 def test_inputs_may_lie_elsewhere(run, tmp_path):
@@ -117,11 +117,11 @@ def copy(run, tmp_path, **changes):
 def test_the_same_scores_and_what_explains_others(run, tmp_path, capsys):
     again = copy(run, tmp_path)
     scores(again, 10)
-    assert reproduce.same(run.folder, again.folder) == (True, [])
+    assert reproduce.same_scores(run.folder, again.folder) == (True, [])
     packages = {**run.manifest()["packages"], "numpy": "1.0"}
     again = copy(run, tmp_path, packages=packages, python="3.12.1")
     scores(again, 11)
-    equal, lines = reproduce.same(run.folder, again.folder)
+    equal, lines = reproduce.same_scores(run.folder, again.folder)
     assert not equal
     assert any(line.startswith("Python: ") and "now 3.12.1" in line for line in lines)
     assert any(line.startswith("package numpy: ") and line.endswith("now 1.0") for line in lines)
@@ -134,14 +134,14 @@ def test_the_same_scores_and_what_explains_others(run, tmp_path, capsys):
 def test_other_batches_are_not_the_same(run, tmp_path):
     again = copy(run, tmp_path)
     again.path("scores.json").write_text(json.dumps({"batches": []}))
-    assert not reproduce.same(run.folder, again.folder)[0]
-    assert not reproduce.same(again.folder, run.folder)[0]
+    assert not reproduce.same_scores(run.folder, again.folder)[0]
+    assert not reproduce.same_scores(again.folder, run.folder)[0]
 
 
 def test_a_run_without_scores_is_named(run, tmp_path, capsys):
     run.path("scores.json").write_text("{}")
     with pytest.raises(InputError, match="not a run's scores"):
-        reproduce.same(run.folder, run.folder)
+        reproduce.same_scores(run.folder, run.folder)
     assert batch.main(["same", str(tmp_path / "none"), str(run.folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

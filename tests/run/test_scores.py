@@ -82,7 +82,7 @@ def test_scores_count_what_the_files_say(run):
 
 def test_the_terminal_table_shows_every_row_with_its_counts(run):
     result = scores.score_run(run, {})
-    lines = scores.table(result).splitlines()
+    lines = scores.score_text(result).splitlines()
     assert [line.split()[0] for line in lines] == [
         "batch", "B1", "B2", "weighted", "macro", "untrained",
     ]  # fmt: skip
@@ -140,19 +140,21 @@ def test_no_text_of_a_run_gets_into_the_report_as_html(run):
 
 def test_the_report_says_when_golden_snippets_were_read(run):
     result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
-    assert "enriched" not in scores.table(result)
-    assert "not the official task" in scores.table(result | {"enriched": True})
+    assert "enriched" not in scores.score_text(result)
+    assert "not the official task" in scores.score_text(result | {"enriched": True})
     scores.write_scores(run, result | {"enriched": True}, scores.read_systems(run))
     assert "not the official task" in report.write_report(run).read_text()
 
 
-def test_of_a_progress_bar_only_its_last_state_is_kept():
-    assert report.last_states("a\n\r 0%\r50%\r100%\r\nb") == "a\n100%\nb"
-
-
-def test_a_bar_that_came_in_pieces_is_one_line():
-    pieces = ["\rbar 1", "\rbar 2", "\rbar 3\n"]
+def test_a_bar_that_came_in_pieces_is_one_line(run):
+    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    scores.write_scores(run, result, scores.read_systems(run))
+    pieces = ["a\n\rbar 1", "\rbar 2", "\rbar 3\n"]
     outputs = [nbformat.v4.new_output("stream", name="stderr", text=text) for text in pieces]
     outputs.append(nbformat.v4.new_output("stream", name="stdout", text="done\n"))
-    joined = report._joined(outputs)
-    assert [(o.name, o.text) for o in joined] == [("stderr", "bar 3\n"), ("stdout", "done\n")]
+    cell = nbformat.v4.new_code_cell("", outputs=outputs)
+    path = run.path("notebooks/03_fine_tune.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    report.write_report(run)
+    shown = re.findall(r"<pre>([^<]*)</pre>", path.with_suffix(".html").read_text())
+    assert [text.split() for text in shown[-2:]] == [["a", "bar", "3"], ["done"]]

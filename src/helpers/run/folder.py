@@ -1,14 +1,10 @@
-"""A run's folder and its ``manifest.json``: what lies in it, what made it, on which machine.
+"""A run's folder and its ``manifest.json``: the stages, their files, and what produced each.
 
-Notebooks pass each other files through here, never kernel state. Each stage of a run records the
-settings that decide its output and the hashes of what it read. The next stage checks both, so a
-notebook run out of order or under other settings gets a clear message instead of a false score.
-
-The stages of a run, and which settings decide the output of each.
-
-A stage's record in the manifest (``notes`` of the manifest, under the stage's name) holds these
-settings, the hashes of what the stage read, one hash of all that it made, and the code and machine
-that ran it. The records say what is behind a score, whatever the current settings are.
+Notebooks pass files to each other through this folder, never kernel state. Each stage of a run
+records, in the manifest's ``notes``, the settings that determine its output, the hashes of what it
+read, one hash of everything it wrote, and the code and machine that ran it. The next stage checks
+these records. A notebook that runs out of order, or with other settings, therefore stops with a
+message instead of producing a wrong score.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import functools
 import hashlib
 import json
 import os
-import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,21 +21,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from helpers import __version__
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import read_json
 from helpers.io import check_outputs, sha256, write_json, write_text
 from helpers.run import provenance
 
 MANIFEST = "manifest.json"
-HEADER = ("kit", "python", "packages", "hardware")  # of a manifest; a record keeps them too
+SCHEMA_VERSION = 1
+LATEST = "latest"
+PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
+_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # what a stage's note holds besides facts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The notebook that runs it, the settings that decide its output, the stages it reads.
+    """The notebook that runs a stage, the settings it depends on, and the stages it reads.
 
-    Settings that act only through a stage it reads are that stage's.
+    A setting that acts only through a stage it reads belongs to that stage.
     """
 
     notebook: str
@@ -49,8 +46,8 @@ class Stage:
 
 
 _WINDOWS = ("max_length", "step", "max_query")
-_LEARNING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
-_ANSWERING = (*_WINDOWS, "nbest", "max_answer", "merge")
+_TRAINING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
+_PREDICTION = (*_WINDOWS, "nbest", "max_answer", "merge")
 STAGES = {
     "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
     "data": Stage(
@@ -60,136 +57,132 @@ STAGES = {
     ),
     "squad_step": Stage(
         "03_fine_tune",
-        (*_LEARNING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
+        (*_TRAINING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
          "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two: its F1
         ("checkpoint",),
     ),
     "model": Stage(
         "03_fine_tune",
-        (*_LEARNING, "epochs", "batch_size", "learning_rate"),
+        (*_TRAINING, "epochs", "batch_size", "learning_rate"),
         ("checkpoint", "squad_step", "data"),
     ),
-    "answers": Stage("04_error_analysis", _ANSWERING, ("model", "data")),
+    "answers": Stage("04_error_analysis", _PREDICTION, ("model", "data")),
     "baselines": Stage(
-        "04_error_analysis", (*_ANSWERING, "seed"), ("checkpoint", "squad_step", "data")
+        "04_error_analysis", (*_PREDICTION, "seed"), ("checkpoint", "squad_step", "data")
     ),
     "scores": Stage(
         "05_reproduce_metrics", ("missing",), ("answers", "baselines", "model", "data")
     ),
 }  # fmt: skip
-# Settings that decide no stage's output, each with the reason.
+# Settings that no stage's output depends on, with the reason.
 NEUTRAL = {
     "run": "names the folder",
-    "runs_dir": "says where the folder is",
+    "runs_dir": "names the folder's parent",
     "wandb_mode": "logging only",
 }
 
 
-def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
-    """A run's manifest with the settings, code and machine that made ``stage``.
+def dependencies(stage: str) -> list[str]:
+    """All stages that a stage reads, directly or not, in order, and last the stage itself."""
+    return [name for read in STAGES[stage].reads for name in dependencies(read)] + [stage]
 
-    The header of a manifest has those of whoever opened the run last. The machine is the one that
-    trained the model. A manifest of an older kit, without records, has only its header. Raises
-    ``InputError`` when the stage is not finished, or what it read has been made again since.
+
+def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
+    """(stage, record) of all stages that a stage reads, and last of the stage itself.
+
+    Raises ``InputError`` if one is missing, or if a stage has run again since the next read it.
+    """
+    record, rerun = notes.get(stage, {}), f"run notebook {STAGES[stage].notebook}"
+    if "sha256" not in record:
+        raise InputError(
+            f"{folder / MANIFEST}: the stage {stage!r} is not finished, or was recorded by an "
+            f"older version of the kit; {rerun}"
+        )
+    for name in STAGES[stage].reads:
+        yield from checked_records(folder, notes, name)
+        if record["inputs"].get(name) != notes[name]["sha256"]:
+            raise InputError(
+                f"{folder}: the stage {name!r} has been run again since {stage!r} read it; "
+                f"{rerun} again"
+            )
+    yield stage, record
+
+
+def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
+    """A run's manifest with the settings, code and machine that produced ``stage``.
+
+    The manifest's own values describe whoever opened the run last. They stay if an older kit wrote
+    it, without records. The machine is the one that trained the model. Raises ``InputError`` like
+    ``checked_records``.
     """
     notes = manifest.get("notes", {})
-    found = {**manifest, "settings": {**vars(Settings()), **manifest["settings"]}}
+    found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
     if any("sha256" in notes.get(name, {}) for name in STAGES):
-        for _, record in chain(folder, notes, stage):
+        for _, record in checked_records(folder, notes, stage):
             found["settings"] |= record["settings"]
-            found |= {part: record[part] for part in HEADER}
+            found |= {part: record[part] for part in PROVENANCE}
         found |= {"profile": found["settings"]["profile"], "hardware": notes["model"]["hardware"]}
     return found
 
 
-def upstream(stage: str) -> list[str]:
-    """All stages that a stage reads, in their order, and last the stage itself."""
-    return [name for read in STAGES[stage].reads for name in upstream(read)] + [stage]
-
-
-def chain(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
-    """A stage's record and those of all stages that it read, these first; each must be there."""
-    record, run_it = notes.get(stage, {}), f"run notebook {STAGES[stage].notebook}"
-    if "sha256" not in record:
-        raise InputError(
-            f"{folder / MANIFEST}: the stage {stage!r} is not finished, or was recorded by an "
-            f"older version of the kit; {run_it}"
-        )
-    for name in STAGES[stage].reads:
-        yield from chain(folder, notes, name)
-        if record["inputs"].get(name) != notes[name]["sha256"]:
-            raise InputError(f"{folder}: the stage {name!r} has been run again since {stage!r} "
-                             f"read it; {run_it} again")  # fmt: skip
-    yield stage, record
-
-
-SCHEMA_VERSION = 1
-LATEST = "latest"
-_RECORD = ("settings", "inputs", "sha256", *HEADER)  # what a stage's note holds beside its facts
-PACKAGES = (
-    "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
-    "scipy", "pandas", "matplotlib", "papermill", "wandb",
-)  # fmt: skip
-
-
 class Run:
-    """One run's folder. The manifest is read anew at every step, since notebooks share it."""
+    """One run's folder. Every step reads the manifest again, because several notebooks share it."""
 
     def __init__(self, folder: Path, settings: Settings):
         if settings.run in (LATEST, f"{LATEST}.txt"):
-            raise InputError(f"run: {settings.run!r} is kept for the link to the newest run")
+            raise InputError(
+                f"run: {settings.run!r} is reserved for the link to the newest run; "
+                "choose another name"
+            )
         self.folder = folder
         self.settings = settings
-        self._read: dict[str, str] = {}  # stage -> the hash it had when this object read it
+        self._hashes: dict[str, str] = {}  # of each stage when this object read or finished it
         self._begun: set[str] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Run:
-        """Begin or continue the run in the folder ``settings.run_dir``; every notebook does.
+        """Start or continue the run in ``settings.run_dir``, as every notebook does.
 
-        A new folder appears with the first file or note, so that a start that fails leaves none.
-        A run that goes on is not finished: ``latest`` no longer leads to it. Raises ``InputError``
-        in a kernel with another copy of the helpers, or when the folder cannot be written.
+        Only the first file or note creates the folder. ``latest`` no longer points to a run that
+        continues. Raises ``InputError`` in a kernel with another copy of the helpers, or when the
+        folder cannot be written.
         """
         check_kernel()
         run = cls(settings.run_dir, settings)
         check_outputs([run.folder / MANIFEST])
         known = run.manifest()
         if (run.folder / MANIFEST).exists():
-            run._save({**known, **_header(settings, known)})
-        _forget_latest(run.folder)
+            run._save(_new_manifest(settings, known))
+        _remove_latest(run.folder)
         return run
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it is on disk now; that of a new run when there is none yet."""
+        """The manifest as it is on disk now, or that of a new run if there is none yet."""
         path = self.folder / MANIFEST
         if not path.exists():
-            return _header(self.settings, {})
+            return _new_manifest(self.settings, {})
         data = read_json(path)
         remedy = "choose another run name, or delete this folder"
         if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
             raise InputError(f"{path}: is not a run's manifest; {remedy}")
-        if data.get("schema_version") != SCHEMA_VERSION:
-            found = data.get("schema_version")
-            raise InputError(f"{path}: has schema {found}, this kit {SCHEMA_VERSION}; {remedy}")
+        if (found := data.get("schema_version")) != SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: has schema {found}, but this kit reads {SCHEMA_VERSION}; {remedy}"
+            )
         return data
 
     def path(self, name: str) -> Path:
-        """Where the file ``name`` of this run goes; its folder is made. It may not exist yet."""
+        """The path of this run's file ``name``, which may not exist yet; its folder is created."""
         path = self.folder / name
-        if not path.resolve().is_relative_to(self.folder.resolve()):
-            raise InputError(f"{name}: lies outside the run's folder {self.folder}")
+        self._name(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: cannot make its folder ({error.strerror})") from None
+            raise InputError(f"{path}: cannot create its folder ({error.strerror})") from None
         return path
 
     def begin(self, stage: str) -> None:
-        """Forget a stage's record before its files are written again.
-
-        If the notebook is then stopped, nothing half-written counts as finished.
-        """
+        """Remove a stage's record, so that files half-written from now on never count."""
         known = self.manifest()
         files, notes = known["files"], known.get("notes", {})
         files = {name: entry for name, entry in files.items() if entry.get("stage") != stage}
@@ -198,51 +191,48 @@ class Run:
         self._begun.add(stage)
 
     def finish(self, stage: str, inputs: Mapping[str, str] | None = None, **facts: Any) -> None:
-        """Record a stage whose files are all recorded: its settings, what it read, and ``facts``.
+        """Record a stage, after all its files: its settings, what it read, and ``facts``.
 
-        ``inputs`` maps files outside this folder to their SHA-256 when they were read. The stages
-        that it reads are recorded with the hash they had when this object read them. Raises
-        ``InputError`` when this object did not begin the stage or did not read what it needs:
-        then a cell was run again under other settings than the cells before it.
+        ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
+        Raises ``InputError`` when this object did not begin the stage or did not read a stage that
+        it needs: some cells then ran with other settings than the cells before them.
         """
         spec = STAGES[stage]
-        if stage not in self._begun or not self._read.keys() >= set(spec.reads):
+        if stage not in self._begun or not self._hashes.keys() >= set(spec.reads):
             raise InputError(
-                f"{self.folder}: the stage {stage!r} was not run from start to end under these "
+                f"{self.folder}: the stage {stage!r} was not run from start to end with these "
                 f"settings; run notebook {spec.notebook} from its first cell"
             )
         settings = {name: getattr(self.settings, name) for name in spec.settings}
-        inputs = {name: self._read[name] for name in spec.reads} | dict(inputs or {})
+        inputs = {name: self._hashes[name] for name in spec.reads} | dict(inputs or {})
         known = self.manifest()
         files = known["files"].items()
-        made = sorted((n, entry["sha256"]) for n, entry in files if entry.get("stage") == stage)
-        told = json.dumps([settings, sorted(inputs.values()), made], sort_keys=True)
-        digest = self._read[stage] = hashlib.sha256(told.encode()).hexdigest()
+        written = sorted((n, entry["sha256"]) for n, entry in files if entry.get("stage") == stage)
+        content = json.dumps([settings, sorted(inputs.values()), written], sort_keys=True)
+        digest = self._hashes[stage] = hashlib.sha256(content.encode()).hexdigest()
         record = {"settings": settings, "inputs": inputs, "sha256": digest}
-        record |= {part: known[part] for part in HEADER}
-        record["hardware"] = {**known["hardware"], "gpus": provenance.gpus()}
+        record |= {part: known[part] for part in PROVENANCE}
+        record["hardware"] = {**known["hardware"], "gpus": provenance.gpu_names()}
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
         """Enter a finished file, or every file of a folder, into the manifest.
 
-        ``made_by`` is a stage, or a notebook or script for files that no later stage reads.
-        ``extra`` are facts about the file that JSON can hold (a count, a context). Recording a
-        folder forgets what it held before.
+        ``made_by`` is a stage, or the notebook or script behind a file that no later stage reads.
+        ``extra`` holds facts about the file, as JSON values. The entries of a folder replace those
+        it had before.
         """
         path = Path(path)
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
-            raise InputError(f"{path}: cannot be recorded, it is not a file or folder of the run")
-        known = self.manifest()
-        files = known["files"]
-        if path.is_dir():
-            files = {key: entry for key, entry in files.items() if not key.startswith(f"{name}/")}
+            raise InputError(f"{path}: cannot be recorded, because it is no file of the run")
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: cannot be recorded, it holds no file")
+            raise InputError(f"{path}: cannot be recorded, because the folder holds no file")
         if made_by in STAGES:
             extra["stage"], made_by = made_by, STAGES[made_by].notebook
+        known = self.manifest()
+        files = {k: entry for k, entry in known["files"].items() if not k.startswith(f"{name}/")}
         for file in found:
             files[self._name(file)] = {
                 **extra,
@@ -256,64 +246,62 @@ class Run:
         return path
 
     def need(self, name: str, notebook: str) -> Path:
-        """The path of a recorded file or folder that ``notebook`` makes, checked.
+        """The path of a recorded file or folder that ``notebook`` writes.
 
-        Raises ``InputError`` naming the notebook to run when it is missing, has changed since it
-        was recorded, or when its stage, or one that this stage read, does not fit (``noted``).
+        Raises ``InputError`` naming the notebook to run when a file is missing, has changed since
+        it was recorded, or comes from a stage that ``noted`` would refuse.
         """
         path = self.folder / name
         files = self.manifest()["files"]
         keys = [key for key in files if key == name or key.startswith(f"{name}/")]
         if not keys:
-            there = "is there but not recorded" if path.exists() else "is missing"
-            raise self._not_made(f"{path}: {there}", notebook)
-        again = f"run notebook {notebook} again"
+            state = "exists but is not recorded" if path.exists() else "is missing"
+            raise self._not_made(f"{path}: {state}", notebook)
+        rerun = f"run notebook {notebook} again"
         for key in keys:
             file, entry = self.folder / key, files[key]
             if not file.is_file():
-                raise InputError(f"{file}: is recorded but gone; {again}")
+                raise InputError(f"{file}: is recorded but no longer there; {rerun}")
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
-                raise InputError(f"{file}: no longer matches its recorded SHA-256; {again}")
+                raise InputError(f"{file}: no longer matches its recorded SHA-256; {rerun}")
             if "made_for" in entry:
-                raise InputError(f"{file}: was recorded by an older version of the kit; {again}")
+                raise InputError(f"{file}: was recorded by an older version of the kit; {rerun}")
         for stage in {files[key]["stage"] for key in keys if "stage" in files[key]}:
             self.noted(stage, notebook)
         return path
 
-    def read_json(self, name: str, notebook: str) -> Any:
-        """The content of a recorded JSON file that ``notebook`` makes, checked like ``need``."""
-        return read_json(self.need(name, notebook))
-
     def note(self, key: str, value: Any) -> None:
-        """Keep a fact that is no file of this folder, such as where the checkpoint lies."""
+        """Keep a fact that is not in any file of this folder, such as the checkpoint's path."""
         known = self.manifest()
         self._save({**known, "notes": {**known.get("notes", {}), key: value}})
 
     def noted(self, key: str, notebook: str) -> Any:
         """A fact kept by ``note``, or the facts of a finished stage.
 
-        A stage is checked with all that it read: it must be finished, made under these settings,
-        and made from what is there now. Raises ``InputError`` naming the notebook to run.
+        A stage is checked together with everything it read: it must be finished, made with these
+        settings, and made from what is there now. Raises ``InputError`` naming the notebook to run.
         """
         notes = self.manifest().get("notes", {})
         if key not in notes:
-            raise self._not_made(f"{self.folder / MANIFEST}: says nothing of {key!r}", notebook)
+            raise self._not_made(f"{self.folder / MANIFEST}: has no entry {key!r}", notebook)
         if key not in STAGES:
             return notes[key]
         self._check_settings(key, notes)
-        for stage, record in chain(self.folder, notes, key):
-            again = f"run notebook {STAGES[stage].notebook} again"
-            for path in (path for path in record["inputs"] if path not in STAGES):
-                if Path(path).is_file() and _sha256_now(path) != record["inputs"][path]:
-                    raise InputError(f"{path}: is not the file that this run read; {again}")
-        self._read[key] = notes[key]["sha256"]
+        for stage, record in checked_records(self.folder, notes, key):
+            for path, digest in record["inputs"].items():
+                if path not in STAGES and Path(path).is_file() and _hash_now(path) != digest:
+                    raise InputError(
+                        f"{path}: is not the file that this run read; "
+                        f"run notebook {STAGES[stage].notebook} again"
+                    )
+        self._hashes[key] = notes[key]["sha256"]
         return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
         """Raise ``InputError`` with every setting in which a stage, or one it reads, differs."""
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
-        for stage in (stage for stage in upstream(key) if "sha256" in notes.get(stage, {})):
+        for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
             for setting in STAGES[stage].settings:
                 before = notes[stage]["settings"].get(setting, getattr(Settings, setting))
                 now = getattr(self.settings, setting)
@@ -323,31 +311,31 @@ class Run:
                     notebooks.add(STAGES[stage].notebook)
         if changed:
             raise InputError(
-                f"{self.folder}: {'; '.join(changed.values())}; run notebook {min(notebooks)} "
-                "again and those after it, or give this run another name and begin with notebook 00"
+                f"{self.folder}: {'; '.join(changed.values())}; run notebook {min(notebooks)} and "
+                "those after it again, or give this run another name and start with notebook 00"
             )
 
     def _not_made(self, what: str, notebook: str) -> InputError:
-        """The error for something that ``notebook`` makes, or that the whole run is missing."""
+        """The error for a missing result of ``notebook``, or for a missing run."""
         if (self.folder / MANIFEST).exists():
             return InputError(f"{what}; run notebook {notebook} first")
         found = {path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}")} - {LATEST}
-        there = f" (there are: {', '.join(sorted(found))})" if found else ""
+        others = f" (found: {', '.join(sorted(found))})" if found else ""
         return InputError(
-            f"{self.folder.parent}: there is no run {self.folder.name!r} here yet{there}; "
+            f"{self.folder.parent}: there is no run {self.folder.name!r} here yet{others}; "
             "run notebook 00 first"
         )
 
     def point_latest(self) -> None:
-        """Let ``latest`` beside the folder lead to it; a text file where links are refused."""
+        """Point the link ``latest`` to this folder, or write a text file where links fail."""
         link = self.folder.parent / LATEST
-        fresh = link.with_name(f".{LATEST}.{os.getpid()}")
+        new = link.with_name(f".{LATEST}.{os.getpid()}")
         try:
-            fresh.symlink_to(self.folder.name, target_is_directory=True)
-            os.replace(fresh, link)
+            new.symlink_to(self.folder.name, target_is_directory=True)
+            os.replace(new, link)
             link.with_suffix(".txt").unlink(missing_ok=True)
         except (OSError, NotImplementedError):
-            fresh.unlink(missing_ok=True)
+            new.unlink(missing_ok=True)
             write_text(link.with_suffix(".txt"), f"{self.folder.name}\n")
 
     def _name(self, path: Path) -> str:
@@ -356,78 +344,60 @@ class Run:
         except ValueError:
             raise InputError(f"{path}: lies outside the run's folder {self.folder}") from None
 
-    def _save(self, data: dict[str, Any]) -> None:
-        write_json(self.folder / MANIFEST, data)
+    def _save(self, manifest: dict[str, Any]) -> None:
+        write_json(self.folder / MANIFEST, manifest)
+
+
+def check_kernel() -> None:
+    """Raise ``InputError`` when this process runs in a clone of the kit with other helpers."""
+    here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
+    root = here.parent if here.name == "notebooks" else here
+    expected = root / "src" / "helpers"
+    if (expected / "__init__.py").is_file() and expected.resolve() != ours:
+        python = root / ".venv" / "bin" / "python"
+        wanted = python if python.exists() else f"the Python in which {root} is installed"
+        raise InputError(
+            f"this kernel runs {sys.executable} with the helpers in {ours}, but this clone is "
+            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
+            "docs/setup.md explains how to register it)"
+        )
+
+
+def _new_manifest(settings: Settings, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a run opened now; ``known`` is the one that the folder has, if any."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created": known.get("created", _now()),
+        "opened": _now(),
+        "profile": settings.profile,
+        "settings": dataclasses.asdict(settings),
+        # An earlier notebook of this run may have looked for GPUs; this one may not have torch yet.
+        **provenance.describe(gpus=known.get("hardware", {}).get("gpus")),
+        "notes": known.get("notes", {}),
+        "files": known.get("files", {}),
+    }
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _sha256_now(path: str) -> str:
-    """SHA-256 of a file that is asked for often: it is read again only when it has changed."""
+def _hash_now(path: str) -> str:
+    """SHA-256 of a file that is checked often: it is read again only after it has changed."""
     stat = os.stat(path)
-    return _sha256_as_of(path, stat.st_mtime_ns, stat.st_size)
+    return _hash_of_version(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256_as_of(path: str, changed_at: int, size: int) -> str:
+def _hash_of_version(path: str, changed_at: int, size: int) -> str:
     return sha256(path)
 
 
-def _forget_latest(folder: Path) -> None:
-    """Remove ``latest`` if it leads to this folder."""
+def _remove_latest(folder: Path) -> None:
+    """Remove ``latest`` if it points to this folder."""
     link = folder.parent / LATEST
     text = link.with_suffix(".txt")
     if link.is_symlink() and link.readlink() == Path(folder.name):
         link.unlink()
     if text.is_file() and text.read_text(encoding="utf-8").strip() == folder.name:
         text.unlink()
-
-
-_HELPERS = Path(__file__).resolve().parents[1]
-
-
-def check_kernel() -> None:
-    """Raise ``InputError`` in a clone of the kit whose helpers are not these ones."""
-    here = Path.cwd()
-    root = here.parent if here.name == "notebooks" else here
-    theirs = root / "src" / "helpers"
-    if (theirs / "__init__.py").is_file() and theirs.resolve() != _HELPERS:
-        python = root / ".venv" / "bin" / "python"
-        wanted = python if python.exists() else f"the Python in which {root} is installed"
-        raise InputError(
-            f"this kernel runs {sys.executable} with the helpers in {_HELPERS}, but this clone is "
-            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
-            "docs/setup.md says how to register it)"
-        )
-
-
-def _header(settings: Settings, known: dict[str, Any]) -> dict[str, Any]:
-    gpus = provenance.gpus()
-    if gpus is None:  # torch is not imported yet; an earlier notebook of this run may have looked
-        gpus = known.get("hardware", {}).get("gpus")
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kit": {
-            "name": "biomegatron-bioasq-kit",
-            "version": __version__,
-            "commit": provenance.commit(),
-            "source_sha256": provenance.source_hash(),
-        },
-        "created": known.get("created", _now()),
-        "opened": _now(),
-        "profile": settings.profile,
-        "settings": dataclasses.asdict(settings),
-        "python": platform.python_version(),
-        "packages": {name: provenance.version(name) for name in PACKAGES},
-        "hardware": {
-            "platform": platform.platform(),
-            "cpu": provenance.cpu_model(),
-            "cores": provenance.cores(),
-            "memory_bytes": provenance.memory(),
-            "gpus": gpus,
-        },
-        "notes": known.get("notes", {}),
-        "files": known.get("files", {}),
-    }

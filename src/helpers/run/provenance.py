@@ -1,4 +1,4 @@
-"""Which code made a run: the commit, whether files differ from it, and a hash of the package."""
+"""What produced a run: the code (commit, source hash), Python, packages and hardware."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import psutil  # Jupyter's kernel requires it
+
+from helpers import __version__
 from helpers.io import sha256
 
-# What decides a run's result. Other files in a clone, such as data, are no change of the kit.
+PACKAGES = (
+    "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
+    "scipy", "pandas", "matplotlib", "papermill", "wandb",
+)  # fmt: skip
+# Only these files affect a run's result. Other files in a clone, such as data, may change.
 _CODE = ("src", "constraints.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
 # A line of a notebook's parameters cell: name, value, comment.
 _PARAMETER = re.compile(
@@ -23,30 +31,54 @@ _PARAMETER = re.compile(
 )
 
 
+def describe(gpus: list[str] | None = None) -> dict[str, Any]:
+    """The kit, Python, packages and hardware of this process, as a manifest records them.
+
+    ``gpus`` are the names to record while torch is not imported (see ``gpu_names``).
+    """
+    found = gpu_names()
+    return {
+        "kit": {
+            "name": "biomegatron-bioasq-kit",
+            "version": __version__,
+            "commit": commit(),
+            "source_sha256": source_hash(),
+        },
+        "python": platform.python_version(),
+        "packages": {name: _package_version(name) for name in PACKAGES},
+        "hardware": {
+            "platform": platform.platform(),
+            "cpu": _cpu_model(),
+            "cores": _cores(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "gpus": gpus if found is None else found,
+        },
+    }
+
+
 def commit() -> str | None:
-    """Commit of the kit's own checkout, with ``+changes`` when its code differs from it."""
+    """The commit of the kit's clone, with ``+changes`` if its code differs from that commit."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
         head = _git(root, "rev-parse", "HEAD").strip()
-        listed = _git(root, "status", "--porcelain", "--no-renames", "-z", "--", *_CODE)
-        changed = any(_is_changed(root, entry[3:]) for entry in listed.split("\0") if entry)
+        status = _git(root, "status", "--porcelain", "--no-renames", "-z", "--", *_CODE)
+        changed = any(_has_changed(root, entry[3:]) for entry in status.split("\0") if entry)
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+changes" if changed else "")
 
 
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    done = subprocess.run(command, capture_output=True, timeout=10, check=True)
-    return done.stdout.decode()
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, timeout=10, check=True).stdout.decode()
 
 
-def _is_changed(root: Path, name: str) -> bool:
-    """Whether a file that git calls changed differs in what its author wrote.
+def _has_changed(root: Path, name: str) -> bool:
+    """Whether the author's part of a file differs from the commit.
 
-    Running a notebook and saving it in the clone is no change.
+    Running a notebook and saving it in the clone does not count as a change.
     """
     if not name.endswith(".ipynb"):
         return True
@@ -58,16 +90,17 @@ def _is_changed(root: Path, name: str) -> bool:
 
 
 def notebook_sources(content: str | bytes) -> list[tuple[str, str]]:
-    """Type and source of every cell: not outputs, execution counts, metadata or parameters.
+    """Type and source of every cell, without outputs, execution counts and metadata.
 
-    The values of the parameters are left out because the manifest's settings have them.
+    Parameter values are left out too, because the manifest's settings record them.
     """
-    cells = json.loads(content)["cells"]
-    sources = ["".join(cell["source"]) for cell in cells]
-    return [
-        (cell["cell_type"], _PARAMETER.sub(r"\1", source) if _is_parameters(cell) else source)
-        for cell, source in zip(cells, sources, strict=True)
-    ]
+    sources = []
+    for cell in json.loads(content)["cells"]:
+        source = "".join(cell["source"])
+        if _is_parameters(cell):
+            source = _PARAMETER.sub(r"\1", source)
+        sources.append((cell["cell_type"], source))
+    return sources
 
 
 def notebook_parameters(content: str | bytes) -> dict[str, object]:
@@ -82,7 +115,7 @@ def _is_parameters(cell: dict) -> bool:
 
 
 def source_hash() -> str:
-    """One SHA-256 of the package's files, which names the code even without git."""
+    """One SHA-256 over the package's files. It identifies the code even without git."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
@@ -90,40 +123,29 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-def version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
-def cores() -> int | None:
-    """Cores this process may use, which a container or a cluster can make fewer."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
-
-
-def memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
-        return None
-
-
-def gpus() -> list[str] | None:
-    """Names of the GPUs, or None while torch is not imported: this alone is no reason to."""
+def gpu_names() -> list[str] | None:
+    """Names of the GPUs, or None while torch is not imported: asking is no reason to import it."""
     torch = sys.modules.get("torch")
     if torch is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:  # not Linux
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    """Cores this process may use. A container or a cluster can allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,7 +1,7 @@
 """``reproduce.sh``: the exact commands of a run, and the check that a repeat gives the same scores.
 
-The script lies in the run's folder beside ``manifest.json`` and ``scores.json``, which it reads.
-Called in a fresh clone, it checks code and inputs, repeats the run under another name and compares.
+The script is in the run's folder with ``manifest.json`` and ``scores.json``, which it reads. In a
+new clone of the kit it checks code and inputs, repeats the run under another name and compares.
 """
 
 from __future__ import annotations
@@ -11,44 +11,91 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from helpers.config import InputError, Settings, from_parameters
+import jinja2
+
+from helpers.config import InputError, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.data.mini import DATA
 from helpers.io import write_text
 from helpers.run.folder import MANIFEST, Run, as_recorded
 
 SCRIPT = "reproduce.sh"
-PLACES = {"bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
-          "model": "MODEL"}  # fmt: skip
-_OPTIONS = ("profile", "run", "seed", "bioasq_dir")  # of helpers.batch run; the rest with --set
+# Settings that can hold a path on one machine -> the variable that replaces it on another.
+PLACES = {
+    "bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
+    "model": "MODEL",
+}  # fmt: skip
+_NO_OVERRIDE = ("profile", "run", "runs_dir", "seed", "bioasq_dir")  # never given with --set
+
+_TEMPLATE = r"""#!/usr/bin/env bash
+# Repeats the run [[ "%r" | format(run) ]] and compares its scores. Call it in a clone of the kit
+# at commit [[ commit ]], after `make setup`.
+# Made on [[ hardware.cpu ]], [[ hardware.cores ]] cores, GPU: [[ gpus ]], [[ hardware.platform ]],
+# Python [[ python ]]; manifest.json lists the packages and every file's SHA-256.
+# Other hardware or packages can round differently, which may change the answer to a close question.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+python="${PYTHON:-.venv/bin/python}"
+{% for variable, path in places.items() %}
+default=[[ path | quote ]]
+[[ variable ]]="${[[ variable ]]:-$default}"
+{% endfor %}
+
+# 1. The same code
+wanted=[[ commit | replace("+changes", "") | quote ]]
+have="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
+if [ "$have" != "$wanted" ]; then
+  echo "note: this clone is at $have, the run was made at $wanted" >&2
+fi
+{% if commit.endswith("+changes") %}
+echo "note: the run was made with uncommitted changes to $wanted" >&2
+{% endif %}
+
+# 2. The same inputs
+{% if inputs %}
+sums() { if command -v sha256sum >/dev/null; then sha256sum -c -; else shasum -a 256 -c -; fi; }
+{
+{% for digest, path in inputs %}
+  printf "%s  %s\n" [[ digest ]] [[ path ]]
+{% endfor %}
+} | sums >&2 || {
+  echo "these are not the run's files; give their paths: [[ variables ]]" >&2
+  exit 2
+}
+{% else %}
+# They come with the kit.
+{% endif %}
+
+# 3. The run
+"$python" -m helpers.batch run \
+  --run [[ again ]] [[ options ]]
+
+# 4. The same scores
+"$python" -m helpers.batch same "$here" runs/[[ again ]]
+"""
 
 
-def options(
-    settings: Mapping, *, seed: bool = True, places: Mapping[str, str] | None = None
-) -> list[str]:
-    """The words behind ``helpers.batch run`` that give these settings, the run's name left out.
+def options(settings: Mapping, *, seed: bool = True) -> list[str]:
+    """The arguments of ``helpers.batch run`` that give a manifest's settings, without ``--run``.
 
-    ``settings`` are a manifest's. Only what differs from the profile is said. ``places`` replaces
-    the values of settings that name places on one machine.
+    Only what differs from the profile is included.
     """
-    known = {f.name for f in dataclasses.fields(Settings)} | {"rungs"}  # which early runs had
+    # Early versions had looser matches ("rungs"). Their other old settings no longer matter.
     usual = {"rungs": ""} | dataclasses.asdict(from_parameters(settings["profile"]))
-    values = {k: v for k, v in settings.items() if k in known and k != "runs_dir"}
-    values |= {name: place for name, place in (places or {}).items() if values.get(name)}
-    words = ["--profile", settings["profile"]]
-    words += ["--seed", str(settings["seed"])] if seed else []
-    words += ["--bioasq-dir", values["bioasq_dir"]] if values.get("bioasq_dir") else []
-    for name, value in values.items():
-        if name not in _OPTIONS and value != usual[name]:
-            words += ["--set", f"{name}={value}"]
-    return words
+    arguments = ["--profile", settings["profile"]]
+    arguments += ["--seed", str(settings["seed"])] if seed else []
+    arguments += ["--bioasq-dir", settings["bioasq_dir"]] if settings.get("bioasq_dir") else []
+    for name, value in settings.items():
+        if name not in _NO_OVERRIDE and value != usual.get(name, value):
+            arguments += ["--set", f"{name}={value}"]
+    return arguments
 
 
-def inputs(manifest: Mapping) -> dict[str, str]:
+def input_files(manifest: Mapping) -> dict[str, str]:
     """Path -> SHA-256 of every file of the user's that the run read."""
     notes = manifest.get("notes", {})
-    files = dict(notes.get("data", {}).get("inputs", {}))
-    return files | dict((notes.get("squad_step") or {}).get("files", {}))
+    files = notes.get("data", {}).get("inputs", {})
+    return {**files, **(notes.get("squad_step") or {}).get("files", {})}
 
 
 def write(run: Run, made_by: str) -> Path:
@@ -60,127 +107,80 @@ def write(run: Run, made_by: str) -> Path:
 
 def script(manifest: Mapping) -> str:
     """The text of ``reproduce.sh`` for a run with this manifest."""
-    settings, hardware, kit = manifest["settings"], manifest["hardware"], manifest["kit"]
-    commit = kit["commit"] or "unknown"
-    # What names a place on this machine becomes a variable that another machine can set.
-    places = {name: variable for name, variable in PLACES.items() if _is_path(settings, name)}
-    lines = [
-        "#!/usr/bin/env bash",
-        f"# Repeats the run {settings['run']!r} and compares its scores. Call it in a clone of the",
-        f"# kit at commit {commit}, after `make setup`.",
-        f"# Made on {hardware['cpu']}, {hardware['cores']} cores, "
-        f"GPU: {', '.join(hardware.get('gpus') or []) or 'none'}, {hardware['platform']},",
-        f"# Python {manifest['python']}; packages and every file's SHA-256 are in manifest.json.",
-        "# Other hardware or packages can round otherwise, and a close question may then flip.",
-        "set -euo pipefail",
-        'here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"',
-        'python="${PYTHON:-.venv/bin/python}"',
-    ]
-    for name, variable in places.items():
-        lines.append(f"here_it_was={shlex.quote(settings[name])}")
-        lines.append(f'{variable}="${{{variable}:-$here_it_was}}"')
-    lines += [
-        "",
-        "# 1. The same code",
-        f"wanted={shlex.quote(commit.removesuffix('+changes'))}",
-        'have="$(git rev-parse HEAD 2>/dev/null || echo unknown)"',
-        'if [ "$have" != "$wanted" ]; then',
-        '  echo "note: this clone is at $have, the run was made at $wanted" >&2',
-        "fi",
-    ]
-    if commit.endswith("+changes"):
-        lines.append('echo "note: the run was made with uncommitted changes to $wanted" >&2')
-    lines += ["", "# 2. The same inputs", *_input_check(manifest, places)]
-    words = options(settings, places={name: f"${v}" for name, v in places.items()})
-    name = shlex.quote(f"{settings['run']}-again")
-    lines += [
-        "",
-        "# 3. The run",
-        '"$python" -m helpers.batch run \\',
-        f"  --run {name} " + " ".join(_word(word) for word in words),
-        "",
-        "# 4. The same scores",
-        f'"$python" -m helpers.batch same "$here" runs/{name}',
-    ]
-    return "\n".join(lines) + "\n"
+    settings, hardware = manifest["settings"], manifest["hardware"]
+    paths = {name: settings[name] for name in PLACES if "/" in str(settings.get(name))}
+    other = {name: value for name, value in settings.items() if name not in paths}
+    flags = {"bioasq_dir": "--bioasq-dir "}
+    arguments = [shlex.quote(word) for word in options(other)]
+    arguments += [flags.get(name, f"--set {name}=") + f'"${PLACES[name]}"' for name in paths]
+    environment = jinja2.Environment(
+        variable_start_string="[[", variable_end_string="]]", trim_blocks=True,
+        keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["quote"] = shlex.quote
+    return environment.from_string(_TEMPLATE).render(
+        run=settings["run"],
+        again=shlex.quote(f"{settings['run']}-again"),
+        commit=manifest["kit"]["commit"] or "unknown",
+        hardware=hardware,
+        gpus=", ".join(hardware.get("gpus") or []) or "none",
+        python=manifest["python"],
+        places={PLACES[name]: path for name, path in paths.items()},
+        variables=" ".join(f"{PLACES[name]}=…" for name in paths),
+        inputs=_checked_inputs(manifest, paths),
+        options=" ".join(arguments),
+    )
 
 
-def same(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
-    """Whether two run folders hold the same scores, and lines that say what differs.
+def _checked_inputs(manifest: Mapping, paths: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(SHA-256, path as a word of the shell) of every input that does not come with the kit."""
+    roots = {PLACES[name]: Path(path).expanduser().resolve() for name, path in paths.items()}
+    found = []
+    for text, digest in input_files(manifest).items():
+        path = Path(text)
+        variable = next((name for name, root in roots.items() if path.is_relative_to(root)), None)
+        if variable:
+            rest = path.relative_to(roots[variable]).parts
+            found.append((digest, f'"${variable}"' + "".join(f"/{shlex.quote(p)}" for p in rest)))
+        elif not path.resolve().is_relative_to(DATA):
+            found.append((digest, shlex.quote(text)))
+    return found
 
-    The scores are the same when all counts are equal and all means agree to 1e-9. Inputs, code,
-    packages and hardware are compared as well, since they explain a difference.
+
+def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
+    """Whether two run folders hold the same scores, and one line for everything that differs.
+
+    Scores are the same when all counts are equal and all means agree to 1e-9. Inputs, code,
+    packages and hardware are compared too, because they can explain a difference.
     """
-    folders = Path(first), Path(second)
-    old, new = (read_json(folder / MANIFEST) for folder in folders)
-    for folder, manifest in zip(folders, (old, new), strict=True):
-        parts = ("kit", "settings", "hardware", "packages", "python")
-        if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
-            raise InputError(f"{folder / MANIFEST}: not a run's manifest; give a run's folder")
-    old, new = (as_recorded(*pair) for pair in zip(folders, (old, new), strict=True))
-    lines = []
-    for what, part in (
-        ("input files", lambda m: sorted(inputs(m).values())),
-        ("weights", lambda m: m.get("notes", {}).get("checkpoint", {}).get("files")),
-        ("code", lambda m: m["kit"].get("source_sha256")),
-        ("commit", lambda m: m["kit"]["commit"]),
-        ("Python", lambda m: m["python"]),
-        ("processor", lambda m: (m["hardware"]["cpu"], m["hardware"]["cores"])),
-    ):
-        if part(old) != part(new):
-            lines.append(f"{what}: differ" if what == "input files" else
-                         f"{what}: {_short(part(old))}, now {_short(part(new))}")  # fmt: skip
-    for name, version in old["packages"].items():
-        now = new["packages"].get(name)
-        if now != version:
-            lines.append(f"package {name}: {version}, now {now}")
-    rows = [_score_rows(folder) for folder in folders]
-    differing = [name for name in rows[0] if not _equal(rows[0][name], rows[1].get(name))]
-    differing += [name for name in rows[1] if name not in rows[0]]
-    for name in differing:
-        lines.append(f"scores of {name}: {_short(rows[0].get(name))}, now {rows[1].get(name)}")
+    old, new = _circumstances(Path(first)), _circumstances(Path(second))
+    changed = [what for what, value in old.items() if value != new.get(what)]
+    lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
+    if "input files" in changed:  # their hashes would tell nobody anything
+        lines[0] = "input files: differ"
+    rows, others = _score_rows(Path(first)), _score_rows(Path(second))
+    differing = [batch for batch in rows | others if not _equal(rows.get(batch), others.get(batch))]
+    for batch in differing:
+        lines.append(f"scores of {batch}: {_short(rows.get(batch))}, now {others.get(batch)}")
     return not differing, lines
 
 
-def _is_path(settings: Mapping, name: str) -> bool:
-    return bool(settings.get(name)) and name != "runs_dir" and "/" in str(settings[name])
-
-
-def _input_check(manifest: Mapping, places: Mapping[str, str]) -> list[str]:
-    settings, lines = manifest["settings"], []
-    for path, digest in inputs(manifest).items():
-        for name, variable in places.items():
-            root = str(Path(settings[name]).expanduser().resolve())
-            if path == root or path.startswith(root.rstrip("/") + "/"):
-                rest = shlex.quote(path[len(root) :]) if path != root else ""
-                lines.append(f'  printf "%s  %s\\n" {digest} "${variable}"{rest}')
-                break
-        else:
-            if not Path(path).resolve().is_relative_to(DATA):  # those come with the kit
-                lines.append(f'  printf "%s  %s\\n" {digest} {shlex.quote(path)}')
-    if not lines:
-        return ["# They come with the kit."]
-    names = " ".join(f"{variable}=…" for variable in places.values())
-    return [
-        "sums() { if command -v sha256sum >/dev/null; then sha256sum -c -; "
-        "else shasum -a 256 -c -; fi; }",
-        "{",
-        *lines,
-        "} | sums >&2 || {",
-        f'  echo "not the files of the run; say where those are: {names}" >&2',
-        "  exit 2",
-        "}",
-    ]
-
-
-def _word(word: str) -> str:
-    """A word for the shell; a variable put in by ``script`` stays one."""
-    _, equals, value = word.partition("=")
-    if word.startswith("$"):
-        return f'"{word}"'
-    if equals and value in (f"${variable}" for variable in PLACES.values()):
-        return f'"{word}"'
-    return shlex.quote(word)
+def _circumstances(folder: Path) -> dict[str, object]:
+    """What can explain a difference in scores, by its name."""
+    manifest = read_json(folder / MANIFEST)
+    parts = ("kit", "settings", "hardware", "packages", "python")
+    if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
+        raise InputError(f"{folder / MANIFEST}: is not a run's manifest; give a run's folder")
+    manifest = as_recorded(folder, manifest)
+    return {
+        "input files": sorted(input_files(manifest).values()),
+        "weights": manifest.get("notes", {}).get("checkpoint", {}).get("files"),
+        "code": manifest["kit"].get("source_sha256"),
+        "commit": manifest["kit"]["commit"],
+        "Python": manifest["python"],
+        "processor": (manifest["hardware"]["cpu"], manifest["hardware"]["cores"]),
+        **{f"package {name}": version for name, version in manifest["packages"].items()},
+    }
 
 
 def _score_rows(folder: Path) -> dict[str, dict]:
@@ -192,8 +192,10 @@ def _score_rows(folder: Path) -> dict[str, dict]:
     return {row["batch"]: {name: row[name] for name in names} for row in rows}
 
 
-def _equal(first: Mapping, second: Mapping | None) -> bool:
-    return second is not None and all(abs(first[name] - second[name]) <= 1e-9 for name in first)
+def _equal(first: Mapping | None, second: Mapping | None) -> bool:
+    if first is None or second is None:
+        return False
+    return all(abs(first[name] - second[name]) <= 1e-9 for name in first)
 
 
 def _short(value: object) -> str:

@@ -1,17 +1,21 @@
-"""A run's ``scores.json``: its answers against the golden files, with ceiling and pair match.
+"""A run's ``scores.json``: its answers scored against the golden files, and the score table.
 
-Everything is read from the run folder: answers, n-best, and the contexts that were really given
-to the model, so the ceiling is that of the same input.
+Everything comes from the run folder: answers, n-best lists, and the contexts that the model read.
+The ceiling is therefore that of the same input.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from helpers.config import InputError
-from helpers.data.bioasq import Question, read_answers, read_golds, read_questions
-from helpers.data.spans import ceiling, find_spans
+from helpers.data.bioasq import read_answers, read_golds, read_questions
+from helpers.data.layout import TestBatch
+from helpers.data.spans import gold_spans
 from helpers.data.squad import read_squad
 from helpers.io import write_json
 from helpers.model.decoding import pair_exact_match, read_nbest
@@ -21,77 +25,72 @@ from helpers.scoring.claims import questions_mark
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
-OWN = "run"  # the run's own answers, beside its baselines
+THIS_RUN = "run"  # the name of the run's own answers among its baselines
 FETCH, CONVERT, TRAIN, PREDICT = (
     STAGES[name].notebook for name in ("checkpoint", "data", "model", "answers")
 )
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A test batch: its golden questions, the contexts read, and every question's hit rank."""
+class ScoredBatch(TestBatch):
+    """A test batch with the rank of every question's first right answer, and its score."""
 
-    name: str
-    questions: tuple[Question, ...]
-    golds: tuple[tuple[str | None, tuple[str, ...]], ...]  # id and synonyms, as they are scored
-    contexts: dict[str, list[str]]
-    ranks: dict[str, int]  # question id -> rank of the first right answer, 0 for none
+    synonyms: tuple[tuple[str | None, tuple[str, ...]], ...]  # (question id, accepted answers)
+    ranks: dict[str, int]  # question id -> rank of the first right answer, 0 if there is none
     score: metrics.BatchScore
 
 
-def read_batches(run: Run, answers: str = "answers") -> list[Batch]:
-    """Score the run's answer files, batch by batch. ``answers`` is a folder of the run.
+def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
+    """Score a run's answer files, batch by batch. ``answers`` is their folder within the run.
 
     Raises ``InputError`` when golden and answer files do not belong together, and ``ValueError``
-    when a score breaks SAcc <= MRR <= LAcc <= ceiling, which would be a mistake of ours.
+    when a score violates SAcc <= MRR <= LAcc <= ceiling, which would be our own mistake.
     """
     data = run.noted("data", CONVERT)
-    missing = run.settings.missing  # recorded with the scores; all else was recorded before
+    missing = run.settings.missing  # the stage "scores" records it; all else was recorded before
     batches = []
     for name, gold in zip(data["batches"], data["golds"], strict=True):
-        wanted = read_golds(gold).scored
-        known = {q.id: q for q in read_questions(gold, answers="required")}
-        questions = tuple(known[key] for key, _ in wanted if key in known)
-        contexts: dict[str, list[str]] = {}
-        for example in read_squad(run.need(f"squad/{name}.json", CONVERT)):
-            contexts.setdefault(example.question_id, []).append(example.context)
-        strangers = sorted(set(contexts) - set(known))
-        if strangers:
+        synonyms = read_golds(gold).scored
+        questions = {q.id: q for q in read_questions(gold, answers="required")}
+        golds = tuple(questions[key] for key, _ in synonyms if key in questions)
+        examples = tuple(read_squad(run.need(f"squad/{name}.json", CONVERT)))
+        unknown = sorted({example.question_id for example in examples} - set(questions))
+        if unknown:
             raise InputError(
-                f"{gold}: has no answer to question {strangers[0]} of test input {name}; "
+                f"{gold}: has no answer to question {unknown[0]} of test input {name}; "
                 "do the golden file and the test input belong together?"
             )
         given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
-        score = metrics.score_batch(name, wanted, given, missing)
-        possible, count = ceiling(questions, contexts)
-        if missing == "wrong":  # with questions dropped, hits and ceiling have other denominators
+        score = metrics.score_batch(name, synonyms, given, missing)
+        ranks = metrics.hit_ranks(synonyms, given, missing)
+        batch = ScoredBatch(name, examples, golds, tuple(synonyms), ranks, score)
+        if missing == "wrong":  # if questions are dropped, hits and ceiling have two denominators
+            possible, count = batch.ceiling
             metrics.check_bounds(score, possible / count)
-        ranks = metrics.hit_ranks(wanted, given, missing)
-        batches.append(Batch(name, questions, tuple(wanted), contexts, ranks, score))
+        batches.append(batch)
     return batches
 
 
-def read_systems(run: Run) -> dict[str, list[Batch]]:
-    """The run's own batches (key ``OWN``), and those of each system of ``baselines/``."""
+def read_systems(run: Run) -> dict[str, list[ScoredBatch]]:
+    """The scored batches of the run itself (key ``THIS_RUN``) and of each of its baselines."""
     run.noted("baselines", PREDICT)
     files = run.manifest()["files"].items()
     names = {Path(n).parent.name for n, entry in files if entry.get("stage") == "baselines"}
-    return {OWN: read_batches(run)} | {
+    return {THIS_RUN: read_batches(run)} | {
         name: read_batches(run, f"baselines/{name}") for name in sorted(names)
     }
 
 
 def score_run(
-    run: Run, seconds: dict[str, float], systems: dict[str, list[Batch]] | None = None
+    run: Run, seconds: dict[str, float], systems: dict[str, list[ScoredBatch]] | None = None
 ) -> dict:
-    """All of ``scores.json``; fractions of 1, seconds as given. Writes nothing.
+    """All of ``scores.json``: fractions of 1, settings as the stages recorded them.
 
-    ``systems`` is what ``read_systems`` gives, to spare reading twice. The settings named are
-    those that the stages recorded.
+    ``systems`` is the result of ``read_systems``, if the caller has it. Writes nothing.
     """
     used = as_recorded(run.folder, run.manifest(), "answers")["settings"]
     systems = systems or read_systems(run)
-    batches = systems[OWN]
+    batches = systems[THIS_RUN]
     result = {
         "schema_version": SCHEMA_VERSION,
         **{name: used[name] for name in ("profile", "model", "seed", "context", "merge")},
@@ -100,33 +99,31 @@ def score_run(
         **{name: used[name] for name in ("epochs", "allow_leak")},
         "parameters": run.noted("checkpoint", FETCH)["parameters"],
         "enriched": run.noted("data", CONVERT)["enriched"],
-        "squad_step": run.noted("squad_step", TRAIN),  # empty: no such step
-        **metrics.summary([b.score for b in batches]),
+        "squad_step": run.noted("squad_step", TRAIN),  # empty if the run has no such step
+        **metrics.summary([batch.score for batch in batches]),
         "seconds": seconds,
     }
-    extras = [_extras(run, batch) for batch in batches]
-    for row, extra, batch in zip(result["batches"], extras, batches, strict=True):
-        row |= _fractions(extra) | {"questions": questions_mark(q.id for q in batch.questions)}
-    total = {name: sum(extra[name] for extra in extras) for name in extras[0]}
-    result["pooled"] |= _fractions(total)
-    result["weighted"] |= _fractions(total)
-    names = ("ceiling", "pair_em")
-    result["macro"] |= {
-        name: sum(row[name] for row in result["batches"]) / len(batches) for name in names
-    }
+    counts = [_pair_counts(run, batch) for batch in batches]
+    for row, count, batch in zip(result["batches"], counts, batches, strict=True):
+        row |= _shares(count) | {"questions": questions_mark(q.id for q in batch.golds)}
+    total = _shares({name: sum(count[name] for count in counts) for name in counts[0]})
+    result["pooled"] |= total
+    result["weighted"] |= total
+    for name in ("ceiling", "pair_em"):
+        result["macro"][name] = sum(row[name] for row in result["batches"]) / len(batches)
     result["baselines"] = {
-        name: metrics.pooled([b.score for b in rows]).as_row()
+        name: metrics.pooled([batch.score for batch in rows]).as_row()
         for name, rows in systems.items()
-        if name != OWN
+        if name != THIS_RUN
     }
     return result
 
 
-def write_scores(run: Run, scores: dict, systems: dict[str, list[Batch]]) -> Path:
+def write_scores(run: Run, scores: dict, systems: dict[str, list[ScoredBatch]]) -> Path:
     """Write and record ``scores.json`` and ``ranks.json``, the stage "scores".
 
-    The latter holds system -> batch -> question id -> rank of its first right answer (0: none),
-    all that a paired comparison with another run needs.
+    ``ranks.json`` maps system -> batch -> question id -> rank of the first right answer (0: none),
+    which is all that a paired comparison with another run needs.
     """
     run.begin("scores")
     ranks = {name: {batch.name: batch.ranks for batch in rows} for name, rows in systems.items()}
@@ -136,43 +133,46 @@ def write_scores(run: Run, scores: dict, systems: dict[str, list[Batch]]) -> Pat
     return path
 
 
-def table(scores: dict) -> str:
+def score_table(scores: Mapping) -> pd.DataFrame:
+    """The score table, as texts: a row per batch, average and baseline, in percent.
+
+    The numbers of right answers are in parentheses. A baseline has no ceiling of its own.
+    """
+    rows = [*scores["batches"], scores["weighted"], scores["macro"]]
+    rows += [{**row, "batch": f"{name} (baseline)"} for name, row in scores["baselines"].items()]
+    found = pd.DataFrame(rows).set_index("batch")
+    shares = 100 * found.reindex(columns=["sacc", "mrr", "lacc", "ceiling", "pair_em"])
+    table = shares.map("{:.2f}".format, na_action="ignore").fillna("")
+    for name, hits in (("sacc", "hits_strict"), ("lacc", "hits_lenient")):
+        table[name] += found[hits].map(" ({})".format)
+    table.columns = ["SAcc", "MRR", "LAcc", "ceiling", "pair EM"]
+    table.insert(0, "n", found["n"].map(str))
+    return table.rename_axis(index=None, columns="batch")
+
+
+def score_text(scores: Mapping) -> str:
     """The score table as plain text, for a terminal."""
-    head = f"{'batch':<10}{'n':>5}{'SAcc':>16}{'MRR':>8}{'LAcc':>16}{'ceiling':>9}{'pair EM':>9}"
-    lines = [head]
-    for row in [*scores["batches"], scores["weighted"], scores["macro"]]:
-        strict, lenient = (
-            f"{100 * row[name]:.2f} ({row[hits]})"
-            for name, hits in (("sacc", "hits_strict"), ("lacc", "hits_lenient"))
-        )
-        lines.append(
-            f"{row['batch']:<10}{row['n']:>5}{strict:>16}{100 * row['mrr']:>8.2f}{lenient:>16}"
-            f"{100 * row['ceiling']:>9.2f}{100 * row['pair_em']:>9.2f}"
-        )
-    for name, row in scores["baselines"].items():
-        strict = f"{100 * row['sacc']:.2f} ({row['hits_strict']})"
-        lenient = f"{100 * row['lacc']:.2f} ({row['hits_lenient']})"
-        lines.append(f"{name:<10}{row['n']:>5}{strict:>16}{100 * row['mrr']:>8.2f}{lenient:>16}")
+    text = score_table(scores).to_string()
     if scores["enriched"]:
-        lines.append(
-            "enriched: no test inputs were there, the golden files' snippets were read instead; "
-            "not the official task"
+        text += (
+            "\nenriched: there were no test inputs, so the model read the golden files' snippets; "
+            "this is not the official task"
         )
-    return "\n".join(lines)
+    return text
 
 
-def _extras(run: Run, batch: Batch) -> dict[str, int]:
+def _pair_counts(run: Run, batch: ScoredBatch) -> dict[str, int]:
     """Counts behind the ceiling and the pair exact match of one batch."""
-    possible, questions = ceiling(batch.questions, batch.contexts)
-    synonyms = {q.id: [s.strip() for s in q.synonyms()] for q in batch.questions}
-    rows = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
-    examples, candidates = [e for e, _ in rows], [c for _, c in rows]
-    golds = {e.id: find_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
-    hits, pairs = pair_exact_match(examples, candidates, golds)
+    possible, questions = batch.ceiling
+    synonyms = {question.id: question.synonyms() for question in batch.golds}
+    nbest = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
+    examples, candidates = [e for e, _ in nbest], [c for _, c in nbest]
+    spans = {e.id: gold_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
+    hits, pairs = pair_exact_match(examples, candidates, spans)
     return {"possible": possible, "questions": questions, "pair_hits": hits, "pairs": pairs}
 
 
-def _fractions(counts: dict[str, int]) -> dict:
+def _shares(counts: Mapping[str, int]) -> dict:
     return {
         "ceiling": counts["possible"] / counts["questions"],
         "hits_ceiling": counts["possible"],

@@ -1,19 +1,17 @@
-"""The conversion stage of a run: training rows, held-out pairs and test inputs, as SQuAD files.
+"""The two stages of a run that are more than one call: the conversion and the SQuAD step.
 
-``convert_run`` reads everything and decides, ``write_run`` writes, so a problem in the last file
-leaves no half-written folder behind.
+Conversion: ``convert_run`` reads all files and decides, ``write_run`` writes the SQuAD files, so a
+problem in the last input leaves no half-written folder.
 
-The step before BioASQ ("step A"): fine-tune on SQuAD questions and judge it by EM and F1.
-
-NVIDIA's checkpoint BioMegatron345mUncasedSQuADv1 is the base model after this step, so a run that
-starts from the base model, or from any plain encoder, takes it first. Settings without
-``squad_epochs`` have no such step.
+The SQuAD step trains on SQuAD questions before BioASQ and measures EM and F1. NVIDIA's checkpoint
+BioMegatron345mUncasedSQuADv1 is the base model after this step, so a run that starts from the base
+model, or from any plain encoder, takes it first. Settings without ``squad_epochs`` skip it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,14 +40,16 @@ from helpers.model.decoding import Reader, squad_em_and_f1
 from helpers.run.folder import Run
 
 FOLDER = "squad"  # in the run's folder
+SQUAD_MODEL = "model/squad_step.nemo"  # the model after the SQuAD step, in the run's folder
+SQUAD_STEP = "squad_step"
 
 
 @dataclass(frozen=True)
 class ConvertedRun:
-    """Everything the conversion makes. ``train`` has one row an occurrence of the answer, ``dev``
-    one a pair. ``steps`` counts the training questions left after each step, with its name,
-    ``pair_steps`` the question-context pairs; ``leaks`` are questions that the tests ask too;
-    ``inputs`` maps the files read to their SHA-256."""
+    """The result of the conversion. ``train`` has one row per occurrence of an answer, ``dev`` one
+    per pair. ``steps`` counts the training questions that remain after each step, ``pair_steps``
+    the question-context pairs. ``leaks`` are training questions that the tests also ask.
+    ``inputs`` maps the files that were read to their SHA-256."""
 
     files: BioasqFiles
     settings: Settings
@@ -69,9 +69,10 @@ class ConvertedRun:
 
 
 def find_run_files(settings: Settings) -> BioasqFiles:
-    """The files of ``settings.bioasq_dir``, or BioASQ-mini's when it is empty and profile "mini".
+    """The files of ``settings.bioasq_dir``, or BioASQ-mini's if it is empty and the profile "mini".
 
-    Any other profile is for real files: teaching data under its name would look like a result.
+    Every other profile needs real files: scores on teaching data under its name would look like a
+    result.
     """
     if settings.profile != "mini" and not settings.bioasq_dir:
         raise InputError(
@@ -84,78 +85,160 @@ def find_run_files(settings: Settings) -> BioasqFiles:
 
 
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
-    """Read and convert all files of a run; nothing is written.
+    """Read and convert all files of a run; write nothing.
 
-    The organizers' training file is converted by the strict rule; a ready
-    SQuAD file is taken as it is, without the rows that have no answer. Training questions that a
-    test batch asks too, by id or by wording, are dropped unless ``allow_leak`` is set: some public
-    training files of later years contain them. Near-equal wordings are listed among the leaks and
-    stay, since only a reader can tell. Raises ``InputError`` for anything that a file has wrong,
-    and when no training question is left.
+    The organizers' training file is converted by the strict rule. A ready SQuAD file is used as it
+    is, without the rows that have no answer. Training questions that a test batch also asks, by id
+    or by wording, are dropped unless ``allow_leak`` is set: some public training files of later
+    years contain them. Questions with a near-equal wording are listed among the leaks and kept,
+    because only a reader can judge them. Raises ``InputError`` for anything wrong in a file, and
+    when no training question remains.
     """
     inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
-    empty = [batch.name for batch in batches if not batch.examples]
-    if empty:
-        raise InputError(
-            f"{files.tests[files.batches.index(empty[0])]}: no question has a text to read under "
-            f"context {settings.context!r}; choose another context"
-        )
+    for path, batch in zip(files.tests, batches, strict=True):
+        if not batch.examples:
+            raise InputError(
+                f"{path}: no question has a text to read under context {settings.context!r}; "
+                "choose another context"
+            )
     if files.train is None:
         raise InputError("no training file among these files; add one to the folder")
-    read = _train_squad if files.train_is_squad else _train_bioasq
-    pairs, drops, leaks, steps, pair_steps = read(files, asked(batches), settings)
+    read = _read_squad_training if files.train_is_squad else _read_bioasq_training
+    pairs, drops, leaks, steps, pair_steps = read(files, questions_of_tests(batches), settings)
     if not pairs:
         reasons = ", ".join(sorted({drop.reason for drop in drops}))
         raise InputError(f"{files.train}: no question is left to train on ({reasons})")
     train, dev = split_dev(pairs, settings.dev_fraction, settings.seed)
     return ConvertedRun(
-        files,
-        settings,
-        inputs,
-        tuple(one_span_rows(train)),
-        tuple(by_pair(dev)),
-        tuple(batches),
-        (*drops, *test_drops),
-        tuple(steps),
-        tuple(pair_steps),
-        tuple(leaks),
+        files=files,
+        settings=settings,
+        inputs=inputs,
+        train=tuple(one_span_rows(train)),
+        dev=tuple(by_pair(dev)),
+        batches=tuple(batches),
+        drops=(*drops, *test_drops),
+        steps=tuple(steps.items()),
+        pair_steps=tuple(pair_steps.items()),
+        leaks=tuple(leaks),
     )
+
+
+def questions_of_tests(batches: Iterable[TestBatch]) -> dict[str, str]:
+    """Question id -> wording of everything that the test batches ask."""
+    found: dict[str, str] = {}
+    for batch in batches:
+        found |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+    return found
+
+
+def _read_bioasq_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
+    """Pairs, drops, leaks, and the questions and pairs that remain after each step."""
+    data = read_json(files.train)
+    total = len(raw_questions(data, files.train))
+    factoids = parse_questions(data, files.train, answers="required")
+    leaks, drops = _find_leaks({q.id: q.body for q in factoids}, tests, settings)
+    leaked = {drop.question_id for drop in drops}
+    questions = [question for question in factoids if question.id not in leaked]
+    abstracts = run_abstracts(files, questions, settings.context)
+    pairs, unanswered = convert(
+        questions, context=settings.context, abstracts=abstracts.texts, lacking=abstracts.lacking
+    )
+    given = [
+        (question.id, context.text)
+        for question in questions
+        for context in contexts_of(question, settings.context, abstracts.texts)
+    ]
+    steps = {
+        "all types": total,
+        "factoid": len(factoids),
+        "not in a test batch": len(questions),
+        "with an exact answer": sum(any(map(str.strip, q.synonyms())) for q in questions),
+        "answer found in a context": _counts(pairs)["questions"],
+    }
+    pair_steps = {
+        "question and context": len(given),
+        "distinct": len(set(given)),
+        "answer found in the context": len(pairs),
+        "rows: one per occurrence": sum(len(pair.spans) for pair in pairs),
+    }
+    return pairs, drops + unanswered, leaks, steps, pair_steps
+
+
+def _read_squad_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
+    """The same from a file that is already in the SQuAD format."""
+    rows = read_squad(files.train)
+    questions = wordings(rows)
+    leaks, drops = _find_leaks(questions, tests, settings)
+    leaked = {drop.question_id for drop in drops}
+    answered = {row.question_id for row in rows if row.spans}
+    drops += [
+        Drop(name, text, "no answer in the SQuAD file")
+        for name, text in questions.items()
+        if name not in answered | leaked
+    ]
+    kept = [row for row in rows if row.spans and row.question_id not in leaked]
+    steps = {
+        "in the SQuAD file": len(questions),
+        "not in a test batch": len(questions) - len(leaked),
+        "with an answer": len(answered - leaked),
+    }
+    pair_steps = {
+        "question and context": _counts(rows)["pairs"],
+        "with an answer": _counts(kept)["pairs"],
+        "rows: one per occurrence": sum(len(row.spans) for row in kept),
+    }
+    return kept, drops, leaks, steps, pair_steps
+
+
+def _find_leaks(
+    questions: Mapping[str, str], tests: Mapping[str, str], settings: Settings
+) -> tuple[list[Leak], list[Drop]]:
+    """All leaks, and those to drop: by id or by wording, unless they are allowed."""
+    leaks = find_leaks(questions, tests)
+    drops = [
+        Drop(leak.question_id, leak.question, "also a test question", leak.how)
+        for leak in leaks
+        if leak.certain and not settings.allow_leak
+    ]
+    return leaks, drops
+
+
+def _counts(rows: Sequence[Example]) -> dict[str, int]:
+    return {
+        "questions": len({row.question_id for row in rows}),
+        "pairs": len({(row.question_id, row.context) for row in rows}),
+        "rows": len(rows),
+    }
 
 
 def write_run(converted: ConvertedRun, run: Run) -> dict:
     """Write the SQuAD files, id maps, drops and leaks into ``squad/`` of the run's folder.
 
-    Files of an earlier conversion that this one does not make are removed. All is recorded as the
-    stage "data", under the settings that converted it; its facts, which are returned, say where
-    the originals lie.
+    Files of an earlier conversion that this one does not write are removed. Everything is recorded
+    as the stage "data", with the settings of the conversion. Returns the stage's facts, which name
+    the original files.
     """
     run = Run(run.folder, converted.settings)
     run.begin("data")
+    files, counts = converted.files, converted.counts()
     parts = {"train": converted.train, "dev": converted.dev}
     parts = {name: rows for name, rows in parts.items() if rows}
     parts |= {batch.name: batch.examples for batch in converted.batches}
     written = {}
     for name, entries in (("drops", converted.drops), ("leaks", converted.leaks)):
-        path = run.path(f"{FOLDER}/{name}.jsonl")
-        written[write_drops(path, entries)] = len(entries)
+        written[write_drops(run.path(f"{FOLDER}/{name}.jsonl"), entries)] = len(entries)
     for name, rows in parts.items():
         path, ids = run.path(f"{FOLDER}/{name}.json"), run.path(f"{FOLDER}/{name}.ids.jsonl")
         write_squad(path, rows)
         write_ids(ids, rows)
         written |= {path: len(rows), ids: len(rows)}
-    for path in run.path(f"{FOLDER}/drops.jsonl").parent.iterdir():
+    for path in (run.folder / FOLDER).iterdir():
         if path.suffix in (".json", ".jsonl") and path not in written:
             path.unlink()
-    for path, rows in written.items():
-        run.record(path, "data", rows=rows)
-    run.finish("data", converted.inputs, **_facts(converted))
-    return _facts(converted)
-
-
-def _facts(converted: ConvertedRun) -> dict:
-    files, counts = converted.files, converted.counts()
-    return {
+    for path, count in written.items():
+        run.record(path, "data", rows=count)
+    facts = {
         "train": str(files.train.resolve()),
         "train_is_squad": files.train_is_squad,
         "tests": [str(path.resolve()) for path in files.tests],
@@ -168,93 +251,13 @@ def _facts(converted: ConvertedRun) -> dict:
         "dropped": len(converted.drops),
         "leaks": len(converted.leaks),
     }
-
-
-def _counts(rows: Sequence[Example]) -> dict[str, int]:
-    return {
-        "questions": len({row.question_id for row in rows}),
-        "pairs": len({(row.question_id, row.context) for row in rows}),
-        "rows": len(rows),
-    }
-
-
-def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
-    """Question id -> wording of everything that the test batches ask."""
-    questions: dict[str, str] = {}
-    for batch in batches:
-        questions |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
-    return questions
-
-
-def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
-    """The leaks that are dropped: by id and by wording, unless they are allowed."""
-    certain = () if settings.allow_leak else (k for k in leaks if k.certain)
-    return [Drop(k.question_id, k.question, "also a test question", k.how) for k in certain]
-
-
-def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings):
-    data = read_json(files.train)
-    total = len(raw_questions(data, files.train))
-    factoids = parse_questions(data, files.train, answers="required")
-    leaks = find_leaks({q.id: q.body for q in factoids}, asked)
-    drops = _certain(leaks, settings)
-    leaked = {drop.question_id for drop in drops}
-    questions = [question for question in factoids if question.id not in leaked]
-    texts = run_abstracts(files, questions, settings.context)
-    pairs, dropped = convert(
-        questions,
-        context=settings.context,
-        abstracts=texts.texts,
-        lacking=texts.lacking,
-    )
-    steps = [
-        ("all types", total),
-        ("factoid", len(factoids)),
-        ("not in a test batch", len(questions)),
-        ("with an exact answer", sum(1 for q in questions if any(map(str.strip, q.synonyms())))),
-        ("answer found in a context", _counts(pairs)["questions"]),
-    ]
-    given = [(q.id, c.text) for q in questions
-             for c in contexts_of(q, settings.context, texts.texts)]  # fmt: skip
-    pair_steps = [
-        ("question and context", len(given)),
-        ("distinct", len(set(given))),
-        ("answer found in the context", len(pairs)),
-        ("rows: one an occurrence", sum(len(pair.spans) for pair in pairs)),
-    ]
-    return pairs, drops + dropped, leaks, steps, pair_steps
-
-
-def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
-    rows = read_squad(files.train)
-    questions = wordings(rows)
-    answered = {row.question_id for row in rows if row.spans}
-    leaks = find_leaks(questions, asked)
-    drops = _certain(leaks, settings)
-    leaked = {drop.question_id for drop in drops}
-    bare = [name for name in questions if name not in answered | leaked]
-    drops += [Drop(name, questions[name], "no answer in the SQuAD file") for name in bare]
-    kept = [row for row in rows if row.spans and row.question_id not in leaked]
-    steps = [
-        ("in the SQuAD file", len(questions)),
-        ("not in a test batch", len(questions) - len(leaked)),
-        ("with an answer", len(answered - leaked)),
-    ]
-    pair_steps = [
-        ("question and context", _counts(rows)["pairs"]),
-        ("with an answer", _counts(kept)["pairs"]),
-        ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
-    ]
-    return kept, drops, leaks, steps, pair_steps
-
-
-SQUAD_MODEL = "model/squad_step.nemo"  # the model after the step, in the run's folder
-SQUAD_STEP = "squad_step"
+    run.finish("data", converted.inputs, **facts)
+    return facts
 
 
 @dataclass(frozen=True)
 class SquadData:
-    """Questions to learn from, questions to judge by (maybe none), and the files they are from."""
+    """Questions to train on, questions to evaluate on (maybe none), and the files they are from."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -262,7 +265,7 @@ class SquadData:
 
 
 def check_squad_step(settings: Settings) -> None:
-    """Raise ``InputError`` when the step's settings do not fit together or name no file."""
+    """Raise ``InputError`` when the step's settings contradict each other or name no file."""
     for name in ("squad_file", "squad_dev"):
         value = getattr(settings, name)
         if value and not settings.squad_epochs:
@@ -271,42 +274,42 @@ def check_squad_step(settings: Settings) -> None:
             raise InputError(f"{name}: {value}: no such file; give one in the SQuAD v1.1 format")
     if settings.squad_epochs and not settings.squad_file:
         raise InputError(
-            f"profile {settings.profile} has a SQuAD step and no questions for it; set "
+            f"profile {settings.profile} has a SQuAD step but no questions for it; set "
             "squad_file=FILE (SQuAD v1.1 format), or squad_file=squad-train to fetch SQuAD's own"
         )
 
 
 def read_squad_data(settings: Settings) -> SquadData:
-    """Read the step's questions; every one needs an answer.
+    """Read the questions of the SQuAD step, each of which needs an answer.
 
-    Without ``squad_dev`` the questions of ``dev_fraction`` of the paragraphs are held out; with a
-    fraction of 0 none are, and the step is not judged.
+    Without ``squad_dev``, the questions of ``dev_fraction`` of the paragraphs are held out. With a
+    fraction of 0 there are none, and the step is not evaluated.
     """
     check_squad_step(settings)
     files = [_local(settings.squad_file)]
-    rows = _answered(files[0])
+    train = _read_answered(files[0])
     if settings.squad_dev:
         files.append(_local(settings.squad_dev))
-        train, dev = rows, _answered(files[1])
-        # SQuAD's own two files share wordings ("What did he write?") over other texts; to say so
-        # would be noise, so only questions that are asked again over the same text count here.
+        dev = _read_answered(files[1])
+        # SQuAD's own two files share wordings ("What did he write?") about different texts. Only a
+        # question about the same text, or with the same id, is a leak.
         shared, _ = compare_parts(train, dev)
         for remark in refuse_shared(*files, shared, allow=settings.allow_leak):
             print(remark, file=sys.stderr)
     else:
-        # Whole paragraphs: a text seen in training must not be in the examination.
-        groups = [replace(row, question_id=row.context) for row in rows]
-        held = {row.id for row in split_dev(groups, settings.dev_fraction, settings.seed)[1]}
-        train = [row for row in rows if row.id not in held]
-        dev = [row for row in rows if row.id in held]
+        # Hold out whole paragraphs: the evaluation must not use a text seen in training.
+        paragraphs = [replace(row, question_id=row.context) for row in train]
+        held = {row.id for row in split_dev(paragraphs, settings.dev_fraction, settings.seed)[1]}
+        dev = [row for row in train if row.id in held]
+        train = [row for row in train if row.id not in held]
     return SquadData(tuple(train), tuple(dev), {str(path): sha256(path) for path in files})
 
 
 def run_squad_step(reader: Reader, folder: Run) -> dict:
-    """Take the step with the reader's model, in place, and record it in the run's manifest.
+    """Train the reader's model on SQuAD, in place, and record the stage in the run's manifest.
 
-    Keeps the model as ``model/squad_step.nemo``. A step taken before with the same data, settings
-    and weights is not repeated. Returns the recorded facts; without a step there are none.
+    Saves the model as ``model/squad_step.nemo``. Training that was done before with the same data,
+    settings and weights is not repeated. Returns the recorded facts, none without such a step.
     """
     settings = reader.settings
     check_squad_step(settings)
@@ -316,14 +319,17 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
         folder.finish(SQUAD_STEP)
         return {}
     data = read_squad_data(settings)
-    own = replace(
+    step_settings = replace(
         settings,
         epochs=settings.squad_epochs,
         batch_size=settings.squad_batch_size,
         learning_rate=settings.squad_learning_rate,
     )
     done = training.fine_tune(
-        replace(reader, settings=own), data.train, folder.path("training_squad"), resume=None
+        replace(reader, settings=step_settings),
+        data.train,
+        folder.path("training_squad"),
+        resume=None,
     )
     folder.record(save_nemo(reader, folder.path(SQUAD_MODEL)), SQUAD_STEP)
     facts = {
@@ -342,24 +348,24 @@ def _in_registry(name: str) -> bool:
 
 
 def _local(name: str) -> Path:
-    """A file of the user's, or the one file of a data set in the registry."""
-    own = Path(name).expanduser()
-    if own.is_file():
-        return own.resolve()
+    """The user's file of this name, or the only file of a data set in the registry."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.resolve()
     files = list(fetch.fetch(name).files) if _in_registry(name) else []
     if len(files) != 1 or not files[0].endswith(".json"):
         raise InputError(f"{name}: is no file of questions; give one, or squad-train or squad-dev")
     return fetch.fetch(name).folder / files[0]
 
 
-def _answered(path: Path) -> list[Example]:
+def _read_answered(path: Path) -> list[Example]:
     odd = Oddities()
     rows = read_squad(path, odd)
     odd.tell(path)
-    bare = next((row.id for row in rows if not row.spans), None)
-    if bare is not None:
-        raise InputError(
-            f"{path}: question {bare!r} has no answer; the SQuAD step wants v1.1, where every "
-            "question has one"
-        )
+    for row in rows:
+        if not row.spans:
+            raise InputError(
+                f"{path}: question {row.id!r} has no answer; the SQuAD step needs v1.1, where "
+                "every question has one"
+            )
     return rows

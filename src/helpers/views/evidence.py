@@ -23,7 +23,7 @@ from helpers.data.squad import Example, read_squad
 from helpers.model import checkpoints
 from helpers.model.decoding import Candidate, rank_answers, read_nbest
 from helpers.run.folder import Run
-from helpers.run.scores import CONVERT, OWN, PREDICT, TRAIN, Batch
+from helpers.run.scores import CONVERT, PREDICT, THIS_RUN, TRAIN, ScoredBatch
 from helpers.scoring import claims, metrics, official
 from helpers.scoring.uncertainty import (
     MEASURES,
@@ -100,13 +100,13 @@ def question_worth(share: float = 0.48) -> Rows:
     return rows
 
 
-def systems_compared(systems: Mapping[str, Sequence[Batch]]) -> Rows:
+def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
     """The run and each baseline on the same questions, and the run's lead with its interval.
 
     ``systems`` comes from ``scores.read_systems``. If missing questions are dropped, only questions
     that both systems answer are compared.
     """
-    own, strata = _ranks(systems[OWN]), _strata(systems[OWN])
+    own, strata = _ranks(systems[THIS_RUN]), _strata(systems[THIS_RUN])
     rows = []
     for name, batches in systems.items():
         theirs = _ranks(batches)
@@ -114,7 +114,7 @@ def systems_compared(systems: Mapping[str, Sequence[Batch]]) -> Rows:
         values = [question_values([ranks[q] for q in asked]) for ranks in (theirs, own)]
         row = {"system": name, "questions": len(asked)}
         row |= {measure: _percent(values[0][measure]) for measure in MEASURES}
-        if name != OWN:
+        if name != THIS_RUN:
             labels = [strata[question] for question in asked]
             change = paired_difference(values[0]["SAcc"], values[1]["SAcc"], labels)
             row["lead of this run in SAcc (points)"] = f"{100 * change.mean:+.1f}"
@@ -124,7 +124,7 @@ def systems_compared(systems: Mapping[str, Sequence[Batch]]) -> Rows:
     return rows
 
 
-def intervals(batches: Sequence[Batch]) -> Rows:
+def intervals(batches: Sequence[ScoredBatch]) -> Rows:
     """The run's scores with two kinds of 95% interval over questions."""
     strata, rows = _strata(batches), []
     for measure, values in question_values(list(_ranks(batches).values())).items():
@@ -234,11 +234,11 @@ def _shown(counts: Sequence[int]) -> str:
     return ", ".join(map(str, counts)) or "none"
 
 
-def _ranks(batches: Sequence[Batch]) -> dict[str, int]:
+def _ranks(batches: Sequence[ScoredBatch]) -> dict[str, int]:
     return {question: rank for batch in batches for question, rank in batch.ranks.items()}
 
 
-def _strata(batches: Sequence[Batch]) -> dict[str, str]:
+def _strata(batches: Sequence[ScoredBatch]) -> dict[str, str]:
     return {question: batch.name for batch in batches for question in batch.ranks}
 
 
@@ -260,7 +260,9 @@ class Effect:
     note: str = ""
 
 
-def protocol_effects(run: Run, batches: Sequence[Batch], most_seconds: float = 180) -> list[Effect]:
+def protocol_effects(
+    run: Run, batches: Sequence[ScoredBatch], most_seconds: float = 180
+) -> list[Effect]:
     """Each switch in each of its settings, with everything else as in the run.
 
     ``batches`` come from ``scores.read_batches``. Other texts are predicted only if that takes at
@@ -293,7 +295,7 @@ def effect_table(found: Sequence[Effect]) -> list[dict]:
     return rows
 
 
-def _averaging(batches: Sequence[Batch]) -> list[Effect]:
+def _averaging(batches: Sequence[ScoredBatch]) -> list[Effect]:
     scores = [batch.score for batch in batches]
     notes = {
         "weighted": "by the number of questions in the batch",
@@ -304,7 +306,7 @@ def _averaging(batches: Sequence[Batch]) -> list[Effect]:
     return [Effect("averaging", s.batch, s, s.batch == "weighted", notes[s.batch]) for s in found]
 
 
-def _missing(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
+def _missing(run: Run, batches: Sequence[ScoredBatch], nbest) -> list[Effect]:
     ranked = {name: _ranked(rows, run.settings.merge) for name, rows in nbest.items()}
     given = {name: _texts(best) for name, best in ranked.items()}
     sure = {
@@ -322,7 +324,7 @@ def _missing(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
     ]
 
 
-def _merging(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
+def _merging(run: Run, batches: Sequence[ScoredBatch], nbest) -> list[Effect]:
     found = []
     for merge in MERGES:
         given = {name: _texts(_ranked(rows, merge)) for name, rows in nbest.items()}
@@ -331,7 +333,7 @@ def _merging(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
     return found
 
 
-def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Effect]:
+def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> list[Effect]:
     settings, own = run.settings, metrics.weighted([batch.score for batch in batches])
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
@@ -364,7 +366,7 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
             given[batch.name] = _texts(ranked)
             pairs += len(best)
         note = f"{pairs} texts predicted again with the model trained on {settings.context}"
-        bare = sum(not given[b.name].get(q.id) for b in batches for q in b.questions)
+        bare = sum(not given[b.name].get(q.id) for b in batches for q in b.golds)
         note += f"; {bare} questions have no text" if bare else ""
         found.append(Effect(switch, name, _score(batches, given, settings.missing), note=note))
     return found
@@ -395,14 +397,17 @@ def _folder(settings: Settings) -> Path:
 
 
 def _score(
-    batches: Sequence[Batch], given: dict[str, dict], missing: str, silent: Set[str] = frozenset()
+    batches: Sequence[ScoredBatch],
+    given: dict[str, dict],
+    missing: str,
+    silent: Set[str] = frozenset(),
 ) -> metrics.Average:
     """``given``: batch -> question id -> ranking. Questions in ``silent`` get no entry."""
     scores = []
     for batch in batches:
-        asked = {name for name, _ in batch.golds if name is not None} - silent
+        asked = {name for name, _ in batch.synonyms if name is not None} - silent
         answers = {name: given[batch.name].get(name, []) for name in asked}
-        scores.append(metrics.score_batch(batch.name, batch.golds, answers, missing))
+        scores.append(metrics.score_batch(batch.name, batch.synonyms, answers, missing))
     return metrics.weighted(scores)
 
 

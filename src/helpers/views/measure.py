@@ -29,7 +29,7 @@ from helpers.model import row_order
 from helpers.model.decoding import Reader, compute_logits
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch, Windows
-from helpers.run.stages import ConvertedRun, asked
+from helpers.run.stages import ConvertedRun, questions_of_tests
 
 PARTS = ("embeddings", "attention", "feed-forward", "LayerNorm", "span head")
 _PART_OF = {  # a word of the parameter's name -> the part it belongs to; the first match counts
@@ -298,7 +298,7 @@ def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
     train = wordings([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
-    rows = [*converted.leaks, *most_alike(rest, asked(converted.batches), alike)]
+    rows = [*converted.leaks, *most_alike(rest, questions_of_tests(converted.batches), alike)]
     return [
         {"sign": leak.how if leak in converted.leaks else "none", "likeness": leak.likeness,
          "training question": leak.question, "test question": leak.test_question}

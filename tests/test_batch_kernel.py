@@ -17,8 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers import batch, config
 from helpers.config import InputError, from_parameters
-from helpers.run import kernel
-from helpers.run.folder import Run
+from helpers.run.folder import Run, check_kernel
 
 START = config.ROOT / "notebooks" / "00_start_here.ipynb"
 # A kernel.json as people have it, which leads to a system's Python.
@@ -61,7 +60,7 @@ def other(place):
     """Another clone: its root, which also holds another copy of the helpers."""
     root = place / "clone"
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(kernel.HELPERS, root / "src" / "helpers", ignore=ignore)
+    shutil.copytree(batch.HELPERS, root / "src" / "helpers", ignore=ignore)
     (root / "notebooks").mkdir()
     return root
 
@@ -85,7 +84,7 @@ def test_a_batch_runs_this_python_with_these_helpers(spec, place, install, other
     monkeypatch.setenv("PYTHONPATH", str(other / "src"))
     assert batch.main(["run", "--until", "00"]) == 0
     said = outputs(place / "runs" / "mini" / "notebooks" / START.name)[0].text
-    assert said == f"This kernel runs {sys.executable} with the helpers in {kernel.HELPERS}\n"
+    assert said == f"This kernel runs {sys.executable} with the helpers in {batch.HELPERS}\n"
     assert not marker.exists()
     assert not (place / "runs" / "latest").is_symlink()  # one notebook is no finished run
     assert nothing_is_left(place)
@@ -98,7 +97,7 @@ def test_other_helpers_in_the_kernel_stop_a_batch_before_anything_runs(place, ot
     assert batch.main(["run", "--until", "00"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    for words in (sys.executable, str(kernel.HELPERS), str(other / "src" / "helpers")):
+    for words in (sys.executable, str(batch.HELPERS), str(other / "src" / "helpers")):
         assert words in error
     assert not (place / "runs").exists()
     # Nor does it touch a run that is there.
@@ -143,22 +142,22 @@ def test_a_model_that_does_not_exist_is_refused_at_once(model, place, capsys):
 
 
 def test_the_check_by_hand(place, other, monkeypatch):
-    kernel.check()  # no clone
+    check_kernel()  # no clone
     monkeypatch.chdir(config.ROOT / "notebooks")
-    kernel.check()
+    check_kernel()
     for folder in (other, other / "notebooks"):
         monkeypatch.chdir(folder)
         with pytest.raises(InputError) as caught:
             Run.open(from_parameters())
         message = str(caught.value)
         assert "\n" not in message and "Kernel, Change Kernel" in message
-        for words in (sys.executable, str(kernel.HELPERS), f"this clone is {other};"):
+        for words in (sys.executable, str(batch.HELPERS), f"this clone is {other};"):
             assert words in message
     python = other / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
     with pytest.raises(InputError, match=f"the kernel of {python} "):
-        kernel.check()
+        check_kernel()
 
 
 def test_the_documented_command_registers_this_python(place, monkeypatch):

@@ -34,7 +34,7 @@ def settings(**given):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"squad_epochs": 2}, "has a SQuAD step and no questions for it; set squad_file=FILE"),
+        ({"squad_epochs": 2}, "has a SQuAD step but no questions for it; set squad_file=FILE"),
         ({"profile": "squad-then-bioasq-cpu"}, "squad_file=squad-train to fetch"),
         ({"squad_file": "squad-train"}, "squad_epochs is 0; set squad_epochs=2"),
         ({"squad_epochs": 1, "squad_file": "nowhere.json"}, "nowhere.json: no such file"),

@@ -165,7 +165,7 @@ class Watched(Settings):
 
     def __getattribute__(self, name):
         caller = Path(sys._getframe(1).f_code.co_filename).name
-        if name in FIELDS and caller not in ("dataclasses.py", "runs.py", "config.py"):
+        if name in FIELDS and caller not in ("dataclasses.py", "folder.py", "config.py"):
             Watched.read.add(name)
         return super().__getattribute__(name)
 
