@@ -45,11 +45,17 @@ RATIO = 200  # unpacked to packed: weights stay below 2, text below 20, a bomb h
 SMALL = 16 << 20  # bytes that may unpack at any ratio
 _PAGE = "the answer is a web page (a login or a proxy's notice?), not the file"
 _ROOM = "make room, or choose another folder with --to or the environment variable HELPERS_CACHE"
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+_DAMAGED = (  # the last: an unknown compression
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError
+)  # fmt: skip
 
 
 class NotHere(Exception):
     """A source cannot provide a file; the message is the reason, as shown to the user."""
+
+
+class _Unsafe(Exception):
+    """An archive that we refuse to unpack."""
 
 
 class _Again(Exception):
@@ -172,6 +178,7 @@ def _mark(part: Path) -> Path:
 
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
+    """One request for what ``part`` lacks; raises ``_Again`` or ``NotHere``."""
     import requests  # here, since importing it takes longer than most of the kit
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
@@ -238,7 +245,7 @@ def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None
 
 def _save(answer, part: Path, size: int | None) -> None:
     have = _size(part)
-    title = answer.url.rsplit("/", 1)[-1].rsplit("path=", 1)[-1]
+    title = part.name.removesuffix(".part")
     bar = tqdm(desc=title, total=size, initial=have, unit="B", unit_scale=True)
     with bar, open(part, "ab") as out:
         for chunk in answer.iter_content(CHUNK):
@@ -270,13 +277,10 @@ def hopeless(error: Exception) -> bool:
     import urllib3
     from requests import exceptions
 
-    if isinstance(error, exceptions.ReadTimeout | exceptions.ChunkedEncodingError):
-        return False
-    if not isinstance(error, exceptions.ConnectionError):
-        return True
-    # urllib3 wraps what happened before the request was sent in MaxRetryError. If the server hung
-    # up afterwards, the error is a ProtocolError, and another attempt may succeed.
-    return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.MaxRetryError)
+    if error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
+        return True  # urllib3 wraps in it what happened before the request was sent
+    cut = (exceptions.ConnectionError, exceptions.ReadTimeout, exceptions.ChunkedEncodingError)
+    return not isinstance(error, cut)
 
 
 def in_words(error: Exception) -> str:
@@ -296,12 +300,9 @@ def in_words(error: Exception) -> str:
 
 def is_archive(path: Path) -> bool:
     """Whether the file is a zip or a tar (``.nemo`` is one), by its content."""
-    # Since torch 1.6 a .pt file is a zip too, but for us it is a single file.
-    return (
-        path.is_file()
-        and path.suffix not in (".pt", ".bin", ".ckpt")
-        and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-    )
+    if not path.is_file() or path.suffix in (".pt", ".bin", ".ckpt"):
+        return False  # since torch 1.6 a .pt file is a zip too, but for us it is a single file
+    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def unpack(archive: Path, folder: Path) -> list[Path]:
@@ -316,43 +317,49 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
-            _extract(archive, inside)
+            is_tar = tarfile.is_tarfile(archive)  # asked first: a tar may end like a zip
+            with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as file:
+                _extract(file, archive, inside)
             only = list(inside.iterdir())
             while len(only) == 1 and only[0].is_dir():
                 inside, only = only[0], list(only[0].iterdir())
             inside.rename(folder)
-    except (*_DAMAGED, RuntimeError) as error:  # the last: unknown compression
+    except _Unsafe as reason:
+        raise InputError(f"{archive}: {reason}; refused") from None
+    except _DAMAGED as error:
         raise InputError(f"{archive}: the archive is damaged ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{archive}: cannot be unpacked ({error.strerror or error})") from None
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _extract(archive: Path, folder: Path) -> None:
-    is_tar = tarfile.is_tarfile(archive)  # asked first: a tar may end with the bytes of a zip
-    with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as file:
-        members = [m for m in _members(archive, file) if not _is_shadow(m[0])]
-        packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
-        if total > TOTAL or (total > SMALL and total > RATIO * packed):
-            raise InputError(
-                f"{archive}: {packed / 1e6:.1f} MB unpack to {total / 1e6:.0f} MB, which no "
-                "checkpoint does; refused"
-            )
-        if len(members) > MEMBERS:
-            raise InputError(f"{archive}: holds {len(members)} files, more than {MEMBERS}; refused")
-        check_disk(folder, total)
-        taken: set[str] = set()
-        with tqdm(desc=archive.name, total=total, unit="B", unit_scale=True, delay=1) as bar:
-            for name, size, info in members:
-                # Two names that a Mac or Windows takes for one would overwrite each other there.
-                path = _safe(archive, name).as_posix()
-                key = unicodedata.normalize("NFC", path).casefold()
-                if key in taken:
-                    raise InputError(f"{archive}: {name!r} is in it twice; refused")
-                taken.add(key)
-                # Both read no more than the size that the member declares.
-                file.extract(info, folder, **({"filter": "data"} if is_tar else {}))
-                bar.update(size)
+def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Path) -> None:
+    is_tar = isinstance(file, tarfile.TarFile)
+    members = list(_tar_members(file) if is_tar else _zip_members(file))
+    members = [member for member in members if not _is_shadow(member[0])]
+    # Neither library reads more of a member than the size it declares.
+    packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
+    if total > TOTAL or (total > SMALL and total > RATIO * packed):
+        sizes = f"{packed / 1e6:.1f} MB unpack to {total / 1e6:.0f} MB"
+        raise _Unsafe(f"{sizes}, which no checkpoint does")
+    if len(members) > MEMBERS:
+        raise _Unsafe(f"{len(members)} files inside, more than {MEMBERS}")
+    check_disk(folder, total)
+    taken: set[str] = set()
+    with tqdm(desc=archive.name, total=total, unit="B", unit_scale=True, delay=1) as bar:
+        for name, size, info in members:
+            path = PurePosixPath(name)
+            odd = not path.parts or path.is_absolute() or ".." in path.parts
+            # The libraries would repair some of these names; we trust no such archive.
+            if odd or re.search(r"^[A-Za-z]:|[\\\x00-\x1f]", name):
+                raise _Unsafe(f"{name!r} is not a plain path inside the archive")
+            # Two names that a Mac or Windows takes for one would overwrite each other there.
+            key = unicodedata.normalize("NFC", path.as_posix()).casefold()
+            if key in taken:
+                raise _Unsafe(f"{name!r} is in it twice")
+            taken.add(key)
+            file.extract(info, folder, **({"filter": "data"} if is_tar else {}))
+            bar.update(size)
 
 
 def _is_shadow(name: str) -> bool:
@@ -361,32 +368,23 @@ def _is_shadow(name: str) -> bool:
     return "__MACOSX" in parts or (bool(parts) and parts[-1].startswith("._"))
 
 
-def _members(
-    archive: Path, file: tarfile.TarFile | zipfile.ZipFile
-) -> Iterator[tuple[str, int, tarfile.TarInfo | zipfile.ZipInfo]]:
-    """Name, declared size in bytes, and entry of each regular file; links and the like refused."""
-    for info in file if isinstance(file, tarfile.TarFile) else file.infolist():
-        if isinstance(info, tarfile.TarInfo):
-            name, size, plain = info.name, info.size, info.isreg() or info.isdir()
-            folder = info.isdir()
-        else:
-            name, size, folder = info.filename, info.file_size, info.is_dir()
-            plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-            if info.flag_bits & 1:
-                raise InputError(f"{archive}: {name!r} is encrypted; refused")
-        if not plain:
-            raise InputError(f"{archive}: {name!r} is a link or a device; refused")
-        if not folder:
-            yield name, size, info
+def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, tarfile.TarInfo]]:
+    """Name, size in bytes and entry of each regular file."""
+    for info in file:
+        if info.isreg():
+            yield info.name, info.size, info
+        elif not info.isdir():
+            raise _Unsafe(f"{info.name!r} is a link or a device")
 
 
-def _safe(archive: Path, name: str) -> PurePosixPath:
-    """The member's path. Stricter than ``tarfile``'s data filter, which repairs some names."""
-    path = PurePosixPath(name)
-    odd = not path.parts or path.is_absolute() or ".." in path.parts
-    if odd or re.search(r"^[A-Za-z]:|[\\\x00-\x1f]", name):
-        raise InputError(f"{archive}: {name!r} is not a plain path inside the archive; refused")
-    return path
+def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, zipfile.ZipInfo]]:
+    for info in file.infolist():
+        if info.flag_bits & 1:
+            raise _Unsafe(f"{info.filename!r} is encrypted")
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _Unsafe(f"{info.filename!r} is a link or a device")
+        if not info.is_dir():
+            yield info.filename, info.file_size, info
 
 
 def copy(where: Path, found: Iterable[Path], files: Iterable[File], target: Path) -> None:

@@ -88,20 +88,24 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
 
 
 def _own_checkpoint(path: Path, name: str) -> Checkpoint:
+    """The user's own folder or file as it is."""
     if path.is_dir():
-        files = {p.name: sha256(p) for p in sorted(path.iterdir()) if p.is_file()}
-        if not files:
+        found, origin = sorted(p for p in path.iterdir() if p.is_file()), "your folder"
+        if not found:
             raise InputError(f"{path}: this folder holds no files, so no checkpoint")
-        return Checkpoint(name, path, "your folder", files, "unknown: see where you got it")
-    if path.is_file() and (path.suffix == ".nemo" or is_archive(path)):
-        files = {path.name: sha256(path)}
-        return Checkpoint(name, path, "your file", files, "unknown: see where you got it")
-    if path.exists():
+    elif path.is_file() and (path.suffix == ".nemo" or is_archive(path)):
+        found, origin = [path], "your file"
+    elif path.exists():
         raise InputError(f"{path}: a checkpoint is a folder, a .nemo file or an archive")
-    near = difflib.get_close_matches(name, REGISTRY, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    known = ", ".join(key for key, entry in REGISTRY.items() if not entry.url)  # no data sets
-    raise InputError(f"{name!r} is neither a known checkpoint ({known}) nor an existing path{hint}")
+    else:
+        near = difflib.get_close_matches(name, REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        known = ", ".join(key for key, entry in REGISTRY.items() if not entry.url)  # no data sets
+        raise InputError(
+            f"{name!r} is neither a known checkpoint ({known}) nor an existing path{hint}"
+        )
+    files = {p.name: sha256(p) for p in found}
+    return Checkpoint(name, path, origin, files, "unknown: see where you got it")
 
 
 def _missing(entry: Entry, target: Path) -> list[File]:
