@@ -11,6 +11,7 @@ import pytest
 
 from helpers import batch
 
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # else huggingface_hub asks for a list of AI agents
 STANDIN = Path(__file__).parent / "java_standin"
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
 

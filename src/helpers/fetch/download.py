@@ -284,16 +284,17 @@ def hopeless(error: Exception) -> bool:
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong with a connection, in a few words for the user."""
+    """What went wrong with a connection (of requests or httpx), in a few words for the user."""
     text = " ".join(str(error).split())
     for sign, words in {
-        "NameResolution": "the host's name is unknown (no network?)",
+        "NameResolution|[Nn]ame resolution|Name or service|nodename": "the host's name is unknown "
+        "(no network?)",
         "ConnectTimeout": "no connection within the time limit",
         "Connection refused": "connection refused",
         "CERTIFICATE": "its TLS certificate is not trusted here",
-        "Read timed out": "no answer within the time limit",
+        "ReadTimeout|Read timed out": "no answer within the time limit",
     }.items():
-        if sign in text or sign in repr(error):
+        if re.search(sign, repr(error)):
             return words
     return f"{type(error).__name__}: {text[:160]}"
 
@@ -387,7 +388,7 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, zipfile.ZipI
             yield info.filename, info.file_size, info
 
 
-def copy(where: Path, found: Iterable[Path], files: Iterable[File], target: Path) -> None:
+def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Path) -> None:
     """Put verified files into ``target``, taken by name from ``found``, the files of ``where``.
 
     What lies in the target's ``INCOMING`` folder is moved. Other originals are never changed.

@@ -178,11 +178,16 @@ def _first_fetch(name: str, entry: Entry, target: Path, source: Path | None) -> 
             label = "NGC" if entry.ngc else "hub"
             refused = [f"cache: {target} holds no files", f"{label}: {reason}"]
             raise _nowhere(name, entry, target, "its files", refused) from None
-    _check_names(str(target) if origin == "placed by hand" else origin, [p.name for p in found])
+    try:
+        where = str(target) if origin == "placed by hand" else origin
+        _check_names(where, [path.name for path in found])
+    except InputError:
+        shutil.rmtree(target / INCOMING, ignore_errors=True)  # the next attempt must not reuse it
+        raise
     files = [File(path.name, sha256(path), path.stat().st_size) for path in found]
     # Recorded before they get their names: after an interruption the files are only missing.
     record(name, version, origin, files)
-    copy(Path(origin), found, files, target)
+    copy(where, found, files, target)
     return find(name)[1], origin
 
 

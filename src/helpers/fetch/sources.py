@@ -36,7 +36,6 @@ from tqdm import tqdm
 
 from helpers.fetch.download import (
     INCOMING,
-    TIMEOUTS,
     File,
     NotHere,
     accept,
@@ -309,7 +308,7 @@ def _hub_files(entry: Entry) -> tuple[list[File], str]:
 
     try:
         info = HfApi(_hub(), token=False).model_info(
-            entry.repo, revision=entry.revision, files_metadata=True, timeout=TIMEOUTS[1]
+            entry.repo, revision=entry.revision, files_metadata=True, timeout=10
         )
     except Exception as error:  # of the network, the hub or a malformed answer: no common class
         raise NotHere(f"{_hub()}: {entry.repo}: {in_words(error)}") from None

@@ -384,3 +384,22 @@ def test_squad_from_a_mirror(server, tmp_path, monkeypatch):
     got = fetch.fetch("squad-dev")
     assert (got.folder / "dev-v1.1.json").read_bytes() == body and got.origin == "web"
     assert server.requests[0][0] == "/squad/dev-v1.1.json"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://hub.invalid", "not-an-address"])
+def test_without_a_network_the_hub_is_given_up_on_one_line(server, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a second try"))
+    with pytest.raises(InputError, match=f"hub: {address}: someone/bert: ") as refused:
+        fetch.fetch("someone/bert")
+    assert "\n" not in str(refused.value) and "By hand" in str(refused.value)
+    assert ("the host's name is unknown" in str(refused.value)) == ("invalid" in address)
+
+
+@pytest.mark.parametrize("answer", [b"<html>log in</html>", b"{}", b"[]", b'{"siblings": [{}]}'])
+def test_an_answer_that_is_not_the_hubs_is_refused_on_one_line(server, monkeypatch, answer):
+    server.answer = lambda handler: send(handler, 200, answer)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with pytest.raises(InputError, match="hub: ") as refused:
+        fetch.fetch("someone/bert")
+    assert "\n" not in str(refused.value)
