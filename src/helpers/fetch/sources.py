@@ -28,8 +28,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
@@ -48,6 +49,8 @@ from helpers.fetch.download import (
 )
 from helpers.fetch.registry import Entry, cached
 
+T = TypeVar("T")
+_Get = Callable[[Entry, str, File, Path], None]  # brings the file of a version into a partial file
 ENDPOINT = "https://api.ngc.nvidia.com"
 _VERSIONS = ("{org}/{name}/versions", "org/{org}/{name}/versions")  # NGC's URLs, old and new
 _LIST = ("{org}/{name}/versions/{version}/files", "org/{org}/{name}/{version}/files")
@@ -77,16 +80,22 @@ def headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key and safe else {}
 
 
-def _ngc(get: Callable[[str], Any], forms: tuple[str, ...], model: str, **parts: str) -> Any:
-    """Call ``get`` with each form of a URL until one answers; ``NotHere`` gives all reasons."""
-    org, name = model.split("/")
+def _first(attempts: Iterable[Callable[[], T]]) -> T:
+    """What the first attempt returns that does not raise ``NotHere``; all reasons if none does."""
     reasons = []
-    for form in forms:
+    for attempt in attempts:
         try:
-            return get(f"{endpoint()}/v2/models/{form.format(org=org, name=name, **parts)}")
+            return attempt()
         except NotHere as reason:
             reasons.append(str(reason))
     raise NotHere("; ".join(reasons))
+
+
+def _ngc(get: Callable[[str], T], forms: tuple[str, ...], model: str, **parts: str) -> T:
+    """Call ``get`` with each form of a URL until one answers."""
+    org, name = model.split("/")
+    paths = [form.format(org=org, name=name, **parts) for form in forms]
+    return _first(partial(get, f"{endpoint()}/v2/models/{path}") for path in paths)
 
 
 def _ngc_list(keys: tuple[str, ...], forms: tuple[str, ...], model: str, **parts: str) -> list:
@@ -121,7 +130,7 @@ def _listed(model: str, version: str) -> list[File]:
     files = []
     for row in _ngc_list(("modelFiles", "filepath"), _LIST, model, version=version):
         row = row if isinstance(row, dict) else {"path": row}
-        name, size = str(row.get("path")), row.get("sizeInBytes")
+        name, size = str(row.get("path") or ""), row.get("sizeInBytes")
         files.append(File(name, "", size if isinstance(size, int) and size > 0 else None))
     if not files or not all(re.fullmatch(r"[\w.+-]+", file.name) for file in files):
         raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
@@ -162,13 +171,7 @@ def _hub() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def _fill(
-    get: Callable[[Entry, str, File, Path], None],
-    entry: Entry,
-    version: str,
-    files: Iterable[File],
-    folder: Path,
-) -> None:
+def _fill(get: _Get, entry: Entry, version: str, files: Iterable[File], folder: Path) -> None:
     """Get the files one by one; one that was resumed and is wrong, once more from the start."""
     for file in files:
         part = folder / f"{file.name}.part"
@@ -189,15 +192,13 @@ def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> Non
 
 def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
     version = entry.version or newest_version(entry.ngc)
-    try:
-        _fill(_ngc_file, entry, version, files, target)
-    except NotHere as reason:
+
+    def from_zip() -> None:
         (target / INCOMING).mkdir(exist_ok=True)
-        try:
-            found = _ngc_zip(entry.ngc, version, target / INCOMING)
-            copy("the zip", found, [f for f in files if not (target / f.name).exists()], target)
-        except NotHere as other:
-            raise NotHere(f"{reason}; {other}") from None
+        found = _ngc_zip(entry.ngc, version, target / INCOMING)
+        copy("the zip", found, [f for f in files if not (target / f.name).exists()], target)
+
+    _first([lambda: _fill(_ngc_file, entry, version, files, target), from_zip])
 
 
 def _from_web(name: str, entry: Entry, files: list[File], target: Path) -> None:
@@ -280,22 +281,20 @@ def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
         return _collect(_hub_file, entry, version, files, incoming), origin, version
     version = entry.version or newest_version(entry.ngc)
     origin = f"NGC {entry.ngc} version {version} ({endpoint()})"
-    reasons = []
-    for listed in (True, False):
-        try:
-            names = [File(name, "", None) for name in entry.ngc_files]
-            files = _listed(entry.ngc, version) if listed else names
-            if files:
-                return _collect(_ngc_file, entry, version, files, incoming), origin, version
-        except NotHere as reason:
-            reasons.append(str(reason))
-    try:
-        return _ngc_zip(entry.ngc, version, incoming), origin, version
-    except NotHere as reason:
-        raise NotHere("; ".join([*reasons, str(reason)])) from None
+
+    def collect(files: list[File]) -> list[Path]:
+        return _collect(_ngc_file, entry, version, files, incoming)
+
+    attempts = [lambda: collect(_listed(entry.ngc, version))]
+    if entry.ngc_files:
+        attempts.append(lambda: collect([File(name, "", None) for name in entry.ngc_files]))
+    attempts.append(lambda: _ngc_zip(entry.ngc, version, incoming))
+    return _first(attempts), origin, version
 
 
-def _collect(get, entry: Entry, version: str, files: list[File], incoming: Path) -> list[Path]:
+def _collect(
+    get: _Get, entry: Entry, version: str, files: list[File], incoming: Path
+) -> list[Path]:
     begun = incoming / f"version-{version}"
     begun.mkdir(exist_ok=True)
     _fill(get, entry, version, (f for f in files if not (begun / f.name).exists()), begun)
@@ -315,7 +314,7 @@ def _hub_files(entry: Entry) -> tuple[list[File], str]:
     there = {file.rfilename: file for file in info.siblings or []}
     matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)
     weights = next(filter(None, matches), [])
-    if not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
+    if not info.sha or not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
         raise NotHere(
             f"{entry.repo} does not hold config.json, {' or '.join(sorted(_TOKENIZERS))} and "
             "model.safetensors or pytorch_model.bin, as BERT checkpoints do; it has "
