@@ -173,7 +173,7 @@ def _size(path: Path) -> int:
 
 
 def _mark(part: Path) -> Path:
-    """The file that keeps the server's name for the version that ``part`` is a piece of."""
+    """The file that keeps the ETag or date of what ``part`` is a piece of, for If-Range."""
     return part.with_name(f"{part.name}.etag")
 
 
@@ -195,10 +195,11 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
                 _check_status(answer, part, have)
                 have = have if answer.status_code == 206 else 0  # 200 is the whole file again
                 size = _whole_size(answer, part.parent, have, size)
-                with writing(part.parent):
-                    _mark(part).write_text(_validator(answer.headers))
-                    part.touch()
-                    os.truncate(part, have)
+                tag, date = (answer.headers.get(key, "") for key in ("ETag", "Last-Modified"))
+                # A weak ETag (W/"...") does not promise equal bytes.
+                _mark(part).write_text(tag if tag.startswith('"') else date)
+                part.touch()
+                os.truncate(part, have)
                 _save(answer, part, size)
         except requests.exceptions.RequestException as error:
             if hopeless(error):
@@ -207,12 +208,6 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
         if size is not None and _size(part) < size:
             raise _Again(f"cut after {_size(part)} of {size} bytes")
     _mark(part).unlink(missing_ok=True)
-
-
-def _validator(headers) -> str:
-    """What If-Range may send: a strong ETag (a weak one does not promise equal bytes) or a date."""
-    tag = headers.get("ETag", "")
-    return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
 
 def _check_status(answer, part: Path, have: int) -> None:
@@ -256,9 +251,8 @@ def _save(answer, part: Path, size: int | None) -> None:
                 part.unlink()
                 _mark(part).unlink()
                 raise NotHere(f"the server sent more than the expected {size} bytes")
-            with writing(part.parent):
-                out.write(chunk)
-                out.flush()
+            out.write(chunk)
+            out.flush()
             bar.update(len(chunk))
 
 
@@ -405,11 +399,10 @@ def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Pa
         if final.exists() and path.samefile(final):
             continue
         try:
-            with writing(target):
-                if target / INCOMING not in path.parents:
-                    check_disk(target, file.bytes)
-                    path = Path(shutil.copyfile(path, part))
-                path.replace(final)
+            if target / INCOMING not in path.parents:
+                check_disk(target, file.bytes)
+                path = Path(shutil.copyfile(path, part))
+            path.replace(final)
         finally:
             part.unlink(missing_ok=True)
 

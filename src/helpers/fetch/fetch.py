@@ -26,6 +26,7 @@ from helpers.fetch.download import (
     is_archive,
     locked,
     unpack,
+    writing,
 )
 from helpers.fetch.registry import REGISTRY, Entry, cached, find, lock_file, record
 from helpers.io import sha256
@@ -70,7 +71,7 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
         origin = f"already in {target}" if to else "cache"
     else:
         source = Path(source).expanduser() if source is not None else None
-        with locked(target, entry.name):
+        with locked(target, entry.name), writing(target):
             entry = find(name)  # another process may have recorded it meanwhile
             try:
                 origin = (_gather if entry.files else _first_fetch)(entry, target, source)

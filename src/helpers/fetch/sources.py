@@ -1,7 +1,4 @@
-"""Where files come from. Each function fills a folder, or raises ``NotHere`` with the reason.
-
-``SOURCES`` bring files whose hashes are known. ``discover`` asks NGC or the hub which files there
-are, for checkpoints that are fetched for the first time.
+"""Where files come from: ``SOURCES`` bring files of known hashes, ``discover`` finds others.
 
 Public models on NGC, NVIDIA's model registry, need no account. NGC has changed its URLs over the
 years and has locked guests out at times, so we try each of the known forms and keep the reasons.
@@ -9,8 +6,8 @@ The answers have the shapes that NGC's own command line and NeMo's code read; we
 them against the local server of the tests.
 
 From the hub, ``huggingface_hub`` gives the files of a revision and their URLs. ``download`` gets
-the bytes: ``hf_hub_download`` cannot resume after an interruption, and without a network it
-retries for 23 seconds per file.
+the bytes, because ``hf_hub_download`` cannot resume after an interruption, and without a network
+it retries for 23 seconds per file (measured with version 2.4.0).
 
 Environment: ``HF_ENDPOINT`` and ``SQUAD_ENDPOINT`` (mirrors), ``NGC_ENDPOINT`` (a mirror, or a
 test's server), ``NGC_API_KEY`` (sent to that host only, never after a redirect to another one, and
