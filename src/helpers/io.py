@@ -195,3 +195,10 @@ def sha256(path: str | Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from None
+
+
+def hashes(path: str | Path) -> dict[str, str]:
+    """Full path -> SHA-256 of a file, or of each file directly in a folder."""
+    path = Path(path).resolve()
+    found = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+    return {str(p): sha256(p) for p in found}
