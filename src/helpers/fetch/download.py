@@ -44,7 +44,7 @@ TOTAL = 16 << 30  # bytes unpacked; the 345M checkpoint has 0.7 GB
 RATIO = 200  # unpacked to packed: weights stay below 2, text below 20, a bomb has 1,000
 SMALL = 16 << 20  # bytes that may unpack at any ratio
 _PAGE = "the answer is a web page (a login or a proxy's notice?), not the file"
-_ROOM = "make room, or choose another folder with --to or the environment variable HELPERS_CACHE"
+_ROOM = "make room, or choose another place: --to, or set HELPERS_CACHE or HELPERS_LOCK"
 _DAMAGED = (  # the last: an unknown compression
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError
 )  # fmt: skip
