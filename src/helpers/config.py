@@ -103,8 +103,8 @@ _STEP_B = {
     "dev_fraction": 0.0,
 }
 # We chose the learning rate and epochs on held-out training questions, never on a test batch
-# (see the README). With real data the final training takes all questions, as the published
-# recipes do, so the dev fraction is 0.
+# (docs/results.md says how). With real data the final training takes all questions, as the
+# published recipes do, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
