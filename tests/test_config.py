@@ -40,8 +40,8 @@ def test_overrides_win_and_none_keeps_the_profile():
         ({"run": ""}, "plain folder name"),
         ({"run": ".."}, "plain folder name"),
         ({"overrides": "epochs"}, "name=value"),
-        ({"overrides": "epochs=many"}, "'many' is no whole number"),
-        ({"overrides": "allow_leak=maybe"}, "'maybe' is no truth value"),
+        ({"overrides": "epochs=many"}, "'many' is not a whole number"),
+        ({"overrides": "allow_leak=maybe"}, "'maybe' is not a truth value"),
         ({"allow_leak": 1}, "expected bool"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Writing a file: completely or not at all, and never over a device, an input or a folder."""
+"""Text files: what is not UTF-8 is named; written whole or not at all, and never over a device."""
 
 import bz2
 import gzip
@@ -29,7 +29,7 @@ TEXT = '{"a": "TNF-α “x”"}'
         (TEXT.encode("utf-32-be"), "iconv -f UTF-32BE -t"),
         ("ab\n“é”".encode("cp1252"), "line 2, byte 3); if 'ab\\n“é”' reads well"),
         (b"caf\xe9 \x81", "save it as UTF-8 in the program that wrote it"),
-        ("α".encode() + b" caf\xe9 x", "is UTF-8 in part only, damaged or mixed at line 1, byte 6"),
+        ("α".encode() + b" caf\xe9 x", "is only partly UTF-8, damaged or mixed at line 1, byte 6"),
         ("abα".encode()[:-1], "ends in the middle of a character (line 1, byte 2)"),
         (gzip.compress(TEXT.encode()), "is a gzip file, not text; unpack it: gunzip"),
         (bz2.compress(TEXT.encode()), "is a bzip2 file"),

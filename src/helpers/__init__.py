@@ -1,7 +1,12 @@
 """The BioMegatron BioASQ kit: from BioASQ files to a scored extractive QA model.
 
-Importing the package is cheap on purpose: no torch, no NeMo, no side effect. Each module imports
-only from its own folder and from those below it in README's table of rooms.
+Importing the package is cheap on purpose: no torch and no NeMo. Each module imports only from its
+own folder and from those below it in README's table of rooms.
 """
+
+import os
+
+# huggingface_hub would report its use to the hub; the kit opens no connection that nobody asked for.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -1,13 +1,11 @@
-"""Text files: written whole or not at all, never over what is not ours, and read as UTF-8 only.
-
-How much memory a computation may take, in bytes.
-"""
+"""Text files read as UTF-8 and written whole or not at all; hashes of files; free memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,18 +25,14 @@ _OTHER_FORMATS = (  # first bytes, what the file is, what to do
     (b"%PDF", "a PDF file", "give the JSON file"),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
 )
-_UNICODE = (  # marks at the start of a file, the longer ones first
-    (b"\xff\xfe\x00\x00", "UTF-32"), (b"\x00\x00\xfe\xff", "UTF-32"),
-    (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16"),
-)  # fmt: skip
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, a byte order mark at its start left out.
+    """The text of a UTF-8 file without its byte order mark.
 
-    Anything else is an ``InputError`` that names what the file is (another encoding, a packed
-    file, a web page) and how to convert it. Nothing is guessed: a wrong encoding would change
-    Greek letters and quotation marks without an error.
+    Raises ``InputError`` for anything else, naming what the file is (another encoding, a
+    compressed file, a web page) and how to convert it. We never guess an encoding, because a wrong
+    one changes Greek letters and quotation marks without an error.
     """
     try:
         raw = Path(path).read_bytes()
@@ -51,10 +45,12 @@ def read_text(path: str | Path) -> str:
     for start, what, remedy in _OTHER_FORMATS:
         if raw.startswith(start):
             raise InputError(f"{path}: is {what}, not text; {remedy}")
-    wide = next((name for mark, name in _UNICODE if raw.startswith(mark)), _without_mark(raw))
-    if wide:
+    encoding = json.detect_encoding(raw).upper()  # by a byte order mark, or by where zeros are
+    if not encoding.startswith("UTF-8"):
+        encoding = re.sub("-([BL]E)$", r"\1", encoding)  # as iconv spells it
         raise InputError(
-            f"{path}: is in {wide}, not UTF-8; convert it: iconv -f {wide} -t UTF-8 FILE > NEW.json"
+            f"{path}: is in {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8 "
+            "FILE > NEW.json"
         )
     try:
         text = raw.decode("utf-8-sig")
@@ -67,22 +63,12 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def _without_mark(raw: bytes) -> str:
-    """UTF-16 or UTF-32 without a mark: a JSON text begins with ASCII, so zeros stand beside it."""
-    zeros = tuple(byte == 0 for byte in raw[:4])
-    names = {
-        (False, True, False, True): "UTF-16LE", (True, False, True, False): "UTF-16BE",
-        (False, True, True, True): "UTF-32LE", (True, True, True, False): "UTF-32BE",
-    }  # fmt: skip
-    return names.get(zeros, "")
-
-
 def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     place = f"line {raw.count(10, 0, error.start) + 1}, byte {error.start}"
     if error.reason == "unexpected end of data":
         return f"ends in the middle of a character ({place}); download it again"
     if not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii():
-        return f"is UTF-8 in part only, damaged or mixed at {place}; repair the text there"
+        return f"is only partly UTF-8, damaged or mixed at {place}; repair the text there"
     near = raw[max(0, error.start - 20) : error.start + 20]
     try:
         shown = near.decode("cp1252")
@@ -100,13 +86,12 @@ def check_outputs(
     """Refuse outputs that cannot be written or would destroy something, before any work is done.
 
     An output must not be an input, another output, a folder, or a special file such as a device,
-    and some folder above it must be writable. ``None`` stands for an output or input not given.
+    and we must have permission to write it. ``None`` stands for an output or input not given.
     """
-    read = {_real(path) for path in inputs if path is not None}
-    taken: set[Path] = set()
+    taken = {os.path.realpath(path) for path in inputs if path is not None}
     for path in (path for path in outputs if path is not None):
-        real = _writable(path)
-        if real in read or real in taken:
+        real = str(_writable(path))
+        if real in taken:
             raise InputError(f"{path}: would be overwritten; give each output a name of its own")
         taken.add(real)
 
@@ -118,7 +103,7 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 def all_or_none() -> Iterator[None]:
     """Files written inside get their names together at the end, or none of them does.
 
-    So a full disk at the last file leaves no half of a result, and no old file is lost to it.
+    If the disk is full at the last file, no half of a result remains and no old file is lost.
     """
     waiting: list[tuple[Path, Path]] = []
     token = _waiting.set(waiting)
@@ -138,7 +123,7 @@ def all_or_none() -> Iterator[None]:
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text in one step: readers see the old file or the whole new one.
 
-    A symbolic link stays a link; the file it leads to is replaced. Inside ``all_or_none`` the
+    A symbolic link stays a link, and the file it leads to is replaced. Inside ``all_or_none`` the
     file gets its name at the end of that.
     """
     real = _writable(path)
@@ -157,7 +142,7 @@ def write_text(path: str | Path, text: str) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        if not kept and os.path.isfile(part):  # which takes a name that is too long for no file
+        if not kept and os.path.isfile(part):  # False, not an error, for a name that is too long
             part.unlink()
     return Path(path)
 
@@ -167,18 +152,14 @@ def write_json(path: str | Path, data: Any) -> Path:
     return write_text(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
-def _real(path: str | Path) -> Path:
-    return Path(os.path.realpath(path))
-
-
 def _writable(path: str | Path) -> Path:
     """Where a file of this name really goes; ``InputError`` when none can or may go there."""
     if not str(path):
         raise InputError("output: the name is empty; give a file name")
-    real = _real(path)
+    real = Path(os.path.realpath(path))
     if os.path.isdir(real):
         raise InputError(f"{path}: cannot be written (Is a directory); name a file in it")
-    # A pipe behind /dev/stdout has no name of its own, so the path as given is asked as well.
+    # The target of /dev/stdout may be a pipe without a name, so we also check the path as given.
     if any(os.path.exists(name) and not os.path.isfile(name) for name in (real, path)):
         raise InputError(f"{path}: is a device or another special file; name a regular file")
     above = next(folder for folder in real.parents if folder.exists())
@@ -190,7 +171,7 @@ def _writable(path: str | Path) -> Path:
 
 
 def free_memory(swap: bool = False) -> int | None:
-    """Bytes that a new program can use, or None; psutil comes with Jupyter's kernel."""
+    """Bytes that a new program can use, or None without psutil (a dependency of ipykernel)."""
     try:
         import psutil
     except ImportError:
@@ -201,7 +182,7 @@ def free_memory(swap: bool = False) -> int | None:
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used -= int(stat["inactive_file"])  # files it has read; they go when room is needed
+        used -= int(stat["inactive_file"])  # files it has read, dropped when memory is needed
         return min(free, max(0, limit - used))
     except (OSError, ValueError, KeyError):  # no container, or "max"
         return free

