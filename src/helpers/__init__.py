@@ -6,7 +6,7 @@ own folder and from those below it in README's table of rooms.
 
 import os
 
-# huggingface_hub would report its use to the hub; the kit opens no connection that nobody asked for.
+# Otherwise huggingface_hub reports its use to the hub. The kit opens no unexpected connection.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
