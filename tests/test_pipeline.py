@@ -26,7 +26,7 @@ def task(tmp_path_factory):
     """A folder with a tiny checkpoint, a train file, and a BioASQ test input with its golden."""
     folder = tmp_path_factory.mktemp("task")
     tiny_folder(folder / "base")
-    squad.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
+    squad.write_squad(folder / "train.json", squad.by_occurrence(tiny_examples(90)))
     questions = {}
     for e in tiny_examples(12, seed=9):
         item = questions.setdefault(
@@ -309,4 +309,4 @@ def test_repairs_are_told(task, tmp_path, capsys):
     data["questions"].append(data["questions"][0])
     path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
-    assert f"{path}: a question stands twice, word by word" in capsys.readouterr().err
+    assert f"{path}: an identical question occurs twice" in capsys.readouterr().err

@@ -18,16 +18,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError, Settings
-from helpers.data.bioasq import Oddities, parse_questions, raw_questions, read_json
+from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
 from helpers.data.convert import contexts_of, convert
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
-from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev, wordings
+from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
 from helpers.data.squad import (
     Drop,
     Example,
+    answered_rows,
     by_pair,
     one_span_rows,
+    question_texts,
     read_squad,
     write_drops,
     write_ids,
@@ -182,7 +184,7 @@ def asked(batches: Iterable[TestBatch]) -> dict[str, str]:
     """Question id -> wording of everything that the test batches ask."""
     questions: dict[str, str] = {}
     for batch in batches:
-        questions |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+        questions |= question_texts(batch.examples) | {q.id: q.body for q in batch.golds}
     return questions
 
 
@@ -195,18 +197,13 @@ def _certain(leaks: Sequence[Leak], settings: Settings) -> list[Drop]:
 def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings):
     data = read_json(files.train)
     total = len(raw_questions(data, files.train))
-    factoids = parse_questions(data, files.train, answers="required")
+    factoids = read_questions(files.train, answers="required", data=data)
     leaks = find_leaks({q.id: q.body for q in factoids}, asked)
     drops = _certain(leaks, settings)
     leaked = {drop.question_id for drop in drops}
     questions = [question for question in factoids if question.id not in leaked]
     texts = run_abstracts(files, questions, settings.context)
-    pairs, dropped = convert(
-        questions,
-        context=settings.context,
-        abstracts=texts.texts,
-        lacking=texts.lacking,
-    )
+    pairs, dropped = convert(questions, context=settings.context, abstracts=texts)
     steps = [
         ("all types", total),
         ("factoid", len(factoids)),
@@ -227,25 +224,22 @@ def _train_bioasq(files: BioasqFiles, asked: dict[str, str], settings: Settings)
 
 def _train_squad(files: BioasqFiles, asked: dict[str, str], settings: Settings):
     rows = read_squad(files.train)
-    questions = wordings(rows)
-    answered = {row.question_id for row in rows if row.spans}
+    questions = question_texts(rows)
     leaks = find_leaks(questions, asked)
     drops = _certain(leaks, settings)
     leaked = {drop.question_id for drop in drops}
-    bare = [name for name in questions if name not in answered | leaked]
-    drops += [Drop(name, questions[name], "no answer in the SQuAD file") for name in bare]
-    kept = [row for row in rows if row.spans and row.question_id not in leaked]
+    kept, without = answered_rows([row for row in rows if row.question_id not in leaked])
     steps = [
         ("in the SQuAD file", len(questions)),
         ("not in a test batch", len(questions) - len(leaked)),
-        ("with an answer", len(answered - leaked)),
+        ("with an answer", _counts(kept)["questions"]),
     ]
     pair_steps = [
         ("question and context", _counts(rows)["pairs"]),
         ("with an answer", _counts(kept)["pairs"]),
         ("rows: one an occurrence", sum(len(row.spans) for row in kept)),
     ]
-    return kept, drops, leaks, steps, pair_steps
+    return kept, drops + without, leaks, steps, pair_steps
 
 
 SQUAD_MODEL = "model/squad_step.nemo"  # the model after the step, in the run's folder
@@ -353,9 +347,9 @@ def _local(name: str) -> Path:
 
 
 def _answered(path: Path) -> list[Example]:
-    odd = Oddities()
-    rows = read_squad(path, odd)
-    odd.tell(path)
+    remarks = Remarks()
+    rows = read_squad(path, remarks)
+    remarks.print(path)
     bare = next((row.id for row in rows if not row.spans), None)
     if bare is not None:
         raise InputError(
