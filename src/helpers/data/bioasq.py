@@ -267,7 +267,7 @@ def read_questions(
     if not questions:
         raise _none_of(path, len(raw_questions(data, path)), kind or "question")
     if answers == "required" and len(without) == len(questions):
-        raise _no_golds(path, without[0])
+        raise _no_golds(path, "question", without[0])
     if answers == "required" and without:
         raise InputError(
             f"{path}: question {without[0]!r}: field 'exact_answer' is missing, null or NaN "
@@ -282,9 +282,9 @@ def _none_of(path: str | Path, total: int, kind: str) -> InputError:
     )
 
 
-def _no_golds(path: str | Path, first: str | None) -> InputError:
+def _no_golds(path: str | Path, kind: str, first: str | None) -> InputError:
     return InputError(
-        f"{path}: no question has 'exact_answer' (first: {first!r}); "
+        f"{path}: no {kind} has 'exact_answer' (first: {first!r}); "
         "this is a test input, give the training or golden file"
     )
 
@@ -326,10 +326,11 @@ def _read_question(item: dict, kind: str, where: str, remarks: Remarks) -> Quest
         _read_snippet(entry, name, f"{where}, snippet {number}", remarks)
         for number, entry in enumerate(_get(item, "snippets", list, where, ()))
     ]
-    documents = item.get("documents") or []
+    documents = item.get("documents")
     if isinstance(documents, str):
         remarks.add("field 'documents' is one string, read as a list of it", name)
         documents = [documents]
+    documents = documents or []
     if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
         raise InputError(f"{where}: field 'documents' must be a list of strings")
     body = _get(item, "body", str, where)
@@ -344,10 +345,10 @@ def _read_snippet(entry: object, name: str, where: str, remarks: Remarks) -> Sni
         _get(entry, key, str, where, "")
         for key in ("text", "document", "beginSection", "endSection")
     )
-    begin = _offset(entry, "offsetInBeginSection", name, where, remarks)
-    end = _offset(entry, "offsetInEndSection", name, where, remarks)
     if not text.strip():
         remarks.add("a snippet without text is not read", name)
+    begin = _offset(entry, "offsetInBeginSection", name, where, remarks)
+    end = _offset(entry, "offsetInEndSection", name, where, remarks)
     if min(begin, end) >= 0 and first == last and end - begin != len(text):
         remarks.add("a snippet is not as long as its offsets say; its text counts", name)
     return Snippet(text, document, first, last, begin, end)
@@ -565,7 +566,7 @@ def read_golds(path: str | Path) -> Golds:
     if not golds.scored:
         raise _none_of(path, len(golds.items), "factoid")
     if not answered:
-        raise _no_golds(path, golds.scored[0][0])
+        raise _no_golds(path, "factoid", golds.scored[0][0])
     return golds
 
 
@@ -574,13 +575,13 @@ def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[str, str | No
     data = read_json(path, remarks, strict=False)
     if isinstance(data, list):
         remarks.add("a bare list, read as the list 'questions'", "")
-    for where, item in _items(data, path):
+    for number, (where, item) in enumerate(_items(data, path), 1):
         name = text_of(item.get("id"))
         for key in unreadable_fields(item):
             remarks.add(
                 f"field {key!r} stops the official program, even in an ignored entry; "
                 "scoring goes on here as the other remarks say; correct the field",
-                name or where.rpartition("question ")[2],
+                name or f"number {number}",
             )
         yield where, name, item
 
