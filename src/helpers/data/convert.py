@@ -168,10 +168,7 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
 
 
 def why_dropped(
-    question: Question,
-    context: str,
-    contexts: Sequence[Context],
-    unavailable: Mapping[str, str],
+    question: Question, context: str, contexts: Sequence[Context], unavailable: Mapping[str, str]
 ) -> Drop:
     """The drop report's entry for a question without a span in any of its contexts."""
     drop, golds = partial(Drop, question.id, question.body), sorted(needles(question.synonyms()))

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -74,7 +74,8 @@ def fetch_articles(
         known = _read_cache(path, wanted)  # another process may have added to it meanwhile
         missing = [pmid for pmid in wanted if pmid not in known]
         bar = tqdm(desc="PubMed", total=len(missing), unit="abstract", disable=not progress)
-        with bar, _Service(path.with_name(STAMP)) as service:
+        service = _Service(path.with_name(STAMP))
+        with bar, service.session:
             for low in range(0, len(missing), BATCH):
                 batch = missing[low : low + BATCH]
                 try:
@@ -103,7 +104,7 @@ class _Service:
     last = -1e9  # last request of this process over any connection, whatever its cache
 
     def __init__(self, stamp: Path):
-        import requests  # here, since importing it takes longer than most of the kit
+        import requests  # here, because importing it takes longer than most of the kit
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
         self.fixed = {"db": "pubmed", "retmode": "xml", "tool": TOOL}
@@ -115,12 +116,6 @@ class _Service:
         self.session = requests.Session()
         self.session.headers["User-Agent"] = TOOL
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.session.close()
-
     def ask(self, pmids: list[str]) -> dict[str, Article]:
         """An article for each id; one that PubMed does not know has no texts.
 
@@ -131,17 +126,18 @@ class _Service:
         while (left := [pmid for pmid in pmids if pmid not in found]) and left != missing:
             missing = left
             found |= self._persist(missing)
-        return {pmid: found.get(pmid) or _unknown(pmid) for pmid in pmids}
+        unknown = "PubMed has no article of this id"
+        return {pmid: found.get(pmid) or Article(pmid, why=unknown) for pmid in pmids}
 
     def _persist(self, pmids: list[str]) -> dict[str, Article]:
         """The response to one request, after at most ``ATTEMPTS`` attempts."""
+        pause = 0.0
         for attempt in range(ATTEMPTS):
+            time.sleep(min(pause, LONGEST_PAUSE))
             try:
                 return self._attempt(pmids)
             except _Again as reason:
                 failed, pause = reason, 2.0**attempt if reason.pause is None else reason.pause
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(min(pause, LONGEST_PAUSE))
         raise InputError(f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; {_REMEDY}")
 
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
@@ -184,10 +180,6 @@ class _Service:
             os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
         except OSError as error:
             raise InputError(f"{self.stamp}: cannot be written ({error.strerror})") from None
-
-
-def _unknown(pmid: str) -> Article:
-    return Article(pmid, why="PubMed has no article of this id")
 
 
 def read_articles(xml: bytes) -> dict[str, Article]:
@@ -264,16 +256,12 @@ def _cached(line: str) -> Article | None:
     A process may have been killed while writing, and other versions write other fields.
     """
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        article = Article(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):  # TypeError: no object, or other fields
         return None
-    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Article)}:
-        return None
-    texts = [value for name, value in entry.items() if name != "retracted"]
-    if not all(isinstance(text, str) for text in texts) or type(entry["retracted"]) is not bool:
-        return None
-    article = Article(**entry)
-    return article if article.abstract or article.why else None
+    types = [type(value) for value in astuple(article)]
+    valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
+    return article if valid else None
 
 
 def _append_cache(path: Path, articles: Iterable[Article]) -> None:
