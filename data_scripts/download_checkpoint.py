@@ -16,9 +16,8 @@ NGC; HELPERS_OFFLINE=1 forbids every network connection."""
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=VARIABLES)
     add = parser.add_argument
-    names = f"{', '.join(REGISTRY)}, organization/model[@revision]"
-    add("name", help=f"one of: {names}; or a folder, .nemo file or archive")
-    add("--source", help="your own copy: a folder, a file, or an archive")
+    add("name", help=f"one of {', '.join(REGISTRY)}; organization/model[@revision]; or a path")
+    add("--source", help="your own copy: a folder, a .nemo or other file, or an archive")
     add("--to", help="folder for the files (default: the cache)")
     add("--convert", metavar="DIR", help="also write a transformers folder to DIR")
     add("--qkv-order", choices=QKV_ORDERS[1:], default="",
