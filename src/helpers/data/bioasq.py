@@ -16,7 +16,7 @@ import sys
 import tokenize
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
 _SPELLINGS = {"yes/no": "yesno", "yes-no": "yesno", "yes_no": "yesno", "factoids": "factoid"}
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _LIST_AS_TEXT = "field 'exact_answer' is a list written as text, read as that list"
+_EXPECTED = "must be a list of lists of strings"
 _NUMBER = "an answer is a number, read as written (9.0 is not 9)"
 
 
@@ -88,6 +89,23 @@ def some_ids(ids: Collection[str], shown: int = 5) -> str:
     names = ", ".join(repr(name) for name in list(ids)[:shown])
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a question is in a file, for messages and remarks about it."""
+
+    where: str
+    id: str | None
+    remarks: Remarks
+
+    def error(self, name: str, problem: str) -> InputError:
+        """The error to raise about a field."""
+        return InputError(f"{self.where}: field {name!r} {problem}")
+
+    def remark(self, what: str) -> None:
+        """Add a remark on this question."""
+        self.remarks.add(what, self.id)
 
 
 class _Number(float):
@@ -217,13 +235,14 @@ def raw_questions(data: object, path: str | Path) -> list:
     return data["questions"]
 
 
-def _items(data: object, path: str | Path) -> Iterator[tuple[str, dict]]:
-    """Each question of parsed JSON, with its place (file and question) for messages."""
+def _items(data: object, path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
+    """The place and content of each question of parsed JSON."""
     for number, item in enumerate(raw_questions(data, path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
         known = item.get("id")
-        yield f"{path}: question {known!r}" if known else f"{path}: question number {number}", item
+        where = f"question {known!r}" if known else f"question number {number}"
+        yield Place(f"{path}: {where}", text_of(known), remarks), item
 
 
 def read_questions(
@@ -246,24 +265,22 @@ def read_questions(
     if not raw_questions(data, path):
         raise InputError(f"{path}: its list 'questions' is empty; give a file that has some")
     questions, without, seen = [], [], {}
-    for where, item in _items(data, path):
-        name = _get(item, "id", str, where)
+    for place, item in _items(data, path, remarks):
+        name = _get(item, "id", str, place)
         if seen.setdefault(name, item) is not item:
             if seen[name] != item:
-                raise InputError(f"{where}: id occurs twice with other content; keep one of them")
-            remarks.add("an identical question occurs twice and is read once", name)
+                raise InputError(f"{place.where}: id occurs twice with other content; keep one")
+            place.remark("an identical question occurs twice and is read once")
             continue
-        question_type = _type_of(item, where, remarks)
+        question_type = _type_of(item, place)
         if kind is not None and question_type != kind:
             continue
         if item.get("exact_answer") is None:
             without.append(name)
         elif answers == "forbidden":
-            raise InputError(
-                f"{where}: field 'exact_answer' in a test input; "
-                "this is a training or golden file, give the test input"
-            )
-        questions.append(_read_question(item, question_type, where, remarks))
+            raise place.error("exact_answer", "in a test input; this is a training or golden file, "
+                              "give the test input")  # fmt: skip
+        questions.append(_read_question(item, question_type, place))
     if not questions:
         raise _none_of(path, len(raw_questions(data, path)), kind or "question")
     if answers == "required" and len(without) == len(questions):
@@ -289,72 +306,65 @@ def _no_golds(path: str | Path, kind: str, first: str | None) -> InputError:
     )
 
 
-def _get(item: dict, name: str, kind: type, where: str, default: Any = None) -> Any:
+def _get(item: dict, name: str, kind: type, place: Place, default: Any = None) -> Any:
     """A field of the given type, required without a default; null means absent."""
     value = item.get(name)
     if value is None:
         if default is None:
-            raise InputError(f"{where}: field {name!r} is missing, null or NaN; add it")
+            raise place.error(name, "is missing, null or NaN; add it")
         return default
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(
-            f"{where}: field {name!r} is {type(value).__name__}, expected {kind.__name__}"
-        )
+        raise place.error(name, f"is {type(value).__name__}, expected {kind.__name__}")
     if default is None and kind is str and not value.strip():
-        raise InputError(f"{where}: field {name!r} is empty; fill it in or remove the question")
+        raise place.error(name, "is empty; fill it in or remove the question")
     return value
 
 
-def _type_of(item: dict, where: str, remarks: Remarks) -> str:
+def _type_of(item: dict, place: Place) -> str:
     """The question's type in the organizers' spelling."""
-    written = _get(item, "type", str, where)
+    written = _get(item, "type", str, place)
     name = written.strip().lower()
     name = _SPELLINGS.get(name, name)
     if name not in TYPES:
-        raise InputError(
-            f"{where}: field 'type' is {written!r}, expected one of {', '.join(TYPES)}"
-        )
+        raise place.error("type", f"is {written!r}, expected one of {', '.join(TYPES)}")
     if name != written:
-        remarks.add(f"field 'type' is spelled another way, read as {name!r}", item["id"])
+        place.remark(f"field 'type' is spelled another way, read as {name!r}")
     return name
 
 
-def _read_question(item: dict, kind: str, where: str, remarks: Remarks) -> Question:
+def _read_question(item: dict, kind: str, place: Place) -> Question:
     """Check and repair all fields of a question whose id and type are known."""
-    name = item["id"]
     snippets = [
-        _read_snippet(entry, name, f"{where}, snippet {number}", remarks)
-        for number, entry in enumerate(_get(item, "snippets", list, where, ()))
+        _read_snippet(entry, replace(place, where=f"{place.where}, snippet {number}"))
+        for number, entry in enumerate(_get(item, "snippets", list, place, ()))
     ]
     documents = item.get("documents")
     if isinstance(documents, str):
-        remarks.add("field 'documents' is one string, read as a list of it", name)
+        place.remark("field 'documents' is one string, read as a list of it")
         documents = [documents]
     documents = documents or []
     if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
-        raise InputError(f"{where}: field 'documents' must be a list of strings")
-    body = _get(item, "body", str, where)
-    golds = _entities(item.get("exact_answer"), name, where, remarks) if kind == "factoid" else ()
-    return Question(name, body, kind, tuple(snippets), tuple(documents), golds)
+        raise place.error("documents", "must be a list of strings")
+    body = _get(item, "body", str, place)
+    golds = _entities(item.get("exact_answer"), place) if kind == "factoid" else ()
+    return Question(item["id"], body, kind, tuple(snippets), tuple(documents), golds)
 
 
-def _read_snippet(entry: object, name: str, where: str, remarks: Remarks) -> Snippet:
+def _read_snippet(entry: object, place: Place) -> Snippet:
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: is {type(entry).__name__}, expected an object")
-    text, document, first, last = (
-        _get(entry, key, str, where, "")
-        for key in ("text", "document", "beginSection", "endSection")
-    )
+        raise InputError(f"{place.where}: is {type(entry).__name__}, expected an object")
+    keys = ("text", "document", "beginSection", "endSection")
+    text, document, first, last = (_get(entry, key, str, place, "") for key in keys)
     if not text.strip():
-        remarks.add("a snippet without text is not read", name)
-    begin = _offset(entry, "offsetInBeginSection", name, where, remarks)
-    end = _offset(entry, "offsetInEndSection", name, where, remarks)
+        place.remark("a snippet without text is not read")
+    begin = _offset(entry, "offsetInBeginSection", place)
+    end = _offset(entry, "offsetInEndSection", place)
     if min(begin, end) >= 0 and first == last and end - begin != len(text):
-        remarks.add("a snippet is not as long as its offsets say; its text counts", name)
+        place.remark("a snippet is not as long as its offsets say; its text counts")
     return Snippet(text, document, first, last, begin, end)
 
 
-def _offset(entry: dict, key: str, name: str, where: str, remarks: Remarks) -> int:
+def _offset(entry: dict, key: str, place: Place) -> int:
     value = entry.get(key)
     if value is None or type(value) is int:
         return -1 if value is None else value
@@ -363,62 +373,57 @@ def _offset(entry: dict, key: str, name: str, where: str, remarks: Remarks) -> i
         if isinstance(value, bool) or (isinstance(value, float) and value != number):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
-        raise InputError(f"{where}: field {key!r} is {value!r}, expected an integer") from None
-    remarks.add(f"field {key!r} is an integer by its value, but not by its type", name)
+        raise place.error(key, f"is {value!r}, expected an integer") from None
+    place.remark(f"field {key!r} is an integer by its value, but not by its type")
     return number
 
 
-def _entities(
-    value: object, name: str | None, where: str, remarks: Remarks
-) -> tuple[tuple[str, ...], ...]:
+def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
     """The gold answer in a field ``exact_answer``: entities, each a tuple of synonyms."""
     if value is None:
         return ()
     entries = value if isinstance(value, list) else [value]
     nested = any(isinstance(entry, list) for entry in entries)
-    lists = [] if nested else [parse_list(entry, where) for entry in entries]
+    lists = [] if nested else [parse_list(entry, place) for entry in entries]
     if any(lists):
-        remarks.add(_LIST_AS_TEXT, name)
+        place.remark(_LIST_AS_TEXT)
         value = list(chain(*(part or [entry] for part, entry in zip(lists, entries, strict=True))))
         value = value if any(isinstance(entry, list) for entry in value) else [value]
-    elif text_of(value) is not None:
+    elif _is_text(value):
         kind = "one string" if isinstance(value, str) else "a number"
-        remarks.add(f"field 'exact_answer' is {kind}, read as the only answer", name)
+        place.remark(f"field 'exact_answer' is {kind}, read as the only answer")
         value = [[text_of(value)]]
     if not isinstance(value, list):
-        raise _bad_answer(where)
+        raise place.error("exact_answer", _EXPECTED)
     if value and not any(isinstance(entry, list) for entry in value):
-        remarks.add("field 'exact_answer' is a flat list, read as synonyms of one answer", name)
+        place.remark("field 'exact_answer' is a flat list, read as synonyms of one answer")
         value = [value]
     elif not all(isinstance(entry, list) for entry in value):
-        remarks.add("field 'exact_answer' mixes strings and lists, each string is an answer", name)
+        place.remark("field 'exact_answer' mixes strings and lists, each string is an answer")
         value = [entry if isinstance(entry, list) else [entry] for entry in value]
     found = []
     for entity in value:
-        given = _without_nulls(entity, name, where, remarks)
+        given = _without_nulls(entity, place)
         if not all(isinstance(text, str) for text in given):
-            remarks.add(_NUMBER, name)
+            place.remark(_NUMBER)
         found.append(tuple(map(text_of, given)))
     return tuple(filter(None, found))
 
 
-def _without_nulls(values: list, name: str | None, where: str, remarks: Remarks) -> list:
+def _without_nulls(values: list, place: Place) -> list:
+    """The strings and numbers of an answer; refuses anything else but null."""
     given = [value for value in values if value is not None]
     if not all(map(_is_text, given)):
-        raise _bad_answer(where)
+        raise place.error("exact_answer", _EXPECTED)
     if len(given) < len(values):
-        remarks.add("an answer is null and left out", name)
+        place.remark("an answer is null and left out")
     return given
 
 
-def _bad_answer(where: str) -> InputError:
-    return InputError(f"{where}: field 'exact_answer' must be a list of lists of strings")
-
-
-def parse_list(text: object, where: str | None = None) -> list | None:
+def parse_list(text: object, place: Place | None = None) -> list | None:
     """The list of strings that a text spells out, as pandas writes it ("['BRAF']"), or None.
 
-    With ``where`` given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
+    With a ``place``, a list without commas (``"['a' 'b']"``) raises ``InputError``.
     """
     text = text.strip() if isinstance(text, str) else ""
     if not (text.startswith("[") and text.endswith("]")):
@@ -435,11 +440,9 @@ def parse_list(text: object, where: str | None = None) -> list | None:
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
         if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
             return value
-        if where is not None:
-            raise InputError(
-                f"{where}: field 'exact_answer' is a list written as text without commas; "
-                "write it as a JSON list"
-            )
+        if place is not None:
+            problem = "is a list written as text without commas; write it as a JSON list"
+            raise place.error("exact_answer", problem)
     return None
 
 
@@ -528,41 +531,32 @@ def read_golds(path: str | Path) -> Golds:
     Where the organizers' program stops, the file is repaired with a remark, or refused.
     """
     golds = Golds([], [], Remarks())
-    remarks, seen, answered = golds.remarks, {}, False
-    for where, name, item in _entries(path, remarks):
-        golds.items.append((name, item))
+    seen, answered = {}, False
+    for place, item in _entries(path, golds.remarks):
+        golds.items.append((place.id, item))
         kind = text_of(item.get("type"))
         if kind not in TYPES:
-            remarks.add(
-                f"field 'type' is {kind!r}, which is not scored; write it as in {', '.join(TYPES)}",
-                name,
-            )
+            known = ", ".join(TYPES)
+            place.remark(f"field 'type' is {kind!r}, which is not scored; write it as in {known}")
         if kind != "factoid":
             continue
         answered |= "exact_answer" in item
         answer = item.get("exact_answer", [])
         if answer is None:
-            raise InputError(
-                f"{where}: field 'exact_answer' is null or NaN; add it or remove the question"
-            )
-        if isinstance(answer, str) and not parse_list(answer, where):
-            remarks.add(
-                "field 'exact_answer' is a text, which the official program does not take for a "
-                "gold answer; make it a list of lists",
-                name,
-            )
+            raise place.error("exact_answer", "is null or NaN; add it or remove the question")
+        if isinstance(answer, str) and not parse_list(answer, place):
+            place.remark("field 'exact_answer' is a text, which the official program does not take "
+                         "for a gold answer; make it a list of lists")  # fmt: skip
             answer = []
-        texts = tuple(chain(*_entities(answer, name, where, remarks)))
-        if _LIST_AS_TEXT in remarks.found:
-            raise InputError(
-                f"{where}: field 'exact_answer' is a list written as text, for which the official "
-                "program gives 0 or stops; write it as a JSON list of lists"
-            )
-        if name in seen:
-            differ = " with different golds" if seen[name] != texts else ""
-            remarks.add(f"a question occurs twice{differ} and counts twice", name)
-        seen[name] = texts
-        golds.scored.append((name, texts))
+        texts = tuple(chain(*_entities(answer, place)))
+        if _LIST_AS_TEXT in golds.remarks.found:
+            problem = "is a list written as text, for which the official program gives 0 or stops"
+            raise place.error("exact_answer", f"{problem}; write it as a JSON list of lists")
+        if place.id in seen:
+            differ = " with different golds" if seen[place.id] != texts else ""
+            place.remark(f"a question occurs twice{differ} and counts twice")
+        seen[place.id] = texts
+        golds.scored.append((place.id, texts))
     if not golds.scored:
         raise _none_of(path, len(golds.items), "factoid")
     if not answered:
@@ -570,20 +564,17 @@ def read_golds(path: str | Path) -> Golds:
     return golds
 
 
-def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[str, str | None, dict]]:
-    """Place, id (or None) and content of each question of a golden file or an answer file."""
+def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
+    """The place and content of each question of a golden file or an answer file."""
     data = read_json(path, remarks, strict=False)
     if isinstance(data, list):
         remarks.add("a bare list, read as the list 'questions'", "")
-    for number, (where, item) in enumerate(_items(data, path), 1):
-        name = text_of(item.get("id"))
+    for number, (place, item) in enumerate(_items(data, path, remarks), 1):
         for key in unreadable_fields(item):
-            remarks.add(
-                f"field {key!r} stops the official program, even in an ignored entry; "
-                "scoring goes on here as the other remarks say; correct the field",
-                name or f"number {number}",
-            )
-        yield where, name, item
+            what = f"field {key!r} stops the official program, even in an ignored entry; "
+            what += "scoring goes on here as the other remarks say; correct the field"
+            remarks.add(what, place.id or f"number {number}")
+        yield place, item
 
 
 def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answers:
@@ -594,44 +585,44 @@ def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answe
     type counts, not the entry's own. Only entries of ``ids`` (None: all) are checked.
     """
     found = Answers({}, {}, [], Remarks())
-    for where, name, item in _entries(path, found.remarks):
+    for place, item in _entries(path, found.remarks):
+        name = place.id
         found.items.append((name, item))
         if name is None:
-            found.remarks.add("an entry without an id, ignored", where.rpartition(" ")[2])
+            found.remarks.add("an entry without an id, ignored", place.where.rpartition(" ")[2])
         elif name in found.ranked:
-            found.remarks.add("id occurs again, its first answers count", name)
+            place.remark("id occurs again, its first answers count")
         else:
             found.ranked[name] = []
             if ids is None or name in ids:
-                _rank(found, name, where, item.get("exact_answer"))
+                _rank(found, item.get("exact_answer"), place)
     return found
 
 
-def _rank(found: Answers, name: str, where: str, answer: object) -> None:
+def _rank(found: Answers, answer: object, place: Place) -> None:
     """Add the ranked texts of one entry to ``found``."""
-    ranked, remarks = found.ranked[name], found.remarks
+    ranked = found.ranked[place.id]
     if _is_text(answer):
-        found.texts[name] = text_of(answer)
+        found.texts[place.id] = text_of(answer)
         kind = "number, which counts as wrong"
         if isinstance(answer, str):
             kind = "text, for which the official program gives 0"
-        remarks.add(f"field 'exact_answer' is a {kind}; make it a list of lists", name)
+        place.remark(f"field 'exact_answer' is a {kind}; make it a list of lists")
         return
     answer = [] if answer is None else answer
     if not isinstance(answer, list):
-        raise _bad_answer(where)
+        raise place.error("exact_answer", _EXPECTED)
     if any(map(_is_text, answer)):
-        remarks.add("'exact_answer' is not a list of lists, each string counts", name)
+        place.remark("'exact_answer' is not a list of lists, each string counts")
     for entry in answer:
-        inner = entry if isinstance(entry, list) else [entry]
-        given = _without_nulls(inner, name, where, remarks)
+        given = _without_nulls(entry if isinstance(entry, list) else [entry], place)
         if given and not isinstance(given[0], str):
-            remarks.add(_NUMBER, name)
+            place.remark(_NUMBER)
         ranked += map(text_of, given[:1])
     if not ranked:
-        remarks.add("no answer, counted as wrong", name)
+        place.remark("no answer, counted as wrong")
     elif len(ranked) > MAX_ANSWERS:
-        remarks.add("more answers than the 5 the task allows; a right one counts at any rank", name)
+        place.remark("more answers than the 5 the task allows; a right one counts at any rank")
 
 
 def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Remarks, is_squad, read_json
+from helpers.data.bioasq import Place, Remarks, is_squad, read_json
 from helpers.data.spans import Span
 from helpers.io import write_json, write_text
 
@@ -156,7 +155,7 @@ def read_squad(
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
     examples: dict[str, Example] = {}
     for where, row, context in _rows(data, path):
-        example = _read_row(path, row, context, where, remarks)
+        example = _read_row(row, context, Place(where, None, remarks), path)
         if examples.setdefault(example.id, example) is not example:
             raise InputError(
                 f"{path}: question {example.id!r}: id occurs twice; rename one of them"
@@ -201,59 +200,49 @@ def _own_questions(rows: list[Example]) -> list[Example]:
     return [replace(row, question_id=row.id) if row.question_id in several else row for row in rows]
 
 
-def _read_row(
-    path: str | Path, row: object, context: object, where: str, remarks: Remarks
-) -> Example:
+def _read_row(row: object, context: object, place: Place, path: str | Path) -> Example:
     if not isinstance(row, dict):
-        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+        raise InputError(f"{place.where} is not an object, so not in SQuAD format; rebuild it")
     row_id, question = row.get("id"), row.get("question")
     row_id = str(row_id) if type(row_id) is int else row_id  # COVID-QA and others
-    where = f"{path}: question {row_id!r}" if row_id else where
+    if row_id:
+        place = replace(place, where=f"{path}: question {row_id!r}", id=row_id)
     for name, text in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
-    spans = _read_answers(
-        row.get("answers"), context, where, partial(remarks.add, question_id=row_id)
-    )
+            raise place.error(name, "is empty or no text; fix or remove the row")
+    spans = _read_answers(row.get("answers"), context, place)
     impossible = row.get("is_impossible")
     if impossible not in (None, True, False):
-        raise InputError(f"{where}: field 'is_impossible' is neither true nor false; fix the row")
+        raise place.error("is_impossible", "is neither true nor false; fix the row")
     if impossible and spans:
-        raise InputError(
-            f"{where}: field 'is_impossible' is true, and 'answers' is not empty; "
-            "remove the answers or the flag"
-        )
+        problem = "is true, and 'answers' is not empty; remove the answers or the flag"
+        raise place.error("is_impossible", problem)
     if impossible is False and not spans:
-        remarks.add("field 'is_impossible' is false, and there is no answer", row_id)
+        place.remark("field 'is_impossible' is false, and there is no answer")
     match = _ROW.fullmatch(row_id)
     question_id = match[1] if match else row_id
     return Example(row_id, question_id, question, context, spans, impossible=bool(impossible))
 
 
-def _read_answers(
-    answers: object, context: str, where: str, add_remark: Callable[[str], None]
-) -> tuple[Span, ...]:
-    if isinstance(answers, dict):
-        answers = _from_columns(answers, where)
-    if not isinstance(answers or [], list):
-        raise InputError(f"{where}: field 'answers' is not a list; rebuild the row")
+def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
+    answers = _from_columns(answers, place) if isinstance(answers, dict) else answers or []
+    if not isinstance(answers, list):
+        raise place.error("answers", "is not a list; rebuild the row")
     spans = set()
-    for answer in answers or ():
+    for answer in answers:
         if not isinstance(answer, dict):
-            raise InputError(f"{where}: field 'answers' holds no objects; rebuild the row")
+            raise place.error("answers", "holds no objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
         if not isinstance(text, str):
-            raise InputError(f"{where}: field 'text' of an answer is no text; rebuild the row")
+            raise place.error("text", "of an answer is no text; rebuild the row")
         if type(start) is not int:
-            raise InputError(
-                f"{where}: field 'answer_start' of answer {text!r} is not an integer; "
-                "rebuild the row"
-            )
-        spans.add(_locate(text, start, context, where, add_remark))
+            problem = f"of answer {text!r} is not an integer; rebuild the row"
+            raise place.error("answer_start", problem)
+        spans.add(_locate(text, start, context, place))
     return tuple(sorted(spans))
 
 
-def _from_columns(columns: dict, where: str) -> list[dict]:
+def _from_columns(columns: dict, place: Place) -> list[dict]:
     """Answers as the library datasets has them, ``{"text": [...], "answer_start": [...]}``.
 
     simpletransformers and others have a single answer there, as an object.
@@ -262,16 +251,12 @@ def _from_columns(columns: dict, where: str) -> list[dict]:
     if isinstance(texts, str):
         texts, starts = [texts], [starts]
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise InputError(
-            f"{where}: field 'answers' is an object without two equally long lists 'text' and "
-            "'answer_start'; rebuild the row"
-        )
+        problem = "is an object without two equally long lists 'text' and 'answer_start'"
+        raise place.error("answers", f"{problem}; rebuild the row")
     return [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
 
 
-def _locate(
-    text: str, start: int, context: str, where: str, add_remark: Callable[[str], None]
-) -> Span:
+def _locate(text: str, start: int, context: str, place: Place) -> Span:
     """The span of an answer without the space around it.
 
     ``answer_start`` may point to the leading space or to the first character after it: there is
@@ -279,19 +264,20 @@ def _locate(
     """
     bare = text.strip()
     if not bare:
-        raise InputError(f"{where}: answer {text!r} holds no text; remove it or rebuild the row")
+        raise InputError(f"{place.where}: answer {text!r} holds no text; remove or rebuild it")
     rest = context[max(start, 0) :]
     at = start if rest.startswith(bare) else start + len(rest) - len(rest.lstrip())
     if start < 0 or not context.startswith(bare, at):
         found = context.find(bare)
         hint = f" (its first place there is {found})" if found >= 0 else ""
         raise InputError(
-            f"{where}: answer {text!r} is not at character {start} of its context{hint}; rebuild it"
+            f"{place.where}: answer {text!r} is not at character {start} of its context{hint}; "
+            "rebuild it"
         )
     if bare != text:
-        add_remark("an answer has space around it, which is left out")
+        place.remark("an answer has space around it, which is left out")
     elif at != start:
-        add_remark("field 'answer_start' points to space before the answer, which is skipped")
+        place.remark("field 'answer_start' points to space before the answer, which is skipped")
     return Span(at, at + len(bare), bare)
 
 
