@@ -79,10 +79,10 @@ def convert_files(
     question can be converted, it writes the remarks and ``drops`` first.
     """
     options = ConvertOptions(**options)
-    dev_output = _check(files, output, drops, ids, options)
-    sources = _read(files, options)
-    examples, dropped = _convert(files, sources, options)
-    train, dev = _split(examples, sources, options) if examples else ([], [])
+    dev_output = _check_options(files, output, drops, ids, options)
+    sources = _read_sources(files, options)
+    examples, dropped = _convert_sources(files, sources, options)
+    train, dev = _split_rows(examples, sources, options) if examples else ([], [])
     for remark in sources.remarks:
         print(remark, file=sys.stderr)
     reasons = Counter(drop.reason for drop in dropped)
@@ -107,7 +107,7 @@ def convert_files(
     return f"{len(train)} rows{held_out}; {kept}{why}"
 
 
-def _check(
+def _check_options(
     files: Sequence, output: str | Path, drops: object, ids: object, options: ConvertOptions
 ) -> Path | None:
     """Refuse options and names that do not fit together; return the file of the held-out part."""
@@ -131,7 +131,7 @@ def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
         raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
 
 
-def _read(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
+def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
     """Read the files; refuse repeated ids and questions of the test files."""
     sources = Sources()
     for file in files:
@@ -158,7 +158,7 @@ def _read(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
     return sources
 
 
-def _convert(
+def _convert_sources(
     files: Sequence[str | Path], sources: Sources, options: ConvertOptions
 ) -> tuple[list[Example], list[Drop]]:
     """The rows of all files, and the questions without any; adds to the remarks."""
@@ -183,7 +183,7 @@ def _convert(
     return rows, dropped
 
 
-def _split(
+def _split_rows(
     rows: list[Example], sources: Sources, options: ConvertOptions
 ) -> tuple[list[Example], list[Example]]:
     """The rows to write: of training data one per occurrence, of held-out data one per pair."""
@@ -274,7 +274,7 @@ def fine_tune_files(
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
             raise InputError(f"{path}: lies where the model's files go; choose another --output")
     examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
-    for remark in _refuse_leaks((train, examples), (dev, held_out), against, settings):
+    for remark in _refuse_leaks(train, examples, dev, held_out, against, settings):
         print(remark, file=sys.stderr)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
@@ -301,21 +301,25 @@ def _read_answered(path: str | Path) -> list[Example]:
     return examples
 
 
-def _refuse_leaks(train: tuple, dev: tuple, against: Sequence, settings: Settings) -> Iterator[str]:
-    """Refuse training questions that are in the test files or in ``dev``; remarks on what stays.
-
-    ``train`` and ``dev`` are a file's path and its rows.
-    """
+def _refuse_leaks(
+    train: str | Path,
+    examples: list[Example],
+    dev: str | Path | None,
+    held_out: list[Example],
+    against: Sequence[str | Path],
+    settings: Settings,
+) -> Iterator[str]:
+    """Refuse training questions that are in a test file or in ``dev``; yield remarks on others."""
     if not against and settings.bioasq_dir:
         files = layout.find_files(settings.bioasq_dir, need_train=False)
         against = [*files.golds, *files.tests]
-    found = leaks.find_leaks(question_texts(train[1]), leaks.read_tests(against))
-    yield from leaks.refuse_leaks(train[0], found, allow=settings.allow_leak)
-    same, other = leaks.compare_parts(train[1], dev[1])
-    yield from leaks.refuse_shared(train[0], dev[0], same, allow=settings.allow_leak)
+    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
+    yield from leaks.refuse_leaks(train, found, allow=settings.allow_leak)
+    same, other = leaks.compare_parts(examples, held_out)
+    yield from leaks.refuse_shared(train, dev, same, allow=settings.allow_leak)
     if other:
         yield (
-            f"{dev[0]}: wordings that {train[0]} has too, over other texts and under other ids: "
+            f"{dev}: wordings that {train} has too, over other texts and under other ids: "
             f"{bioasq.some_ids(other)}; they stay, judge them by eye"
         )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers.config import InputError
 from helpers.data.bioasq import Question, Snippet, read_questions
 from helpers.data.convert import convert
-from helpers.data.leaks import TYPES, answer_type, normalize, split_dev, type_counts
+from helpers.data.leaks import ANSWER_TYPES, answer_type, normalize, split_dev, type_counts
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 
@@ -67,7 +67,7 @@ def test_dev_split_is_by_question_and_independent_of_order():
     ],
 )  # fmt: skip
 def test_answer_types(answer, kind):
-    assert answer_type(answer) == kind and kind in TYPES
+    assert answer_type(answer) == kind and kind in ANSWER_TYPES
 
 
 @pytest.mark.parametrize("seed", range(5))

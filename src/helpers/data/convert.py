@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from helpers.config import CONTEXTS, InputError
 from helpers.data.bioasq import Question, read_json
-from helpers.data.spans import fold, gold_spans, lacks_answer, needles
+from helpers.data.spans import fold, gold_spans, lacks_answer, search_terms
 from helpers.data.squad import Drop, Example
 
 _PUBMED = re.compile(
@@ -171,7 +171,8 @@ def why_dropped(
     question: Question, context: str, contexts: Sequence[Context], unavailable: Mapping[str, str]
 ) -> Drop:
     """The drop report's entry for a question without a span in any of its contexts."""
-    drop, golds = partial(Drop, question.id, question.body), sorted(needles(question.synonyms()))
+    drop = partial(Drop, question.id, question.body)
+    golds = sorted(search_terms(question.synonyms()))
     if not contexts and context == "abstract":
         documents = [d for d, _ in documents_of(question) if d]
         documents = [f"{d} ({unavailable[d]})" if d in unavailable else d for d in documents]

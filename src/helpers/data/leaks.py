@@ -22,7 +22,7 @@ from helpers.data.squad import Example, question_texts, read_squad
 
 NEAR = 0.8  # similarity from which two wordings are nearly equal
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
-TYPES = ("number", "symbol", "word", "phrase", "none")  # of answers
+ANSWER_TYPES = ("number", "symbol", "word", "phrase", "none")
 _FUNCTION_WORDS = frozenset(
     ["a", "an", "and", "are", "at", "be", "by", "can", "do", "does", "for", "from", "has", "have",
      "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",

@@ -67,7 +67,7 @@ def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
     return find_spans(context, map(str.strip, golds))
 
 
-def needles(golds: Iterable[str]) -> set[str]:
+def search_terms(golds: Iterable[str]) -> set[str]:
     """What to search for in a folded context: distinct golds, folded, without spaces at the edges.
 
     A gold such as "TNF " would otherwise be found before a bracket but not before a word.
@@ -93,7 +93,7 @@ def ceiling(
     """
     possible = total = 0
     for question in questions:
-        terms = needles(question.synonyms())
+        terms = search_terms(question.synonyms())
         given = contexts.get(question.id, ())
         texts = [fold(text) for raw in given for text in {raw, " ".join(WORD.findall(raw))}]
         possible += any(term in text for text in texts for term in terms)

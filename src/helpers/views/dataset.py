@@ -24,7 +24,7 @@ from helpers.data.bioasq import TYPES, Question, Remarks, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
 from helpers.data.leaks import most_alike
-from helpers.data.spans import ceiling, extra_cause, find_spans, needles
+from helpers.data.spans import ceiling, extra_cause, find_spans, search_terms
 from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
@@ -109,7 +109,7 @@ def coverage(batches: Sequence[TestBatch]) -> list[dict]:
     rows = []
     for batch in batches:
         found = sum(
-            any(find_spans(text, needles(question.synonyms())) for text in texts)
+            any(find_spans(text, search_terms(question.synonyms())) for text in texts)
             for question in batch.golds
             if (texts := batch.contexts.get(question.id, ()))
         )
