@@ -72,7 +72,7 @@ def convert(
     """
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
-    abstracts = abstracts or Abstracts()
+    abstracts = abstracts if abstracts and context == "abstract" else Abstracts()
     if context == "abstract" and not abstracts.texts:
         raise InputError(
             "context 'abstract' needs abstracts, and none were given; give a file abstracts.json "
@@ -92,7 +92,7 @@ def convert(
                 examples.append(Example(*pair, c.snippet, c.document, c.parts))
             seen.add(c.text)
         if not (contexts if test else any(found)):
-            drops.append(why_dropped(question, context, contexts, abstracts.unavailable))
+            drops.append(why_dropped(question, contexts, abstracts))
     return examples, drops
 
 
@@ -167,17 +167,15 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
     return abstracts
 
 
-def why_dropped(
-    question: Question, context: str, contexts: Sequence[Context], unavailable: Mapping[str, str]
-) -> Drop:
+def why_dropped(question: Question, contexts: Sequence[Context], abstracts: Abstracts) -> Drop:
     """The drop report's entry for a question without a span in any of its contexts."""
     drop = partial(Drop, question.id, question.body)
     golds = sorted(search_terms(question.synonyms()))
-    if not contexts and context == "abstract":
-        documents = [d for d, _ in documents_of(question) if d]
-        documents = [f"{d} ({unavailable[d]})" if d in unavailable else d for d in documents]
-        why = ", ".join(documents) or "no documents"
-        return drop("no abstract", f"none of its documents has one: {why}")
+    if not contexts and abstracts.texts:
+        why = abstracts.unavailable
+        names = [d for d, _ in documents_of(question) if d]
+        names = ", ".join(f"{d} ({why[d]})" if d in why else d for d in names) or "no documents"
+        return drop("no abstract", f"none of its documents has one: {names}")
     if not contexts or not golds:
         return drop("no exact answer" if contexts else "no snippets")
     for found, gold in product(contexts, golds):
