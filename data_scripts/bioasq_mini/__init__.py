@@ -1,1 +1,1 @@
-"""The generator of BioASQ-mini: facts, sentence patterns, and what makes files of them."""
+"""The generator of BioASQ-mini: facts, sentence patterns, and the code that makes files of them."""

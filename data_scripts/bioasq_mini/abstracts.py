@@ -1,9 +1,9 @@
 """The texts of BioASQ-mini's documents, for the context setting "abstract".
 
 A few questions have a first document of 150 to 250 words, with its snippets at their offsets. All
-other documents get a brief text: their snippets among a few true statements about other facts of
-the relation. It is longer than a snippet and offers more wrong candidates, as real abstracts do,
-at a size that a repository can carry; the offsets of its snippets do not lead into it.
+other documents get a short text: their snippets and a few true statements about other facts of the
+relation. It is longer than a snippet and offers more wrong candidates, like real abstracts, and is
+still small enough for a repository; the offsets of its snippets are not places in it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Make BioASQ-mini: a small data set in the exact BioASQ format, from a table of facts.
+"""Make BioASQ-mini, a small data set in the exact BioASQ format, from a table of facts.
 
 A question asks for a fact's object. Each of its snippets names the same two *distractors*,
 objects of other facts of the relation, so that voting over snippets does not give the answer away.
-Everything is drawn from ``random.Random`` seeded with text, so the files are the
-same on every machine. The facts and the sentences are in ``sentences``.
+All random numbers come from ``random.Random`` with a text as seed, so the files are the same on
+every machine. The facts and the sentences are in ``sentences``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from bioasq_mini.sentences import (
 from helpers.data.mini import DATA
 from helpers.io import write_json
 
-BATCHES, PER_BATCH = 5, 34  # factoids; 34 is the middle of the real 7b batches (25 to 39)
+BATCHES, PER_BATCH = 5, 34  # factoids; the real 7b batches have 25 to 39
 TRAIN = 450  # factoid questions; facts left over serve as distractors
-OTHERS = {"train": 18, "test": 20}  # questions that are no factoids
+OTHERS = {"train": 18, "test": 20}  # questions that are not factoids
 ADDRESS = "https://example.org/bioasq-mini"
 
 
@@ -40,7 +40,7 @@ def make(folder: str | Path = DATA) -> list[Path]:
 
 
 def check(folder: str | Path = DATA) -> list[str]:
-    """Compare the files in ``folder`` with what ``make`` writes: one string a difference."""
+    """Compare the files in ``folder`` with what ``make`` writes; return one line per difference."""
     differences = []
     with tempfile.TemporaryDirectory() as fresh:
         for path in make(fresh):
@@ -48,7 +48,7 @@ def check(folder: str | Path = DATA) -> list[str]:
             if not shipped.is_file():
                 differences.append(f"{shipped.name}: missing")
             elif shipped.read_bytes() != path.read_bytes():
-                differences.append(f"{shipped.name}: not what the facts and patterns make")
+                differences.append(f"{shipped.name}: does not match the facts and patterns")
     return differences
 
 
@@ -79,7 +79,7 @@ def _relations() -> dict[str, dict[str, list]]:
 
 
 def build() -> tuple[list[Item], list[list[Item]]]:
-    """All questions in the making: those for training, and the five test batches."""
+    """The unfinished questions: those for training, and the five test batches."""
     drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
     sides = {}
     for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
@@ -113,7 +113,7 @@ def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]
         ranked.append((seen[item.fact.relation], item.fact.relation, item))
         seen[item.fact.relation] += 1
     ranked.sort(key=lambda entry: entry[:2])
-    # Of one relation after the other, so that dealing into batches gives each its share.
+    # Sorted by relation, so that dealing into batches gives each batch its share.
     asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
     return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
 
@@ -160,10 +160,10 @@ def _fill(item: Item, deck: Deck) -> None:
 
 
 def _gold(item: Item, rng: Random) -> list:
-    """The exact answer: nested, at times flat (training files only), at times with odd blanks."""
+    """The exact answer: nested, sometimes flat (in training), sometimes with extra spaces."""
     entities = [list(entity) for entity in item.fact.entities]
     texts = [made.text.lower() for made in item.snippets]
-    if item.kind == "wording":  # right, but no snippet says it in these words
+    if item.kind == "wording":  # correct, but no snippet has it in these words
         for clause in patterns()["relations"][item.fact.relation]["so"]:
             text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
             if not any(text.lower() in other for other in texts):
@@ -181,7 +181,7 @@ def _gold(item: Item, rng: Random) -> list:
 
 
 def _other_type(item: Item, rng: Random) -> list | str:
-    """Turn the question into one that is no factoid, and return its exact answer."""
+    """Turn the question into one of another type, and return its exact answer."""
     relation = patterns()["relations"][item.fact.relation]
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"
@@ -189,7 +189,7 @@ def _other_type(item: Item, rng: Random) -> list | str:
     if item.type == "list":
         item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
         return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
-    # "no" needs a relation in which a subject has one object only.
+    # "no" needs a relation in which a subject has only one object.
     wrong = "deny" in relation and rng.random() < 0.5
     asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
     item.body = sentence(asked, item, rng)

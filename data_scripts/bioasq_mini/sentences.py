@@ -1,8 +1,8 @@
 """The facts behind BioASQ-mini and the sentences made from them (see ``generate``).
 
-Facts are split by object: two facts of a relation that share one never lie on both sides. A
-sentence states the asked fact beside two other facts of its relation and side, or mentions their
-objects without a statement, so every sentence is as true as the table.
+Facts are split by object: two facts of a relation that share an object are always on the same side.
+A sentence states the fact of the question and two other facts of its relation and side, or mentions
+their objects without a statement, so every sentence is as true as the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from helpers.config import InputError
 from helpers.data.mini import Entity
 
 HERE = Path(__file__).parent
-TEST_SHARE = 0.3  # of a relation's facts go to the test side
+TEST_SHARE = 0.3  # fraction of a relation's facts on the test side
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclass
 class Made:
-    """A snippet in the making: its text, the pattern it came from, whether it holds the answer."""
+    """An unfinished snippet: its text, its pattern, and whether it contains the answer."""
 
     text: str
     pattern: str
@@ -54,7 +54,7 @@ class Made:
 
 @dataclass
 class Item:
-    """A question in the making. ``kind`` is answerable, no-snippet or wording (see README)."""
+    """An unfinished question. ``kind`` is answerable, no-snippet or wording (see README)."""
 
     fact: Fact
     others: list[tuple[Entity, list[Fact]]]
@@ -84,7 +84,7 @@ def patterns() -> dict:
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """All facts with their side. Facts that share an object never lie on both sides."""
+    """All facts with their side. Facts that share an object are on the same side."""
     rows = defaultdict(list)
     for path in sorted(HERE.glob("facts_*.tsv")):
         with path.open(encoding="utf-8", newline="") as file:
@@ -119,10 +119,10 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # What has to stay together is moved together: small groups first, in the order of a hash.
+    # Facts of a group move together: small groups first, in the order of a hash.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
     groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
-    # Three objects have to stay for training: an answer and two distractors.
+    # Training needs at least three objects: an answer and two distractors.
     room = max(3, round(TEST_SHARE * len(drafts)))
     left = len({entity for fact in drafts for entity in fact.entities})
     test: set[int] = set()
@@ -161,13 +161,13 @@ def _words(name: str) -> str:
 
 
 def _clash(one: Iterable[str], two: Iterable[str]) -> bool:
-    """Whether a name of one side stands as words in a name of the other."""
+    """Whether the words of a name of one are part of a name of the other."""
     pairs = [(_words(a), _words(b)) for a in one for b in two]
     return any(a in b or b in a for a, b in pairs)
 
 
 def draft(fact: Fact) -> Item | None:
-    """A question with its two distractors, or None where the fact cannot be asked cleanly."""
+    """A question with its two distractors, or None if the fact makes no clear question."""
     rng = Random(f"item|{fact.id}")
     answer = [name for entity in fact.entities for name in entity]
     if any(_words(name) in _words(fact.subject) for name in answer):
@@ -197,7 +197,7 @@ def draft(fact: Fact) -> Item | None:
 
 
 def sentence(template: str, item: Item, rng: Random) -> str:
-    """Fill a frame: clauses first, then names; the forms of a name are drawn once a sentence."""
+    """Fill a frame: clauses first, then names; the forms of a name are drawn once per sentence."""
     relation = patterns()["relations"][item.fact.relation]
     words = {"s1": item.fact.subject, "o1": _form(rng.choice(item.fact.entities), rng)}
     for number, (entity, sources) in enumerate(item.others, 2):
