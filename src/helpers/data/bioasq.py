@@ -171,21 +171,16 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
         raise
     except UnicodeEncodeError:
         line = text.count("\n", 0, half.start()) + 1
-        raise InputError(
-            f"{path}: contains half a character (from line {line}: {half[0]} without its other "
-            "half); correct the text"
-        ) from None
+        problem = f"contains half a character (from line {line}: {half[0]} without its other half)"
+        problem += "; correct the text"
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "unpack or download it again"
-        ) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        problem = f"not JSON ({where}: {error.msg}); unpack or download it again"
     except ValueError:  # Python does not read an integer of more than 4300 digits
-        raise InputError(
-            f"{path}: contains a number of thousands of digits; correct or remove it"
-        ) from None
+        problem = "contains a number of thousands of digits; correct or remove it"
     except RecursionError:
-        raise InputError(f"{path}: JSON nested too deeply to be a BioASQ file") from None
+        problem = "JSON nested too deeply to be a BioASQ file"
+    raise InputError(f"{path}: {problem}")
 
 
 def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
@@ -278,8 +273,8 @@ def read_questions(
         if item.get("exact_answer") is None:
             without.append(name)
         elif answers == "forbidden":
-            raise place.error("exact_answer", "in a test input; this is a training or golden file, "
-                              "give the test input")  # fmt: skip
+            problem = "in a test input; this is a training or golden file, give the test input"
+            raise place.error("exact_answer", problem)
         questions.append(_read_question(item, question_type, place))
     if not questions:
         raise _none_of(path, len(raw_questions(data, path)), kind or "question")
@@ -545,8 +540,8 @@ def read_golds(path: str | Path) -> Golds:
         if answer is None:
             raise place.error("exact_answer", "is null or NaN; add it or remove the question")
         if isinstance(answer, str) and not parse_list(answer, place):
-            place.remark("field 'exact_answer' is a text, which the official program does not take "
-                         "for a gold answer; make it a list of lists")  # fmt: skip
+            what = "field 'exact_answer' is a text, which the official program does not take for a "
+            place.remark(what + "gold answer; make it a list of lists")
             answer = []
         texts = tuple(chain(*_entities(answer, place)))
         if _LIST_AS_TEXT in golds.remarks.found:

@@ -145,9 +145,9 @@ def find_files(
     if not golds:
         raise _missing(folder, found, f"no golden file of edition {edition}")
     if need_train and not train:
-        other = [f.path.name for f in found.values()
-                 if f and (f.role, f.edition) == ("train", edition)]  # fmt: skip
-        hint = f" for context {context!r}, and {other[0]} is for another" if other else ""
+        others = [file for file in filter(None, found.values()) if file.edition == edition]
+        names = [file.path.name for file in others if file.role == "train"]
+        hint = f" for context {context!r}, and {names[0]} is for another" if names else ""
         raise _missing(folder, found, f"no training file of edition {edition}{hint}")
     if alone := tests and sorted(set(tests) ^ set(golds)):
         names = ", ".join(_batch(edition, number) for number in alone)
@@ -168,9 +168,9 @@ def find_files(
     )
     read = files.inputs(context)
     used = [found[path] for path in read if found[path]]
-    ignored = ((path, _why_ignored(path, file, used, edition, context))
-               for path, file in found.items() if path not in read)  # fmt: skip
-    return replace(files, ignored=tuple(ignored))
+    unread = {path: file for path, file in found.items() if path not in read}
+    why = {path: _why_ignored(path, file, used, edition, context) for path, file in unread.items()}
+    return replace(files, ignored=tuple(why.items()))
 
 
 def _edition(folder: Path, paths: Collection[Path], known: Sequence[_File]) -> str:

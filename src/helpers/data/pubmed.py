@@ -91,11 +91,7 @@ def fetch_articles(
 
 
 class _Again(Exception):
-    """This attempt failed, but another may succeed; ``pause`` is what the server asks for."""
-
-    def __init__(self, reason: str, pause: float | None = None):
-        super().__init__(reason)
-        self.pause = pause
+    """This attempt failed, but another may succeed: the reason, and the pause to make or None."""
 
 
 class _Service:
@@ -136,8 +132,9 @@ class _Service:
             time.sleep(min(pause, LONGEST_PAUSE))
             try:
                 return self._attempt(pmids)
-            except _Again as reason:
-                failed, pause = reason, 2.0**attempt if reason.pause is None else reason.pause
+            except _Again as error:
+                failed, pause = error.args
+                pause = 2.0**attempt if pause is None else pause
         raise InputError(f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; {_REMEDY}")
 
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
@@ -151,7 +148,7 @@ class _Service:
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise InputError(f"PubMed ({self.url}): {in_words(error)}; {_REMEDY}") from None
-            raise _Again(in_words(error)) from None
+            raise _Again(in_words(error), None) from None
         if response.status_code in RETRY_STATUS:
             pause = asked_pause(response.headers.get("Retry-After", ""))
             raise _Again(f"HTTP {response.status_code}", pause)
@@ -164,7 +161,7 @@ class _Service:
         try:
             return read_articles(response.content)
         except ValueError as error:
-            raise _Again(str(error)) from None
+            raise _Again(str(error), None) from None
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
