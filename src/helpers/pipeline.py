@@ -24,7 +24,7 @@ from helpers.io import all_or_none, check_outputs, write_json
 if TYPE_CHECKING:
     from helpers.model.decoding import Candidate, Reader
 
-GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
+GOLDEN = "contains answers, so it is a golden file: participants were given fewer snippets"
 TRAINED_ON = (
     "a golden file, converted as training data (--test makes test data of it); give the files of "
     "your test to --against, so that no test question is trained on"
@@ -272,7 +272,9 @@ def fine_tune_files(
     parts = output / "training", output / "transformers"
     for path in (path for path in (train, dev) if path):
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
-            raise InputError(f"{path}: lies where the model's files go; choose another --output")
+            raise InputError(
+                f"{path}: is in a folder for the model's files; choose another --output"
+            )
     examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
     for remark in _refuse_leaks(train, examples, dev, held_out, against, settings):
         print(remark, file=sys.stderr)
@@ -319,8 +321,8 @@ def _refuse_leaks(
     yield from leaks.refuse_shared(train, dev, same, allow=settings.allow_leak)
     if other:
         yield (
-            f"{dev}: wordings that {train} has too, over other texts and under other ids: "
-            f"{bioasq.some_ids(other)}; they stay, judge them by eye"
+            f"{dev}: has wordings of {train} with other texts and other ids: "
+            f"{bioasq.some_ids(other)}; they are kept, please check them"
         )
 
 
@@ -384,7 +386,7 @@ def _texts_of(
         print(f"{path}: {GOLDEN}", file=sys.stderr)
     if drops:
         names = ", ".join(drop.question_id for drop in drops)
-        print(f"{path}: no text, so no answer, for question {names}", file=sys.stderr)
+        print(f"{path}: no text and therefore no answer for question {names}", file=sys.stderr)
     return examples
 
 

@@ -237,7 +237,7 @@ def test_cache_lines_of_another_shape_are_passed_over(server, tmp_path, line):
 def test_an_answer_with_other_articles_is_no_harm():
     xml = f"{HEAD}<PubmedArticleSet>{journal('7', 'T', '')}</PubmedArticleSet>".encode()
     assert set(read_articles(xml)) == {"7"}
-    with pytest.raises(ValueError, match="no XML"):
+    with pytest.raises(ValueError, match="not XML"):
         read_articles(b"{}")
 
 

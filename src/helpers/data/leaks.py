@@ -190,7 +190,7 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False
         )
     remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
     if near := [leak for leak in leaks if not leak.certain]:
-        remarks.append(f"{path}: perhaps {summary(near)}; they stay, judge them by eye")
+        remarks.append(f"{path}: perhaps {summary(near)}; they are kept, please check them")
     return remarks
 
 
@@ -234,7 +234,7 @@ def refuse_shared(
     """
     if not shared:
         return []
-    found = f"{dev}: asks what {train} asks over the same text or under the same id: "
+    found = f"{dev}: has questions of {train} with the same text or the same id: "
     found += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
     if allow:
         return [f"{found}; allowed by allow_leak"]

@@ -184,9 +184,9 @@ def read_articles(xml: bytes) -> dict[str, Article]:
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the response is damaged or no XML ({error})") from None
+        raise ValueError(f"the response is damaged or not XML ({error})") from None
     if root.tag != "PubmedArticleSet":
-        raise ValueError(f"the response holds no articles ({_text(root)[:100] or root.tag})")
+        raise ValueError(f"the response contains no articles ({_text(root)[:100] or root.tag})")
     articles = {}
     for entry in root:
         citation = entry.find("MedlineCitation")

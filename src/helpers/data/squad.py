@@ -209,7 +209,7 @@ def _read_row(row: object, context: object, place: Place, path: str | Path) -> E
         place = replace(place, where=f"{path}: question {row_id!r}", id=row_id)
     for name, text in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
-            raise place.error(name, "is empty or no text; fix or remove the row")
+            raise place.error(name, "is empty or not a text; fix or remove the row")
     spans = _read_answers(row.get("answers"), context, place)
     impossible = row.get("is_impossible")
     if impossible not in (None, True, False):
@@ -231,10 +231,10 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
     spans = set()
     for answer in answers:
         if not isinstance(answer, dict):
-            raise place.error("answers", "holds no objects; rebuild the row")
+            raise place.error("answers", "must contain objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
         if not isinstance(text, str):
-            raise place.error("text", "of an answer is no text; rebuild the row")
+            raise place.error("text", "of an answer is not a text; rebuild the row")
         if type(start) is not int:
             problem = f"of answer {text!r} is not an integer; rebuild the row"
             raise place.error("answer_start", problem)
@@ -264,7 +264,7 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
     """
     bare = text.strip()
     if not bare:
-        raise InputError(f"{place.where}: answer {text!r} holds no text; remove or rebuild it")
+        raise InputError(f"{place.where}: answer {text!r} is blank; remove or rebuild it")
     rest = context[max(start, 0) :]
     at = start if rest.startswith(bare) else start + len(rest) - len(rest.lstrip())
     if start < 0 or not context.startswith(bare, at):
