@@ -1,75 +1,56 @@
-"""Fetch a checkpoint by name, verify it, and say where it lies."""
-
-from __future__ import annotations
+"""Fetch a checkpoint by name, verify it, and print where it is."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from helpers.config import QKV_ORDERS, InputError
+from helpers.config import QKV_ORDERS, InputError, from_parameters
 from helpers.fetch.fetch import fetch
 from helpers.fetch.registry import REGISTRY
 
+VARIABLES = """HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at the
+first fetch; HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors; NGC_API_KEY is a key for
+NGC; HELPERS_OFFLINE=1 forbids every network connection."""
+
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at "
-        "the first fetch; HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors; NGC_API_KEY "
-        "is a key for NGC; HELPERS_OFFLINE=1 forbids every network connection.",
-    )
-    parser.add_argument(
-        "name",
-        help=f"one of: {', '.join(REGISTRY)}; a hub name "
-        "(organization/model[@revision]); or a folder, .nemo file or archive",
-    )
-    parser.add_argument("--source", help="your own copy: a folder, a file, or an archive")
-    parser.add_argument("--to", help="folder for the files (default: the cache)")
-    parser.add_argument("--convert", metavar="DIR", help="also write a transformers folder there")
-    parser.add_argument(
-        "--qkv-order", choices=QKV_ORDERS[1:],
-        help="of a Megatron checkpoint's rows, for --convert; without it they are tried",
-    )  # fmt: skip
-    parser.add_argument(
-        "--report", metavar="FILE.md", help="write what the files hold, to share with others"
-    )
-    parser.add_argument(
-        "--squad-dev", default="", metavar="FILE", help="for --report: measure EM and F1 on it"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, epilog=VARIABLES)
+    add = parser.add_argument
+    add("name", help=f"one of {', '.join(REGISTRY)}; organization/model[@revision]; or a path")
+    add("--source", help="your own copy: a folder, a .nemo or other file, or an archive")
+    add("--to", help="folder for the files (default: the cache)")
+    add("--convert", metavar="DIR", help="also write a transformers folder to DIR")
+    add("--qkv-order", choices=QKV_ORDERS[1:], default="",
+        help="row order of a Megatron checkpoint; by default we try all of them")  # fmt: skip
+    add("--report", metavar="FILE.md", help="write what the files contain, to share with others")
+    add("--squad-dev", default="", metavar="FILE", help="for --report: measure EM and F1 on FILE")
     options = parser.parse_args(argv)
     if options.qkv_order and not (options.convert or options.report):
         parser.error("--qkv-order goes with --convert or --report")
     if options.squad_dev and not options.report:
         parser.error("--squad-dev goes with --report")
     try:
-        if options.convert:  # torch takes a second, and a wrong folder is told before any download
+        if options.convert:  # refuse a wrong folder before downloading; torch takes a second
+            from helpers import pipeline
             from helpers.model.checkpoints import check_replaceable
-            from helpers.pipeline import convert_checkpoint
 
             check_replaceable(Path(options.convert))
-        checkpoint = fetch(options.name, source=options.source, to=options.to)
-        print(f"{checkpoint.name}: {checkpoint.folder} (from: {checkpoint.origin})")
-        for name, digest in checkpoint.files.items():
-            print(f"  {digest}  {name}")
-        print(f"  license: {checkpoint.license}")
+        found = fetch(options.name, source=options.source, to=options.to)
+        print(f"{found.name}: {found.folder} (from: {found.origin})")
+        files = (f"  {digest}  {name}" for name, digest in found.files.items())
+        print(*files, f"  license: {found.license}", sep="\n")
         if options.report:
-            from helpers.config import from_parameters
             from helpers.model.checkpoint_report import write_report
 
-            settings = from_parameters(qkv_order=options.qkv_order)
-            print(write_report(
-                checkpoint.name, checkpoint.folder, options.report, settings, options.squad_dev
-            ))  # fmt: skip
+            name, settings = found.name, from_parameters(qkv_order=options.qkv_order)
+            print(write_report(name, found.folder, options.report, settings, options.squad_dev))
         if options.convert:
-            convert_checkpoint(checkpoint.folder, options.convert, options.qkv_order or "")
+            pipeline.convert_checkpoint(found.folder, options.convert, options.qkv_order)
     except InputError as error:
         print(f"download_checkpoint.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "\ndownload_checkpoint.py: stopped; the same command goes on where it was",
-            file=sys.stderr,
-        )
+        print("\ndownload_checkpoint.py: stopped; run it again to continue", file=sys.stderr)
         return 130
     return 0
 

@@ -1,8 +1,8 @@
-"""Score answer files against gold files: SAcc, MRR and LAcc; EM and F1 when they are SQuAD files.
+"""Score answer files against gold files: SAcc, MRR and LAcc; EM and F1 for SQuAD files.
 
-Standard output: one line per batch and the weighted line. Standard error: every repair and every
-entry that was ignored. BioASQ files are scored as the organizers' program scores them (edition 5).
-Where that program stops, this one repairs the files, with a remark, or refuses them.
+Standard output gets one line per batch and the weighted line, standard error every repair and every
+ignored entry. BioASQ files are scored as the organizers' program scores them (edition 5). Where
+that program stops, this one repairs the files with a remark, or refuses them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="one for each gold file, in the same order; for SQuAD a file {row id: text}",
+        help="one per gold file, in the same order; for SQuAD a file {row id: text}",
     )
     parser.add_argument("--json", metavar="OUT.json", help="also write the scores, fractions of 1")
     parser.add_argument(
         "--missing",
         choices=MISSING,
         default=MISSING[0],
-        help="questions without an entry count as wrong (default), or are dropped from the mean "
-        "as BioASQ's evaluators did up to 2020",
+        help="count questions without an entry as wrong (default), or drop them from the mean as "
+        "BioASQ's evaluators did up to 2020",
     )
     args = parser.parse_args(argv)
     try:

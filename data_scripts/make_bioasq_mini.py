@@ -13,22 +13,22 @@ from helpers.data.mini import DATA
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0, or 1 where --check finds a difference, or 2 on bad input."""
+    """Run the command line; return 0, 1 if --check finds a difference, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="BioASQ-mini is teaching data; no published result is comparable with its scores.",
+        epilog="Scores on this teaching data are not comparable with any published result.",
     )
     parser.add_argument(
         "--to", type=Path, default=DATA, help="folder to write to (default: the package's)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; compare the folder's files instead"
+        "--check", action="store_true", help="write nothing; check the folder's files instead"
     )
     options = parser.parse_args(arguments)
     try:
         if options.check:
             differences = generate.check(options.to)
-            print("\n".join(differences) or f"{options.to}: all files are as the facts make them")
+            print("\n".join(differences) or f"{options.to}: all files match the facts")
             return 1 if differences else 0
         for path in generate.make(options.to):
             print(path)
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"make_bioasq_mini.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nmake_bioasq_mini.py: stopped; the same command starts it again", file=sys.stderr)
+        print("\nmake_bioasq_mini.py: stopped; run it again to start over", file=sys.stderr)
         return 130
     return 0
 

@@ -1,9 +1,9 @@
 """Score answers with the organizers' Java program and compare every figure with ours to 1e-9.
 
-Standard output: one line per batch with the program's figure and ours for each measure. The program
-gets the files as they are. Only if it stops does it get copies in which what stopped it is changed;
-standard error lists these changes.
-Exit status 0 when all figures agree, 1 when one differs, 2 for bad input.
+Standard output gets one line per batch with the program's figure and ours for each measure. The
+program reads the files unchanged. Only if it stops, it reads copies in which we change what stopped
+it; standard error lists these changes. The exit status is 0 if all figures agree, 1 if one differs,
+2 for bad input.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from helpers.scoring.official import EDITION, FACTOID, compare_files
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jar", required=True, help="BioASQEvaluation.jar, lib/ beside it")
+    parser.add_argument("--jar", required=True, help="BioASQEvaluation.jar, with lib/ next to it")
     parser.add_argument("--gold", nargs="+", required=True, metavar="FILE", help="golden files")
     parser.add_argument(
         "--answers",
         nargs="+",
         required=True,
         metavar="FILE",
-        help="one for each, in order",
+        help="one per gold file, in the same order",
     )
     parser.add_argument(
-        "--edition", type=int, default=EDITION, help="the rules to use; 5 (default) is that of 7b"
+        "--edition", type=int, default=EDITION, help="rules to use; 5 (default) is that of 7b"
     )
     parser.add_argument("--missing", choices=MISSING, default=MISSING[0], help="as for evaluate.py")
     args = parser.parse_args(argv)

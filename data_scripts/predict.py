@@ -1,4 +1,4 @@
-r"""Answer a BioASQ test input (or a SQuAD file) with any checkpoint, ranked the BioASQ way.
+r"""Answer a BioASQ test input (or a SQuAD file) with any checkpoint; rank answers for BioASQ.
 
     python data_scripts/predict.py --checkpoint runs/latest/model/model.nemo \
         --input testset1.json --output answers.json --nbest nbest.jsonl
@@ -16,16 +16,18 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--checkpoint", required=True, help="a registry name, folder or .nemo")
     parser.add_argument("--input", required=True, help="BioASQ questions or a SQuAD file")
-    parser.add_argument("--output", required=True, help="where the answers go")
+    parser.add_argument("--output", required=True, help="file for the answers")
     parser.add_argument("--context", choices=CONTEXTS, default="snippet")
     parser.add_argument(
         "--abstracts",
-        help="JSON {document: text}, for --context abstract; PubMed is asked for the rest",
+        help="JSON {document: text}, for --context abstract; the rest comes from PubMed",
     )
-    parser.add_argument("--merge", choices=MERGES, default="sum", help="over a question's contexts")
-    parser.add_argument("--nbest", help="also write every pair's n-best, a JSON line each")
-    parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="of a Megatron checkpoint's "
-                        "rows; without it they are tried")  # fmt: skip
+    parser.add_argument(
+        "--merge", choices=MERGES, default="sum", help="how to combine a question's contexts"
+    )
+    parser.add_argument("--nbest", help="also write each pair's n-best list as a line of JSON")
+    parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
+                        "checkpoint; by default we try all of them")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     args = parser.parse_args(argv)
     try:
@@ -46,7 +48,7 @@ def main(argv=None) -> int:
         print(f"predict.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\npredict.py: stopped; the same command starts it again", file=sys.stderr)
+        print("\npredict.py: stopped; run it again to start over", file=sys.stderr)
         return 130
     return 0
 

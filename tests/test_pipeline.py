@@ -26,7 +26,7 @@ def task(tmp_path_factory):
     """A folder with a tiny checkpoint, a train file, and a BioASQ test input with its golden."""
     folder = tmp_path_factory.mktemp("task")
     tiny_folder(folder / "base")
-    squad.write_squad(folder / "train.json", tiny_examples(90), rows="occurrence")
+    squad.write_squad(folder / "train.json", squad.by_occurrence(tiny_examples(90)))
     questions = {}
     for e in tiny_examples(12, seed=9):
         item = questions.setdefault(
@@ -281,13 +281,13 @@ def test_a_training_question_in_the_file_held_out_is_refused_unless_allowed(task
     same_id = replace(first, context="x " + second.context, spans=(Span(0, 1, "x"),))
     for name, example in (("text", text), ("id", same_id)):
         (line,) = said(name, example)
-        assert f"/{name}.json: asks what {task}/train.json asks" in line, line
+        assert f"/{name}.json: has questions of {task}/train.json with" in line, line
         assert f"1 question ('{example.id}'); the first: '{example.question}'" in line
         assert "remove them" in line and "allow_leak=true" in line
         remark, stop = said(name, example, "--set", "allow_leak=true")
         assert remark.endswith("allowed by allow_leak") and "nosuch" in stop
     remark, stop = said("wording", replace(same_id, id="f_001", question_id="f"))
-    assert "1 question ('f_001'); they stay, judge them by eye" in remark and "nosuch" in stop
+    assert "1 question ('f_001'); they are kept, please check them" in remark and "nosuch" in stop
     (stop,) = said("other", replace(same_id, question="where ?"))  # numbered alike, by chance
     assert "nosuch" in stop
 
@@ -309,4 +309,4 @@ def test_repairs_are_told(task, tmp_path, capsys):
     data["questions"].append(data["questions"][0])
     path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
-    assert f"{path}: a question stands twice, word by word" in capsys.readouterr().err
+    assert f"{path}: an identical question occurs twice" in capsys.readouterr().err

@@ -1,10 +1,7 @@
-"""Whole stages from file to file, for the command lines and for one's own scripts.
+"""Whole stages from file to file, for the command lines and for your own code.
 
-The notebooks walk the same path in smaller steps.
-
-From BioASQ files given by name to one SQuAD file: what ``data_scripts/bioasq_to_squad.py`` does.
-
-``conversion`` does the same for all files of a run.
+The notebooks take the same path in smaller steps. Modules that need torch are imported inside the
+functions that use them, because ``convert_files`` needs none and importing torch takes seconds.
 """
 
 from __future__ import annotations
@@ -12,50 +9,217 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from helpers import io
 from helpers.config import InputError, Settings, from_parameters
-from helpers.data import bioasq, layout, leaks, squad
-from helpers.data.bioasq import Oddities, Question, is_squad, parse_questions, read_json
-from helpers.data.convert import convert
-from helpers.data.layout import role_of
-from helpers.data.leaks import find_leaks, read_tests, refuse_leaks, split_dev, wordings
-from helpers.data.pubmed import Abstracts, gather_abstracts
-from helpers.data.squad import (
-    Drop,
-    Example,
-    by_occurrence,
-    by_pair,
-    one_span_rows,
-    parse_squad,
-    write_drops,
-    write_ids,
-    write_squad,
-)
-from helpers.fetch import fetch
-from helpers.io import all_or_none, check_outputs
-from helpers.model import checkpoints, decoding, training
-from helpers.model.checkpoints import prepare
-from helpers.model.decoding import Candidate, Reader, rank_answers, write_nbest
+from helpers.data import bioasq, convert, layout, leaks, pubmed, squad
+from helpers.data.bioasq import Question, Remarks
+from helpers.data.squad import Drop, Example, question_texts
+from helpers.fetch.fetch import fetch
+from helpers.io import all_or_none, check_outputs, write_json
 
+if TYPE_CHECKING:
+    from helpers.model.decoding import Candidate, Reader
+
+GOLDEN = "contains answers, so it is a golden file: participants were given fewer snippets"
+TRAINED_ON = (
+    "a golden file, converted as training data (--test makes test data of it); give the files of "
+    "your test to --against, so that no test question is trained on"
+)
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """How ``convert_files`` converts; ``bioasq_to_squad.py`` has an option for each field."""
+
+    context: str = "snippet"
+    abstracts: str | Path | None = None  # for context "abstract"; we ask PubMed for the rest
+    dev_fraction: float = 0.0
+    seed: int = 0
+    version: str = "1.1"  # of SQuAD
+    test: bool = False  # keep every context, with or without an answer
+    negatives: bool = False  # contexts without an answer, see ``convert``; for version "2.0" only
+    against: Sequence[str | Path] = ()  # test files, whose questions are refused
+    allow_leak: bool = False  # convert them nevertheless
+
+
+@dataclass
+class Sources:
+    """The content of the files to convert: BioASQ questions, SQuAD rows, and remarks on both."""
+
+    questions: list[Question] = field(default_factory=list)
+    rows: list[Example] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def texts(self) -> dict[str, str]:
+        """Id -> text of every question."""
+        return {q.id: q.body for q in self.questions} | question_texts(self.rows)
+
+
+def convert_files(
+    files: Sequence[str | Path],
+    output: str | Path,
+    *,
+    drops: str | Path | None = None,
+    ids: str | Path | None = None,
+    **options,
+) -> str:
+    """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); return a one-line summary.
+
+    ``options`` are fields of ``ConvertOptions``. A file may also be a SQuAD file, dmis-lab's or
+    ours: its rows are checked and written again, only the answered ones unless ``test`` is set, and
+    rows with one answer each keep their ids. Without ``test`` a golden file is training data, with
+    a remark, because test batches are later editions' training data.
+
+    Everything is read and converted before the first file is written. Raises ``InputError``; if no
+    question can be converted, it writes the remarks and ``drops`` first.
+    """
+    options = ConvertOptions(**options)
+    dev_output = _check_options(files, output, drops, ids, options)
+    sources = _read_sources(files, options)
+    examples, dropped = _convert_sources(files, sources, options)
+    train, dev = _split_rows(examples, sources, options) if examples else ([], [])
+    for remark in sources.remarks:
+        print(remark, file=sys.stderr)
+    reasons = Counter(drop.reason for drop in dropped)
+    if not examples:
+        if drops:
+            squad.write_drops(drops, dropped)
+        why = ", ".join(sorted(reasons))
+        raise InputError(f"{files[0]}: no question could be converted ({why})")
+    with all_or_none():
+        if drops:
+            squad.write_drops(drops, dropped)
+        if ids:
+            squad.write_ids(ids, train + dev)
+        if dev_output:
+            squad.write_squad(dev_output, dev, version=options.version)
+        unknown = _unanswered(sources) if options.test else ()
+        squad.write_squad(output, train, version=options.version, unknown=unknown)
+    total = len(sources.texts())
+    held_out = f", held out: {len(dev)} pairs" if dev else ""
+    why = "".join(f"; {reason}: {count}" for reason, count in reasons.most_common())
+    kept = f"{total - len(dropped)} of {total} questions, {len(dropped)} dropped"
+    return f"{len(train)} rows{held_out}; {kept}{why}"
+
+
+def _check_options(
+    files: Sequence, output: str | Path, drops: object, ids: object, options: ConvertOptions
+) -> Path | None:
+    """Refuse options and names that do not fit together; return the file of the held-out part."""
+    check_outputs((output,))  # before we take its name apart
+    if options.test and options.dev_fraction:
+        raise InputError("dev fraction: a test input is not split; leave out one of the two")
+    if options.negatives and (options.test or options.version != "2.0"):
+        raise InputError(
+            "negatives: only SQuAD 2.0 training files have them; add --squad-version 2"
+        )
+    _check_abstracts(options.abstracts, options.context)
+    output = Path(output)
+    dev_output = output.with_name(f"{output.stem}_dev{output.suffix}")
+    dev_output = dev_output if options.dev_fraction else None
+    check_outputs((output, dev_output, drops, ids), (*files, options.abstracts, *options.against))
+    return dev_output
+
+
+def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
+    if abstracts and context != "abstract":
+        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
+
+
+def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
+    """Read the files; refuse repeated ids and questions of the test files."""
+    sources = Sources()
+    for file in files:
+        if not options.test and layout.role_of(file) == "golden":
+            sources.remarks.append(f"{file}: {TRAINED_ON}")
+        remarks, new = Remarks(), Sources()
+        data = bioasq.read_json(file, remarks)
+        if bioasq.is_squad(data):
+            new.rows = squad.read_squad(file, remarks, data)
+        else:
+            answers = "any" if options.test else "required"
+            new.questions = bioasq.read_questions(file, answers=answers, remarks=remarks, data=data)
+        if again := new.texts().keys() & sources.texts().keys():
+            raise InputError(
+                f"{file}: question {min(again)!r}: id is also in another file; drop one file"
+            )
+        sources.questions += new.questions
+        sources.rows += new.rows
+        sources.remarks += remarks.lines(file)
+    found = leaks.find_leaks(sources.texts(), leaks.read_tests(options.against))
+    sources.remarks += leaks.refuse_leaks(files[0], found, allow=options.allow_leak)
+    if not sources.questions and options.context != "snippet":
+        raise InputError(f"{files[0]}: a SQuAD file has its texts and answers; leave out --context")
+    return sources
+
+
+def _convert_sources(
+    files: Sequence[str | Path], sources: Sources, options: ConvertOptions
+) -> tuple[list[Example], list[Drop]]:
+    """The rows of all files, and the questions without any; adds to the remarks."""
+    rows, dropped = sources.rows, []
+    if not options.test:
+        rows, dropped = squad.answered_rows(rows, negatives=options.negatives)
+    if sources.questions:
+        abstracts = pubmed.gather_abstracts(
+            sources.questions, [options.abstracts], context=options.context, source=files[0]
+        )
+        sources.remarks += abstracts.remarks
+        examples, lost = convert.convert(
+            sources.questions,
+            context=options.context,
+            test=options.test,
+            abstracts=abstracts,
+            negatives=options.negatives,
+        )
+        rows, dropped = rows + examples, dropped + lost
+    if options.test and any(question.exact_answer for question in sources.questions):
+        sources.remarks.append(f"{', '.join(map(str, files))}: {GOLDEN}")
+    return rows, dropped
+
+
+def _split_rows(
+    rows: list[Example], sources: Sources, options: ConvertOptions
+) -> tuple[list[Example], list[Example]]:
+    """The rows to write: of training data one per occurrence, of held-out data one per pair."""
+    train, dev = leaks.split_dev(rows, options.dev_fraction, options.seed)
+    if options.test:
+        return train, dev
+    given = {row.question_id for row in sources.rows}
+    ready = squad.one_span_rows([row for row in train if row.question_id in given])
+    made = squad.by_occurrence(row for row in train if row.question_id not in given)
+    return ready + made, squad.by_pair(dev)
+
+
+def _unanswered(sources: Sources) -> set[str]:
+    """Ids of questions whose answer no file gives, so nobody knows which contexts have none."""
+    answered = {row.question_id for row in sources.rows if row.spans}
+    answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
+    return sources.texts().keys() - answered
 
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
     """Fetch a checkpoint by name, or take a path, and load it with its tokenizer."""
-    return checkpoints.load(prepare(fetch.fetch(checkpoint).folder, settings), settings)
+    from helpers.model import checkpoints
+
+    return checkpoints.load(checkpoints.prepare(fetch(checkpoint).folder, settings), settings)
 
 
 def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: str = "") -> Path:
-    """Write any checkpoint that can be read as a transformers folder, and print what it holds.
+    """Write any readable checkpoint as a transformers folder, and print what it contains.
 
-    ``qkv_order`` names the row order of a Megatron checkpoint, else it is found by trying.
+    ``qkv_order`` is the row order of a Megatron checkpoint; without it we try all of them.
     """
+    from helpers.model import checkpoints
+
     checkpoints.check_replaceable(Path(output))
-    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # nothing is read with it
-    reader = checkpoints.load(prepare(checkpoint, settings), settings)
+    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # the model reads nothing
+    reader = checkpoints.load(checkpoints.prepare(checkpoint, settings), settings)
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
         tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
@@ -64,6 +228,17 @@ def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: st
         print("no span head in it: fine-tune it before asking questions")
     print(f"transformers folder: {output}")
     return Path(output)
+
+
+def save_model(reader: Reader, folder: str | Path) -> tuple[Path, Path]:
+    """Write ``model.nemo`` and a ``transformers`` folder; return both paths."""
+    from helpers.model import checkpoints
+
+    folder = Path(folder)
+    return (
+        checkpoints.save_nemo(reader, folder / "model.nemo"),
+        checkpoints.save_transformers(reader, folder / "transformers"),
+    )
 
 
 def fine_tune_files(
@@ -78,13 +253,14 @@ def fine_tune_files(
 ) -> Reader:
     """Fine-tune on a SQuAD file; write ``model.nemo``, ``transformers/`` and ``training/``.
 
-    ``parameters`` are names of ``config.Settings``. Everything is read and checked before
-    training starts. Questions that the test files also ask, by id or by wording, are refused
-    unless ``allow_leak`` is set, and near-equal wordings remarked on; test files are those of
-    ``against``, or else of ``bioasq_dir``. So are questions of ``dev`` in the wording of ``train``
-    with its text or its id; the wording alone is remarked on. Returns the trained reader, after
-    printing its dev scores if there is a file.
+    ``parameters`` are fields of ``config.Settings``. Everything is read and checked before training
+    starts. Training questions that are in a test file (of ``against``, or else of ``bioasq_dir``)
+    by id or by wording are refused unless ``allow_leak`` is set; near-equal wordings give a remark.
+    The same holds for questions of ``dev`` with a wording of ``train`` and its text or id; the
+    wording alone gives a remark. Prints the scores on ``dev`` and returns the trained reader.
     """
+    from helpers.model import checkpoints, decoding, training
+
     output = Path(output).resolve()
     settings = from_parameters(**{"run": output.name or "model", **parameters})
     if settings.squad_epochs:
@@ -96,12 +272,12 @@ def fine_tune_files(
     parts = output / "training", output / "transformers"
     for path in (path for path in (train, dev) if path):
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
-            raise InputError(f"{path}: lies where the model's files go; choose another --output")
-    examples = _answered(train)
-    held_out = _answered(dev) if dev else None
-    _check_leaks(train, examples, against, settings)
-    if held_out:
-        _compare(train, examples, dev, held_out, settings.allow_leak)
+            raise InputError(
+                f"{path}: is in a folder for the model's files; choose another --output"
+            )
+    examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
+    for remark in _refuse_leaks(train, examples, dev, held_out, against, settings):
+        print(remark, file=sys.stderr)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
@@ -110,39 +286,44 @@ def fine_tune_files(
     print(f"{done.steps} steps over {done.windows} windows in {done.seconds:.0f} s; see {output}")
     if held_out:
         scores = decoding.dev_scores(reader, held_out, progress=True)
-        print("dev: " + ", ".join(f"{name} {_shown(value)}" for name, value in scores.items()))
+        shown = {n: f"{100 * v:.1f}" if isinstance(v, float) else v for n, v in scores.items()}
+        print("dev: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     return reader
 
 
-def _check_leaks(train, examples: list[Example], against, settings: Settings) -> None:
+def _read_answered(path: str | Path) -> list[Example]:
+    remarks = Remarks()
+    examples = squad.read_squad(path, remarks)
+    remarks.print(path)
+    without = sum(not example.spans for example in examples)
+    if without == len(examples):
+        raise InputError(f"{path}: no row has an answer; give a training file, not a test input")
+    if without:
+        print(f"{path}: {without} of {len(examples)} rows have no answer", file=sys.stderr)
+    return examples
+
+
+def _refuse_leaks(
+    train: str | Path,
+    examples: list[Example],
+    dev: str | Path | None,
+    held_out: list[Example],
+    against: Sequence[str | Path],
+    settings: Settings,
+) -> Iterator[str]:
+    """Refuse training questions that are in a test file or in ``dev``; yield remarks on others."""
     if not against and settings.bioasq_dir:
-        found = layout.find_files(settings.bioasq_dir, need_train=False)
-        against = [*found.golds, *found.tests]
-    found = leaks.find_leaks(leaks.wordings(examples), leaks.read_tests(against))
-    for remark in leaks.refuse_leaks(train, found, allow=settings.allow_leak):
-        print(remark, file=sys.stderr)
-
-
-def _compare(train, examples, dev, held_out: list[Example], allow: bool) -> None:
-    """Refuse a training question in the file held out; an equal wording alone is only told."""
+        files = layout.find_files(settings.bioasq_dir, need_train=False)
+        against = [*files.golds, *files.tests]
+    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
+    yield from leaks.refuse_leaks(train, found, allow=settings.allow_leak)
     same, other = leaks.compare_parts(examples, held_out)
-    for remark in leaks.refuse_shared(train, dev, same, allow=allow):
-        print(remark, file=sys.stderr)
+    yield from leaks.refuse_shared(train, dev, same, allow=settings.allow_leak)
     if other:
-        print(
-            f"{dev}: wordings that {train} has too, over other texts and under other ids: "
-            f"{bioasq.some_ids(other)}; they stay, judge them by eye",
-            file=sys.stderr,
+        yield (
+            f"{dev}: has wordings of {train} with other texts and other ids: "
+            f"{bioasq.some_ids(other)}; they are kept, please check them"
         )
-
-
-def save_model(reader: Reader, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``model.nemo`` and a ``transformers`` folder; returns both paths."""
-    folder = Path(folder)
-    return (
-        checkpoints.save_nemo(reader, folder / "model.nemo"),
-        checkpoints.save_transformers(reader, folder / "transformers"),
-    )
 
 
 def predict_files(
@@ -154,17 +335,20 @@ def predict_files(
     nbest: str | Path | None = None,
     **parameters,
 ) -> Path:
-    """Answer a BioASQ file, or a SQuAD file, and write the answers under ``output``.
+    """Answer a BioASQ or SQuAD file, and write the answers to ``output``.
 
     A BioASQ file, or a SQuAD file whose row ids are BioASQ's ``<24 hex digits>_<number>``, gives a
     BioASQ answer file. Any other SQuAD file gives ``{row id: text}``, as SQuAD's own script reads.
-    A question without any text gets an empty answer, and a line on standard error says so.
+    A question without any text gets an empty answer and a line on standard error.
     """
+    from helpers.model.decoding import write_nbest
+
     settings = from_parameters(**parameters)
     check_outputs((output, nbest), (questions, abstracts))
-    if abstracts and settings.context != "abstract":
-        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
-    is_squad = bioasq.is_squad(bioasq.read_json(questions))
+    _check_abstracts(abstracts, settings.context)
+    remarks = Remarks()
+    data = bioasq.read_json(questions, remarks)
+    is_squad = bioasq.is_squad(data)
     if is_squad and abstracts:
         raise InputError(
             f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
@@ -172,47 +356,38 @@ def predict_files(
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
-    asked: list[str] = []
-    odd = bioasq.Oddities()
     if is_squad:
-        examples = squad.read_squad(questions, odd)
-        odd.tell(questions)
+        examples, ids = squad.read_squad(questions, remarks, data), []
+        remarks.print(questions)
     else:
-        examples, asked = read_inputs(questions, settings, abstracts)
+        read = bioasq.read_questions(questions, remarks=remarks, data=data)
+        ids = [question.id for question in read]
+        remarks.print(questions)
+        examples = _texts_of(read, questions, settings.context, abstracts)
     candidates = reader.predict(examples)
     if nbest:
         write_nbest(nbest, examples, candidates)
     print(f"{len(examples)} texts read; answers in {output}")
-    if is_squad and not all(_BIOASQ_ROW.fullmatch(e.id) for e in examples):
+    if is_squad and not all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
         best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
-        return io.write_json(output, best)
-    return write_ranked(output, examples, candidates, settings.merge, asked)
+        return write_json(output, best)
+    return write_ranked(output, examples, candidates, settings.merge, ids)
 
 
-def read_inputs(
-    path: str | Path, settings: Settings, abstracts: str | Path | None = None
-) -> tuple[list[Example], list[str]]:
-    """Test questions as examples under the settings' context, and the ids of all of them.
-
-    Questions without any text are named on standard error; when all are, it is an ``InputError``.
-    """
-    odd = bioasq.Oddities()
-    questions = bioasq.read_questions(path, odd=odd)
-    odd.tell(path)
-    texts = Abstracts({}, {})
-    if settings.context == "abstract":
-        texts = gather_abstracts(questions, [abstracts] if abstracts else [], source=path)
-    examples, drops = convert(
-        questions, context=settings.context, test=True, abstracts=texts.texts, lacking=texts.lacking
-    )
+def _texts_of(
+    questions: list[Question], path: str | Path, context: str, abstracts: str | Path | None
+) -> list[Example]:
+    """The examples of BioASQ questions; names questions without any text on standard error."""
+    texts = pubmed.gather_abstracts(questions, [abstracts], context=context, source=path)
+    examples, drops = convert.convert(questions, context=context, test=True, abstracts=texts)
     if not examples:
         raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
     if any(question.exact_answer for question in questions):
         print(f"{path}: {GOLDEN}", file=sys.stderr)
     if drops:
         names = ", ".join(drop.question_id for drop in drops)
-        print(f"{path}: no text, so no answer, for question {names}", file=sys.stderr)
-    return examples, [question.id for question in questions]
+        print(f"{path}: no text and therefore no answer for question {names}", file=sys.stderr)
+    return examples
 
 
 def write_ranked(
@@ -220,187 +395,15 @@ def write_ranked(
     examples: Sequence[Example],
     candidates: Sequence[Sequence[Candidate]],
     merge: str,
-    asked: Sequence[str] = (),
+    ids: Sequence[str] = (),
 ) -> Path:
-    """Merge the n-bests of each question and write the BioASQ answer file.
+    """Merge the n-best lists of each question and write the BioASQ answer file.
 
-    ``asked`` are ids that get an entry in any case, an empty one when nothing was found.
+    Questions of ``ids`` get an entry in any case, an empty one if nothing was found.
     """
-    answers: dict[str, list[str]] = {question: [] for question in asked}
+    from helpers.model.decoding import rank_answers
+
+    answers: dict[str, list[str]] = {question: [] for question in ids}
     for question, best in rank_answers(examples, candidates, merge=merge).items():
         answers[question] = [text for text, _ in best]
     return bioasq.write_answers(path, answers)
-
-
-def _answered(path: str | Path) -> list[Example]:
-    odd = bioasq.Oddities()
-    examples = squad.read_squad(path, odd)
-    odd.tell(path)
-    if not any(e.spans for e in examples):
-        raise InputError(f"{path}: no row has an answer; give a training file, not a test input")
-    without = sum(not e.spans for e in examples)
-    if without:
-        print(f"{path}: {without} of {len(examples)} rows have no answer", file=sys.stderr)
-    return examples
-
-
-def _shown(value: float) -> str:
-    return f"{100 * value:.1f}" if isinstance(value, float) else str(value)
-
-
-GOLDEN = "holds answers, so it is a golden file: more snippets than participants were given"
-TRAINED_ON = (
-    "a golden file, converted as training data (--test makes test data of it); give the files of "
-    "your test to --against, so that no test question is trained on"
-)
-
-
-def convert_files(
-    files: Sequence[str | Path],
-    output: str | Path,
-    *,
-    context: str = "snippet",
-    abstracts: str | Path | None = None,
-    drops: str | Path | None = None,
-    ids: str | Path | None = None,
-    dev_fraction: float = 0.0,
-    seed: int = 0,
-    version: str = "1.1",
-    test: bool = False,
-    negatives: bool = False,
-    against: Sequence[str | Path] = (),
-    allow_leak: bool = False,
-) -> str:
-    """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); a one-line summary.
-
-    ``abstracts`` is a file for context "abstract"; PubMed is asked for what it lacks. ``negatives``
-    is that of ``convert``, for version "2.0" only. Questions that a file of ``against`` asks
-    too, by id or by wording, are refused unless ``allow_leak``; near-equal wordings are only
-    remarked on. A file may be a SQuAD file, dmis-lab's or ours: its rows are checked and written
-    anew, answers or not with ``test``, those with an answer without (with ``negatives`` all of an
-    answered question). Rows of one answer each keep their ids.
-
-    A golden file is training data without ``test``, which a remark says: the test batches of
-    earlier editions are later editions' training data. Everything is read and converted before the
-    first file is written. Raises ``InputError``; if no question can be converted, only after it has
-    written the remarks and ``drops``.
-    """
-    check_outputs((output,))  # its name is taken apart next
-    if test and dev_fraction:
-        raise InputError("dev fraction: a test input is not split; leave out one of the two")
-    if negatives and (test or version != "2.0"):
-        raise InputError(
-            "negatives: only SQuAD 2.0 training files have them; add --squad-version 2"
-        )
-    if abstracts and context != "abstract":
-        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
-    output = Path(output)
-    dev_output = output.with_name(f"{output.stem}_dev{output.suffix}") if dev_fraction else None
-    check_outputs((output, dev_output, drops, ids), (*files, abstracts, *against))
-    questions, rows, remarks = _read_all(files, test)
-    asked = {q.id: q.body for q in questions} | wordings(rows)
-    leaks = find_leaks(asked, read_tests(against))
-    remarks += refuse_leaks(files[0], leaks, allow=allow_leak)
-    total = len(questions) + len(wordings(rows))
-    if not questions and context != "snippet":
-        raise InputError(f"{files[0]}: a SQuAD file has its texts and answers; leave out --context")
-    examples, dropped = _squad_rows(rows, test, negatives)
-    given = {row.question_id for row in rows}
-    if questions:
-        texts = Abstracts({}, {})
-        if context == "abstract":
-            own = [abstracts] if abstracts else []
-            texts = gather_abstracts(questions, own, source=files[0])
-        found, lost = convert(
-            questions, context=context, test=test, abstracts=texts.texts, lacking=texts.lacking,
-            negatives=negatives,
-        )  # fmt: skip
-        examples, dropped = examples + found, dropped + lost
-        remarks += texts.remarks
-    train, dev = split_dev(examples, dev_fraction, seed) if examples else ([], [])
-    if test and any(question.exact_answer for question in questions):
-        remarks.append(f"{', '.join(str(file) for file in files)}: {GOLDEN}")
-    for remark in remarks:
-        print(remark, file=sys.stderr)
-    if not examples:
-        if drops:
-            write_drops(drops, dropped)
-        reasons = ", ".join(sorted({drop.reason for drop in dropped}))
-        raise InputError(f"{files[0]}: no question could be converted ({reasons})")
-    if not test:
-        ready = one_span_rows([row for row in train if row.question_id in given])
-        train = ready + by_occurrence(row for row in train if row.question_id not in given)
-        dev = by_pair(dev)
-    unknown = _unanswered(questions, rows) if test else ()
-    with all_or_none():
-        if drops:
-            write_drops(drops, dropped)
-        if ids:
-            write_ids(ids, train + dev)
-        if dev_output:
-            write_squad(dev_output, dev, version=version)
-        write_squad(output, train, version=version, unknown=unknown)
-    return _summary(total, train, dev, dropped)
-
-
-def _unanswered(questions: Sequence[Question], rows: Sequence[Example]) -> set[str]:
-    """Ids of questions whose answer the input does not tell, so nobody knows what has none."""
-    answered = {row.question_id for row in rows if row.spans}
-    answered |= {q.id for q in questions if any(map(str.strip, q.synonyms()))}
-    return ({row.question_id for row in rows} | {q.id for q in questions}) - answered
-
-
-def _read_all(
-    files: Sequence[str | Path], test: bool
-) -> tuple[list[Question], list[Example], list[str]]:
-    """The questions of the BioASQ files, the rows of the SQuAD files, and what was repaired."""
-    questions: dict[str, Question] = {}
-    rows: list[Example] = []
-    remarks: list[str] = []
-    for file in files:
-        if not test and role_of(file) == "golden":
-            remarks.append(f"{file}: {TRAINED_ON}")
-        odd = Oddities()
-        data = read_json(file, odd)
-        if is_squad(data):
-            found = parse_squad(data, file, odd)
-            ids = wordings(found)
-        else:
-            answers = "any" if test else "required"
-            read = parse_questions(data, file, answers=answers, odd=odd)
-            ids = {question.id: question for question in read}
-        again = min(ids.keys() & (questions.keys() | wordings(rows).keys()), default=None)
-        if again is not None:
-            raise InputError(
-                f"{file}: question {again!r}: id is also in another file; drop one file"
-            )
-        if is_squad(data):
-            rows += found
-        else:
-            questions |= ids
-        remarks += odd.lines(file)
-    return list(questions.values()), rows, remarks
-
-
-def _squad_rows(
-    rows: list[Example], test: bool, negatives: bool
-) -> tuple[list[Example], list[Drop]]:
-    """The rows to write and, for training, the questions none of whose rows has an answer.
-
-    With ``negatives`` an answered question keeps its rows without an answer.
-    """
-    if test:
-        return rows, []
-    answered = {row.question_id for row in rows if row.spans}
-    bare = {row.question_id: row for row in rows if row.question_id not in answered}
-    drops = [Drop(name, row.question, "no answer in the SQuAD file") for name, row in bare.items()]
-    kept = [r for r in rows if r.spans or (negatives and r.question_id in answered)]
-    return kept, drops
-
-
-def _summary(total: int, rows: list[Example], dev: list[Example], dropped: list[Drop]) -> str:
-    held = f", held out: {len(dev)} pairs" if dev else ""
-    reasons = Counter(drop.reason for drop in dropped).most_common()
-    why = "".join(f"; {reason}: {count}" for reason, count in reasons)
-    kept = total - len(dropped)
-    return f"{len(rows)} rows{held}; {kept} of {total} questions, {len(dropped)} dropped{why}"

@@ -6,8 +6,8 @@ import pytest
 
 from helpers.config import InputError
 from helpers.data.bioasq import (
-    Oddities,
     Question,
+    Remarks,
     Snippet,
     read_answers,
     read_golds,
@@ -70,9 +70,9 @@ def test_null_is_absent_and_other_types_are_kept_on_request(save, tiny):
 )
 def test_a_list_written_as_text_is_read_as_that_list(save, tiny, written, read):
     tiny["questions"][0]["exact_answer"] = written
-    path, odd = save("f.json", tiny), Oddities()
-    assert read_questions(path, answers="required", odd=odd)[0].exact_answer == read
-    said = any("a list written as text" in line for line in odd.lines(path))
+    path, remarks = save("f.json", tiny), Remarks()
+    assert read_questions(path, answers="required", remarks=remarks)[0].exact_answer == read
+    said = any("a list written as text" in line for line in remarks.lines(path))
     assert said == (read != ((written,),))
 
 
@@ -84,23 +84,23 @@ def test_a_list_as_text_without_commas_is_refused(save, tiny):
 
 def test_nan_is_null_and_infinity_is_refused(save, tiny):
     tiny["questions"][0]["exact_answer"] = float("nan")
-    path, odd = save("f.json", tiny), Oddities()
+    path, remarks = save("f.json", tiny), Remarks()
     with pytest.raises(InputError, match="a1': field 'exact_answer' is missing, null or NaN"):
         read_questions(path, answers="required")
-    assert len(read_questions(path, odd=odd)) == 2
-    assert odd.lines(path)[:1] == [f"{path}: NaN is no JSON, read as null"]
+    assert len(read_questions(path, remarks=remarks)) == 2
+    assert remarks.lines(path)[:1] == [f"{path}: NaN is not JSON, read as null"]
     tiny["questions"][0]["exact_answer"] = float("inf")
-    with pytest.raises(InputError, match=r"f\.json: holds Infinity"):
+    with pytest.raises(InputError, match=r"f\.json: contains Infinity"):
         read_questions(save("f.json", tiny), answers="required")
 
 
 def test_a_line_break_inside_a_text_and_a_repeated_key(save):
     path = save("a.json", b'{"questions": [{"id": "1", "body": "a\nb", "body": "c"}]}')
     assert read_json(path)["questions"][0]["body"] == "c"
-    odd = Oddities()
-    read_json(path, odd)
-    (line,) = odd.lines(path)
-    assert line.endswith("key 'body' stands twice in one object, the last one counts: "
+    remarks = Remarks()
+    read_json(path, remarks)
+    (line,) = remarks.lines(path)
+    assert line.endswith("key 'body' occurs twice in one object, the last one counts: "
                          "1 question ('1')")  # fmt: skip
 
 
@@ -182,19 +182,19 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
 )  # fmt: skip
 def test_repairs_are_listed_with_the_question(save, tiny, change, remark, read):
     tiny["questions"][0].update(change)
-    path, odd = save("old.json", tiny), Oddities()
-    question = read_questions(path, odd=odd)[0]
+    path, remarks = save("old.json", tiny), Remarks()
+    question = read_questions(path, remarks=remarks)[0]
     assert {name: getattr(question, name) for name in read} == read
-    lines = [line for line in odd.lines(path) if "a1'" in line]
+    lines = [line for line in remarks.lines(path) if "a1'" in line]
     assert len(lines) == 1 and remark in lines[0] and lines[0].startswith(str(path))
     assert "\n" not in lines[0]
 
 
 def test_a_question_that_stands_twice_and_a_bare_list(save, tiny):
     tiny["questions"].append(tiny["questions"][0])
-    path, odd = save("bare.json", tiny["questions"]), Oddities()
-    assert [question.id[-2:] for question in read_questions(path, odd=odd)] == ["a1", "a2"]
-    assert any("stands twice" in line and "a1'" in line for line in odd.lines(path))
+    path, remarks = save("bare.json", tiny["questions"]), Remarks()
+    assert [question.id[-2:] for question in read_questions(path, remarks=remarks)] == ["a1", "a2"]
+    assert any("occurs twice" in line and "a1'" in line for line in remarks.lines(path))
 
 
 def test_missing_file_and_folder(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.config import InputError
 from helpers.data.bioasq import Question, Snippet, read_questions
-from helpers.data.convert import convert, find_abstract, read_abstracts
+from helpers.data.convert import Abstracts, convert, find_abstract, read_abstracts
 from helpers.data.squad import Drop, read_squad
 from helpers.pipeline import convert_files
 
@@ -66,7 +66,7 @@ def test_rows_have_the_same_ids_in_training_and_test():
     ],
 )
 def test_each_drop_has_its_reason(one, context, reason):
-    examples, drops = convert([one], context=context, abstracts={"x": "y"})
+    examples, drops = convert([one], context=context, abstracts=Abstracts({"x": "y"}))
     assert not examples and [drop.reason for drop in drops] == [reason]
 
 
@@ -124,7 +124,7 @@ def test_abstracts_by_address_id_and_scheme(save):
             "https://e.org/13/": "x",
         },
     )
-    abstracts = read_abstracts(path)
+    abstracts = Abstracts(read_abstracts(path))
     snippets = tuple(
         Snippet("s", f"https://www.ncbi.nlm.nih.gov/pubmed/{number}")
         for number in (12, 11, 12, 99, 13)
@@ -404,7 +404,7 @@ def test_nan_in_a_test_input_is_named(save, tiny, tmp_path):
     tiny["questions"][0]["exact_answer"] = float("nan")
     test = save("test.json", tiny)
     done = run(test, "--test", "--output", "o.json", cwd=tmp_path)
-    assert done.returncode == 0 and f"{test}: NaN is no JSON, read as null" in done.stderr
+    assert done.returncode == 0 and f"{test}: NaN is not JSON, read as null" in done.stderr
 
 
 def test_neither_torch_nor_nemo_is_imported():

@@ -237,7 +237,7 @@ def test_cache_lines_of_another_shape_are_passed_over(server, tmp_path, line):
 def test_an_answer_with_other_articles_is_no_harm():
     xml = f"{HEAD}<PubmedArticleSet>{journal('7', 'T', '')}</PubmedArticleSet>".encode()
     assert set(read_articles(xml)) == {"7"}
-    with pytest.raises(ValueError, match="no XML"):
+    with pytest.raises(ValueError, match="not XML"):
         read_articles(b"{}")
 
 
@@ -271,13 +271,13 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
     found = pubmed.gather_abstracts([one], [path], progress=False)
     assert found.texts[IDS[0]] == "Mine." and found.texts[IDS[3]].endswith("In English.")
     assert IDS[0] not in server.requests[0][1]["id"]
-    assert found.lacking == {
+    assert found.unavailable == {
         "https://e.org/b": "not in the abstracts file and no PubMed address",
         address + IDS[2]: "PubMed has no abstract of it",
         address + IDS[4]: "PubMed has its abstract in chi, fre only",
         MISSING: "PubMed has no article of this id",
     }
-    assert found.remarks == (f"abstracts: retracted, and read all the same: {IDS[6]}",)
+    assert found.remarks == (f"abstracts: retracted, but read nevertheless: {IDS[6]}",)
 
 
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
@@ -285,7 +285,7 @@ def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
     found = pubmed.gather_abstracts([one], progress=False)
     texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
     assert len(texts) == 1 and texts[0].startswith("A plain title.")
-    assert list(found.lacking.values()) == ["no PubMed address"]
+    assert list(found.unavailable.values()) == ["no PubMed address"]
 
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):

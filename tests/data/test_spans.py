@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.data.bioasq import Question
-from helpers.data.spans import Span, ceiling, extra_cause, find_spans, fold, lacks
+from helpers.data.spans import Span, ceiling, extra_cause, find_spans, fold, lacks_answer
 
 
 def found(context, *synonyms):
@@ -139,4 +139,4 @@ def test_causes_of_extra_spans():
     ],
 )
 def test_a_text_lacks_an_answer_in_any_writing(gold, text, lacking):
-    assert lacks(text, [gold]) == lacking
+    assert lacks_answer(text, [gold]) == lacking

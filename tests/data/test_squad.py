@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.config import InputError
-from helpers.data.bioasq import Oddities, is_squad, read_json
-from helpers.data.leaks import wordings
+from helpers.data.bioasq import Remarks, is_squad, read_json
 from helpers.data.spans import Span, find_spans
 from helpers.data.squad import (
     Drop,
     Example,
     by_occurrence,
     by_pair,
+    question_texts,
     read_squad,
     write_drops,
     write_ids,
@@ -52,7 +52,7 @@ def test_rows_by_pair_and_by_occurrence(tmp_path):
         ("_002", 2), ("_005", 0), ("_006", 1),
     ]  # fmt: skip
     assert "is_impossible" not in pairs[0]
-    path = write_squad(tmp_path / "rows.json", examples, rows="occurrence", version="2.0")
+    path = write_squad(tmp_path / "rows.json", by_occurrence(examples), version="2.0")
     assert [(row["id"][-4:], row["answers"], row["is_impossible"]) for row in rows_of(path)] == [
         ("_001", [{"text": "p53", "answer_start": 0}], False),
         ("_002", [{"text": "p53", "answer_start": 4}], False),
@@ -108,7 +108,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
     assert [e.question_id for e in read] == ["train_0001", "train_0002", "dev", "dev"]
     # Their answers are not put together, and the leak check sees every wording.
     assert [len(pair.spans) for pair in by_pair(read)] == [1, 1, 2]
-    assert wordings(read) == {
+    assert question_texts(read) == {
         "train_0001": "Which 1?", "train_0002": "Which 2?", "dev": "Which?"
     }  # fmt: skip
 
@@ -137,7 +137,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad({"id": "q1", "question": "?", "answers": {"text": "p53"}}), "'answer_start' of"),
         (squad(row("q1", (2, "p53"), is_impossible=True)), "'q1': field 'is_impossible' is true"),
         (squad(row("q1", is_impossible="yes")), "'q1': field 'is_impossible' is neither"),
-        (squad(row("q1", (1, " "))), "'q1': answer ' ' holds no text"),
+        (squad(row("q1", (1, " "))), "'q1': answer ' ' is blank"),
         (squad({"id": "q1", "question": "?", "answers": [{"answer_start": 2}]}), "field 'text'"),
         (squad(row("q1", ("2", "p53"))), "'q1': field 'answer_start' of answer 'p53'"),
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
@@ -183,11 +183,11 @@ def test_files_of_other_tools_are_read(name, answers):
 
 
 def test_space_around_an_answer_is_no_part_of_it():
-    odd = Oddities()
-    read = read_squad(CASES / "trailing_space_in_gold.json", odd)
+    remarks = Remarks()
+    read = read_squad(CASES / "trailing_space_in_gold.json", remarks)
     assert [row.spans[0].text for row in read][:3] == ["CFTR", "SMN1", "BRCA1"]
     assert all(row.context[s.start : s.end] == s.text for row in read for s in row.spans)
-    (remark,) = odd.lines("f")
+    (remark,) = remarks.lines("f")
     assert "an answer has space around it, which is left out: 8 questions" in remark
 
 
@@ -195,7 +195,7 @@ def test_space_around_an_answer_is_no_part_of_it():
     ("name", "words"),
     [
         ("impossible_but_answered", "'q1': field 'is_impossible' is true"),
-        ("onlyspace_answer", "'q1': answer ' ' holds no text"),
+        ("onlyspace_answer", "'q1': answer ' ' is blank"),
         ("utf16", "is in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
         ("cp1252", "“TP53” gene – here\",' reads well, it is in Windows-1252: iconv -f CP1252"),
     ],
@@ -207,10 +207,10 @@ def test_what_is_ambiguous_is_refused_with_its_place(name, words):
 
 
 def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
-    odd = Oddities()
+    remarks = Remarks()
     rows = [row("q1", is_impossible=False), row("q2", is_impossible=True), row("q3")]
-    assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), odd))
-    (remark,) = odd.lines("f")
+    assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), remarks))
+    (remark,) = remarks.lines("f")
     assert "'is_impossible' is false, and there is no answer: 1 question ('q1')" in remark
 
 
@@ -222,11 +222,11 @@ def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
     ],
 )  # fmt: skip
 def test_an_answers_place_may_be_off_by_space(save, text, start, place):
-    odd = Oddities()
+    remarks = Remarks()
     path = save("f.json", squad(row("q1", (start, text)), context="α p53 b  p53"))
-    (span,) = read_squad(path, odd)[0].spans
+    (span,) = read_squad(path, remarks)[0].spans
     assert (span.start, span.text) == (place, text.strip())
-    assert bool(odd.found) == (text != text.strip() or start != place)
+    assert bool(remarks.found) == (text != text.strip() or start != place)
 
 
 def flat(name, **answers):

@@ -136,7 +136,7 @@ CASES = Path(__file__).parents[1] / "cases"
         ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
          ["is a text, for which the official program gives 0", "would give: SAcc 100.00 (4 of 4)"]),
         ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
-         ["a question stands twice and counts twice: 1 question ('000000000000000000007c01')"]),
+         ["a question occurs twice and counts twice: 1 question ('000000000000000000007c01')"]),
     ],
 )  # fmt: skip
 def test_cases(gold, answers, strict, remarks, capsys):
@@ -187,8 +187,8 @@ def test_a_question_twice_with_different_golds_is_named(save):
     hits, remarks = remarks_of(save, golds, a=[["x"]], b=[["z"]])
     assert hits == 3
     assert remarks == [
-        "a question stands twice with different golds and counts twice: 1 question ('a')",
-        "a question stands twice and counts twice: 1 question ('b')",
+        "a question occurs twice with different golds and counts twice: 1 question ('a')",
+        "a question occurs twice and counts twice: 1 question ('b')",
     ]
 
 
@@ -241,7 +241,7 @@ def test_every_ignored_entry_is_named(save):
         ('%s\n%s', "what follows the first value"),
         ('%s rest', "what follows the first value"),
         ('{"data": [], "score": 1.5, %s}', None),
-        ('{"score": NaN, %s}', "NaN is no JSON, read as null"),
+        ('{"score": NaN, %s}', "NaN is not JSON, read as null"),
         ('[{"id": "a1", "exact_answer": [["x\ny", "\\ud83d"]]}]', "a bare list"),
         ('{"questions": [{"id": "a1", "exact_answer": "[\'x\' \'y\']"}]}', "is a text"),
     ],
@@ -319,7 +319,7 @@ def test_squad_repairs_are_named(save):
     remarks = evaluate_files([gold], [save("p.json", twice)]).remarks
     assert remarks == [
         f"{gold}: an answer has space around it, which is left out: 1 question ('s_001')",
-        f"{gold.with_name('p.json')}: key 's_001' stands twice in one object, the last one counts",
+        f"{gold.with_name('p.json')}: key 's_001' occurs twice in one object, the last one counts",
     ]
 
 

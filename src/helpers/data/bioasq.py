@@ -1,15 +1,9 @@
-"""The BioASQ JSON: read and check questions, read and write answers, find the files in a folder.
+"""BioASQ JSON: read and check questions, golden files and answers; write answers.
 
-Golds stay exactly as their files have them, blanks included, because the official evaluator
-compares them as they are. Everything wrong with a file is one ``InputError`` that names the file,
-the question and the field.
-
-One question of a BioASQ file: what its fields must be, what is repaired, what is refused.
-
-The organizers' files changed over the years: golds are flat lists or lists of lists, keys are
-null or missing, offsets are at times strings. What can mean one thing only is repaired and
-listed; anything else is an ``InputError`` with the file, the question and the field. Golds stay
-exactly as written, blanks included, because the official evaluator compares them as they are.
+The organizers' files changed over the years: gold answers are flat or nested lists, keys are null
+or missing, offsets are strings. What has only one possible meaning is repaired with a remark;
+anything else is an ``InputError`` that names the file, the question and the field. Gold answers
+stay exactly as written, spaces included, because the official evaluator compares them that way.
 """
 
 from __future__ import annotations
@@ -21,8 +15,8 @@ import re
 import sys
 import tokenize
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +25,12 @@ from helpers.config import InputError
 from helpers.io import read_text, write_json
 
 TYPES = ("factoid", "list", "yesno", "summary")
-_SPELT = {"yes/no": "yesno", "yes-no": "yesno", "yes_no": "yesno", "factoids": "factoid"}
+MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
+_SPELLINGS = {"yes/no": "yesno", "yes-no": "yesno", "yes_no": "yesno", "factoids": "factoid"}
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+_LIST_AS_TEXT = "field 'exact_answer' is a list written as text, read as that list"
+_EXPECTED = "must be a list of lists of strings"
+_NUMBER = "an answer is a number, read as written (9.0 is not 9)"
 
 
 @dataclass(frozen=True)
@@ -58,280 +57,59 @@ class Question:
     exact_answer: tuple[tuple[str, ...], ...] = ()
 
     def synonyms(self) -> tuple[str, ...]:
-        """Every accepted string, as written; the evaluator pools the entities like this."""
-        return tuple(text for entity in self.exact_answer for text in entity)
+        """Every accepted string as written; the evaluator pools the entities in the same way."""
+        return tuple(chain(*self.exact_answer))
 
 
 @dataclass
-class Oddities:
-    """What was repaired or is worth knowing: the kind -> ids of the questions, in file order."""
+class Remarks:
+    """What was repaired or is worth knowing: kind of remark -> ids of its questions, in order."""
 
     found: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def add(self, what: str, question_id: str) -> None:
-        """Note one oddity of one question; a second of the same kind changes nothing."""
+        """Note one kind of remark for one question; repeating it changes nothing."""
         self.found.setdefault(what, {})[question_id] = None
 
-    def tell(self, path: object) -> None:
-        """The remarks on standard error."""
-        for line in self.lines(path):
-            print(line, file=sys.stderr)
-
     def lines(self, path: object) -> list[str]:
-        """One remark per kind, with how many questions and the first of them ("" is the file)."""
+        """One line per kind, with its number of questions and their first ids ("" is the file)."""
         return [
             f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
             for what, ids in self.found.items()
         ]
 
+    def print(self, path: object) -> None:
+        """Print the lines to standard error."""
+        for line in self.lines(path):
+            print(line, file=sys.stderr)
+
 
 def some_ids(ids: Collection[str], shown: int = 5) -> str:
-    """How many questions, and the first few of their ids, for a remark."""
+    """How many questions there are, and the first few of their ids, for a remark."""
     names = ", ".join(repr(name) for name in list(ids)[:shown])
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
 
 
-def place_of(path: object, item: dict, number: int) -> str:
-    """File and question, as the beginning of a message."""
-    known = item.get("id")
-    return f"{path}: question {known!r}" if known else f"{path}: question number {number}"
+@dataclass(frozen=True)
+class Place:
+    """Where a question is in a file, for messages and remarks about it."""
 
+    where: str
+    id: str | None
+    remarks: Remarks
 
-_REQUIRED = object()
+    def error(self, name: str, problem: str) -> InputError:
+        """The error to raise about a field."""
+        return InputError(f"{self.where}: field {name!r} {problem}")
 
-
-def get(item: dict, name: str, kind: type, where: str, default: Any = _REQUIRED) -> Any:
-    """A field of the given type; null means absent, as in the organizers' older files."""
-    value = item.get(name)
-    if value is None:
-        if default is _REQUIRED:
-            raise InputError(f"{where}: field {name!r} is missing, null or NaN; add it")
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise InputError(
-            f"{where}: field {name!r} is {type(value).__name__}, expected {kind.__name__}"
-        )
-    if default is _REQUIRED and kind is str and not value.strip():
-        raise InputError(f"{where}: field {name!r} is empty; fill it in or remove the question")
-    return value
-
-
-def type_of(item: dict, where: str, odd: Oddities) -> str:
-    """The question's type, in one of the organizers' four spellings."""
-    written = get(item, "type", str, where)
-    name = written.strip().lower()
-    name = _SPELT.get(name, name)
-    if name not in TYPES:
-        raise InputError(
-            f"{where}: field 'type' is {written!r}, expected one of {', '.join(TYPES)}"
-        )
-    if name != written:
-        odd.add(f"field 'type' is spelled another way, read as {name!r}", item["id"])
-    return name
-
-
-def read_question(item: dict, kind: str, where: str, odd: Oddities) -> Question:
-    """Check and repair all fields of a question whose id and type are known."""
-    name = item["id"]
-    snippets = [
-        _snippet(entry, name, f"{where}, snippet {number}", odd)
-        for number, entry in enumerate(get(item, "snippets", list, where, ()))
-    ]
-    documents = item.get("documents")
-    if isinstance(documents, str):
-        odd.add("field 'documents' is one string, read as a list of it", name)
-        documents = [documents]
-    if not isinstance(documents or [], list) or not all(
-        isinstance(document, str) for document in documents or ()
-    ):
-        raise InputError(f"{where}: field 'documents' must be a list of strings")
-    body = get(item, "body", str, where)
-    golds = entities(item.get("exact_answer"), name, where, odd) if kind == "factoid" else ()
-    return Question(name, body, kind, tuple(snippets), tuple(documents or ()), golds)
-
-
-def _snippet(entry: object, name: str, where: str, odd: Oddities) -> Snippet:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: is {type(entry).__name__}, expected an object")
-    text = get(entry, "text", str, where, "")
-    if not text.strip():
-        odd.add("a snippet without text is not read", name)
-    begin = _offset(entry, "offsetInBeginSection", name, where, odd)
-    end = _offset(entry, "offsetInEndSection", name, where, odd)
-    sections = [get(entry, f"{side}Section", str, where, "") for side in ("begin", "end")]
-    if min(begin, end) >= 0 and sections[0] == sections[1] and end - begin != len(text):
-        odd.add("a snippet is not as long as its offsets say; its text counts", name)
-    return Snippet(text, get(entry, "document", str, where, ""), *sections, begin, end)
-
-
-def _offset(entry: dict, field_name: str, name: str, where: str, odd: Oddities) -> int:
-    value = entry.get(field_name)
-    if value is None:
-        return -1
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    try:
-        number = int(value) if isinstance(value, str) else value
-        if isinstance(value, bool) or number != int(number):
-            raise ValueError
-    except (ValueError, TypeError, OverflowError):
-        raise InputError(
-            f"{where}: field {field_name!r} is {value!r}, expected a whole number"
-        ) from None
-    odd.add(f"field {field_name!r} is no whole number by its type, but by its value", name)
-    return int(number)
-
-
-def entities(value: object, name: str, where: str, odd: Oddities) -> tuple[tuple[str, ...], ...]:
-    """The gold in a field ``exact_answer``: entities, each a tuple of synonyms."""
-    if value is None:
-        return ()
-    if isinstance(value, list) and not any(isinstance(entry, list) for entry in value):
-        parts = [listed(entry, where) for entry in value]
-        if any(parts):
-            odd.add(LISTED, name)
-            value = [text for part, entry in zip(parts, value, strict=True)
-                     for text in (part or [entry])]  # fmt: skip
-            value = value if any(isinstance(entry, list) for entry in value) else [value]
-    elif listed(value, where):
-        odd.add(LISTED, name)
-        value = listed(value, where)
-        value = value if any(isinstance(entry, list) for entry in value) else [value]
-    elif text_of(value) is not None:
-        kind = "one string" if isinstance(value, str) else "a number"
-        odd.add(f"field 'exact_answer' is {kind}, read as the only answer", name)
-        value = [[text_of(value)]]
-    if not isinstance(value, list):
-        raise _bad_answer(where)
-    nested = [isinstance(entry, list) for entry in value]
-    if value and not any(nested):
-        odd.add("field 'exact_answer' is a flat list, read as synonyms of one answer", name)
-        value = [value]
-    elif not all(nested):
-        odd.add("field 'exact_answer' mixes strings and lists, each string is an answer", name)
-        value = [entry if isinstance(entry, list) else [entry] for entry in value]
-    found = (tuple(_synonyms(entity, name, where, odd)) for entity in value)
-    return tuple(entity for entity in found if entity)
-
-
-def _synonyms(entity: list, name: str, where: str, odd: Oddities):
-    for text in entity:
-        if text is None:
-            odd.add("an answer is null and left out", name)
-        elif text_of(text) is None:
-            raise _bad_answer(where)
-        else:
-            if not isinstance(text, str):
-                odd.add(NUMBER, name)
-            yield text_of(text)
-
-
-LISTED = "field 'exact_answer' is a list written as text, read as that list"
-NUMBER = "an answer is a number, read as written (9.0 is not 9)"
-
-
-def listed(text: object, where: str | None = None) -> list | None:
-    """The list that a text spells out, as pandas writes it ("['BRAF']"), or None.
-
-    With ``where`` given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
-    """
-    if not (isinstance(text, str) and text.strip().startswith("[") and text.strip().endswith("]")):
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(text.strip())
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if not isinstance(value, list):
-            continue
-        leaves = [leaf for part in value for leaf in (part if isinstance(part, list) else [part])]
-        if not leaves or not all(isinstance(leaf, str) for leaf in leaves):
-            continue
-        tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
-        if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
-            return value
-        if where is not None:
-            raise InputError(
-                f"{where}: field 'exact_answer' is a list written as text without commas; "
-                "write it as a JSON list"
-            )
-    return None
-
-
-def text_of(value: object) -> str | None:
-    """A JSON value as the organizers' program reads a text: a number as written, else None."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if number or isinstance(value, str) else None
-
-
-def _texts(value: object) -> bool:
-    return isinstance(value, list) and all(text_of(text) is not None for text in value)
-
-
-def _whole(value: object) -> bool:
-    try:
-        return -(2**31) <= int(float(text_of(value))) == float(text_of(value)) < 2**31
-    except (TypeError, ValueError, OverflowError):
-        return False
-
-
-def _objects(value: object, fields: dict, skipped: bool) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(entry, dict)
-        and all(fields[key](part) if key in fields else skipped for key, part in entry.items())
-        for entry in value
-    )
-
-
-def _is_text(value: object) -> bool:
-    return text_of(value) is not None
-
-
-def _text_or_null(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
-_SNIPPET = dict.fromkeys(("document", "text", "beginSection", "endSection"), _is_text) | {
-    "offsetInBeginSection": _whole,
-    "offsetInEndSection": _whole,
-}
-_TRIPLE = {"s": _text_or_null, "o": _text_or_null, "p": _is_text}
-_READABLE = {
-    **dict.fromkeys(("id", "type", "body"), _is_text),
-    **dict.fromkeys(("concepts", "documents"), _texts),
-    "triples": lambda value: _objects(value, _TRIPLE, skipped=True),
-    "snippets": lambda value: _objects(value, _SNIPPET, skipped=False),
-    "exact_answer": lambda value: (
-        isinstance(value, str) or (isinstance(value, list) and all(map(_texts, value)))
-    ),
-}
-
-
-def stops(item: dict) -> list[str]:
-    """The fields of a question of any type at which the organizers' program stops.
-
-    It reads every question of both files whole, also what it does not need (edition 5).
-    """
-    return [
-        name for name, value in item.items() if name in _READABLE and not _READABLE[name](value)
-    ]
-
-
-def _bad_answer(where: str) -> InputError:
-    return InputError(
-        f"{where}: field 'exact_answer' must be a list of strings, or a list of such lists"
-    )
-
-
-_HALF = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
+    def remark(self, what: str) -> None:
+        """Add a remark on this question."""
+        self.remarks.add(what, self.id)
 
 
 class _Number(float):
-    """A fraction in JSON that remembers how it was written, as the organizers' program does."""
-
-    written: str
+    """A JSON fraction that remembers how it was written, as the organizers' program does."""
 
     def __new__(cls, written: str) -> _Number:
         number = super().__new__(cls, written)
@@ -342,64 +120,67 @@ class _Number(float):
         return self.written
 
 
-def read_json(path: str | Path, odd: Oddities | None = None, *, strict: bool = True) -> Any:
+def text_of(value: object) -> str | None:
+    """A JSON value as the organizers' program reads a text: a number as written, else None."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number or isinstance(value, str) else None
+
+
+def _is_text(value: object) -> bool:
+    return text_of(value) is not None
+
+
+def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool = True) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
 
-    ``NaN`` is read as null, and JSON lines as a list of objects. ``odd`` notes ``NaN`` and repeated
-    keys (the last one counts; the lists of a repeated 'questions' are joined). Without ``strict``,
-    half a character and text after the end are allowed, as the organizers' program allows them.
-    Text that is not JSON, or not UTF-8, is refused; the program at times reads on silently.
+    ``NaN`` is read as null, and JSON lines as a list of objects. ``remarks`` notes ``NaN`` and
+    repeated keys (the last one counts; the lists of a repeated 'questions' are joined). Without
+    ``strict``, half a character and text after the end are allowed, as in the organizers' program.
     """
     path = Path(path)
+    remarks = Remarks() if remarks is None else remarks
 
     def constant(name: str) -> None:
         if name != "NaN":
-            raise InputError(f"{path}: holds {name}, which is no JSON number; repair the file")
-        if odd is not None:
-            odd.add("NaN is no JSON, read as null", "")
+            raise InputError(f"{path}: contains {name}, which is not a JSON number; correct it")
+        remarks.add("NaN is not JSON, read as null", "")
 
     decoder = json.JSONDecoder(
-        strict=False,  # line breaks inside a text have one meaning only
+        strict=False,  # a line break inside a text can mean only one thing
         parse_float=_Number,
         parse_constant=constant,
-        object_pairs_hook=None if odd is None else lambda pairs: _as_dict(pairs, odd),
+        object_pairs_hook=lambda pairs: _as_dict(pairs, remarks),
     )
     text = read_text(path)
     if not text.strip():
         raise InputError(f"{path}: is empty; download it again")
+    half = _HALF_CHARACTER.search(text) if strict else None
     try:
         data, end = decoder.raw_decode(text, len(text) - len(text.lstrip(" \t\r\n")))
         if text[end:].strip():
             rows = _json_lines(text, decoder)
-            if rows:
-                data = rows
-            elif strict:
+            if strict and not rows:
                 raise json.JSONDecodeError("Extra data", text, end)
-            elif odd is not None:
-                odd.add(f"what follows the first value (from character {end}) is ignored", "")
-        half = _HALF.search(text) if strict else None
-        if half:  # mostly pairs, which are whole characters
+            if not rows:
+                remarks.add(f"what follows the first value (from character {end}) is ignored", "")
+            data = rows or data
+        if half:  # usually one of a pair, which is a whole character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
     except InputError:
         raise
     except UnicodeEncodeError:
         line = text.count("\n", 0, half.start()) + 1
-        raise InputError(
-            f"{path}: holds half a character (from line {line}: {half[0]} without its other half); "
-            "repair the text"
-        ) from None
+        problem = f"contains half a character (from line {line}: {half[0]} without its other half)"
+        problem += "; correct the text"
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not JSON (line {error.lineno}, column {error.colno}: {error.msg}); "
-            "unpack or download it again"
-        ) from None
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        raise InputError(
-            f"{path}: holds a number of thousands of digits; repair or remove it"
-        ) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        problem = f"not JSON ({where}: {error.msg}); unpack or download it again"
+    except ValueError:  # Python does not read an integer of more than 4300 digits
+        problem = "contains a number of thousands of digits; correct or remove it"
     except RecursionError:
-        raise InputError(f"{path}: JSON nested too deeply to be a BioASQ file") from None
+        problem = "JSON nested too deeply to be a BioASQ file"
+    raise InputError(f"{path}: {problem}")
 
 
 def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
@@ -408,29 +189,27 @@ def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
         rows = [decoder.decode(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError:
         return []
-    ours = len(rows) > 1 and all(isinstance(row, dict) and "questions" not in row for row in rows)
-    return rows if ours else []
+    squad = len(rows) > 1 and all(isinstance(row, dict) and "questions" not in row for row in rows)
+    return rows if squad else []
 
 
-def _as_dict(pairs: list[tuple[str, Any]], odd: Oddities) -> dict:
+def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        name = next(name for name, count in counts.items() if count > 1)
+        name = next(name for name, count in Counter(key for key, _ in pairs).items() if count > 1)
         where = text_of(found.get("id")) or ""
-        odd.add(f"key {name!r} stands twice in one object, the last one counts", where)
-        known = [value for key, value in pairs if key == "type" and value in TYPES]
-        found |= {"type": known[-1]} if known else {}
+        remarks.add(f"key {name!r} occurs twice in one object, the last one counts", where)
+        found |= {key: value for key, value in pairs if key == "type" and value in TYPES}
         lists = [value for key, value in pairs if key == "questions" and isinstance(value, list)]
         found |= {"questions": list(chain(*lists))} if lists else {}
     return found
 
 
 def is_squad(data: object) -> bool:
-    """Whether parsed JSON has one of SQuAD's shapes: ``{"data": [...]}``, or what is in its list.
+    """Whether parsed JSON has a shape of SQuAD: ``{"data": [...]}``, or the list inside it.
 
-    That is a list of articles, of paragraphs, or of rows that bring their own context, as the
-    libraries datasets and simpletransformers have them. A list 'questions' makes it BioASQ's.
+    That list holds articles, paragraphs, or rows with their own context, as in the libraries
+    datasets and simpletransformers. A list 'questions' makes a file BioASQ's.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -440,72 +219,67 @@ def is_squad(data: object) -> bool:
     return isinstance(first, dict) and ("paragraphs" in first or "context" in first)
 
 
+def raw_questions(data: object, path: str | Path) -> list:
+    """The list of questions in parsed JSON, unchecked."""
+    if is_squad(data):
+        raise InputError(f"{path}: a SQuAD file; a BioASQ file with 'questions' is needed here")
+    if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
+        data = {"questions": data}  # some copies have lost the outer object
+    if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
+        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top); give one")
+    return data["questions"]
+
+
+def _items(data: object, path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
+    """The place and content of each question of parsed JSON."""
+    for number, item in enumerate(raw_questions(data, path), 1):
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: question {number} is not an object; the file is damaged")
+        known = item.get("id")
+        where = f"question {known!r}" if known else f"question number {number}"
+        yield Place(f"{path}: {where}", text_of(known), remarks), item
+
+
 def read_questions(
     path: str | Path,
     *,
     kind: str | None = "factoid",
     answers: str = "any",
-    odd: Oddities | None = None,
+    remarks: Remarks | None = None,
+    data: object = None,
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
-    ``answers`` is ``"required"`` for a training or golden file, ``"forbidden"`` for a test input,
-    ``"any"`` otherwise. An ``exact_answer`` that is there but empty is accepted when required: the
-    converter reports that question instead of refusing the file. What ``schema`` repairs is noted
-    in ``odd``; the golds of other question types are not read.
+    ``answers`` is "required" for a training or golden file, "forbidden" for a test input, "any"
+    otherwise. A required ``exact_answer`` may be empty: the converter reports that question instead
+    of refusing the file. ``data`` is the file's parsed JSON if you have read it already. Only
+    factoids get gold answers.
     """
-    return parse_questions(read_json(path, odd), path, kind=kind, answers=answers, odd=odd)
-
-
-def parse_questions(
-    data: object,
-    path: str | Path,
-    *,
-    kind: str | None = "factoid",
-    answers: str = "any",
-    odd: Oddities | None = None,
-) -> list[Question]:
-    """``read_questions`` for the parsed content of ``path``."""
-    if answers not in ("any", "required", "forbidden"):
-        raise ValueError(f"answers={answers!r}")
-    odd = Oddities() if odd is None else odd
-    raw = raw_questions(data, path)
-    if not raw:
+    remarks = Remarks() if remarks is None else remarks
+    data = read_json(path, remarks) if data is None else data
+    if not raw_questions(data, path):
         raise InputError(f"{path}: its list 'questions' is empty; give a file that has some")
-    questions, without = [], []
-    seen: dict[str, dict] = {}
-    for number, item in enumerate(raw, 1):
-        if not isinstance(item, dict):
-            raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        where = place_of(path, item, number)
-        question_id = get(item, "id", str, where)
-        if question_id in seen and seen[question_id] != item:
-            raise InputError(f"{where}: id occurs twice with other content; keep one of the two")
-        if question_id in seen:
-            odd.add("a question stands twice, word by word, and is read once", question_id)
+    questions, without, seen = [], [], {}
+    for place, item in _items(data, path, remarks):
+        name = _get(item, "id", str, place)
+        if seen.setdefault(name, item) is not item:
+            if seen[name] != item:
+                raise InputError(f"{place.where}: id occurs twice with other content; keep one")
+            place.remark("an identical question occurs twice and is read once")
             continue
-        seen[question_id] = item
-        question_type = type_of(item, where, odd)
+        question_type = _type_of(item, place)
         if kind is not None and question_type != kind:
             continue
         if item.get("exact_answer") is None:
-            without.append(question_id)
+            without.append(name)
         elif answers == "forbidden":
-            raise InputError(
-                f"{where}: field 'exact_answer' in a test input; "
-                "this is a training or golden file, give the test input"
-            )
-        questions.append(read_question(item, question_type, where, odd))
+            problem = "in a test input; this is a training or golden file, give the test input"
+            raise place.error("exact_answer", problem)
+        questions.append(_read_question(item, question_type, place))
     if not questions:
-        raise InputError(
-            f"{path}: none of its {len(raw)} questions is a {kind or 'question'}; "
-            "give a file that has some"
-        )
+        raise _none_of(path, len(raw_questions(data, path)), kind or "question")
     if answers == "required" and len(without) == len(questions):
-        raise InputError(
-            f"{path}: no question has 'exact_answer' (first: {without[0]!r}); "
-            "this is a test input, give the training or golden file"
-        )
+        raise _no_golds(path, "question", without[0])
     if answers == "required" and without:
         raise InputError(
             f"{path}: question {without[0]!r}: field 'exact_answer' is missing, null or NaN "
@@ -514,15 +288,203 @@ def parse_questions(
     return questions
 
 
-def raw_questions(data: object, path: str | Path) -> list:
-    """The list of questions in parsed JSON, as it is."""
-    if is_squad(data):
-        raise InputError(f"{path}: a SQuAD file; a BioASQ file with 'questions' is needed here")
-    if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
-        data = {"questions": data}  # some copies have lost the outer object
-    if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
-        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top); give one")
-    return data["questions"]
+def _none_of(path: str | Path, total: int, kind: str) -> InputError:
+    return InputError(
+        f"{path}: none of its {total} questions is a {kind}; give a file that has some"
+    )
+
+
+def _no_golds(path: str | Path, kind: str, first: str | None) -> InputError:
+    return InputError(
+        f"{path}: no {kind} has 'exact_answer' (first: {first!r}); "
+        "this is a test input, give the training or golden file"
+    )
+
+
+def _get(item: dict, name: str, kind: type, place: Place, default: Any = None) -> Any:
+    """A field of the given type, required without a default; null means absent."""
+    value = item.get(name)
+    if value is None:
+        if default is None:
+            raise place.error(name, "is missing, null or NaN; add it")
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise place.error(name, f"is {type(value).__name__}, expected {kind.__name__}")
+    if default is None and kind is str and not value.strip():
+        raise place.error(name, "is empty; fill it in or remove the question")
+    return value
+
+
+def _type_of(item: dict, place: Place) -> str:
+    """The question's type in the organizers' spelling."""
+    written = _get(item, "type", str, place)
+    name = written.strip().lower()
+    name = _SPELLINGS.get(name, name)
+    if name not in TYPES:
+        raise place.error("type", f"is {written!r}, expected one of {', '.join(TYPES)}")
+    if name != written:
+        place.remark(f"field 'type' is spelled another way, read as {name!r}")
+    return name
+
+
+def _read_question(item: dict, kind: str, place: Place) -> Question:
+    """Check and repair all fields of a question whose id and type are known."""
+    snippets = [
+        _read_snippet(entry, replace(place, where=f"{place.where}, snippet {number}"))
+        for number, entry in enumerate(_get(item, "snippets", list, place, ()))
+    ]
+    documents = item.get("documents")
+    if isinstance(documents, str):
+        place.remark("field 'documents' is one string, read as a list of it")
+        documents = [documents]
+    documents = documents or []
+    if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
+        raise place.error("documents", "must be a list of strings")
+    body = _get(item, "body", str, place)
+    golds = _entities(item.get("exact_answer"), place) if kind == "factoid" else ()
+    return Question(item["id"], body, kind, tuple(snippets), tuple(documents), golds)
+
+
+def _read_snippet(entry: object, place: Place) -> Snippet:
+    if not isinstance(entry, dict):
+        raise InputError(f"{place.where}: is {type(entry).__name__}, expected an object")
+    keys = ("text", "document", "beginSection", "endSection")
+    text, document, first, last = (_get(entry, key, str, place, "") for key in keys)
+    if not text.strip():
+        place.remark("a snippet without text is not read")
+    begin = _offset(entry, "offsetInBeginSection", place)
+    end = _offset(entry, "offsetInEndSection", place)
+    if min(begin, end) >= 0 and first == last and end - begin != len(text):
+        place.remark("a snippet is not as long as its offsets say; its text counts")
+    return Snippet(text, document, first, last, begin, end)
+
+
+def _offset(entry: dict, key: str, place: Place) -> int:
+    value = entry.get(key)
+    if value is None or type(value) is int:
+        return -1 if value is None else value
+    try:
+        number = int(value)
+        if isinstance(value, bool) or (isinstance(value, float) and value != number):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise place.error(key, f"is {value!r}, expected an integer") from None
+    place.remark(f"field {key!r} is an integer by its value, but not by its type")
+    return number
+
+
+def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
+    """The gold answer in a field ``exact_answer``: entities, each a tuple of synonyms."""
+    if value is None:
+        return ()
+    entries = value if isinstance(value, list) else [value]
+    nested = any(isinstance(entry, list) for entry in entries)
+    lists = [] if nested else [parse_list(entry, place) for entry in entries]
+    if any(lists):
+        place.remark(_LIST_AS_TEXT)
+        value = list(chain(*(part or [entry] for part, entry in zip(lists, entries, strict=True))))
+        value = value if any(isinstance(entry, list) for entry in value) else [value]
+    elif _is_text(value):
+        kind = "one string" if isinstance(value, str) else "a number"
+        place.remark(f"field 'exact_answer' is {kind}, read as the only answer")
+        value = [[text_of(value)]]
+    if not isinstance(value, list):
+        raise place.error("exact_answer", _EXPECTED)
+    if value and not any(isinstance(entry, list) for entry in value):
+        place.remark("field 'exact_answer' is a flat list, read as synonyms of one answer")
+        value = [value]
+    elif not all(isinstance(entry, list) for entry in value):
+        place.remark("field 'exact_answer' mixes strings and lists, each string is an answer")
+        value = [entry if isinstance(entry, list) else [entry] for entry in value]
+    found = []
+    for entity in value:
+        given = _without_nulls(entity, place)
+        if not all(isinstance(text, str) for text in given):
+            place.remark(_NUMBER)
+        found.append(tuple(map(text_of, given)))
+    return tuple(filter(None, found))
+
+
+def _without_nulls(values: list, place: Place) -> list:
+    """The strings and numbers of an answer; refuses anything else but null."""
+    given = [value for value in values if value is not None]
+    if not all(map(_is_text, given)):
+        raise place.error("exact_answer", _EXPECTED)
+    if len(given) < len(values):
+        place.remark("an answer is null and left out")
+    return given
+
+
+def parse_list(text: object, place: Place | None = None) -> list | None:
+    """The list of strings that a text spells out, as pandas writes it ("['BRAF']"), or None.
+
+    With a ``place``, a list without commas (``"['a' 'b']"``) raises ``InputError``.
+    """
+    text = text.strip() if isinstance(text, str) else ""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            continue
+        parts = value if isinstance(value, list) else []
+        leaves = [leaf for part in parts for leaf in (part if isinstance(part, list) else [part])]
+        if not leaves or not all(isinstance(leaf, str) for leaf in leaves):
+            continue
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
+            return value
+        if place is not None:
+            problem = "is a list written as text without commas; write it as a JSON list"
+            raise place.error("exact_answer", problem)
+    return None
+
+
+def _is_java_int(value: object) -> bool:
+    try:
+        return -(2**31) <= int(float(text_of(value))) == float(text_of(value)) < 2**31
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _fits(value: object, shape: Callable | list | dict | None) -> bool:
+    """Whether a JSON value has a shape: a test, [of each entry], or {key: of its value}."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(entry, shape[0]) for entry in value)
+    if isinstance(shape, dict):
+        return isinstance(value, dict) and all(
+            _fits(part, shape.get(key, shape[...])) for key, part in value.items()
+        )
+    return shape(value)
+
+
+def _is_text_or_null(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+# What the organizers' program (edition 5) can read; ... is every other key.
+_READABLE = {
+    **dict.fromkeys(("id", "type", "body"), _is_text),
+    "concepts": [_is_text],
+    "documents": [_is_text],
+    "triples": [{"s": _is_text_or_null, "p": _is_text, "o": _is_text_or_null, ...: lambda _: True}],
+    "snippets": [
+        dict.fromkeys(("document", "text", "beginSection", "endSection"), _is_text)
+        | dict.fromkeys(("offsetInBeginSection", "offsetInEndSection"), _is_java_int)
+        | {...: lambda _: False}
+    ],
+    "exact_answer": lambda value: isinstance(value, str) or _fits(value, [[_is_text]]),
+    ...: lambda _: True,
+}
+
+
+def unreadable_fields(item: dict) -> list[str]:
+    """The fields of a question of any type at which the organizers' program stops.
+
+    It reads every question of both files whole, including what it does not need.
+    """
+    return [name for name in item if not _fits({name: item[name]}, _READABLE)]
 
 
 def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Path:
@@ -544,8 +506,8 @@ class Golds:
     """A golden file as the organizers' program reads it (edition 5)."""
 
     scored: list[tuple[str | None, tuple[str, ...]]]  # the factoids: id, all synonyms
-    items: list[tuple[str | None, dict]]  # all questions as they are: id (None without one), fields
-    odd: Oddities
+    items: list[tuple[str | None, dict]]  # every question unchanged: id (or None), fields
+    remarks: Remarks
 
 
 @dataclass
@@ -554,8 +516,8 @@ class Answers:
 
     ranked: dict[str, list[str]]  # question id -> ranked texts
     texts: dict[str, str]  # entries whose exact_answer is a text, for which the program gives 0
-    items: list[tuple[str | None, dict]]  # all entries as they are, as in ``Golds``
-    odd: Oddities
+    items: list[tuple[str | None, dict]]  # every entry unchanged, as in ``Golds``
+    remarks: Remarks
 
 
 def read_golds(path: str | Path) -> Golds:
@@ -563,125 +525,102 @@ def read_golds(path: str | Path) -> Golds:
 
     Where the organizers' program stops, the file is repaired with a remark, or refused.
     """
-    golds = Golds([], [], Oddities())
-    odd, seen, answered = golds.odd, {}, False
-    for where, name, item in _entries(path, odd):
-        golds.items.append((name, item))
+    golds = Golds([], [], Remarks())
+    seen, answered = {}, False
+    for place, item in _entries(path, golds.remarks):
+        golds.items.append((place.id, item))
         kind = text_of(item.get("type"))
+        if kind not in TYPES:
+            known = ", ".join(TYPES)
+            place.remark(f"field 'type' is {kind!r}, which is not scored; write it as in {known}")
         if kind != "factoid":
-            if kind not in TYPES:
-                odd.add(f"field 'type' is {kind!r}, which is not scored; write it as in "
-                        + ", ".join(TYPES), name)  # fmt: skip
             continue
         answered |= "exact_answer" in item
         answer = item.get("exact_answer", [])
         if answer is None:
-            raise InputError(
-                f"{where}: field 'exact_answer' is null or NaN; add it or remove the question"
-            )
-        if isinstance(answer, str) and not listed(answer, where):
-            odd.add("field 'exact_answer' is a text, which the official program does not take "
-                    "for a gold answer; make it a list of lists", name)  # fmt: skip
+            raise place.error("exact_answer", "is null or NaN; add it or remove the question")
+        if isinstance(answer, str) and not parse_list(answer, place):
+            what = "field 'exact_answer' is a text, which the official program does not take for a "
+            place.remark(what + "gold answer; make it a list of lists")
             answer = []
-        found = entities(answer, name, where, odd)
-        if LISTED in odd.found:
-            raise InputError(
-                f"{where}: field 'exact_answer' is a list written as text, for which the official "
-                "program gives 0 or stops; write it as a JSON list of lists"
-            )
-        texts = tuple(text for entity in found for text in entity)
-        if name in seen:
-            differ = " with different golds" if seen[name] != texts else ""
-            odd.add(f"a question stands twice{differ} and counts twice", name)
-        seen[name] = texts
-        golds.scored.append((name, texts))
+        texts = tuple(chain(*_entities(answer, place)))
+        if _LIST_AS_TEXT in golds.remarks.found:
+            problem = "is a list written as text, for which the official program gives 0 or stops"
+            raise place.error("exact_answer", f"{problem}; write it as a JSON list of lists")
+        if place.id in seen:
+            differ = " with different golds" if seen[place.id] != texts else ""
+            place.remark(f"a question occurs twice{differ} and counts twice")
+        seen[place.id] = texts
+        golds.scored.append((place.id, texts))
     if not golds.scored:
-        raise InputError(
-            f"{path}: none of its {len(golds.items)} questions is a factoid; "
-            "give a file that has some"
-        )
+        raise _none_of(path, len(golds.items), "factoid")
     if not answered:
-        raise InputError(
-            f"{path}: no factoid has 'exact_answer' (first: {golds.scored[0][0]!r}); "
-            "this is a test input, give the training or golden file"
-        )
+        raise _no_golds(path, "factoid", golds.scored[0][0])
     return golds
 
 
-def _entries(path: str | Path, odd: Oddities):
-    """Where it stands, id (None without one) and content of each question of either file."""
-    data = read_json(path, odd, strict=False)
+def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
+    """The place and content of each question of a golden file or an answer file."""
+    data = read_json(path, remarks, strict=False)
     if isinstance(data, list):
-        odd.add("a bare list, read as the list 'questions'", "")
-    for number, item in enumerate(raw_questions(data, path), 1):
-        if not isinstance(item, dict):
-            raise InputError(f"{path}: question {number} is not an object; the file is damaged")
-        name = text_of(item.get("id"))
-        for field_name in stops(item):
-            odd.add(f"field {field_name!r} stops the official program, even in an ignored entry; "
-                    "scoring goes on here as the other remarks say; correct the field",
-                    name or f"number {number}")  # fmt: skip
-        yield place_of(path, item, number), name, item
+        remarks.add("a bare list, read as the list 'questions'", "")
+    for number, (place, item) in enumerate(_items(data, path, remarks), 1):
+        for key in unreadable_fields(item):
+            what = f"field {key!r} stops the official program, even in an ignored entry; "
+            what += "scoring goes on here as the other remarks say; correct the field"
+            remarks.add(what, place.id or f"number {number}")
+        yield place, item
 
 
-def parse_answers(path: str | Path, asked: Collection[str] | None = None) -> Answers:
+def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answers:
     """Read a system's factoid answers as the official evaluator does.
 
     Only the first text of each inner list counts; empty inner lists are dropped, so later answers
-    move up; "" and duplicates hold their rank; a number counts as it is written; an entry's own
-    type is ignored, the golden file's counts. Entries of other ids than ``asked`` (None: of all)
-    are not looked into.
+    move up; "" and duplicates keep their rank; a number counts as it is written; the golden file's
+    type counts, not the entry's own. Only entries of ``ids`` (None: all) are checked.
     """
-    found = Answers({}, {}, [], Oddities())
-    for where, name, item in _entries(path, found.odd):
+    found = Answers({}, {}, [], Remarks())
+    for place, item in _entries(path, found.remarks):
+        name = place.id
         found.items.append((name, item))
         if name is None:
-            found.odd.add("an entry without an id, ignored", where.rpartition(" ")[2])
+            found.remarks.add("an entry without an id, ignored", place.where.rpartition(" ")[2])
         elif name in found.ranked:
-            found.odd.add("id occurs again, its first answers count", name)
+            place.remark("id occurs again, its first answers count")
         else:
             found.ranked[name] = []
-            if asked is None or name in asked:
-                _rank(found, name, where, item.get("exact_answer"))
+            if ids is None or name in ids:
+                _rank(found, item.get("exact_answer"), place)
     return found
 
 
-def _rank(found: Answers, name: str, where: str, answer: object) -> None:
-    odd = found.odd
-    if text_of(answer) is not None:
-        found.texts[name] = text_of(answer)
+def _rank(found: Answers, answer: object, place: Place) -> None:
+    """Add the ranked texts of one entry to ``found``."""
+    ranked = found.ranked[place.id]
+    if _is_text(answer):
+        found.texts[place.id] = text_of(answer)
         kind = "number, which counts as wrong"
         if isinstance(answer, str):
             kind = "text, for which the official program gives 0"
-        odd.add(f"field 'exact_answer' is a {kind}; make it a list of lists", name)
+        place.remark(f"field 'exact_answer' is a {kind}; make it a list of lists")
         return
     answer = [] if answer is None else answer
     if not isinstance(answer, list):
-        raise _not_ranked(where)
-    if any(text_of(entry) is not None for entry in answer):
-        odd.add("'exact_answer' is not a list of lists, each string counts", name)
+        raise place.error("exact_answer", _EXPECTED)
+    if any(map(_is_text, answer)):
+        place.remark("'exact_answer' is not a list of lists, each string counts")
     for entry in answer:
-        inner = entry if isinstance(entry, list) else [entry]
-        given = [text for text in inner if text is not None]
-        texts = [text_of(text) for text in given]
-        if None in texts:
-            raise _not_ranked(where)
-        if len(texts) < len(inner):
-            odd.add("an answer is null and left out", name)
-        if texts[:1] != given[:1]:
-            odd.add(NUMBER, name)
-        found.ranked[name] += texts[:1]
-    if not found.ranked[name]:
-        odd.add("no answer, counted as wrong", name)
-    elif len(found.ranked[name]) > MAX_ANSWERS:
-        odd.add("more answers than the 5 the task allows; a right one counts at any rank", name)
-
-
-def _not_ranked(where: str) -> InputError:
-    return InputError(f"{where}: field 'exact_answer' must be a list of lists of strings")
+        given = _without_nulls(entry if isinstance(entry, list) else [entry], place)
+        if given and not isinstance(given[0], str):
+            place.remark(_NUMBER)
+        ranked += map(text_of, given[:1])
+    if not ranked:
+        place.remark("no answer, counted as wrong")
+    elif len(ranked) > MAX_ANSWERS:
+        place.remark("more answers than the 5 the task allows; a right one counts at any rank")
 
 
 def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
-    """``parse_answers`` of every entry: id -> ranked texts, and one remark per kind of oddity."""
+    """``parse_answers`` of every entry: id -> ranked texts, and one line per kind of remark."""
     found = parse_answers(path)
-    return found.ranked, found.odd.lines(path)
+    return found.ranked, found.remarks.lines(path)

@@ -1,9 +1,8 @@
-"""Test questions in a training file: by id, by wording, and by nearly the same wording.
+"""Test questions in the training file, and a part of the training questions held out.
 
-Some public training files of later years contain questions of an earlier year's test set; a
-system trained on them is scored on its memory.
-
-A part of the training questions held out: by question and wording, alike in types, by a seed.
+Some public training files of later years contain questions of an earlier year's test set: a system
+trained on them is scored on its memory. We compare ids, wordings and similar wordings. The held-out
+part is chosen by question and wording, with the same answer types as the rest, from a seed.
 """
 
 from __future__ import annotations
@@ -18,21 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, parse_questions, read_json, some_ids
-from helpers.data.squad import Example, parse_squad
+from helpers.data.bioasq import is_squad, read_json, read_questions, some_ids
+from helpers.data.squad import Example, question_texts, read_squad
 
-NEAR = 0.8  # likeness from which two wordings are nearly the same
+NEAR = 0.8  # similarity from which two wordings are nearly equal
+BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
+ANSWER_TYPES = ("number", "symbol", "word", "phrase", "none")
 _FUNCTION_WORDS = frozenset(
     ["a", "an", "and", "are", "at", "be", "by", "can", "do", "does", "for", "from", "has", "have",
      "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",
      "what", "when", "where", "which", "who", "whose", "why", "with"]
 )  # fmt: skip
-_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # behind a letter: 1-2 is not 12
-_ALIKE = str.maketrans(
+_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # after a letter: 1-2 is not 12
+_LOOKALIKES = str.maketrans(
     dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„‟″", '"')
     | dict.fromkeys("\u200b\ufeff\xad")
 )  # fmt: skip
-BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
 
 
 @dataclass(frozen=True)
@@ -48,73 +48,53 @@ class Leak:
 
     @property
     def certain(self) -> bool:
-        """Whether the id or the wording is the same; near-equal wordings are for a reader."""
+        """Whether the id or the wording is the same; only a reader can judge the others."""
         return self.how != BY_LIKENESS
 
 
 def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]:
-    """The training questions that the tests ask too, in the order of ``train``.
+    """The training questions that are also test questions, in the order of ``train``.
 
     Both map question ids to wordings. Near-equal wordings share at least ``NEAR`` of their content
-    words (Jaccard's coefficient; a word weighs log(N / how many questions have it), in singular
-    and plural alike) and all their words with digits: a question on type 1 is not one on type 2.
-    A hyphenated word is two, or one where that makes wordings more alike (co-expressed,
-    coexpressed). An inverted index over the rarer words keeps the work linear in the number of
-    questions.
+    words (weighted Jaccard coefficient: a word weighs log(N / how many questions have it), singular
+    and plural are one) and all their words with digits: type 1 is not type 2. A hyphenated word
+    counts as two words, or as one where that is more similar (co-expressed, coexpressed). An
+    inverted index over the rarer words keeps the work linear in the number of questions.
     """
-    likeness, joined = _Likeness(train, tests), _Likeness(train, tests, _joined_words)
+    similarity, joined = _Similarity(train, tests), _Similarity(train, tests, _joined_words)
     by_wording: dict[str, str] = {}
     for test_id, text in tests.items():
-        by_wording.setdefault(plain(text), test_id)
+        by_wording.setdefault(normalize(text), test_id)
     leaks = []
     for question_id, text in train.items():
+        test_id, how, score = by_wording.get(normalize(text)), BY_WORDING, 1.0
         if question_id in tests:
-            test_id, how, alike = question_id, BY_ID, likeness.of(text, tests[question_id])
-        elif plain(text) in by_wording:
-            test_id, how, alike = by_wording[plain(text)], BY_WORDING, 1.0
-        else:
-            (alike, test_id), how = likeness.nearest(text), BY_LIKENESS
-            if alike < NEAR:
-                alike, test_id = joined.nearest(text)
-            if alike < NEAR:
+            test_id, how, score = question_id, BY_ID, similarity.of(text, tests[question_id])
+        elif test_id is None:
+            how, (score, test_id) = BY_LIKENESS, similarity.nearest(text)
+            if score < NEAR:
+                score, test_id = joined.nearest(text)
+            if score < NEAR:
                 continue
-        leaks.append(Leak(question_id, text, test_id, tests[test_id], how, round(alike, 3)))
+        leaks.append(Leak(question_id, text, test_id, tests[test_id], how, round(score, 3)))
     return leaks
 
 
-def plain(text: str) -> str:
-    """A wording without its letter case, repeated spaces and final punctuation.
-
-    Characters of one look are one: compatibility forms, composed accents, hyphens, quotation marks.
-    """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " ".join(text.translate(_ALIKE).split()).rstrip("?!.:;,… ")
-
-
 def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:
-    """The ``count`` training questions most like a test question, to be judged by a reader."""
-    likeness = _Likeness(train, tests)
-    found = sorted(((*likeness.nearest(text), name) for name, text in train.items()), reverse=True)
+    """The ``count`` training questions most similar to a test question, for a reader to judge."""
+    similarity = _Similarity(train, tests)
+    found = sorted(
+        ((*similarity.nearest(text), name) for name, text in train.items()), reverse=True
+    )
     return [
-        Leak(name, train[name], test_id, tests[test_id], "alike", round(alike, 3))
-        for alike, test_id, name in found[:count]
+        Leak(name, train[name], test_id, tests[test_id], "alike", round(score, 3))
+        for score, test_id, name in found[:count]
         if test_id
     ]
 
 
-def stem(word: str) -> str:
-    """What singular and plural share, never longer than the word: therapi, diseas, virus, gene."""
-    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    if len(word) > 4 and word.endswith("e"):
-        word = word[:-1]
-    if len(word) > 3 and word.endswith("y"):
-        word = word[:-1] + "i"
-    return word
-
-
-class _Likeness:
-    """Likeness of questions to test questions, by the words that both sets of questions have."""
+class _Similarity:
+    """Similarity of training questions to test questions, by their shared content words."""
 
     def __init__(
         self,
@@ -137,25 +117,38 @@ class _Likeness:
         return self._jaccard(self.words_of(one), self.words_of(two))
 
     def nearest(self, text: str) -> tuple[float, str]:
-        """(likeness, id) of the test question most like the text, (0, "") when none is at all."""
+        """(similarity, id) of the most similar test question, (0, "") if no word is shared."""
         words = self.words_of(text)
-        # Near-equal questions share most of their weight, so also some of their rarest words.
-        rare = sorted(words, key=self._weight, reverse=True)[:4]
-        near = {test_id for word in rare for test_id in self.index.get(word, ())}
-        digits = _digits(words)
+        # Near-equal questions share most of their weight, and so some of their rarest words.
+        rare = sorted(words, key=self.weight.__getitem__, reverse=True)[:4]
         found = (
             (self._jaccard(words, self.tests[test_id]), test_id)
-            for test_id in near
-            if _digits(self.tests[test_id]) == digits
+            for test_id in {test_id for word in rare for test_id in self.index.get(word, ())}
+            if _digits(self.tests[test_id]) == _digits(words)
         )
         return max(found, default=(0.0, ""))
 
     def _jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
-        both = sum(map(self._weight, one | two))
-        return sum(map(self._weight, one & two)) / both if both else 0.0
+        both = sum(self.weight[word] for word in one | two)
+        return sum(self.weight[word] for word in one & two) / both if both else 0.0
 
-    def _weight(self, word: str) -> float:
-        return self.weight.get(word, 0.0)
+
+def normalize(text: str) -> str:
+    """A wording without its letter case, repeated spaces and final punctuation.
+
+    Characters that look alike are one: compatibility forms, composed accents, hyphens, quotes.
+    """
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
+
+
+def stem(word: str) -> str:
+    """What singular and plural share, never longer than the word: therapi, diseas, virus, gene."""
+    if word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    if len(word) > 4 and word.endswith("e"):
+        word = word[:-1]
+    return word[:-1] + "i" if len(word) > 3 and word.endswith("y") else word
 
 
 def _words(text: str) -> frozenset[str]:
@@ -171,28 +164,23 @@ def _digits(words: Iterable[str]) -> set[str]:
     return {word for word in words if any(map(str.isdigit, word))}
 
 
-def wordings(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> wording of SQuAD rows."""
-    return {example.question_id: example.question for example in examples}
-
-
 def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
     """Id -> wording of the factoids in test inputs or golden files, BioASQ's or SQuAD's."""
     tests: dict[str, str] = {}
     for path in paths:
         data = read_json(path)
         if is_squad(data):
-            tests |= wordings(parse_squad(data, path))
+            tests |= question_texts(read_squad(path, data=data))
         else:
-            tests |= {question.id: question.body for question in parse_questions(data, path)}
+            tests |= {question.id: question.body for question in read_questions(path, data=data)}
     return tests
 
 
 def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
     """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
 
-    Near-equal wordings are never refused, since only a reader can tell: the public 7b training
-    file has one. They, and leaks that are allowed, are returned as remarks.
+    Near-equal wordings are never refused, because only a reader can judge them: the public 7b
+    training file has one. They, and leaks that are allowed, are returned as remarks.
     """
     certain = [leak for leak in leaks if leak.certain]
     if certain and not allow:
@@ -200,11 +188,21 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False
             f"{path}: {summary(certain)}; a model trained on them is scored on its memory: "
             "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
         )
-    alike = [leak for leak in leaks if not leak.certain]
     remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
-    if alike:
-        remarks.append(f"{path}: perhaps {summary(alike)}; they stay, judge them by eye")
+    if near := [leak for leak in leaks if not leak.certain]:
+        remarks.append(f"{path}: perhaps {summary(near)}; they are kept, please check them")
     return remarks
+
+
+def summary(leaks: Sequence[Leak]) -> str:
+    """The leaks in one line: how many of which kind, the first ids, and the first wordings."""
+    kinds = Counter(leak.how for leak in leaks)
+    counts = ", ".join(
+        f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]
+    )
+    names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
+    pair = f"{first.question!r} and in the test {first.test_question!r}"
+    return f"also test questions: {names}: {counts}; the first: {pair}"
 
 
 def compare_parts(
@@ -212,16 +210,16 @@ def compare_parts(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Row id -> wording of the rows of ``dev`` whose wording ``train`` has too, in two parts.
 
-    In the first the text is the same too, or the question's id: the same question. In the second
-    both differ: "What did he write?" is asked about many texts. An id alone says nothing, since
-    many files number their rows from 1.
+    In the first part the text or the question's id is the same too, so the question is the same. In
+    the second both differ: "What did he write?" is asked about many texts. An id alone does not
+    count, because many files number their rows from 1.
     """
     known: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in train:
-        known[plain(row.question)] |= {("id", row.question_id), ("text", row.context)}
+        known[normalize(row.question)] |= {("id", row.question_id), ("text", row.context)}
     same, other = {}, {}
     for row in dev:
-        if found := known.get(plain(row.question)):
+        if found := known.get(normalize(row.question)):
             again = not found.isdisjoint({("id", row.question_id), ("text", row.context)})
             (same if again else other)[row.id] = row.question
     return same, other
@@ -236,35 +234,21 @@ def refuse_shared(
     """
     if not shared:
         return []
-    said = f"{dev}: asks what {train} asks over the same text or under the same id: "
-    said += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
+    found = f"{dev}: has questions of {train} with the same text or the same id: "
+    found += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
     if allow:
-        return [f"{said}; allowed by allow_leak"]
+        return [f"{found}; allowed by allow_leak"]
     raise InputError(
-        f"{said}; a model is judged there on its memory: remove them from one of the files, or "
+        f"{found}; the model would be scored on its memory: remove them from one of the files, or "
         "allow them (allow_leak=true) if you mean it"
     )
-
-
-def summary(leaks: Sequence[Leak]) -> str:
-    """The leaks in one line: how many by which sign, the first ids, and the first wordings."""
-    ways = Counter(leak.how for leak in leaks)
-    told = ", ".join(
-        f"{ways[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if ways[how]
-    )
-    names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
-    pair = f"{first.question!r} and in the test {first.test_question!r}"
-    return f"also test questions: {names}: {told}; the first: {pair}"
-
-
-TYPES = ("number", "symbol", "word", "phrase", "none")
 
 
 def answer_type(answer: str) -> str:
     """The kind of an answer by its form: "number", "symbol", "word", "phrase", "none" for "".
 
     A number begins with a digit ("95 %", "14 days"); a symbol is one word with a capital or a
-    digit behind its first letter (BRCA1, mTOR, TNF-α); a word is any other single word.
+    digit after its first letter (BRCA1, mTOR, TNF-α); a word is any other single word.
     """
     text = answer.strip()
     if not text:
@@ -281,23 +265,32 @@ def type_counts(examples: Iterable[Example]) -> Counter[str]:
     return Counter(_types(examples).values())
 
 
+def _types(examples: Iterable[Example]) -> dict[str, str]:
+    """Question id -> answer type of the alphabetically first text of its spans.
+
+    Not of the first row, so that the order of the examples does not matter.
+    """
+    texts: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        texts[example.question_id] += [span.text for span in example.spans]
+    return {name: answer_type(min(found, default="")) for name, found in texts.items()}
+
+
 def split_dev(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """Hold out whole questions: (train, dev), each in the given order.
 
-    Questions of one wording (see ``leaks.plain``) stay on one side: editions 7b to 10b ask some
-    questions again under another id. Within an answer type the groups with the smallest hash of
-    seed and id are held out, and each type gives its share, so the choice depends on neither the
-    order of the examples nor the platform. Unless ``fraction`` is 0, at least one question stays
-    on each side.
+    Questions of one wording (see ``normalize``) stay together: editions 7b to 10b repeat some
+    questions under another id. Within an answer type the groups with the smallest hash of seed and
+    id are held out, and each type gives its share, so the choice depends neither on the order of
+    the examples nor on the platform. Unless ``fraction`` is 0, each side keeps a question.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"dev fraction {fraction} must be at least 0 and below 1")
     if not fraction:
         return list(examples), []
-    types = _types(examples)
-    groups = _groups(examples)
+    types, groups = _types(examples), _groups(examples)
     if len(groups) < 2:
         wording = f"{len(types)} questions of one wording" if len(types) > 1 else "1 question"
         raise InputError(f"dev fraction {fraction}: {wording} cannot be split; set it to 0")
@@ -306,7 +299,7 @@ def split_dev(
     for names in groups:
         digest, name = min((hashlib.sha256(f"{seed}:{n}".encode()).digest(), n) for n in names)
         by_type[types[name]].append((digest, names))
-    # The n-th of a type's N groups stands at (n + 1/2) / N: the smallest places of all types
+    # The n-th of a type's N groups has the place (n + 1/2) / N: the smallest places of all types
     # together hold each type's share, to within one question.
     places = [
         ((n + 0.5) / len(ranked), digest, names)
@@ -325,7 +318,7 @@ def split_dev(
 
 def _groups(examples: Iterable[Example]) -> list[tuple[str, ...]]:
     """Question ids that belong together, because some of their rows ask the same, sorted."""
-    above: dict[tuple[str, str], tuple[str, str]] = {}
+    above: dict[tuple[str, str], tuple[str, str]] = {}  # a forest whose trees are the groups
 
     def root(node: tuple[str, str]) -> tuple[str, str]:
         while above.setdefault(node, node) != node:
@@ -333,23 +326,9 @@ def _groups(examples: Iterable[Example]) -> list[tuple[str, ...]]:
         return node
 
     for example in examples:
-        above[root(("wording", plain(example.question)))] = root(("id", example.question_id))
+        above[root(("wording", normalize(example.question)))] = root(("id", example.question_id))
     groups = defaultdict(list)
     for kind, name in sorted(above):
         if kind == "id":
             groups[root((kind, name))].append(name)
     return [tuple(names) for names in groups.values()]
-
-
-def _types(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> answer type, by the alphabetically first of its spans' texts.
-
-    Not by the first row's, so that the order of the examples does not matter.
-    """
-    texts: dict[str, str] = {}
-    for example in examples:
-        known = texts.setdefault(example.question_id, "")
-        for span in example.spans:
-            known = min(known, span.text) if known else span.text
-        texts[example.question_id] = known
-    return {name: answer_type(text) for name, text in texts.items()}

@@ -41,28 +41,25 @@ def known_objects(relation: str) -> list[Entity]:
 
 
 def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
-    """Rank the candidates of the answer's type by nearness to the question's words.
+    """Rank the candidates of the answer's type by their distance to the question's words.
 
-    Candidates are the objects of the question's relation that stand in its snippets. Nearness is
-    the number of words to the nearest content word of the question, averaged over the snippets
-    the candidate stands in. Returns id -> ranked names, [] for a question that is not ours.
+    Candidates are the objects of the question's relation that occur in its snippets. The distance
+    is the number of words to the nearest content word of the question, averaged over the snippets
+    with the candidate. Returns id -> ranked names, [] for a question that is not in BioASQ-mini.
     """
     answers = {}
     for question in questions:
         distances = defaultdict(list)
         for snippet in question.snippets:
-            found = nearness(question, snippet.text)
-            for entity, (distance, name) in found.items():
-                distances[entity].append((distance, name))
-        ranked = sorted(
-            distances.values(), key=lambda d: (sum(n for n, _ in d) / len(d), min(d)[1])
-        )
-        answers[question.id] = [min(found)[1] for found in ranked]
+            for entity, found in nearness(question, snippet.text).items():
+                distances[entity].append(found)
+        ranked = sorted((sum(n for n, _ in d) / len(d), min(d)[1]) for d in distances.values())
+        answers[question.id] = [name for _, name in ranked]
     return answers
 
 
 def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
-    """Each candidate in ``text`` -> its distance in words to the question's words, its name."""
+    """Each candidate in ``text`` -> (its distance in words to the question's words, its name)."""
     words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
     wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
     found = {}

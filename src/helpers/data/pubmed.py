@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from helpers.config import InputError
 from helpers.data.bioasq import Question
-from helpers.data.convert import documents_of, find_abstract, pmid_of, read_abstracts
+from helpers.data.convert import Abstracts, documents_of, find_abstract, pmid_of, read_abstracts
 from helpers.fetch.download import (
     LONGEST_PAUSE,
     RETRY_STATUS,
@@ -27,17 +27,17 @@ from helpers.fetch.download import (
 from helpers.fetch.registry import cache_folder
 
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
-BATCH = 200  # ids a request
-ATTEMPTS = 5  # of one request, with pauses of 1, 2, 4 and 8 seconds
-TIMEOUTS = (10, 60)  # seconds: to connect, between two pieces of an answer
+BATCH = 200  # ids per request
+ATTEMPTS = 5  # per request, with pauses of 1, 2, 4 and 8 seconds
+TIMEOUTS = (10, 60)  # seconds: to connect, and between two pieces of a response
+STAMP = "last_request"  # a file next to the cache; its modification time is that of the request
 _REMEDY = "try again later, or give the abstracts as a file abstracts.json"
-STAMP = "last_request"  # a file beside the cache: when it was changed
 TOOL = "biomegatron-bioasq-kit"
 
 
 @dataclass(frozen=True)
 class Article:
-    """What PubMed says of an id. ``why`` tells why there is no abstract, "" when there is one."""
+    """What PubMed has for an id. ``why`` says why there is no abstract; "" if there is one."""
 
     pmid: str
     title: str = ""
@@ -47,9 +47,9 @@ class Article:
 
     @property
     def text(self) -> str:
-        """Title and abstract joined by a blank, "" without an abstract.
+        """Title and abstract joined by a space, "" without an abstract.
 
-        dmis-lab's full-abstract files for 7b are made like this: all 407 contexts begin with the
+        dmis-lab's full-abstract files for 7b have the same form: all 407 contexts begin with the
         title, and sections keep their labels ("BACKGROUND: ...").
         """
         return f"{self.title} {self.abstract}".strip() if self.abstract else ""
@@ -60,10 +60,10 @@ def fetch_articles(
 ) -> dict[str, Article]:
     """Articles by PubMed id, from the cache and then from PubMed.
 
-    Every id gets an entry; without ``fetch`` and under ``HELPERS_OFFLINE`` no connection is
-    opened and ids that the cache lacks are left out. Raises
-    ``InputError`` when PubMed cannot be reached, refuses the key, or answers something else than
-    articles; what had come until then is in the cache, so the next call goes on from there.
+    Every id gets an entry, except that without ``fetch`` or under ``HELPERS_OFFLINE`` no connection
+    is opened and ids missing from the cache are left out. Raises ``InputError`` if PubMed cannot be
+    reached, refuses the key, or sends no articles; the cache keeps what has arrived, so the next
+    call continues from there.
     """
     wanted = list(dict.fromkeys(pmids))
     path = cache_folder() / "pubmed" / "articles.jsonl"
@@ -71,10 +71,11 @@ def fetch_articles(
     if not fetch or offline() or len(known) == len(wanted):
         return known
     with locked(path.parent, "PubMed"):
-        known = _read_cache(path, wanted)  # another process may have asked meanwhile
+        known = _read_cache(path, wanted)  # another process may have added to it meanwhile
         missing = [pmid for pmid in wanted if pmid not in known]
         bar = tqdm(desc="PubMed", total=len(missing), unit="abstract", disable=not progress)
-        with bar, _Service(path.with_name(STAMP)) as service:
+        service = _Service(path.with_name(STAMP))
+        with bar, service.session:
             for low in range(0, len(missing), BATCH):
                 batch = missing[low : low + BATCH]
                 try:
@@ -90,85 +91,77 @@ def fetch_articles(
 
 
 class _Again(Exception):
-    """This attempt failed and another may not; ``pause`` is what the server asks for."""
-
-    def __init__(self, reason: str, pause: float | None = None):
-        super().__init__(reason)
-        self.pause = pause
+    """This attempt failed, but another may succeed: the reason, and the pause to make or None."""
 
 
 class _Service:
-    """A connection to efetch that keeps to NCBI's rate, counted over all calls and processes."""
+    """A connection to efetch that keeps NCBI's rate limit across all calls and processes."""
 
-    last = -1e9  # of any connection of this process, whatever its cache
+    last = -1e9  # last request of this process over any connection, whatever its cache
 
     def __init__(self, stamp: Path):
-        import requests  # here, since importing it takes longer than most of the kit
+        import requests  # here, because importing it takes longer than most of the kit
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
         self.fixed = {"db": "pubmed", "retmode": "xml", "tool": TOOL}
         names = {"api_key": "NCBI_API_KEY", "email": "NCBI_EMAIL"}
         self.fixed |= {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-        # A little less often than allowed, since requests can catch up with each other on the way.
+        # Slightly longer than required, because requests can catch up with each other on the way.
         self.interval = 0.11 if "api_key" in self.fixed else 0.36
         self.stamp = stamp
         self.session = requests.Session()
         self.session.headers["User-Agent"] = TOOL
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.session.close()
-
     def ask(self, pmids: list[str]) -> dict[str, Article]:
-        """An article for each id; one that PubMed does not know has none of the texts.
+        """An article for each id; one that PubMed does not know has no texts.
 
-        An answer may be cut short and still be whole XML, and what the cache says once stays said.
-        So ids that it lacks are asked for again, until an answer brings none of them.
+        A response may be cut short and still be valid XML, and the cache keeps what it gets. So we
+        ask again for the ids it lacks, until a response contains none of them.
         """
         found, missing = self._persist(pmids), []
         while (left := [pmid for pmid in pmids if pmid not in found]) and left != missing:
             missing = left
             found |= self._persist(missing)
-        return {pmid: found.get(pmid) or _unknown(pmid) for pmid in pmids}
+        unknown = "PubMed has no article of this id"
+        return {pmid: found.get(pmid) or Article(pmid, why=unknown) for pmid in pmids}
 
     def _persist(self, pmids: list[str]) -> dict[str, Article]:
-        """One answer to a request, whatever it takes."""
+        """The response to one request, after at most ``ATTEMPTS`` attempts."""
+        pause = 0.0
         for attempt in range(ATTEMPTS):
+            time.sleep(min(pause, LONGEST_PAUSE))
             try:
                 return self._attempt(pmids)
-            except _Again as reason:
-                failed, pause = reason, 2.0**attempt if reason.pause is None else reason.pause
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(min(pause, LONGEST_PAUSE))
+            except _Again as error:
+                failed, pause = error.args
+                pause = 2.0**attempt if pause is None else pause
         raise InputError(f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; {_REMEDY}")
 
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
         import requests
 
         self._keep_to_the_rate()
-        # By POST, as NCBI asks for long lists; it also keeps the key out of addresses and logs.
+        # POST, as NCBI asks for long lists; it also keeps the key out of addresses and logs.
         data = {**self.fixed, "id": ",".join(pmids)}
         try:
-            answer = self.session.post(self.url, data=data, timeout=TIMEOUTS)
+            response = self.session.post(self.url, data=data, timeout=TIMEOUTS)
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise InputError(f"PubMed ({self.url}): {in_words(error)}; {_REMEDY}") from None
-            raise _Again(in_words(error)) from None
-        if answer.status_code in RETRY_STATUS:
-            pause = asked_pause(answer.headers.get("Retry-After", ""))
-            raise _Again(f"HTTP {answer.status_code}", pause)
-        if answer.status_code == 400 and "api key" in answer.text.lower():
+            raise _Again(in_words(error), None) from None
+        if response.status_code in RETRY_STATUS:
+            pause = asked_pause(response.headers.get("Retry-After", ""))
+            raise _Again(f"HTTP {response.status_code}", pause)
+        if response.status_code == 400 and "api key" in response.text.lower():
             raise InputError("NCBI_API_KEY: PubMed does not know this key; correct it or unset it")
-        if answer.status_code == 400 and "ID list is empty" in answer.text:
+        if response.status_code == 400 and "ID list is empty" in response.text:
             return {}  # none of them exists
-        if answer.status_code != 200:
-            raise InputError(f"PubMed ({self.url}): HTTP {answer.status_code} {answer.reason}")
+        if response.status_code != 200:
+            raise InputError(f"PubMed ({self.url}): HTTP {response.status_code} {response.reason}")
         try:
-            return read_articles(answer.content)
+            return read_articles(response.content)
         except ValueError as error:
-            raise _Again(str(error)) from None
+            raise _Again(str(error), None) from None
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
@@ -186,18 +179,14 @@ class _Service:
             raise InputError(f"{self.stamp}: cannot be written ({error.strerror})") from None
 
 
-def _unknown(pmid: str) -> Article:
-    return Article(pmid, why="PubMed has no article of this id")
-
-
 def read_articles(xml: bytes) -> dict[str, Article]:
-    """Parse an answer of efetch; ``ValueError`` when it is none (damaged, or an error message)."""
+    """Parse a response of efetch; ``ValueError`` if it is damaged or an error message."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
-        raise ValueError(f"the answer is damaged or no XML ({error})") from None
+        raise ValueError(f"the response is damaged or not XML ({error})") from None
     if root.tag != "PubmedArticleSet":
-        raise ValueError(f"the answer holds no articles ({_text(root)[:100] or root.tag})")
+        raise ValueError(f"the response contains no articles ({_text(root)[:100] or root.tag})")
     articles = {}
     for entry in root:
         citation = entry.find("MedlineCitation")
@@ -210,7 +199,7 @@ def read_articles(xml: bytes) -> dict[str, Article]:
 
 
 def _article(citation: ElementTree.Element) -> Article:
-    # In a book the abstract stands at the top, in a journal's article inside of <Article>.
+    # In a book the abstract is at the top level, in a journal article inside <Article>.
     body = citation.find("Article")
     body = citation if body is None else body
     title = _text(body.find("ArticleTitle")) or _text(citation.find("Book/BookTitle"))
@@ -229,17 +218,17 @@ def _article(citation: ElementTree.Element) -> Article:
 
 
 def _sections(abstract: ElementTree.Element | None) -> str:
-    """The parts of an abstract in order; those of a structured one with their labels."""
+    """The parts of an abstract in order, with their labels if it is structured."""
     parts = []
     for part in abstract.iterfind("AbstractText") if abstract is not None else ():
         text, label = _text(part), part.get("Label", "").strip()
-        # UNLABELLED is what NCBI writes for a part that has no heading in print.
+        # NCBI writes UNLABELLED for a part that has no heading in print.
         parts.append(f"{label}: {text}" if label and text and label != "UNLABELLED" else text)
     return " ".join(filter(None, parts))
 
 
 def _text(element: ElementTree.Element | None) -> str:
-    """All text inside, markup such as <i> and <sup> left out, white space as single blanks."""
+    """All text inside without markup such as <i> and <sup>; white space as single spaces."""
     return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
@@ -259,93 +248,82 @@ def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
 
 
 def _cached(line: str) -> Article | None:
-    """The article in a line of the cache; None for one that is blank, cut off, or of other shape.
+    """The article in a line of the cache; None if the line is blank, cut off or has other fields.
 
-    A process may have been killed while it wrote, and other versions write other fields.
+    A process may have been killed while writing, and other versions write other fields.
     """
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        article = Article(**json.loads(line))
+    except (ValueError, TypeError, RecursionError):  # TypeError: no object, or other fields
         return None
-    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Article)}:
-        return None
-    texts = [value for name, value in entry.items() if name != "retracted"]
-    if not all(isinstance(text, str) for text in texts) or type(entry["retracted"]) is not bool:
-        return None
-    article = Article(**entry)
-    return article if article.abstract or article.why else None
+    types = [type(value) for value in astuple(article)]
+    valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
+    return article if valid else None
 
 
 def _append_cache(path: Path, articles: Iterable[Article]) -> None:
     lines = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in articles)
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write("\n" + lines)  # the blank line parts it from what a killed process left
+            file.write("\n" + lines)  # the blank line separates it from what a killed process left
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-@dataclass(frozen=True)
-class Abstracts:
-    """``texts`` by address or PubMed id, ``lacking``: document -> why it has no text."""
-
-    texts: dict[str, str]
-    lacking: dict[str, str]
-    remarks: tuple[str, ...] = ()
-
-
 def gather_abstracts(
     questions: Iterable[Question],
-    files: Iterable[str | Path] = (),
+    files: Iterable[str | Path | None] = (),
     *,
+    context: str = "abstract",
     fetch: bool = True,
     progress: bool = True,
     source: str | Path = "",
 ) -> Abstracts:
-    """Texts for all documents that the questions' contexts come from.
+    """Texts for all documents of the questions; none if ``context`` is not "abstract".
 
-    ``files`` are read as ``read_abstracts`` does, and only documents they lack are asked of
-    PubMed; without ``fetch``, or under ``HELPERS_OFFLINE``, of its cache alone. A PubMed text is
-    the title and the abstract, as in dmis-lab's full-abstract files. Raises ``InputError``, which
-    names ``source``, the questions' file, when not one document has a text.
+    We read ``files`` with ``read_abstracts`` and ask PubMed only for the documents they lack, or
+    only its cache without ``fetch`` or under ``HELPERS_OFFLINE``. A PubMed text is title and
+    abstract, see ``Article.text``. Raises ``InputError``, which names ``source``, the questions'
+    file, if no document has a text.
     """
-    files = tuple(files)
+    if context != "abstract":
+        return Abstracts()
+    files = tuple(filter(None, files))
     texts: dict[str, str] = {}
     for path in files:
         texts |= read_abstracts(path)
     documents = dict.fromkeys(d for q in questions for d, _ in documents_of(q) if d)
     unknown = ("not in the abstracts file and " if files else "") + "no PubMed address"
-    lacking = {d: unknown for d in documents if not find_abstract(texts, d)}
-    asked = {document: pmid for document in lacking if (pmid := pmid_of(document))}
-    articles = fetch_articles(asked.values(), fetch=fetch, progress=progress)
-    for document, pmid in asked.items():
+    unavailable = {d: unknown for d in documents if not find_abstract(texts, d)}
+    pmids = {document: pmid for document in unavailable if (pmid := pmid_of(document))}
+    articles = fetch_articles(pmids.values(), fetch=fetch, progress=progress)
+    for document, pmid in pmids.items():
         article = articles.get(pmid)
         if article and article.text:
             texts[pmid] = article.text
-            del lacking[document]
+            del unavailable[document]
         elif article:
-            lacking[document] = article.why
+            unavailable[document] = article.why
         else:
-            lacking[document] = "not in the cache, and HELPERS_OFFLINE is set"
-    if len(lacking) == len(documents) and (documents or not texts):
-        raise InputError(_nothing(lacking, files, source))
-    retracted = [pmid for pmid, article in articles.items() if article.retracted]
-    remarks = [f"abstracts: retracted, and read all the same: {', '.join(retracted[:9])}"]
-    return Abstracts(texts, lacking, tuple(remarks) if retracted else ())
+            unavailable[document] = "not in the cache, and HELPERS_OFFLINE is set"
+    if len(unavailable) == len(documents) and (documents or not texts):
+        raise _no_abstract(unavailable, files, source)
+    retracted = ", ".join([pmid for pmid, article in articles.items() if article.retracted][:9])
+    remarks = (f"abstracts: retracted, but read nevertheless: {retracted}",) if retracted else ()
+    return Abstracts(texts, unavailable, remarks)
 
 
-def _nothing(lacking: dict[str, str], files: tuple, source: str | Path) -> str:
-    where = ", ".join(str(path) for path in files) or str(source) or "the questions"
-    if not lacking:
-        return (
+def _no_abstract(unavailable: dict[str, str], files: tuple, source: str | Path) -> InputError:
+    where = ", ".join(str(path) for path in files) or source or "the questions"
+    if not unavailable:
+        return InputError(
             f"{source or where}: context 'abstract' needs abstracts, and no question names a "
             "document; add 'document' to the snippets, or choose another context"
         )
-    document, why = next(iter(lacking.items()))
+    document, why = next(iter(unavailable.items()))
     remedy = "give a file abstracts.json with {document address or PubMed id: text}"
-    if offline():
-        remedy = f"unset HELPERS_OFFLINE to ask PubMed, or {remedy}"
-    return (
-        f"{where}: context 'abstract' needs abstracts, and none of {len(lacking)} documents has "
-        f"one ({document}: {why}); {remedy}"
+    remedy = f"unset HELPERS_OFFLINE to ask PubMed, or {remedy}" if offline() else remedy
+    return InputError(
+        f"{where}: context 'abstract' needs abstracts, and none of {len(unavailable)} documents "
+        f"has one ({document}: {why}); {remedy}"
     )

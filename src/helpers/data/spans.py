@@ -1,8 +1,7 @@
-"""The strict rule: where the synonyms of an answer stand in a context, and what that allows.
+"""The strict rule: where the synonyms of an answer occur in a context.
 
-Strict means: each occurrence of each synonym, case-insensitive, with neither a letter, a digit
-nor an underscore on either side (nor an accent that is a character of its own). Offsets are
-characters of the original context.
+Strict means: each occurrence of each synonym, case-insensitive, with no letter, digit, underscore
+or combining accent on either side. Offsets are characters of the original context.
 """
 
 from __future__ import annotations
@@ -14,17 +13,18 @@ from dataclasses import dataclass
 
 from helpers.data.bioasq import Question
 
-# A word as Google's SQuAD code splits a context; it gives an answer one blank between two words.
+# A word as Google's SQuAD code splits a context; it puts one space between two words of an answer.
 WORD = re.compile("[^ \t\r\n\u202f]+")
-_GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode's lambda lacks its b
+_GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode spells lambda without a b
     letter: unicodedata.name(letter).rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
     for letter in "αβγδεζηθικλμνξοπρσςτυφχψω"
 }
-_GREEK_LETTER = re.compile("|".join(_GREEK))
 _NUMBER_OR_LETTERS = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
+# The only characters next to an answer in the public 7b training file, except at a context's edges.
+_PUBLISHED_NEIGHBORS = " ().,:;"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Span:
     """An answer in a context: ``text == context[start:end]``."""
 
@@ -36,9 +36,9 @@ class Span:
 def fold(text: str) -> str:
     """Lower-case without moving any offset: ``len(fold(text)) == len(text)``.
 
-    'İ' is the only character whose lower case is longer, so it stays as it is. Both small sigmas
-    become one, since ``lower`` picks between them by position in the word. Nothing else is
-    equated ('ß' is not 'ss'), as the official evaluator compares lower-cased strings.
+    'İ' is the only character with a longer lower case, so it stays. Both small sigmas become one,
+    because ``lower`` picks between them by position in the word. Nothing else is equated ('ß' is
+    not 'ss'), as the official evaluator compares lower-cased strings.
     """
     lower = "İ".join(map(str.lower, text.split("İ"))) if "İ" in text else text.lower()
     return lower.replace("ς", "σ")
@@ -47,40 +47,39 @@ def fold(text: str) -> str:
 def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
     """Every occurrence of every synonym by the strict rule, sorted and unique.
 
-    Synonyms are taken literally, spaces at their edges included; those of spaces only find nothing.
-    Overlapping occurrences of different synonyms all count. For golds as files have them, see
-    ``needles``.
+    Synonyms are taken literally, including spaces at their edges; those of spaces only find
+    nothing. Overlapping occurrences of different synonyms all count. See also ``gold_spans``.
     """
-    wanted = {fold(text) for text in set(synonyms) if text.strip()}
-    return [Span(start, end, context[start:end]) for start, end in strict(fold(context), wanted)]
+    folded = fold(context)
+    found = set()
+    for term in {fold(text) for text in set(synonyms) if text.strip()}:
+        start = folded.find(term)
+        while start >= 0:
+            end = start + len(term)
+            if not in_word(folded[start - 1 : start]) and not in_word(folded[end : end + 1]):
+                found.add((start, end))
+            start = folded.find(term, start + 1)
+    return [Span(start, end, context[start:end]) for start, end in sorted(found)]
 
 
-def needles(golds: Iterable[str]) -> set[str]:
-    """What to look for in a folded context: distinct golds, folded, without blanks at the edges.
+def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
+    """``find_spans`` of golds without the spaces at their edges."""
+    return find_spans(context, map(str.strip, golds))
+
+
+def search_terms(golds: Iterable[str]) -> set[str]:
+    """What to search for in a folded context: distinct golds, folded, without spaces at the edges.
 
     A gold such as "TNF " would otherwise be found before a bracket but not before a word.
     """
     return {fold(text.strip()) for text in set(golds)} - {""}
 
 
-def strict(folded: str, wanted: Iterable[str]) -> list[tuple[int, int]]:
-    """(start, end) of every strict occurrence of folded synonyms in a folded context, sorted."""
-    found = set()
-    for needle in wanted:
-        start = folded.find(needle)
-        while start >= 0:
-            end = start + len(needle)
-            if not in_word(folded[start - 1 : start]) and not in_word(folded[end : end + 1]):
-                found.add((start, end))
-            start = folded.find(needle, start + 1)
-    return sorted(found)
-
-
 def in_word(character: str) -> bool:
-    """Whether a character (or none, at an edge) goes on with a word; an accent of its own does."""
+    """Whether a character ("" at the edge of a text) continues a word; combining accents do."""
     if character.isalnum() or character == "_":
         return True
-    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # from there on
+    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none before it
 
 
 def ceiling(
@@ -88,16 +87,16 @@ def ceiling(
 ) -> tuple[int, int]:
     """How many questions any extractive system could answer: (k, n).
 
-    A question counts when some synonym is a substring of some context, whatever its case, word
-    boundaries or not; of the context as it is or with single blanks, as decoding writes answers.
+    A question counts if a synonym is a substring of a context, whatever its case and word
+    boundaries; of the context as it is or with single spaces, as decoding writes answers.
     ``contexts`` maps question ids to the texts given to the system.
     """
     possible = total = 0
     for question in questions:
-        wanted = needles(question.synonyms())
+        terms = search_terms(question.synonyms())
         given = contexts.get(question.id, ())
         texts = [fold(text) for raw in given for text in {raw, " ".join(WORD.findall(raw))}]
-        possible += any(needle in text for text in texts for needle in wanted)
+        possible += any(term in text for text in texts for term in terms)
         total += 1
     return possible, total
 
@@ -106,12 +105,12 @@ def words(text: str) -> list[str]:
     """The words of a text in lower case, without accents, articles and a plural or possessive s.
 
     Letters and digits are separate words and a Greek letter is its name, so "IL6Rα" gives
-    il, 6, r, alpha. "a" is an article at the start only: "vitamin A" keeps its last word.
+    il, 6, r, alpha. "a" is an article only at the start: "vitamin A" keeps its last word.
     """
     text = unicodedata.normalize("NFKD", text).casefold()
     text = "".join(c for c in text if not unicodedata.combining(c))
     text = re.sub(r"['’]s\b", "", text)
-    text = _GREEK_LETTER.sub(lambda letter: f" {_GREEK[letter[0]]} ", text)
+    text = text.translate({ord(letter): f" {name} " for letter, name in _GREEK.items()})
     found = [word for word in _NUMBER_OR_LETTERS.findall(text) if word != "the"]
     if found[:1] in (["a"], ["an"]):
         del found[0]
@@ -119,42 +118,33 @@ def words(text: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """``words`` written as one, so that blanks and hyphens do not matter: "TNF-α" is "tnfalpha".
+    """``words`` joined, so that spaces and hyphens do not matter: "TNF-α" is "tnfalpha".
 
     Two numbers stay apart: "1-2" is not "12".
     """
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(words(text)))
 
 
-def lacks(text: str, golds: Iterable[str]) -> bool:
-    """Whether no gold is in a text, not even in other writing (``plain``) or without its bracket.
+def lacks_answer(text: str, golds: Iterable[str]) -> bool:
+    """Whether no gold is in a text, not even spelled differently (``plain``) or without brackets.
 
-    Golds of fewer than three letters and digits are not looked for.
+    Golds of fewer than three letters and digits are not searched for.
     """
     written = plain(text)
     forms = {plain(part) for gold in golds for part in (gold, *re.split(r"[()\[\]]", gold))}
     return not any(len(form) >= 3 and form in written for form in forms)
 
 
-# The only characters next to an answer in the public 7b training file, edges of the context aside.
-_PUBLISHED_NEIGHBOURS = " ().,:;"
-
-
 def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
     """Why the public 7b training file lacks a span that the strict rule finds in its context.
 
-    ``answers`` are all its answer texts for the question. The file matches case and takes only
-    blanks, round brackets and sentence punctuation as boundaries (observed: none of its 4,231
-    answers has another neighbor). "" when neither explains it.
+    ``answers`` are all its answer texts for the question. The file matches case and accepts only
+    spaces, round brackets and sentence punctuation as boundaries (none of its 4,231 answers has
+    another neighbor). "" when neither explains it.
     """
     if span.text not in answers:
         return "case differs"
     around = context[span.start - 1 : span.start] + context[span.end : span.end + 1]
-    if any(character not in _PUBLISHED_NEIGHBOURS for character in around):
+    if any(character not in _PUBLISHED_NEIGHBORS for character in around):
         return "joined to its neighbor by a character such as - / + [ '"
     return ""
-
-
-def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """Where golds stand in a context by the strict rule, blanks at a gold's edges aside."""
-    return find_spans(context, [gold.strip() for gold in golds])

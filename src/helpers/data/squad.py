@@ -1,20 +1,19 @@
-"""SQuAD files: examples in and out, the id map, the drop report."""
+"""SQuAD files: read and write examples, the id map, and the drop report."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Oddities, is_squad, read_json
+from helpers.data.bioasq import Place, Remarks, is_squad, read_json
 from helpers.data.spans import Span
-from helpers.io import write_text
+from helpers.io import write_json, write_text
 
 _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files
 
@@ -24,7 +23,7 @@ class Example:
     """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
 
     ``parts`` are the snippets of a joined context: index, document, and offset of the text in the
-    context. ``impossible`` says that the file it was read from marks its context as without answer.
+    context. ``impossible`` says that the file marks the context as having no answer.
     """
 
     id: str
@@ -42,8 +41,8 @@ class Example:
 class Drop:
     """A question that gave no example, and why.
 
-    ``nearest`` quotes what comes nearest to an answer, from the snippet of that index (-1: the
-    joined snippets); ``likeness`` is 0 to 1, see ``misses.nearest``.
+    ``nearest`` quotes the text most like an answer, from the snippet of that index (-1: the joined
+    snippets), with its ``likeness`` from 0 to 1; see ``convert.nearest``.
     """
 
     question_id: str
@@ -56,9 +55,9 @@ class Drop:
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
-    """One example a span, numbered anew within the question; an example without spans stays one.
+    """One row per span, renumbered within the question; an example without spans stays one row.
 
-    So the public 7b training file is built: an answer weighs as often as it occurs.
+    The public 7b training file is built like this: an answer weighs as often as it occurs.
     """
     numbers: Counter[str] = Counter()
     rows = []
@@ -71,111 +70,103 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
 
 
 def one_span_rows(rows: Sequence[Example]) -> list[Example]:
-    """``by_occurrence`` for the rows of a SQuAD file: rows that are so already keep their ids."""
+    """``by_occurrence``, but rows that already have at most one span each keep their ids."""
     return list(rows) if all(len(row.spans) < 2 for row in rows) else by_occurrence(rows)
 
 
 def by_pair(rows: Iterable[Example]) -> list[Example]:
-    """One row a question-context pair, with the spans of all its rows and the first one's id."""
+    """One row per question-context pair: the spans of all its rows, the id of the first."""
     pairs: dict[tuple[str, str], Example] = {}
     for row in rows:
         first = pairs.setdefault((row.question_id, row.context), row)
-        spans = sorted({*first.spans, *row.spans}, key=lambda span: (span.start, span.end))
-        pairs[row.question_id, row.context] = replace(first, spans=tuple(spans))
+        spans = tuple(sorted({*first.spans, *row.spans}))
+        pairs[row.question_id, row.context] = replace(first, spans=spans)
     return list(pairs.values())
+
+
+def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
+    """Question id -> its (example, n-best) pairs, in their order."""
+    pairs: dict[str, list] = {}
+    for example, nbest in zip(examples, candidates, strict=True):
+        pairs.setdefault(example.question_id, []).append((example, nbest))
+    return pairs
+
+
+def question_texts(examples: Iterable[Example]) -> dict[str, str]:
+    """Question id -> text of the question."""
+    return {example.question_id: example.question for example in examples}
+
+
+def answered_rows(
+    rows: Sequence[Example], *, negatives: bool = False
+) -> tuple[list[Example], list[Drop]]:
+    """The rows of a SQuAD file to train on, and the questions none of whose rows has an answer.
+
+    With ``negatives`` an answered question keeps its rows without an answer.
+    """
+    answered = {row.question_id for row in rows if row.spans}
+    kept = [row for row in rows if row.spans or (negatives and row.question_id in answered)]
+    without = question_texts(row for row in rows if row.question_id not in answered)
+    return kept, [Drop(name, text, "no answer in the SQuAD file") for name, text in without.items()]
 
 
 def write_squad(
     path: str | Path,
-    examples: Iterable[Example],
+    rows: Iterable[Example],
     *,
-    rows: str = "pair",
     version: str = "1.1",
     unknown: Collection[str] = (),
 ) -> Path:
     """Write a SQuAD file; ``answers`` is always present, as ``[]`` where there is no span.
 
-    ``rows="pair"``: one row an example, all its spans as answers. ``rows="occurrence"``: one row a
-    span, see ``by_occurrence``. ``version`` "2.0" adds ``is_impossible``, true without a span; not
-    where nobody knows, which is so for rows without a span of questions whose ids are ``unknown``,
-    unless they are ``impossible``.
+    ``version`` "2.0" adds ``is_impossible``, true without a span. Rows without a span lack it if
+    nobody knows the answer: their question's id is in ``unknown`` and they are not ``impossible``.
     """
-    if rows not in ("pair", "occurrence") or version not in ("1.1", "2.0"):
-        raise ValueError(f"rows={rows!r}, version={version!r}")
-    if rows == "occurrence":
-        examples = by_occurrence(examples)
+
+    def as_json(row: Example) -> dict:
+        answers = [{"text": span.text, "answer_start": span.start} for span in row.spans]
+        fields = {"id": row.id, "question": row.question, "answers": answers}
+        known = row.spans or row.impossible or row.question_id not in unknown
+        return fields | ({"is_impossible": not answers} if version == "2.0" and known else {})
+
     paragraphs = [
-        f'    {{\n     "context": {_quoted(context)},\n     "qas": [\n'
-        + ",\n".join(
-            _row(e, version == "2.0" and (e.spans or e.impossible or e.question_id not in unknown))
-            for e in group
-        )
-        + "\n     ]\n    }"
-        for (_, context), group in groupby(examples, lambda row: (row.question_id, row.context))
+        {"context": context, "qas": [as_json(row) for row in group]}
+        for (_, context), group in groupby(rows, lambda row: (row.question_id, row.context))
     ]
-    inside = "[\n" + ",\n".join(paragraphs) + "\n   ]" if paragraphs else "[]"
-    return write_text(
-        path,
-        f'{{\n "version": {_quoted(version)},\n "data": [\n  {{\n   "title": "BioASQ",\n'
-        f'   "paragraphs": {inside}\n  }}\n ]\n}}\n',
-    )
+    data = [{"title": "BioASQ", "paragraphs": paragraphs}]
+    return write_json(path, {"version": version, "data": data})
 
 
-# Laid out as ``write_json`` does it, but by hand: json's own indentation is pure Python and took
-# half the time of a whole conversion.
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def _row(example: Example, flagged: object) -> str:
-    answers = ",\n".join(
-        f'        {{\n         "text": {_quoted(s.text)},\n         "answer_start": {s.start}\n'
-        "        }"
-        for s in example.spans
-    )
-    fields = [
-        f'"id": {_quoted(example.id)}',
-        f'"question": {_quoted(example.question)}',
-        f'"answers": [\n{answers}\n       ]' if answers else '"answers": []',
-    ]
-    if flagged:
-        fields.append(f'"is_impossible": {"false" if example.spans else "true"}')
-    inside = ",\n".join(f"       {field}" for field in fields)
-    return f"      {{\n{inside}\n      }}"
-
-
-def read_squad(path: str | Path, odd: Oddities | None = None) -> list[Example]:
+def read_squad(
+    path: str | Path, remarks: Remarks | None = None, data: object = None
+) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
     The flat rows and column-wise answers of the libraries datasets and simpletransformers are read
     too. ``answers`` may be missing. Each answer is compared with its context character by
-    character; space around it is no part of it (noted in ``odd``). Ids must be unique. A row's
-    question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same, as in
-    BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
+    character, without the space around it. Ids must be unique. A row's question is its id up to
+    ``_<3 digits>`` where all rows with this beginning ask the same, as in BioASQ files; otherwise
+    (train_0001, train_0002, ...) each row is a question of its own. ``data`` is the file's parsed
+    JSON if you have read it already.
     """
-    return parse_squad(read_json(path, odd), path, odd)
-
-
-def parse_squad(data: object, path: str | Path, odd: Oddities | None = None) -> list[Example]:
-    """``read_squad`` for the parsed content of ``path``."""
+    remarks = Remarks() if remarks is None else remarks
+    data = read_json(path, remarks) if data is None else data
     if not is_squad(data):
         raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
-    odd = Oddities() if odd is None else odd
-    examples, seen = [], set()
+    examples: dict[str, Example] = {}
     for where, row, context in _rows(data, path):
-        example = _read_row(path, row, context, where, odd)
-        if example.id in seen:
+        example = _read_row(row, context, Place(where, None, remarks), path)
+        if examples.setdefault(example.id, example) is not example:
             raise InputError(
                 f"{path}: question {example.id!r}: id occurs twice; rename one of them"
             )
-        seen.add(example.id)
-        examples.append(example)
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
-    return _own_questions(examples)
+    return _own_questions(list(examples.values()))
 
 
 def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
-    """(place, row, context) of every row, however deep the file has it."""
+    """(place, row, context) of every row, at whatever depth the file has it."""
     if isinstance(data, dict):
         data = data.get("data", [data])
     for n, article in enumerate(data, 1):
@@ -190,21 +181,6 @@ def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]
                 yield f"{where}, row {k}", row, paragraph.get("context")
 
 
-def _own_questions(examples: list[Example]) -> list[Example]:
-    """The row id as the question's id where rows of one beginning ask different things."""
-    wording: dict[str, str] = {}
-    several = {
-        row.question_id
-        for row in examples
-        if wording.setdefault(row.question_id, row.question) != row.question
-    }
-    if not several:
-        return examples
-    return [
-        replace(row, question_id=row.id) if row.question_id in several else row for row in examples
-    ]
-
-
 def _part(item: object, name: str, where: str) -> list:
     if not isinstance(item, dict):
         raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
@@ -213,59 +189,61 @@ def _part(item: object, name: str, where: str) -> list:
     return item[name]
 
 
-def _read_row(path: str | Path, row: object, context: object, where: str, odd: Oddities) -> Example:
+def _own_questions(rows: list[Example]) -> list[Example]:
+    """Make each row a question of its own where rows with the same beginning ask differently."""
+    first: dict[str, str] = {}
+    several = {
+        row.question_id
+        for row in rows
+        if first.setdefault(row.question_id, row.question) != row.question
+    }
+    return [replace(row, question_id=row.id) if row.question_id in several else row for row in rows]
+
+
+def _read_row(row: object, context: object, place: Place, path: str | Path) -> Example:
     if not isinstance(row, dict):
-        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
-    row_id = row.get("id")
-    if type(row_id) is int:  # COVID-QA and others
-        row_id = str(row_id)
-    where = f"{path}: question {row_id!r}" if row_id else where
-    for name, text in (("id", row_id), ("question", row.get("question")), ("context", context)):
+        raise InputError(f"{place.where} is not an object, so not in SQuAD format; rebuild it")
+    row_id, question = row.get("id"), row.get("question")
+    row_id = str(row_id) if type(row_id) is int else row_id  # COVID-QA and others
+    if row_id:
+        place = replace(place, where=f"{path}: question {row_id!r}", id=row_id)
+    for name, text in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{where}: field {name!r} is empty or no text; fix or remove the row")
-    match = _ROW.fullmatch(row_id)
-    question_id = match[1] if match else row_id
-    spans = _read_answers(row.get("answers"), context, where, partial(odd.add, question_id=row_id))
+            raise place.error(name, "is empty or not a text; fix or remove the row")
+    spans = _read_answers(row.get("answers"), context, place)
     impossible = row.get("is_impossible")
     if impossible not in (None, True, False):
-        raise InputError(f"{where}: field 'is_impossible' is neither true nor false; fix the row")
+        raise place.error("is_impossible", "is neither true nor false; fix the row")
     if impossible and spans:
-        raise InputError(
-            f"{where}: field 'is_impossible' is true, and 'answers' is not empty; "
-            "remove the answers or the flag"
-        )
+        problem = "is true, and 'answers' is not empty; remove the answers or the flag"
+        raise place.error("is_impossible", problem)
     if impossible is False and not spans:
-        odd.add("field 'is_impossible' is false, and there is no answer", row_id)
-    return Example(
-        row_id, question_id, row["question"], context, spans, impossible=bool(impossible)
-    )
+        place.remark("field 'is_impossible' is false, and there is no answer")
+    match = _ROW.fullmatch(row_id)
+    question_id = match[1] if match else row_id
+    return Example(row_id, question_id, question, context, spans, impossible=bool(impossible))
 
 
-def _read_answers(
-    answers: object, context: str, where: str, note: Callable[[str], None]
-) -> tuple[Span, ...]:
-    if isinstance(answers, dict):
-        answers = _by_answer(answers, where)
-    if not isinstance(answers or [], list):
-        raise InputError(f"{where}: field 'answers' is not a list; rebuild the row")
+def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
+    answers = _from_columns(answers, place) if isinstance(answers, dict) else answers or []
+    if not isinstance(answers, list):
+        raise place.error("answers", "is not a list; rebuild the row")
     spans = set()
-    for answer in answers or ():
+    for answer in answers:
         if not isinstance(answer, dict):
-            raise InputError(f"{where}: field 'answers' holds no objects; rebuild the row")
+            raise place.error("answers", "must contain objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
         if not isinstance(text, str):
-            raise InputError(f"{where}: field 'text' of an answer is no text; rebuild the row")
+            raise place.error("text", "of an answer is not a text; rebuild the row")
         if type(start) is not int:
-            raise InputError(
-                f"{where}: field 'answer_start' of answer {text!r} is no whole number; "
-                "rebuild the row"
-            )
-        spans.add(_place(text, start, context, where, note))
-    return tuple(Span(*span) for span in sorted(spans))
+            problem = f"of answer {text!r} is not an integer; rebuild the row"
+            raise place.error("answer_start", problem)
+        spans.add(_locate(text, start, context, place))
+    return tuple(sorted(spans))
 
 
-def _by_answer(columns: dict, where: str) -> list[dict]:
-    """The answers of the library datasets, ``{"text": [...], "answer_start": [...]}``, as a list.
+def _from_columns(columns: dict, place: Place) -> list[dict]:
+    """Answers as the library datasets has them, ``{"text": [...], "answer_start": [...]}``.
 
     simpletransformers and others have a single answer there, as an object.
     """
@@ -273,63 +251,58 @@ def _by_answer(columns: dict, where: str) -> list[dict]:
     if isinstance(texts, str):
         texts, starts = [texts], [starts]
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise InputError(
-            f"{where}: field 'answers' is an object without two equally long lists 'text' and "
-            "'answer_start'; rebuild the row"
-        )
+        problem = "is an object without two equally long lists 'text' and 'answer_start'"
+        raise place.error("answers", f"{problem}; rebuild the row")
     return [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
 
 
-def _place(
-    text: str, start: int, context: str, where: str, note: Callable[[str], None]
-) -> tuple[int, int, str]:
-    """Start, end and text of an answer without the space around it.
+def _locate(text: str, start: int, context: str, place: Place) -> Span:
+    """The span of an answer without the space around it.
 
-    ``answer_start`` may be the place of the leading space or of the first character behind it:
-    nothing but space lies between, so only one place is meant.
+    ``answer_start`` may point to the leading space or to the first character after it: there is
+    only space in between, so both mean the same place.
     """
     bare = text.strip()
     if not bare:
-        raise InputError(f"{where}: answer {text!r} holds no text; remove it or rebuild the row")
-    behind = context[max(start, 0) :]
-    at = start if behind.startswith(bare) else start + len(behind) - len(behind.lstrip())
+        raise InputError(f"{place.where}: answer {text!r} is blank; remove or rebuild it")
+    rest = context[max(start, 0) :]
+    at = start if rest.startswith(bare) else start + len(rest) - len(rest.lstrip())
     if start < 0 or not context.startswith(bare, at):
         found = context.find(bare)
         hint = f" (its first place there is {found})" if found >= 0 else ""
         raise InputError(
-            f"{where}: answer {text!r} is not at character {start} of its context{hint}; rebuild it"
+            f"{place.where}: answer {text!r} is not at character {start} of its context{hint}; "
+            "rebuild it"
         )
     if bare != text:
-        note("an answer has space around it, which is left out")
+        place.remark("an answer has space around it, which is left out")
     elif at != start:
-        note("field 'answer_start' points to space before the answer, which is skipped")
-    return at, at + len(bare), bare
+        place.remark("field 'answer_start' points to space before the answer, which is skipped")
+    return Span(at, at + len(bare), bare)
 
 
-def write_ids(path: str | Path, examples: Iterable[Example]) -> Path:
+def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. A joined context has ``snippets``, the index,
+    Offsets are characters of the row's context. A joined context has ``snippets``: the index,
     document and offset of each.
     """
-    return _write_lines(
-        path,
-        (
-            {
-                "id": example.id,
-                "question_id": example.question_id,
-                "snippet": example.snippet,
-                "document": example.document,
-                "spans": [[span.start, span.end] for span in example.spans],
-            }
-            | ({"snippets": [_snippet(*part) for part in example.parts]} if example.parts else {})
-            for example in examples
-        ),
-    )
-
-
-def _snippet(number: int, document: str, offset: int) -> dict:
-    return {"snippet": number, "document": document, "offset": offset}
+    lines = []
+    for row in rows:
+        line = {
+            "id": row.id,
+            "question_id": row.question_id,
+            "snippet": row.snippet,
+            "document": row.document,
+            "spans": [[span.start, span.end] for span in row.spans],
+        }
+        if row.parts:
+            line["snippets"] = [
+                {"snippet": n, "document": document, "offset": offset}
+                for n, document, offset in row.parts
+            ]
+        lines.append(line)
+    return _write_lines(path, lines)
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:
@@ -339,11 +312,3 @@ def write_drops(path: str | Path, drops: Iterable) -> Path:
 
 def _write_lines(path: str | Path, rows: Iterable[dict]) -> Path:
     return write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
-    """Question id -> its (example, n-best) pairs, in their order."""
-    pairs: dict[str, list] = {}
-    for example, nbest in zip(examples, candidates, strict=True):
-        pairs.setdefault(example.question_id, []).append((example, nbest))
-    return pairs

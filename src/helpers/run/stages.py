@@ -16,16 +16,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError, Settings
-from helpers.data.bioasq import Oddities, parse_questions, raw_questions, read_json
+from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
 from helpers.data.convert import contexts_of, convert
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
-from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev, wordings
+from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
 from helpers.data.squad import (
     Drop,
     Example,
+    answered_rows,
     by_pair,
     one_span_rows,
+    question_texts,
     read_squad,
     write_drops,
     write_ids,
@@ -128,7 +130,7 @@ def questions_of_tests(batches: Iterable[TestBatch]) -> dict[str, str]:
     """Question id -> wording of everything that the test batches ask."""
     found: dict[str, str] = {}
     for batch in batches:
-        found |= wordings(batch.examples) | {q.id: q.body for q in batch.golds}
+        found |= question_texts(batch.examples) | {q.id: q.body for q in batch.golds}
     return found
 
 
@@ -136,14 +138,12 @@ def _read_bioasq_training(files: BioasqFiles, tests: Mapping[str, str], settings
     """Pairs, drops, leaks, and the questions and pairs that remain after each step."""
     data = read_json(files.train)
     total = len(raw_questions(data, files.train))
-    factoids = parse_questions(data, files.train, answers="required")
+    factoids = read_questions(files.train, answers="required", data=data)
     leaks, drops = _find_leaks({q.id: q.body for q in factoids}, tests, settings)
     leaked = {drop.question_id for drop in drops}
     questions = [question for question in factoids if question.id not in leaked]
     abstracts = run_abstracts(files, questions, settings.context)
-    pairs, unanswered = convert(
-        questions, context=settings.context, abstracts=abstracts.texts, lacking=abstracts.lacking
-    )
+    pairs, unanswered = convert(questions, context=settings.context, abstracts=abstracts)
     given = [
         (question.id, context.text)
         for question in questions
@@ -168,27 +168,21 @@ def _read_bioasq_training(files: BioasqFiles, tests: Mapping[str, str], settings
 def _read_squad_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
     """The same from a file that is already in the SQuAD format."""
     rows = read_squad(files.train)
-    questions = wordings(rows)
+    questions = question_texts(rows)
     leaks, drops = _find_leaks(questions, tests, settings)
     leaked = {drop.question_id for drop in drops}
-    answered = {row.question_id for row in rows if row.spans}
-    drops += [
-        Drop(name, text, "no answer in the SQuAD file")
-        for name, text in questions.items()
-        if name not in answered | leaked
-    ]
-    kept = [row for row in rows if row.spans and row.question_id not in leaked]
+    kept, unanswered = answered_rows([row for row in rows if row.question_id not in leaked])
     steps = {
         "in the SQuAD file": len(questions),
         "not in a test batch": len(questions) - len(leaked),
-        "with an answer": len(answered - leaked),
+        "with an answer": _counts(kept)["questions"],
     }
     pair_steps = {
         "question and context": _counts(rows)["pairs"],
         "with an answer": _counts(kept)["pairs"],
         "rows: one per occurrence": sum(len(row.spans) for row in kept),
     }
-    return kept, drops, leaks, steps, pair_steps
+    return kept, drops + unanswered, leaks, steps, pair_steps
 
 
 def _find_leaks(
@@ -359,9 +353,9 @@ def _local(name: str) -> Path:
 
 
 def _read_answered(path: Path) -> list[Example]:
-    odd = Oddities()
-    rows = read_squad(path, odd)
-    odd.tell(path)
+    remarks = Remarks()
+    rows = read_squad(path, remarks)
+    remarks.print(path)
     for row in rows:
         if not row.spans:
             raise InputError(

@@ -14,10 +14,10 @@ from helpers.config import InputError
 from helpers.data.bioasq import (
     Answers,
     Golds,
-    Oddities,
+    Remarks,
     is_squad,
-    listed,
     parse_answers,
+    parse_list,
     read_golds,
     read_json,
     some_ids,
@@ -79,7 +79,7 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
         golds, answers = read_pair(gold_file, answer_file)
         gold = dict(golds.scored)
-        remarks += golds.odd.lines(gold_file) + answers.odd.lines(answer_file)
+        remarks += golds.remarks.lines(gold_file) + answers.remarks.lines(answer_file)
         remarks += _about_ids(gold_file, gold, answer_file, answers.ranked, missing)
         again = [name for name in gold if name in seen]
         if again:
@@ -90,7 +90,7 @@ def _bioasq(gold_files, answer_files, missing: str) -> Evaluation:
         if answers.texts:
             whole = {
                 name: [part if isinstance(part, str) else part[0]
-                       for part in listed(text) or [text] if part]
+                       for part in parse_list(text) or [text] if part]
                 for name, text in answers.texts.items()
             }  # fmt: skip
             worth = metrics.score_batch("", golds.scored, answers.ranked | whole, missing)
@@ -136,28 +136,29 @@ def read_pair(gold_file: str | Path, answer_file: str | Path) -> tuple[Golds, An
             continue
         if name not in scored:
             answers.ranked.pop(name, None)
-            answers.odd.add("not a factoid in the golden file and ignored", name)
+            answers.remarks.add("not a factoid in the golden file and ignored", name)
         given = entries[name].get("exact_answer", "")
         no_word = not isinstance(item.get("exact_answer"), str) or not isinstance(given, str)
         no_list = "exact_answer" not in item and isinstance(given, list) and any(given)
         if (item.get("type") == "yesno" and no_word) or (item.get("type") == "list" and no_list):
-            answers.odd.add(STOPS, name)
+            answers.remarks.add(STOPS, name)
     return golds, answers
 
 
 def _squad(gold_files, answer_files, missing: str) -> Evaluation:
     rows, remarks, everything = [], [], []
     for gold_file, answer_file in zip(gold_files, answer_files, strict=True):
-        odd, given = Oddities(), Oddities()
-        gold = {row.id: [span.text for span in row.spans] for row in read_squad(gold_file, odd)}
+        about_golds, about_answers = Remarks(), Remarks()
+        golds = read_squad(gold_file, about_golds)
+        gold = {row.id: [span.text for span in row.spans] for row in golds}
         empty = next((name for name, golds in gold.items() if not golds), None)
         if empty is not None:
             raise InputError(
                 f"{gold_file}: question {empty!r} has no answer to score against; EM and F1 are "
                 "those of SQuAD v1.1, give a file in which every question has one"
             )
-        answers = _predictions(answer_file, given)
-        remarks += odd.lines(gold_file) + given.lines(answer_file)
+        answers = _predictions(answer_file, about_answers)
+        remarks += about_golds.lines(gold_file) + about_answers.lines(answer_file)
         remarks += _about_ids(gold_file, gold, answer_file, answers, missing)
         pairs = list(metrics.squad_scores(gold, answers, missing).values())
         if not pairs:
@@ -183,8 +184,8 @@ def _squad_row(batch: str, n: int, pairs: Sequence[tuple[float, float]]) -> dict
     }  # fmt: skip
 
 
-def _predictions(path: str | Path, odd: Oddities) -> dict[str, str]:
-    data = read_json(path, odd, strict=False)
+def _predictions(path: str | Path, remarks: Remarks) -> dict[str, str]:
+    data = read_json(path, remarks, strict=False)
     if not isinstance(data, dict):
         raise InputError(f"{path}: not SQuAD answers; expected one object {{row id: text}}")
     wrong = next((name for name, text in data.items() if not isinstance(text, str)), None)

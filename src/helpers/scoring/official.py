@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.config import MISSING, InputError
-from helpers.data.bioasq import Answers, Golds, some_ids, stops
+from helpers.data.bioasq import Answers, Golds, some_ids, unreadable_fields
 from helpers.scoring import metrics
 from helpers.scoring.evaluate import STOPS, read_pair
 
@@ -142,7 +142,7 @@ def _compare(command: list[str], pair: tuple, missing: str) -> tuple[dict, dict,
         except InputError as error:
             rule = missing
             repairs = [f"{answer_file}: the program cannot read the files as they are ({error})"]
-            repairs += golds.odd.lines(gold_file) + answers.odd.lines(answer_file)
+            repairs += golds.remarks.lines(gold_file) + answers.remarks.lines(answer_file)
             if absent:
                 what = "an empty answer put in" if missing == "wrong" else "left out"
                 repairs.append(f"{answer_file}: missing, {what}: {some_ids(absent)}")
@@ -156,7 +156,7 @@ def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: 
     """Write copies in which only what stops the program is changed or left out."""
     synonyms, rows = iter(golds.scored), []
     for name, item in golds.items:
-        row = {key: value for key, value in item.items() if key not in stops(item)}
+        row = {key: value for key, value in item.items() if key not in unreadable_fields(item)}
         if row.get("type") == "factoid":
             _, texts = next(synonyms)
             if "exact_answer" not in row:
@@ -167,10 +167,10 @@ def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: 
     copies[0].write_text(json.dumps({"questions": rows}))
     rows = [{"id": name, "exact_answer": []} for name in absent if missing == "wrong"]
     for name, item in answers.items:
-        row = {key: value for key, value in item.items() if key not in stops(item)}
-        if "exact_answer" in stops(item) and name in answers.ranked:
+        row = {key: value for key, value in item.items() if key not in unreadable_fields(item)}
+        if "exact_answer" in unreadable_fields(item) and name in answers.ranked:
             row["exact_answer"] = [[text] for text in answers.ranked[name]]
-        if name is not None and name not in answers.odd.found.get(STOPS, ()):
+        if name is not None and name not in answers.remarks.found.get(STOPS, ()):
             rows.append(row)
     copies[1].write_text(json.dumps({"questions": rows}))
 

@@ -18,12 +18,12 @@ import torch
 from torch.nn import functional as F
 
 from helpers.config import CONTEXTS, InputError
-from helpers.data.bioasq import TYPES, Oddities, Question, read_questions
+from helpers.data.bioasq import TYPES, Question, Remarks, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
-from helpers.data.leaks import most_alike, wordings
-from helpers.data.spans import ceiling, extra_cause, find_spans, needles
-from helpers.data.squad import Drop, Example, read_squad
+from helpers.data.leaks import most_alike
+from helpers.data.spans import ceiling, extra_cause, find_spans, search_terms
+from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
 from helpers.model.decoding import Reader, compute_logits
@@ -229,11 +229,11 @@ def oddities(files: BioasqFiles) -> list[dict]:
     paths |= {} if files.enriched else dict.fromkeys(files.tests, files.tests_are_squad)
     rows = []
     for path, squad in (paths | dict.fromkeys(files.golds, False)).items():
-        odd = Oddities()
-        read_squad(path, odd) if squad else read_questions(path, odd=odd)
+        remarks = Remarks()
+        read_squad(path, remarks) if squad else read_questions(path, remarks=remarks)
         rows += [
             {"file": path.name, "oddity": what, "questions": len(ids)}
-            for what, ids in odd.found.items()
+            for what, ids in remarks.found.items()
         ]
     unread = [(path.name, f"not read: {why}") for path, why in files.ignored]
     if len(unread) > _MOST:
@@ -271,7 +271,7 @@ def coverage(batches: Sequence[TestBatch]) -> list[dict]:
     rows = []
     for batch in batches:
         found = sum(
-            any(find_spans(text, needles(question.synonyms())) for text in texts)
+            any(find_spans(text, search_terms(question.synonyms())) for text in texts)
             for question in batch.golds
             if (texts := batch.contexts.get(question.id, ()))
         )
@@ -295,7 +295,7 @@ def reading(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
 
 def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
     """The leaks and, to be judged by eye, the ``alike`` most similar pairs that are none."""
-    train = wordings([*converted.train, *converted.dev])
+    train = question_texts([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
     rows = [*converted.leaks, *most_alike(rest, questions_of_tests(converted.batches), alike)]
@@ -318,7 +318,7 @@ def telling_example(
     examples, _ = convert(questions)
     if not examples and context == "abstract":
         texts = run_abstracts(files, questions, context)
-        examples, _ = convert(questions, context=context, abstracts=texts.texts)
+        examples, _ = convert(questions, context=context, abstracts=texts)
     if not examples:
         first = questions[0]
         shown, _ = convert([first], test=True)

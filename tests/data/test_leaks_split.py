@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helpers.config import InputError
 from helpers.data.bioasq import Question, Snippet, read_questions
 from helpers.data.convert import convert
-from helpers.data.leaks import TYPES, answer_type, plain, split_dev, type_counts
+from helpers.data.leaks import ANSWER_TYPES, answer_type, normalize, split_dev, type_counts
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 
@@ -67,7 +67,7 @@ def test_dev_split_is_by_question_and_independent_of_order():
     ],
 )  # fmt: skip
 def test_answer_types(answer, kind):
-    assert answer_type(answer) == kind and kind in TYPES
+    assert answer_type(answer) == kind and kind in ANSWER_TYPES
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,7 +103,7 @@ def test_neither_a_wording_nor_a_question_is_on_both_sides(asked, fraction, seed
         assert "cannot be split" in str(error)
         return
     assert train and dev and sorted(train + dev, key=rows.index) == rows
-    assert not {plain(row.question) for row in train} & {plain(row.question) for row in dev}
+    assert not {normalize(row.question) for row in train} & {normalize(row.question) for row in dev}
     assert not {row.question_id for row in train} & {row.question_id for row in dev}
 
 
@@ -127,7 +127,7 @@ def test_the_held_out_share_is_as_near_as_wordings_allow(sizes, fraction, seed):
 def test_twins_of_one_wording_stay_on_one_side(seed):
     path = Path(__file__).parents[1] / "cases" / "golds" / "twins_same_wording.json"
     questions = read_questions(path)
-    wordings = {plain(q.body) for q in questions}
+    wordings = {normalize(q.body) for q in questions}
     assert len(questions) == 2 * len(wordings)
     train, dev = split_dev(convert(questions)[0], 0.3, seed)
     train, dev = ({row.question for row in part} for part in (train, dev))
