@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-MEASURES = ("SAcc", "MRR", "LAcc")
+from helpers.scoring.metrics import MEASURES
+
 # Gold factoids of the five BioASQ-7b test batches, 162 in all.
 TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
 SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # questions of SQuAD v1.1

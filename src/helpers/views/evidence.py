@@ -26,12 +26,11 @@ from helpers.model.decoding import Candidate, rank_answers, read_nbest
 from helpers.run.folder import Run
 from helpers.run.scores import CONVERT, OWN, PREDICT, TRAIN, Batch
 from helpers.scoring import claims, metrics, official
+from helpers.scoring.metrics import MEASURES, question_values
 from helpers.scoring.uncertainty import (
-    MEASURES,
     bootstrap_interval,
     exact_interval,
     paired_difference,
-    question_values,
     questions_to_tell,
     seeds_to_tell,
 )
