@@ -233,6 +233,22 @@ OUTCOMES = {
 }
 
 
+@dataclass(frozen=True)
+class Requirement:
+    """One thing in which a run must agree with a claim before their figures are compared."""
+
+    subject: str
+    must: str
+    why: str
+    differs: Callable[[Claim, Mapping], object]  # takes the claim and the run's scores.json
+    text: str = "{found}"  # says what differs; ``found`` is what ``differs`` returned
+
+    def difference(self, claim: Claim, run: Mapping) -> str:
+        """What differs, "" if nothing."""
+        found = self.differs(claim, run)
+        return self.text.format(claim=claim, run=run, found=found) if found else ""
+
+
 def _rows(claim: Claim, run: Mapping) -> list[Mapping]:
     return [row for row in run["batches"] if row["batch"] in claim.batches]
 
@@ -251,105 +267,95 @@ def _other_questions(claim: Claim, run: Mapping) -> str:
 
 
 def _other_model(claim: Claim, run: Mapping) -> str:
-    model = str(run.get("model") or "")
+    model, weights = str(run["model"] or ""), run["parameters"] or 0
     # A folder, a .nemo file and another spelling of a name are the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if step := run.get("squad_step"):  # all of SQuAD v1.1 makes a base model NVIDIA's ...SQuADv1
-        questions = step["train_questions"]
+    if run["squad_step"]:  # all of SQuAD v1.1 turns a base model into NVIDIA's ...SQuADv1
+        questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
     if name not in claim.models:
         return f"other model (the run's is {model or 'not named'}, the claim's {claim.system})"
-    weights = run.get("parameters") or 0
-    if claim.parameters and abs(weights / claim.parameters - 1) >= 0.001:  # padding makes 0.0002
+    if claim.parameters and abs(weights / claim.parameters - 1) >= 0.001:  # padding takes 0.0002
         return (f"other model (the run's has {weights:,} weights, "
                 f"{claim.system} {claim.parameters:,})")  # fmt: skip
     return ""
 
 
-def _squad(run: Mapping, name: str):
-    return (run.get("squad_step") or {}).get(name)
+def _other_context(claim: Claim, run: Mapping) -> str:
+    have, wanted = run["context"] or "not named", claim.protocol.context
+    if wanted == UNPUBLISHED:
+        return "its source does not say which context was read"
+    return "" if have == wanted else f"other context (the run's is {have}, the claim's {wanted})"
 
 
-@dataclass(frozen=True)
-class Requirement:
-    """One thing in which a run must agree with a claim before their figures are compared."""
-
-    subject: str
-    must: str
-    why: str
-    differs: Callable[[Claim, Mapping], object]  # (claim, scores.json) -> what differs, or falsy
+def _other_squad_questions(claim: Claim, run: Mapping) -> str:
+    questions = ((run["squad_step"] or {}).get("judged") or {}).get("questions")
+    have = f"{questions} questions" if questions else "none"
+    wanted = f"the claim is on {claim.data}, {SQUAD_DEV} questions"
+    return "" if questions == SQUAD_DEV else f"other data ({wanted}; the run: {have})"
 
 
+# Fields of scores.json that early versions did not write.
+_ABSENT = {"merge": "sum"} | dict.fromkeys(
+    ("profile", "model", "parameters", "squad_step", "context", "enriched", "train_pairs",
+     "epochs", "allow_leak", "rungs"))  # fmt: skip
 _MODEL = Requirement(
     "model", "is the claim's by name and, where the source gives it, by number of weights",
-    "another model is another experiment", _other_model)  # fmt: skip
+    "another model is another experiment", _other_model,
+)  # fmt: skip
 BIOASQ_TESTS = (
-    Requirement(
-        "source", "is compared only if the claim's questions are known",
-        "a figure on unknown questions cannot be checked", lambda claim, run: claim.unusable),
-    Requirement(
-        "profile", "is not of profile `mini`", "BioASQ-mini is teaching data",
-        lambda claim, run: run.get("profile") == "mini"
-        and "other data (profile mini is teaching data)"),
-    Requirement(
-        "questions", "has the claim's batches: their names, numbers of questions and ids",
-        "only scores on the same questions can be compared", _other_questions),
-    Requirement(
-        "missing answers", "counts them as wrong", "dropping them raises a score",
-        lambda claim, run: any(row["counted"] != row["n"] for row in _rows(claim, run))
-        and "other protocol (the run drops missing questions instead of failing them)"),
+    Requirement("source", "is compared only if the claim's questions are known",
+                "a figure on unknown questions cannot be checked",
+                lambda claim, run: claim.unusable),
+    Requirement("profile", "is not of profile `mini`", "BioASQ-mini is teaching data",
+                lambda claim, run: run["profile"] == "mini",
+                "other data (profile mini is teaching data)"),
+    Requirement("questions", "has the claim's batches: their names, numbers of questions and ids",
+                "only scores on the same questions can be compared", _other_questions),
+    Requirement("missing answers", "counts them as wrong", "dropping them raises a score",
+                lambda claim, run: any(r["counted"] != r["n"] for r in _rows(claim, run)),
+                "other protocol (the run drops missing questions instead of failing them)"),
     _MODEL,
-    Requirement(
-        "context", "reads the text that the claim's source names: snippets or full abstracts",
-        "an abstract holds more answers, and more text to get lost in",
-        lambda claim, run: run.get("context") != claim.protocol.context
-        and ("its source does not say which context was read"
-             if claim.protocol.context == UNPUBLISHED else
-             f"other context (the run's is {run.get('context') or 'not named'}, "
-             f"the claim's {claim.protocol.context})")),
-    Requirement(
-        "golden snippets", "reads the official test input",
-        "golden files hold more than twice as many snippets",
-        lambda claim, run: run.get("enriched")
-        and "other context (the run reads golden files, which hold extra snippets)"),
-    Requirement(
-        "BioASQ step", "is trained on BioASQ", "so was every model behind a claim on BioASQ",
-        lambda claim, run: not run.get("train_pairs")
-        and "other protocol (the run skips the BioASQ step that made the claim)"),
-    Requirement(
-        "epochs", "is trained on BioASQ for as many epochs", "more epochs give other scores",
-        lambda claim, run: run.get("train_pairs")
-        and str(run.get("epochs")) != claim.protocol.epochs.split()[0]
-        and f"other protocol (the run took {run.get('epochs')} epochs, "
-            f"the claim {claim.protocol.epochs})"),
-    Requirement(
-        "leaks", "refuses training files with test questions", "a leak raises a score",
-        lambda claim, run: run.get("allow_leak")
-        and "other training data (the run was allowed to train on test questions)"),
-    Requirement(
-        "matching", "is trained on verbatim answers only",
-        "early versions of the kit also had looser matches, which are other training data",
-        lambda claim, run: run.get("rungs")
-        and f"other training data (looser matches: {run['rungs']})"),
-    Requirement(
-        "merging", "adds up the probabilities of equal answers", "the published script does so",
-        lambda claim, run: run.get("merge", "sum") != "sum"
-        and f"other protocol (the run merges by {run['merge']}, the claim's script adds up)"),
+    Requirement("context",
+                "reads the text that the claim's source names: snippets or full abstracts",
+                "an abstract holds more answers, and more text to get lost in", _other_context),
+    Requirement("golden snippets", "reads the official test input",
+                "golden files hold more than twice as many snippets",
+                lambda claim, run: run["enriched"],
+                "other context (the run reads golden files, which hold extra snippets)"),
+    Requirement("BioASQ step", "is trained on BioASQ",
+                "so was every model behind a claim on BioASQ",
+                lambda claim, run: not run["train_pairs"],
+                "other protocol (the run skips the BioASQ step that made the claim)"),
+    Requirement("epochs", "is trained on BioASQ for as many epochs",
+                "more epochs give other scores",
+                lambda claim, run: run["train_pairs"]
+                and str(run["epochs"]) != claim.protocol.epochs.split()[0],
+                "other protocol (the run took {run[epochs]} epochs, "
+                "the claim {claim.protocol.epochs})"),
+    Requirement("leaks", "refuses training files with test questions", "a leak raises a score",
+                lambda claim, run: run["allow_leak"],
+                "other training data (the run was allowed to train on test questions)"),
+    Requirement("matching", "is trained on verbatim answers only",
+                "early versions of the kit also had looser matches, which are other training data",
+                lambda claim, run: run["rungs"],
+                "other training data (looser matches: {run[rungs]})"),
+    Requirement("merging", "adds up the probabilities of equal answers",
+                "the published script does so", lambda claim, run: run["merge"] != "sum",
+                "other protocol (the run merges by {run[merge]}, the claim's script adds up)"),
 )  # fmt: skip
 SQUAD_TESTS = (
-    Requirement(
-        "SQuAD questions", f"is scored on all {SQUAD_DEV:,} questions of SQuAD v1.1's dev set",
-        "only scores on the same questions can be compared",
-        lambda claim, run: (judged := _squad(run, "judged") or {}).get("questions") != SQUAD_DEV
-        and f"other data (the claim is on {claim.data}, {SQUAD_DEV} questions; the run: "
-            + (f"{judged['questions']} questions)" if judged else "none)")),
+    Requirement("SQuAD questions",
+                f"is scored on all {SQUAD_DEV:,} questions of SQuAD v1.1's dev set",
+                "only scores on the same questions can be compared", _other_squad_questions),
     _MODEL,
-    Requirement(
-        "SQuAD epochs", "is trained on SQuAD for as many epochs", "more epochs give other scores",
-        lambda claim, run: (epochs := _squad(run, "epochs"))
-        and f"{epochs} on SQuAD" != claim.protocol.epochs
-        and f"other protocol (the run took {epochs} epochs, the claim's {claim.protocol.epochs})"),
+    Requirement("SQuAD epochs", "is trained on SQuAD for as many epochs",
+                "more epochs give other scores",
+                lambda claim, run: run["squad_step"]
+                and f"{run['squad_step']['epochs']} on SQuAD" != claim.protocol.epochs,
+                "other protocol (the run took {run[squad_step][epochs]} epochs, "
+                "the claim's {claim.protocol.epochs})"),
 )  # fmt: skip
 
 
@@ -369,13 +375,13 @@ def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
     ``runs`` are the ``scores.json`` of runs that differ only in their seed. A seed that is given
     twice counts once.
     """
-    runs = list({run.get("seed"): run for run in runs}.values())
+    runs = list({run.get("seed"): _ABSENT | run for run in runs}.values())
     squad = "F1" in claim.corrected
     found = {
         test.subject: text
         for run in runs
         for test in (SQUAD_TESTS if squad else BIOASQ_TESTS)
-        if (text := test.differs(claim, run))
+        if (text := test.difference(claim, run))
     }
     if found:
         sentence = f"Not comparable with {claim.key}: {'; '.join(found.values())}."
@@ -429,27 +435,25 @@ def summarize(found: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def _rule() -> str:
-    steps = ", ".join(f"{margin(162, seeds):.1f} with {seeds}" for seeds in (1, 2, 3, 10))
-    outcomes = "\n".join(f"- **{outcome}**: {text}." for outcome, text in OUTCOMES.items())
-    tests = dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # the one on the model is in both
-    rows = "\n".join(f"| {test.subject} | {test.must} | {test.why} |" for test in tests)
-    return f"""\
+_MARGINS = ", ".join(f"{margin(162, seeds):.1f} with {seeds}" for seeds in (1, 2, 3, 10))
+_OUTCOME_LIST = "\n".join(f"- **{outcome}**: {text}." for outcome, text in OUTCOMES.items())
+_TEST_ROWS = "\n".join(
+    f"| {test.subject} | {test.must} | {test.why} |"
+    for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # the one on the model is in both
+)
+RULE = f"""\
 **Margin.** The mean over seeds may lie {widest(162):g} · √(1 + 1/seeds) points from the claim, \
-in each of {", ".join(MEASURES)}: {steps} seeds. This is twice the standard deviation of the \
+in each of {", ".join(MEASURES)}: {_MARGINS} seeds. This is twice the standard deviation of the \
 difference between one unseeded run, which the claim is, and a mean over seeds, when one seed \
 varies by {SEED_SD:g} points; one question is 0.62 points. On n questions instead of 162 it is \
 √(162/n) times as wide.
 
-{outcomes}
+{_OUTCOME_LIST}
 
 | compared | a run … | because |
 |---|---|---|
-{rows}
+{_TEST_ROWS}
 
 Not compared, because the sources do not give it or `scores.json` does not hold it: the training \
 rows, the learning rate, the batch size, and how the model cards averaged over batches (the run's \
 pooled score is compared with the figure under its corrected label)."""
-
-
-RULE = _rule()
