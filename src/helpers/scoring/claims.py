@@ -62,7 +62,7 @@ class Claim:
     unit: int = 100  # 100: figures in percent, 1: fractions
     data: str = "BioASQ-7b factoid test"
     batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> questions
-    models: tuple[str, ...] = ()  # plain names (``_plain``) of the same model
+    models: tuple[str, ...] = ()  # names of the same model: lower case, letters and digits only
     parameters: int = 0  # number of weights, 0 when the source does not say
     unusable: str = ""  # why no run can be compared with the row, "" when one can
 
@@ -89,7 +89,7 @@ class Claim:
 
 _NOTEBOOK = Protocol(
     "SQuAD v1.1, then BioASQ-7b train (dmis-lab's Full-Abstract files)", "abstract", "5 on BioASQ",
-    "called weighted; how the batches were weighed is unpublished",
+    "called weighted; how the batches were weighted is unpublished",
 )  # fmt: skip
 _ONE_BATCH = replace(_NOTEBOOK, averaging="one batch, the official evaluator's own line")
 _PAPER = Protocol("SQuAD v1.1, then BioASQ-7b train", UNPUBLISHED, "10 on SQuAD, 30 on BioASQ",
@@ -112,13 +112,13 @@ _BIOBERT_CHECKPOINT = {"models": ("biobertbasecasedsquadv1",)}
 _SWAPPED = {
     "labels": "SAcc/MRR/LAcc",
     "right_labels": "SAcc/LAcc/MRR",
-    "reason": "The labels of MRR and LAcc are exchanged. MRR cannot exceed LAcc: a question with "
-    "a right answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks, any other "
-    "adds nothing. NVIDIA's notebook and the evaluator itself print SAcc, LAcc, MRR in this order.",
+    "reason": "The labels of MRR and LAcc are swapped. MRR cannot exceed LAcc: a question with a "
+    "right answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks; all others add "
+    "nothing. NVIDIA's notebook and the evaluator itself print SAcc, LAcc, MRR in this order.",
 }
-_TWO_STATES = (
-    "NeMo's history holds this table in two states; that of commit 01714e6 has the two systems' "
-    "names exchanged. The figures are those of the model cards, rounded, and follow the cards here."
+_TWO_VERSIONS = (
+    "NeMo's history has two versions of this table; in commit 01714e6 the names of the two systems "
+    "are swapped. The figures are those of the model cards, rounded, so we follow the cards."
 )
 
 CLAIMS = (
@@ -127,19 +127,19 @@ CLAIMS = (
     Claim("card-biobert", _BIOBERT, _NOTEBOOK, _CARD.format("BioBERTBaseCasedSQuADv1"),
           "39/59.86/47.03", **_BIOBERT_CHECKPOINT, **_SWAPPED),
     Claim("notebook", _BIOMEGATRON, _NOTEBOOK, _NEMO, "0.48/0.64/0.54", unit=1,
-          reason=_TWO_STATES, **_345M_CHECKPOINT),
+          reason=_TWO_VERSIONS, **_345M_CHECKPOINT),
     Claim("notebook-biobert", _BIOBERT, _NOTEBOOK, _NEMO, "0.39/0.6/0.47", unit=1,
-          reason=_TWO_STATES, **_BIOBERT_CHECKPOINT),
+          reason=_TWO_VERSIONS, **_BIOBERT_CHECKPOINT),
     Claim("notebook-7b-4", _BIOMEGATRON, _ONE_BATCH, _NEMO,
           "0.6470588235/0.8235294118/0.7254901961", unit=1, **_345M_CHECKPOINT,
           data="BioASQ-7b factoid test, batch 4", batches={"7B4": TEST_7B["7B4"]},
-          reason="The one exact target: 22 and 28 of the batch's 34 questions."),
+          reason="The only exact target: 22 and 28 of the batch's 34 questions."),
     Claim("notebook-7b-4-biobert", _BIOBERT, _ONE_BATCH, _NEMO,
           "0.45161290322580644/0.6774193548387096/0.5403225806451613", unit=1,
           **_BIOBERT_CHECKPOINT, data="said to be BioASQ-7b factoid test, batch 4", batches={},
           unusable="the questions behind it are unknown",
-          reason="14 and 21 of 31 questions, though the batch has 34: left over from another "
-          "batch, or three questions were dropped. No target."),
+          reason="14 and 21 of 31 questions, but the batch has 34: the figures belong to another "
+          "batch, or three questions were dropped. They are not a target."),
     Claim("paper-biobert-base", "BioBERT-Base 110M", _PAPER, _TABLE_2, "30.8/64.1/41.1"),
     Claim("paper-biobert-large", "BioBERT-Large 345M", _PAPER, _TABLE_2, "42.8/62.8/50.1"),
     Claim("paper-345m", "BioMegatron 345M uncased", _PAPER, _TABLE_2, "46.2/62.6/52.5",
@@ -224,12 +224,12 @@ def widest(questions: int) -> float:
 
 
 OUTCOMES = {
-    "reproduced": f"at least {ENOUGH} seeds, the mean of every figure within the margin, and no "
-    f"figure's standard deviation over seeds above {widest(162):g} points",
-    "compatible": "every mean within the margin, but fewer seeds or a wider spread; one or two "
-    "seeds can show no more than this",
-    "not reproduced": "the mean of at least one figure lies outside the margin",
-    "not comparable": "the runs and the claim differ in what the table below lists",
+    "reproduced": f"there are at least {ENOUGH} seeds, the mean of every figure is within the "
+    f"margin, and no figure's standard deviation over seeds is above {widest(162):g} points",
+    "compatible": "every mean is within the margin, but there are fewer seeds or the spread is "
+    "wider; one or two seeds cannot show more than this",
+    "not reproduced": "the mean of at least one figure is outside the margin",
+    "not comparable": "the runs and the claim differ in something that the table below lists",
 }
 
 
@@ -240,7 +240,7 @@ class Requirement:
     subject: str
     must: str
     why: str
-    differs: Callable[[Claim, Mapping], object]  # takes the claim and the run's scores.json
+    differs: Callable[[Claim, Mapping], object]  # of the claim and the run's scores.json
     text: str = "{found}"  # says what differs; ``found`` is what ``differs`` returned
 
     def difference(self, claim: Claim, run: Mapping) -> str:
@@ -253,20 +253,19 @@ def _rows(claim: Claim, run: Mapping) -> list[Mapping]:
     return [row for row in run["batches"] if row["batch"] in claim.batches]
 
 
-def _other_questions(claim: Claim, run: Mapping) -> str:
+def _other_questions(claim: Claim, run: Mapping) -> str | None:
     sizes = {row["batch"]: row["n"] for row in run["batches"]}
     same = {row["batch"]: row["n"] for row in _rows(claim, run)} == claim.batches != {}
     # A claim on one batch can be compared with a run on all; a claim on all needs exactly those.
     if not same or (len(claim.batches) > 1 and sizes != claim.batches):
         need = f", {claim.n} questions" if claim.n else ""
-        return (f"other data (the run has {', '.join(sizes)}, {sum(sizes.values())} questions; "
+        return (f"different data (the run has {', '.join(sizes)}, {sum(sizes.values())} questions; "
                 f"the claim is on {claim.data}{need})")  # fmt: skip
     if any(row.get("questions") != QUESTIONS_7B[row["batch"]] for row in _rows(claim, run)):
-        return f"other data (the batches hold other questions than {claim.data})"
-    return ""
+        return f"different data (the batches do not hold the questions of {claim.data})"
 
 
-def _other_model(claim: Claim, run: Mapping) -> str:
+def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
     # A folder, a .nemo file and another spelling of a name are the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
@@ -275,25 +274,26 @@ def _other_model(claim: Claim, run: Mapping) -> str:
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
     if name not in claim.models:
-        return f"other model (the run's is {model or 'not named'}, the claim's {claim.system})"
+        return f"different model (the run's is {model or 'not named'}, the claim's {claim.system})"
     if claim.parameters and abs(weights / claim.parameters - 1) >= 0.001:  # padding takes 0.0002
-        return (f"other model (the run's has {weights:,} weights, "
+        return (f"different model (the run's has {weights:,} weights, "
                 f"{claim.system} {claim.parameters:,})")  # fmt: skip
-    return ""
 
 
-def _other_context(claim: Claim, run: Mapping) -> str:
+def _other_context(claim: Claim, run: Mapping) -> str | None:
     have, wanted = run["context"] or "not named", claim.protocol.context
     if wanted == UNPUBLISHED:
         return "its source does not say which context was read"
-    return "" if have == wanted else f"other context (the run's is {have}, the claim's {wanted})"
+    if have != wanted:
+        return f"different context (the run's is {have}, the claim's {wanted})"
 
 
-def _other_squad_questions(claim: Claim, run: Mapping) -> str:
+def _other_squad_questions(claim: Claim, run: Mapping) -> str | None:
     questions = ((run["squad_step"] or {}).get("judged") or {}).get("questions")
     have = f"{questions} questions" if questions else "none"
-    wanted = f"the claim is on {claim.data}, {SQUAD_DEV} questions"
-    return "" if questions == SQUAD_DEV else f"other data ({wanted}; the run: {have})"
+    if questions != SQUAD_DEV:
+        wanted = f"the claim is on {claim.data}, {SQUAD_DEV} questions"
+        return f"different data ({wanted}; the run: {have})"
 
 
 # Fields of scores.json that early versions did not write.
@@ -301,60 +301,62 @@ _ABSENT = {"merge": "sum"} | dict.fromkeys(
     ("profile", "model", "parameters", "squad_step", "context", "enriched", "train_pairs",
      "epochs", "allow_leak", "rungs"))  # fmt: skip
 _MODEL = Requirement(
-    "model", "is the claim's by name and, where the source gives it, by number of weights",
-    "another model is another experiment", _other_model,
+    "model", "has the claim's name and, where the source gives it, number of weights",
+    "another model is a different experiment", _other_model,
 )  # fmt: skip
 BIOASQ_TESTS = (
     Requirement("source", "is compared only if the claim's questions are known",
                 "a figure on unknown questions cannot be checked",
                 lambda claim, run: claim.unusable),
-    Requirement("profile", "is not of profile `mini`", "BioASQ-mini is teaching data",
+    Requirement("profile", "does not use profile `mini`", "BioASQ-mini is teaching data",
                 lambda claim, run: run["profile"] == "mini",
-                "other data (profile mini is teaching data)"),
-    Requirement("questions", "has the claim's batches: their names, numbers of questions and ids",
+                "different data (profile mini is teaching data)"),
+    Requirement("questions",
+                "has the claim's batches: the same names, numbers of questions and ids",
                 "only scores on the same questions can be compared", _other_questions),
     Requirement("missing answers", "counts them as wrong", "dropping them raises a score",
                 lambda claim, run: any(r["counted"] != r["n"] for r in _rows(claim, run)),
-                "other protocol (the run drops missing questions instead of failing them)"),
+                "different protocol (the run drops missing questions instead of counting them "
+                "as wrong)"),
     _MODEL,
     Requirement("context",
                 "reads the text that the claim's source names: snippets or full abstracts",
-                "an abstract holds more answers, and more text to get lost in", _other_context),
+                "an abstract contains more answers and more distracting text", _other_context),
     Requirement("golden snippets", "reads the official test input",
-                "golden files hold more than twice as many snippets",
+                "golden files contain more than twice as many snippets",
                 lambda claim, run: run["enriched"],
-                "other context (the run reads golden files, which hold extra snippets)"),
+                "different context (the run reads golden files, which contain extra snippets)"),
     Requirement("BioASQ step", "is trained on BioASQ",
-                "so was every model behind a claim on BioASQ",
+                "every model behind a claim on BioASQ was",
                 lambda claim, run: not run["train_pairs"],
-                "other protocol (the run skips the BioASQ step that made the claim)"),
-    Requirement("epochs", "is trained on BioASQ for as many epochs",
-                "more epochs give other scores",
+                "different protocol (the run skips the BioASQ step that made the claim)"),
+    Requirement("epochs", "is trained on BioASQ for the same number of epochs",
+                "more epochs give different scores",
                 lambda claim, run: run["train_pairs"]
                 and str(run["epochs"]) != claim.protocol.epochs.split()[0],
-                "other protocol (the run took {run[epochs]} epochs, "
+                "different protocol (the run took {run[epochs]} epochs, "
                 "the claim {claim.protocol.epochs})"),
     Requirement("leaks", "refuses training files with test questions", "a leak raises a score",
                 lambda claim, run: run["allow_leak"],
-                "other training data (the run was allowed to train on test questions)"),
+                "different training data (the run was allowed to train on test questions)"),
     Requirement("matching", "is trained on verbatim answers only",
-                "early versions of the kit also had looser matches, which are other training data",
+                "early versions of the kit could also train on looser matches",
                 lambda claim, run: run["rungs"],
-                "other training data (looser matches: {run[rungs]})"),
+                "different training data (looser matches: {run[rungs]})"),
     Requirement("merging", "adds up the probabilities of equal answers",
                 "the published script does so", lambda claim, run: run["merge"] != "sum",
-                "other protocol (the run merges by {run[merge]}, the claim's script adds up)"),
+                "different protocol (the run merges by {run[merge]}, the claim's script adds up)"),
 )  # fmt: skip
 SQUAD_TESTS = (
     Requirement("SQuAD questions",
                 f"is scored on all {SQUAD_DEV:,} questions of SQuAD v1.1's dev set",
                 "only scores on the same questions can be compared", _other_squad_questions),
     _MODEL,
-    Requirement("SQuAD epochs", "is trained on SQuAD for as many epochs",
-                "more epochs give other scores",
+    Requirement("SQuAD epochs", "is trained on SQuAD for the same number of epochs",
+                "more epochs give different scores",
                 lambda claim, run: run["squad_step"]
                 and f"{run['squad_step']['epochs']} on SQuAD" != claim.protocol.epochs,
-                "other protocol (the run took {run[squad_step][epochs]} epochs, "
+                "different protocol (the run took {run[squad_step][epochs]} epochs, "
                 "the claim's {claim.protocol.epochs})"),
 )  # fmt: skip
 
@@ -442,11 +444,11 @@ _TEST_ROWS = "\n".join(
     for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # the one on the model is in both
 )
 RULE = f"""\
-**Margin.** The mean over seeds may lie {widest(162):g} · √(1 + 1/seeds) points from the claim, \
-in each of {", ".join(MEASURES)}: {_MARGINS} seeds. This is twice the standard deviation of the \
-difference between one unseeded run, which the claim is, and a mean over seeds, when one seed \
-varies by {SEED_SD:g} points; one question is 0.62 points. On n questions instead of 162 it is \
-√(162/n) times as wide.
+**Margin.** The mean over seeds may differ from the claim by at most {widest(162):g} · \
+√(1 + 1/seeds) points in each of {", ".join(MEASURES)}: {_MARGINS} seeds. The claim is one run \
+with an unknown seed, and the standard deviation over seeds is {SEED_SD:g} points. The margin is twice \
+the standard deviation of the difference between such a run and a mean over seeds. One question \
+is 0.62 points. For n questions instead of 162, the margin is √(162/n) times as wide.
 
 {_OUTCOME_LIST}
 
@@ -454,6 +456,6 @@ varies by {SEED_SD:g} points; one question is 0.62 points. On n questions instea
 |---|---|---|
 {_TEST_ROWS}
 
-Not compared, because the sources do not give it or `scores.json` does not hold it: the training \
-rows, the learning rate, the batch size, and how the model cards averaged over batches (the run's \
-pooled score is compared with the figure under its corrected label)."""
+We do not compare the training rows, the learning rate, the batch size, or how the model \
+cards averaged over batches: the sources do not give them or `scores.json` does not hold them. We \
+compare the run's pooled score with the figure under its corrected label."""
