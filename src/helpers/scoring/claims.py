@@ -446,9 +446,9 @@ _TEST_ROWS = "\n".join(
 RULE = f"""\
 **Margin.** The mean over seeds may differ from the claim by at most {widest(162):g} · \
 √(1 + 1/seeds) points in each of {", ".join(MEASURES)}: {_MARGINS} seeds. The claim is one run \
-with an unknown seed, and the standard deviation over seeds is {SEED_SD:g} points. The margin is twice \
-the standard deviation of the difference between such a run and a mean over seeds. One question \
-is 0.62 points. For n questions instead of 162, the margin is √(162/n) times as wide.
+with an unknown seed, and the standard deviation over seeds is {SEED_SD:g} points. The margin is \
+twice the standard deviation of the difference between such a run and a mean over seeds. One \
+question is 0.62 points. For n questions instead of 162, the margin is √(162/n) times as wide.
 
 {_OUTCOME_LIST}
 
