@@ -1,4 +1,4 @@
-# The kit in commands. `make` alone lists them; the README says what to type without make.
+# The kit in commands. `make` alone lists them; docs/setup.md says what to type without make.
 PYTHON ?= python3.11
 PROFILE ?= mini
 SEEDS ?= 0 1 2

@@ -7,6 +7,7 @@ lines of a script's ``--help``. A ``text`` block right after a snippet is its ex
 
 import dataclasses
 import os
+import pydoc
 import re
 import shlex
 import shutil
@@ -20,7 +21,8 @@ from helpers.config import PROFILES, Settings
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "docs/python.md"  # its blocks continue one another
-PAGES = ("README.md", "notebooks/README.md", "docs/conversion.md", "docker/README.md")
+DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+PAGES = ["README.md", "notebooks/README.md", "docker/README.md", *(d for d in DOCS if d != PYTHON)]
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
 # The snippet's first line: the file that it writes, or "" if its output is shown right after it.
@@ -46,9 +48,8 @@ NOT_RUN = {
     ".venv/bin/python tests/standin.py work/ngc": "test_notebooks_megatron.py runs these steps",
     ".venv/bin/python -m helpers.batch run --profile bioasq-cpu": "needs the reader's own files",
     ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",
-    "python data_scripts/fine_tune.py --checkpoint minilm": "README's fine_tune.py command is run",
-    "python data_scripts/predict.py --checkpoint runs/latest": "README's predict.py command is run",
-    "7b-like, strict rule:": "output of a benchmark, not a command",
+    "python data_scripts/fine_tune.py --checkpoint minilm": "docs/scripts.md's command is run",
+    "python data_scripts/predict.py --checkpoint runs/latest": "docs/scripts.md's command is run",
     "profile, model, parameters": "the fields of scores.json; test_notebooks.py checks them",
 }
 
@@ -133,6 +134,42 @@ def test_the_calls_from_python_print_what_the_page_says(tmp_path):
     assert done.returncode == 0, done.stderr
     for (code, expected), printed in zip(found, done.stdout.split(f"{mark}\n"), strict=True):
         assert matches(printed, expected), f"{code}\n{printed}"
+
+
+def test_the_readme_is_a_front_page_that_lists_the_calls_from_python():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count("\n") <= 180
+    section = text.partition("\n## From Python\n")[2].partition("\n## ")[0]
+    calls = re.findall(r"`(helpers[\w.]+)`", section)
+    page = (ROOT / PYTHON).read_text(encoding="utf-8")
+    assert len(calls) == page.count("\n## ") == 8
+    for call in calls:
+        assert pydoc.locate(call), call
+        assert f"{call.rpartition('.')[2]}(" in page
+
+
+def test_the_settings_page_names_every_setting():
+    text = (ROOT / "docs/run-folder.md").read_text(encoding="utf-8")
+    own_options = {"profile", "run", "runs_dir", "seed", "bioasq_dir"}  # not given by --set
+    names = {field.name for field in dataclasses.fields(Settings)} - own_options
+    assert names <= set(re.findall(r"`(\w+)`", text.partition("\n## Settings\n")[2]))
+
+
+def anchors(text):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, PYTHON])
+def test_every_link_between_pages_leads_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", text)
+    for link in (a or b for a, b in links if "://" not in a):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
 
 def matches(printed, expected):

@@ -156,7 +156,7 @@ def test_ci_script_is_a_program():
 @pytest.fixture
 def make(tmp_path):
     if not shutil.which("make"):
-        pytest.skip("make is not installed; the README says what to type instead")
+        pytest.skip("make is not installed; docs/setup.md says what to type instead")
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
 

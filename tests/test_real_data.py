@@ -19,7 +19,7 @@ from helpers.data.spans import ceiling, extra_cause, find_spans
 from helpers.data.squad import read_squad
 from helpers.pipeline import convert_files
 from helpers.run.stages import convert_run, find_run_files
-from helpers.views import dataset
+from helpers.views import measure
 
 FOLDER = os.environ.get("BIOASQ_DIR", "")
 pytestmark = pytest.mark.skipif(
@@ -102,7 +102,7 @@ def test_ceiling_of_full_abstracts(golds):
 
 
 def test_the_survey_shows_every_context_with_its_ceiling(files):
-    rows = {row["context"].partition(":")[0]: row for row in dataset.compare_contexts(files)}
+    rows = {row["context"].partition(":")[0]: row for row in measure.compare_contexts(files)}
     shares = {name: round(row["ceiling (%)"], 1) for name, row in rows.items()}
     assert shares["snippet"] == 77.2 and shares["abstract"] == 79.6
     batches, _ = read_batches(files, "snippet")
@@ -131,7 +131,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     counts = Counter(cause.partition(" ")[0] for cause, *_ in extras)
     # No cause left open: "" would be a key here.
     assert counts == {"joined": 114, "case": 34}
-    published = {row["what"]: row["spans"] for row in dataset.published_spans(files)}
+    published = {row["what"]: row["spans"] for row in measure.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
     assert {what: n for what, n in published.items() if "beyond" in what} == {
         "found beyond the file: joined to its neighbor by a character such as - / + [ '": 114,
@@ -141,9 +141,9 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
 
 def test_what_the_strict_rule_finds_and_what_anything_could(files):
     """Of the 162 questions on the official test snippets."""
-    rows = dataset.coverage(read_batches(files, "snippet")[0])
+    rows = measure.coverage(read_batches(files, "snippet")[0])
     assert [row["ceiling"] for row in rows] == [27, 20, 22, 31, 25, 125]
-    assert rows[-1][dataset.STRICT] == 122 and rows[-1]["questions"] == 162
+    assert rows[-1][measure.STRICT] == 122 and rows[-1]["questions"] == 162
 
 
 def test_no_leak_by_id_or_wording_in_the_training_file(tmp_path):

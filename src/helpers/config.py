@@ -96,9 +96,9 @@ _STEP_B = {
     "dropout": 0.1,
     "dev_fraction": 0.0,
 }
-# Learning rate and epochs were chosen on held-out training questions, never on a test batch; the
-# README says how. With real data the final training then takes all questions, as the published
-# recipes do; that is also why it holds none out.
+# Learning rate and epochs were chosen on held-out training questions, never on a test batch;
+# docs/results.md says how. With real data, the final training then takes all questions, as the
+# published recipes do; that is also why it holds none out.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},

@@ -1,6 +1,7 @@
-"""Finished runs in one table: grouping, intervals, differences, Markdown, the README's block."""
+"""Finished runs in one table: grouping, intervals, differences, Markdown, the pages' tables."""
 
 import json
+import re
 
 import pytest
 
@@ -255,11 +256,15 @@ def test_figures_have_labelled_axes(finished):
         assert figure.axes[0].get_xlabel() == "score (%)"
 
 
-def test_the_readmes_table_is_what_the_command_wrote():
-    root = config.ROOT
-    data = json.loads((root / "docs" / "results" / "results.json").read_text(encoding="utf-8"))
-    text = (root / "README.md").read_text(encoding="utf-8")
-    assert compare.into_readme(root / "README.md", data["runs"], data["published"]) == text
+def committed():
+    """The results of ``docs/results.md`` as data."""
+    return json.loads((config.ROOT / "docs/results/results.json").read_text(encoding="utf-8"))
+
+
+def test_the_committed_table_is_what_the_command_wrote():
+    data, page = committed(), config.ROOT / "docs" / "results.md"
+    text = page.read_text(encoding="utf-8")
+    assert compare.into_readme(page, data["runs"], data["published"]) == text
 
     def rounded(rows):  # scipy's limits of the exact intervals are roots found to about 1e-12
         return json.loads(json.dumps(rows), parse_float=lambda digits: round(float(digits), 9))
@@ -270,10 +275,23 @@ def test_the_readmes_table_is_what_the_command_wrote():
         assert row["measures"]["MRR"]["mean"] <= row["measures"]["LAcc"]["mean"] <= row["ceiling"]
 
 
-def test_the_readme_compares_like_with_like():
+def test_the_readmes_short_table_is_a_part_of_the_full_one():
+    """Our trained rows and five published ones, without ceiling, bold type and intervals."""
+    data = committed()
+    keys = ("card", "paper-345m", "dmis-bert", "dmis-biobert", "dmis-biobert-squad")
+    ours = [row for row in data["runs"] if row["system"] == "run"]
+    theirs = [row for row in data["published"] if row["key"] in keys]
+    full = re.sub(r"\*\*| \[[\d., ]+\]", "", compare.markdown(ours, theirs))
+    rows = [line.split("|") for line in full.splitlines()]
+    short = "\n".join("|".join(row[:7] + row[8:]) for row in rows)
+    readme = (config.ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(theirs) == 5 and f"\n\n{short}\n\n" in readme
+
+
+def test_the_results_page_compares_like_with_like():
     """Our row with the SQuAD step against BioBERT with it, the other against BioBERT without."""
-    data = json.loads((config.ROOT / "docs" / "results" / "results.json").read_text("utf-8"))
-    text = (config.ROOT / "README.md").read_text("utf-8")
+    data = committed()
+    text = (config.ROOT / "docs" / "results.md").read_text("utf-8")
     ours = {row["profile"]: row["measures"] for row in data["runs"] if row["system"] == "run"}
     for profile, key, begin in (
         ("squad-then-bioasq-cpu", "dmis-biobert-squad", "| with the SQuAD step: "),
@@ -288,5 +306,5 @@ def test_the_readme_compares_like_with_like():
         assert f": {', '.join(printed)} | {' | '.join(changes)} |" in text
         assert claim.protocol.context == "snippet"
         assert claim.protocol.training.startswith("SQuAD") == ("squad" in profile)
-    note = text.index("This table is older than the current decoding")
+    note = text.index("These results are older than the current decoding")
     assert note < text.index(compare.BEGIN)

@@ -15,7 +15,7 @@ from helpers.data.spans import Span
 from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
 from helpers.run.folder import Run
 from helpers.run.stages import convert_run, find_run_files, write_run
-from helpers.views.dataset import compare_contexts, describe_files, oddities, telling_example
+from helpers.views.measure import compare_contexts, describe_files, oddities, telling_example
 
 
 def factoid(number, answer, *texts, body=None):
@@ -319,7 +319,7 @@ def test_bioasq_mini_is_the_default(tmp_path):
 
 def test_neither_torch_nor_matplotlib_is_imported():
     code = (
-        "import sys, helpers.run.stages, helpers.views.dataset; "
+        "import sys, helpers.run.stages, helpers.views.measure; "
         "sys.exit(bool({'torch', 'nemo', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

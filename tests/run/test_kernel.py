@@ -161,10 +161,10 @@ def test_the_check_by_hand(place, other, monkeypatch):
         kernel.check()
 
 
-def test_the_readmes_command_registers_this_python(place, monkeypatch):
+def test_the_documented_command_registers_this_python(place, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(place / "data"))
-    readme = (config.ROOT / "README.md").read_text(encoding="utf-8")
-    line = next(line for line in readme.splitlines() if "ipykernel install" in line)
+    page = (config.ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
+    line = next(line for line in page.splitlines() if "ipykernel install" in line)
     python, *words = shlex.split(line)
     assert python == ".venv/bin/python"
     subprocess.run([sys.executable, *words], check=True, capture_output=True)

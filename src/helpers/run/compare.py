@@ -2,7 +2,7 @@
 
 Runs that differ in nothing but the seed are one row: mean and spread over seeds, and an interval
 over questions. Published rows stand below with their sources. The rows are plain data
-(``results.json``), and the tables of the README and of a terminal are written from them.
+(``results.json``), and the tables of docs/results.md and of a terminal are written from them.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def facts(ours: Sequence[Mapping]) -> str:
         lines.append(
             f"- `{row['command']}`: {row['n']} questions, merge by {row['merge']}, missing answers "
             f"{row['missing']}; commit {', '.join(row['commits'])}; {row['hardware']}; "
-            f"{minutes:.0f} minutes of training and {seconds:.0f} seconds of prediction a seed."
+            f"{minutes:.0f} minutes of training and {seconds:.0f} seconds of prediction per seed."
         )
     return "\n".join(lines) + "\n"
 

@@ -398,8 +398,8 @@ def check_kernel() -> None:
         wanted = python if python.exists() else f"the Python in which {root} is installed"
         raise InputError(
             f"this kernel runs {sys.executable} with the helpers in {_HELPERS}, but this clone is "
-            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; the "
-            "README says how to register it)"
+            f"{root}; choose the kernel of {wanted} (in JupyterLab: Kernel, Change Kernel; "
+            "docs/setup.md says how to register it)"
         )
 
 

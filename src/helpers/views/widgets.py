@@ -1,7 +1,7 @@
-"""The interactive parts: ask the model, browse the errors. The only import of ipywidgets.
+"""The widgets: ask the model a question, browse its errors.
 
-Each call returns at once and never waits for input. What it shows includes plain HTML for viewers
-without a running kernel: GitHub, an exported page, a report.
+Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
+without a running kernel, such as GitHub, an exported page or the report.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LONGEST = 90  # characters of a question in the menu
 
 
 class View:
-    """A widget below a static page that stands in for it wherever widgets do not work.
+    """A widget, and a static page that replaces it wherever widgets do not work.
 
-    Both are in the output. A part of the widget hides the page, so whoever sees the widget does
-    not see the page: no viewer has to be asked what it can do.
+    The output contains both. The widget includes a style that hides the page, so a viewer shows one
+    of the two without having to say what it supports.
     """
 
     def __init__(self, parts: Sequence[ipywidgets.Widget], page: Callable[[], str]):
@@ -50,10 +50,10 @@ class View:
 
 
 def ask(reader, question: str = "", context: str = "") -> View:
-    """Two text fields and a button; shows the n-best of ``reader.answer`` and marks the best span.
+    """Two text fields and a button: show the n-best of ``reader.answer`` and mark the best span.
 
-    With a question and a context the first answer is there from the start. ``reader`` is a
-    ``decoding.Reader``; the model always answers, also where the context holds no answer.
+    If a question and a context are given, they are answered at once. The model always answers, even
+    if the context contains no answer.
     """
     asked = ipywidgets.Textarea(question, description="question", rows=2, **_FIELD)
     given = ipywidgets.Textarea(context, description="context", rows=6, **_FIELD)
@@ -77,7 +77,7 @@ def _answer(reader, question: str, context: str) -> str:
         return "<p>Type a question and a context, then press the button.</p>"
     try:
         nbest = reader.answer(question, context)
-    except ValueError as error:  # InputError is one; the cell must not show a stack
+    except ValueError as error:  # InputError is one; a stack trace would not help
         return f"<p>{escape(str(error))}</p>"
     marked = tables.highlight(context, [], nbest[0] if nbest else None)
     return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
@@ -86,7 +86,7 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Choose a cause, then a question of ``errors.table``; see up to ``most`` of its snippets."""
+    """Choose a cause and a question of ``errors.table``, and see up to ``most`` of its snippets."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
     present = df["cause"].value_counts() if len(df) else {}
     causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
@@ -107,7 +107,7 @@ def browse(
     def fill(_=None):
         rows = [row for row in by_id.values() if row["cause"] == cause.value]
         question.options = [(_short(row["question"]), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # a menu that was empty selects nothing by itself
+        question.index = 0 if rows else None  # an empty menu that gets options selects none
         show()
 
     cause.observe(fill, "value")

@@ -13,10 +13,10 @@ from tiny import VOCAB, tiny_examples
 from helpers.model.features import make_tokenizer, make_windows
 from helpers.scoring import errors
 from helpers.views import figures
-from helpers.views.dataset import PARTS, Stack
+from helpers.views.measure import PARTS, Stack
 
 STACKS = [
-    Stack(n, first, seed, tuple(0.1 * (k + 1 + seed) for k in range(n)), tuple([0.5] * n))
+    Stack(n, first, seed, tuple(0.1 * (k + 1 + seed) for k in range(n)))
     for n in (2, 4)
     for first in (False, True)
     for seed in (0, 1)
@@ -40,7 +40,6 @@ FIGURES = {
     "part_bars of one": lambda: figures.part_bars({"a": dict.fromkeys(PARTS, 10)}),
     "span_logits": lambda: figures.span_logits(LOGITS, [1, 2]),
     "depth_gradients": lambda: figures.depth_gradients(STACKS),
-    "depth_likeness": lambda: figures.depth_likeness(STACKS),
 }
 
 
@@ -132,7 +131,6 @@ WITH_ODD_TEXTS = {
     ),
     "span_logits": lambda: figures.span_logits([(ODD, 0.1, 0.2)]),
     "depth_gradients": None,
-    "depth_likeness": None,
     "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1]),
     "forest": lambda: figures.forest([COMPARED], [COMPARED]),
     "switches": lambda: figures.switches(EFFECTS),

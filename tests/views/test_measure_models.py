@@ -6,12 +6,12 @@ from tiny import tiny_reader
 
 from helpers.data.squad import Example
 from helpers.model.encoder import EncoderConfig, SpanModel
-from helpers.views import dataset
+from helpers.views import measure
 
 
 def test_biomegatron_has_the_published_number_of_weights():
-    model = dataset.meta_model()
-    assert sum(dataset.parameters_by_part(model).values()) == 334_166_018  # facts.md §5
+    model = measure.meta_model()
+    assert sum(measure.parameters_by_part(model).values()) == 334_166_018  # facts.md §5
     assert next(model.parameters()).is_meta
 
 
@@ -19,7 +19,7 @@ def test_every_weight_belongs_to_the_right_part():
     config = EncoderConfig(
         vocab_size=7, hidden=4, layers=2, heads=2, feed_forward=8, positions=5, token_types=2
     )
-    assert dataset.parameters_by_part(dataset.meta_model(config)) == {
+    assert measure.parameters_by_part(measure.meta_model(config)) == {
         "embeddings": (7 + 5 + 2) * 4,
         "attention": 2 * (4 * 12 + 12 + 4 * 4 + 4),
         "feed-forward": 2 * (4 * 8 + 8 + 8 * 4 + 4),
@@ -31,13 +31,13 @@ def test_every_weight_belongs_to_the_right_part():
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_the_parts_are_all_of_the_model(norm_first):
     model = SpanModel(EncoderConfig(50, 8, 3, 2, 16, 9, 2, norm_first))
-    counts = dataset.parameters_by_part(model)
-    assert tuple(counts) == dataset.PARTS
+    counts = measure.parameters_by_part(model)
+    assert tuple(counts) == measure.PARTS
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
 
 
 def test_memory_is_four_numbers_a_weight_in_training():
-    assert dataset.memory(2**20) == {
+    assert measure.memory(2**20) == {
         "stored, float16": 2.0, "answering, float32": 4.0, "training, float32": 16.0,
     }  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_memory_is_four_numbers_a_weight_in_training():
 def test_logits_come_with_their_tokens():
     reader = tiny_reader()
     example = Example("1_001", "1", "which gene ?", "the gene gak", (), 1, "")
-    rows = dataset.head_logits(reader.model, reader.windows([example]), reader.vocab)
+    rows = measure.head_logits(reader.model, reader.windows([example]), reader.vocab)
     tokens = [token for token, _, _ in rows]
     assert tokens == ["[CLS]", "which", "gene", "?", "[SEP]", "the", "gene", "gak", "[SEP]"]
     best = max(reader.answer(example.question, example.context), key=lambda c: c.probability)
@@ -53,24 +53,22 @@ def test_logits_come_with_their_tokens():
 
 
 def test_depth_experiment_shows_what_the_theory_says():
-    stacks = dataset.depth_experiment(depths=(2, 16), width=64, seeds=(0,))
+    stacks = measure.depth_experiment(depths=(2, 16), width=64, seeds=(0,))
     found = {(s.layers, s.norm_first): s for s in stacks}
     assert set(found) == {(2, False), (2, True), (16, False), (16, True)}
     for (layers, _), stack in found.items():
-        assert len(stack.gradients) == len(stack.likeness) == layers
+        assert len(stack.gradients) == layers
         assert all(value > 0 for value in stack.gradients)
-        assert all(-1 <= value <= 1.0001 for value in stack.likeness)
     # Xiong et al. 2020, theorem 1: the last layer's gradient shrinks with depth only before.
     shrunk = {n: found[16, n].gradients[-1] / found[2, n].gradients[-1] for n in (False, True)}
     assert shrunk[False] > 0.8
     assert shrunk[True] < 0.7
-    assert found[16, False].likeness[-1] > found[16, True].likeness[-1]
 
 
 def test_depth_experiment_is_the_same_for_a_seed_and_leaves_the_global_one_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = dataset.depth_experiment(depths=(2,), width=32, seeds=(3,))
+    first = measure.depth_experiment(depths=(2,), width=32, seeds=(3,))
     assert torch.equal(before, torch.get_rng_state())
-    assert first == dataset.depth_experiment(depths=(2,), width=32, seeds=(3,))
-    assert first != dataset.depth_experiment(depths=(2,), width=32, seeds=(4,))
+    assert first == measure.depth_experiment(depths=(2,), width=32, seeds=(3,))
+    assert first != measure.depth_experiment(depths=(2,), width=32, seeds=(4,))

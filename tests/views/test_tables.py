@@ -96,8 +96,10 @@ def test_visible_keeps_length_and_can_be_undone(text):
     assert shown == shown.strip() and "  " not in shown
 
 
-def test_left_escapes_and_takes_any_index():
-    page = tables.left(pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])).to_html()
+def test_a_table_escapes_and_takes_any_index():
+    page = tables.table(
+        pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])
+    ).to_html()
     assert "&lt;a&gt;" in page and "&lt;b&gt;" in page and "<b>" not in page and "1.23<" in page
 
 
@@ -145,9 +147,9 @@ def odd_pages():
         "case": tables.case_html(row, [example], found),
         "cases": tables.cases_html(pd.DataFrame([row]), [example], found),
         "nbest": tables.nbest_html(found[0]),
-        "text_table": tables.text_table(frame).to_html(),
-        "several levels": tables.text_table(several).to_html(),
-        "left": tables.left(frame).to_html(),
+        "text_table": tables.table(frame).to_html(),
+        "several levels": tables.table(several).to_html(),
+        "left": tables.table(frame).to_html(),
         "any style": pd.DataFrame({"text": [ODD]}).style.to_html(),
         "any table": frame._repr_html_(),
     }
@@ -163,5 +165,5 @@ def test_no_text_is_read_as_a_formula_or_as_html(name):
 
 def test_tables_are_protected_without_the_options():
     with pd.option_context("display.html.use_mathjax", True, "styler.html.mathjax", True):
-        page = Unprotected(tables.left(pd.DataFrame({ODD: [ODD]})).to_html())
+        page = Unprotected(tables.table(pd.DataFrame({ODD: [ODD]})).to_html())
     assert page.all.count(ODD) == 2 and "$" not in "".join(page.read)

@@ -131,7 +131,7 @@ def test_silence_costs_when_wrong_and_pays_when_dropped(effects):
     assert pick(effects, "missing", "dropped").score.sacc == pytest.approx(own.score.sacc)
     wrong = pick(effects, "missing", "wrong, some silent")
     dropped = pick(effects, "missing", "dropped, some silent")
-    assert wrong.score.sacc <= own.score.sacc and "least sure" in wrong.note
+    assert wrong.score.sacc <= own.score.sacc and "lowest probability" in wrong.note
     assert dropped.score.counted == own.score.n - round(evidence.SILENT * own.score.n)
     assert dropped.score.sacc > wrong.score.sacc
     assert dropped.score.hits_strict == wrong.score.hits_strict
@@ -139,7 +139,7 @@ def test_silence_costs_when_wrong_and_pays_when_dropped(effects):
 
 def test_other_texts_are_predicted_anew(effects):
     golden = pick(effects, "snippets", "golden")
-    assert golden.score is not None and "texts predicted anew" in golden.note
+    assert golden.score is not None and "texts predicted again" in golden.note
     for context in ("appended", "abstract"):
         found = pick(effects, "context", context)
         assert found.score.n == golden.score.n and "trained on snippet" in found.note
