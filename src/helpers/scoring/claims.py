@@ -11,7 +11,6 @@ questions. ``RULE`` is written from the tables of tests below, so text and code 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
 import re
 import statistics
@@ -184,22 +183,6 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
     step = max(Fraction(1, 10 ** len(digits.partition(".")[2])), Fraction(unit, 2**53))
     shares = ((k, Fraction(k * unit, n)) for k in range(n + 1))
     return [k for k, share in shares if -step / 2 <= share - printed < step]
-
-
-def granularity(claims: Sequence[Claim] = CLAIMS, sizes: Sequence[int] = (162, 34)) -> list[dict]:
-    """Which corrected accuracies can be k of n questions: one row per figure and size.
-
-    ``exact`` is the figure times n, ``counts`` lists every k that fits. MRR is left out: it moves
-    in steps of 1/(60 n), too fine for printed digits to rule anything out.
-    """
-    rows = []
-    for claim, measure, n in itertools.product(claims, ("SAcc", "LAcc"), sizes):
-        if printed := claim.corrected.get(measure):
-            counts = counts_that_print_as(printed, n, claim.unit)
-            rows.append({"claim": claim.key, "measure": measure, "printed": printed, "n": n,
-                         "exact": claim.value(measure) * n, "counts": counts,
-                         "possible": bool(counts)})  # fmt: skip
-    return rows
 
 
 # Points, on 162 questions. Measured: 0.8 to 2.2 for the trained rows of docs/results, 1.4 pooled.
