@@ -129,6 +129,7 @@ def _squad(pairs: Sequence[Pair], missing: str) -> Evaluation:
     rows, remarks, everything = [], [], []
     for gold_file, answer_file in pairs:
         odd, given = Oddities(), Oddities()
+        answers = _predictions(answer_file, gold_file, given)
         gold = {row.id: [span.text for span in row.spans] for row in read_squad(gold_file, odd)}
         empty = next((name for name, golds in gold.items() if not golds), None)
         if empty is not None:
@@ -136,7 +137,6 @@ def _squad(pairs: Sequence[Pair], missing: str) -> Evaluation:
                 f"{gold_file}: question {empty!r} has no answer to score against; EM and F1 are "
                 "those of SQuAD v1.1, give a file in which every question has one"
             )
-        answers = _predictions(answer_file, gold_file, given)
         remarks += odd.lines(gold_file) + given.lines(answer_file)
         remarks += _about_ids(gold_file, gold, answer_file, answers, missing)
         scores = list(metrics.squad_scores(gold, answers, missing).values())
