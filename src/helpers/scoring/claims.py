@@ -187,7 +187,7 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
 
 # Points, on 162 questions. Measured: 0.8 to 2.2 for the trained rows of docs/results, 1.4 pooled.
 SEED_SD = 1.5
-ENOUGH = 3  # seeds
+MIN_SEEDS = 3  # to call a claim reproduced
 
 
 def margin(questions: int, seeds: int) -> float:
@@ -207,7 +207,7 @@ def widest(questions: int) -> float:
 
 
 OUTCOMES = {
-    "reproduced": f"there are at least {ENOUGH} seeds, the mean of every figure is within the "
+    "reproduced": f"there are at least {MIN_SEEDS} seeds, the mean of every figure is within the "
     f"margin, and no figure's standard deviation over seeds is above {widest(162):g} points",
     "compatible": "every mean is within the margin, but there are fewer seeds or the spread is "
     "wider; one or two seeds cannot show more than this",
@@ -309,8 +309,7 @@ BIOASQ_TESTS = (
                 "golden files contain more than twice as many snippets",
                 lambda claim, run: run["enriched"],
                 "different context (the run reads golden files, which contain extra snippets)"),
-    Requirement("BioASQ step", "is trained on BioASQ",
-                "every model behind a claim on BioASQ was",
+    Requirement("BioASQ step", "is trained on BioASQ", "every model behind a claim on BioASQ was",
                 lambda claim, run: not run["train_pairs"],
                 "different protocol (the run skips the BioASQ step that made the claim)"),
     Requirement("epochs", "is trained on BioASQ for the same number of epochs",
@@ -327,7 +326,8 @@ BIOASQ_TESTS = (
                 lambda claim, run: run["rungs"],
                 "different training data (looser matches: {run[rungs]})"),
     Requirement("merging", "adds up the probabilities of equal answers",
-                "the published script does so", lambda claim, run: run["merge"] != "sum",
+                "the published script does so",
+                lambda claim, run: run["merge"] != "sum",
                 "different protocol (the run merges by {run[merge]}, the claim's script adds up)"),
 )  # fmt: skip
 SQUAD_TESTS = (
@@ -385,8 +385,8 @@ def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
     sentence = f"{', '.join(texts)}; {seeds}, margin {allowed:.2f} points"
     if outside:
         outcome, reason = "not reproduced", f"outside it: {', '.join(outside)}"
-    elif len(runs) < ENOUGH:
-        outcome, reason = "compatible", f"{ENOUGH} seeds are needed for more"
+    elif len(runs) < MIN_SEEDS:
+        outcome, reason = "compatible", f"{MIN_SEEDS} seeds are needed for more"
     elif spread > widest(questions):
         outcome, reason = "compatible", f"a spread of {spread:.2f} points is too wide for more"
     else:
@@ -398,8 +398,7 @@ def _percent(claim: Claim, scores: Mapping, measure: str) -> float:
     """A run's figure on the claim's questions, which may be one of the run's batches."""
     if measure == "F1":
         return 100 * scores["squad_step"]["judged"]["f1"]
-    rows = [row for row in scores["batches"] if row["batch"] in claim.batches]
-    return 100 * sum(row["n"] * row[measure.lower()] for row in rows) / claim.n
+    return 100 * sum(row["n"] * row[measure.lower()] for row in _rows(claim, scores)) / claim.n
 
 
 def judge(runs: Sequence[Mapping], claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:

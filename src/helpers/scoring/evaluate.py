@@ -19,8 +19,8 @@ from helpers.scoring import metrics
 
 Pair = tuple[str | Path, str | Path]  # gold file, answer file
 STOPS = (
-    "an answer of another type than its question stops the official program; it changes no factoid "
-    "score here; correct it"
+    "an answer whose type does not match its question stops the official program; it changes no "
+    "factoid score here; correct it"
 )
 
 
@@ -108,7 +108,7 @@ def _bioasq(pairs: Sequence[Pair], missing: str) -> Evaluation:
         spaced = [name for name, texts in golds.scored if _spaced(ranked.get(name, ()), texts)]
         if spaced:
             remarks.append(
-                f"{answer_file}: an answer equals a gold but for the space around them, so it "
+                f"{answer_file}: an answer equals a gold except for the space around them, so it "
                 f"counts as wrong, as in the official program: {some_ids(dict.fromkeys(spaced))}"
             )
         scores.append(score)
