@@ -101,7 +101,7 @@ def _bioasq(pairs: Sequence[Pair], missing: str) -> Evaluation:
         seen |= dict.fromkeys(gold, gold_file)
         score = metrics.score_batch(_batch(gold_file), golds.scored, ranked, missing)
         if answers.texts:
-            lists = {name: bioasq.listed(text) or [text] for name, text in answers.texts.items()}
+            lists = {n: bioasq.listed(text) or [text] for n, text in answers.texts.items()}
             worth = metrics.score_batch("", golds.scored, ranked | lists, missing)
             line = metrics.as_line(worth).strip()
             remarks.append(f"{answer_file}: as lists of lists these texts would give: {line}")
