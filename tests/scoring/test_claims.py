@@ -1,13 +1,12 @@
 import json
-from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from helpers.scoring import claims, metrics
-from helpers.scoring.claims import CLAIMS, counts_that_print_as, get, granularity, in_order
-from helpers.views import measure as measure_module
+from helpers.scoring.claims import CLAIMS, counts_that_print_as, get, in_order
+from helpers.views import tables
 
 SIZES = claims.TEST_7B
 
@@ -103,24 +102,29 @@ def test_counts_that_print_as(digits, n, unit, counts):
     assert counts_that_print_as(digits, n, unit) == counts
 
 
-def test_granularity_of_the_published_rows():
-    rows = {(r["claim"], r["measure"], r["n"]): r for r in granularity()}
-    assert not rows["card", "LAcc", 162]["possible"]
-    assert rows["card", "LAcc", 162]["exact"] == pytest.approx(103.4856)
-    assert rows["card", "SAcc", 162]["exact"] == pytest.approx(77.76)
-    possible = {key: row["possible"] for key, row in rows.items()}
+def test_which_published_accuracies_are_shares_of_162_or_34_questions():
+    counts = {
+        (c.key, measure, n): counts_that_print_as(c.corrected[measure], n, c.unit)
+        for c in CLAIMS
+        for measure in ("SAcc", "LAcc")
+        for n in (162, 34)
+        if measure in c.corrected
+    }
+    assert not counts["card", "LAcc", 162]
+    assert get("card").value("LAcc") * 162 == pytest.approx(103.4856)
+    assert get("card").value("SAcc") * 162 == pytest.approx(77.76)
     pooled = [
         c.key
         for c in CLAIMS
-        if possible.get((c.key, "SAcc", 162)) and possible.get((c.key, "LAcc", 162))
+        if counts.get((c.key, "SAcc", 162)) and counts.get((c.key, "LAcc", 162))
     ]
     assert pooled == [
         "notebook", "notebook-biobert",  # two digits rule nothing out
         "paper-biobert-base", "dmis-bert", "dmis-biobert", "dmis-biobert-squad",
     ]  # fmt: skip
-    for measure, k in (("SAcc", 22), ("LAcc", 28)):
-        assert rows["notebook-7b-4", measure, 34]["counts"] == [k]
-    assert all(Fraction(k, r["n"]) <= 1 for r in rows.values() for k in r["counts"])
+    assert counts["notebook-7b-4", "SAcc", 34] == [22]
+    assert counts["notebook-7b-4", "LAcc", 34] == [28]
+    assert all(k <= n for (_, _, n), found in counts.items() for k in found)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +133,7 @@ def notebook_05():
     path = Path(__file__).parents[2] / "notebooks" / "05_reproduce_metrics.ipynb"
     cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"]}
     printed = []
-    space = {"pd": pd, "dataset": measure_module, "print": printed.append}
+    space = {"pd": pd, "tables": tables, "print": printed.append}
     for name in ("splits", "splits-table"):
         exec(cells[name], space)
     return space, printed

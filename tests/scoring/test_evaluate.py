@@ -91,8 +91,8 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
         "field 'exact_answer' stops the official program, even in an ignored entry; scoring "
         "goes on here as the other remarks say; correct the field: 1 question ('a3')",
         "field 'exact_answer' is a flat list, read as synonyms of one answer: 1 question ('a3')",
-        "an answer equals a gold but for the space around them, so it counts as wrong, as in the "
-        "official program: 1 question ('a3')",
+        "an answer equals a gold except for the space around them, so it counts as wrong, as in "
+        "the official program: 1 question ('a3')",
     ]
     assert [line.split() for line in printed.out.splitlines()] == [
         "7B1 SAcc 33.33 (1 of 3) MRR 50.00 (mean of 3) LAcc 66.67 (2 of 3)".split(),
@@ -210,7 +210,7 @@ def test_answers_that_only_space_makes_wrong_are_counted(save):
     answers = {"a": [["BRAF "]], "b": [["q"], ["KRAS"]], "c": [["x"], ["x "]], "d": [["z "]]}
     hits, remarks = remarks_of(save, golds, **answers)
     assert hits == 1 and len(remarks) == 1
-    assert "but for the space around them" in remarks[0]
+    assert "except for the space around them" in remarks[0]
     assert remarks[0].endswith("2 questions ('a', 'b')")
 
 

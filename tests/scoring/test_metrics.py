@@ -69,6 +69,11 @@ def test_scores_by_hand():
     }  # fmt: skip
 
 
+def test_values_of_ranks():
+    values = metrics.question_values([1, 2, 0])
+    assert values == {"SAcc": [1.0, 0.0, 0.0], "MRR": [1.0, 0.5, 0.0], "LAcc": [1.0, 1.0, 0.0]}
+
+
 def test_first_hit_counts_once():
     score = score_batch("b", {"q": ("a", "b")}, {"q": ["x", "b", "a", "b"]})
     assert (score.hits_strict, score.hits_lenient, score.reciprocal_sum) == (0, 1, 0.5)

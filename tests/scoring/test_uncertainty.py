@@ -1,6 +1,8 @@
 """Intervals, tests for pairs of runs, and the two sources of spread."""
 
 import math
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from helpers.config import InputError
 from helpers.scoring import uncertainty
+from helpers.scoring.metrics import question_values
 
 
 def test_bootstrap_agrees_with_the_binomial():
@@ -68,7 +71,7 @@ def brute_force(hits, n, level=0.95):
 
 
 @pytest.mark.parametrize(
-    ("hits", "n"), [(0, 34), (34, 34), (1, 25), (22, 34), (51, 162), (78, 162)]
+    ("hits", "n"), [(0, 34), (34, 34), (1, 25), (22, 34), (51, 162), (78, 162), (0, 1), (1, 1)]
 )
 def test_exact_interval_solves_the_binomial_sums(hits, n):
     assert uncertainty.exact_interval(hits, n) == pytest.approx(brute_force(hits, n), abs=1e-9)
@@ -84,11 +87,6 @@ def test_exact_interval_knows_the_rule_of_three_and_refuses_nonsense():
             uncertainty.exact_interval(hits, n)
 
 
-def test_values_of_ranks():
-    values = uncertainty.question_values([1, 2, 0])
-    assert values == {"SAcc": [1.0, 0.0, 0.0], "MRR": [1.0, 0.5, 0.0], "LAcc": [1.0, 1.0, 0.0]}
-
-
 def exact_permutation_p(first, second):
     differences = np.subtract(second, first)
     signs = np.array(np.meshgrid(*[[1, -1]] * len(differences))).reshape(len(differences), -1)
@@ -100,18 +98,34 @@ def exact_permutation_p(first, second):
 def test_permutation_test_agrees_with_every_exchange(seed):
     rng = np.random.default_rng(seed)
     ranks = rng.integers(0, 6, size=(2, 12))
-    first, second = (uncertainty.question_values(row)["MRR"] for row in ranks.tolist())
+    first, second = (question_values(row)["MRR"] for row in ranks.tolist())
     expected = exact_permutation_p(first, second)
-    found = uncertainty.permutation_test(first, second, resamples=40_000)
-    assert found == pytest.approx(expected, abs=0.012)
-    assert uncertainty.permutation_test(second, first, resamples=40_000) == found
+    found = uncertainty.permutation_test(first, second)  # at most 2 ** 12 swaps: all are tried
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert uncertainty.permutation_test(second, first) == found
+    drawn = uncertainty.permutation_test(first, second, resamples=1000)
+    error = math.sqrt(expected * (1 - expected) / 1000)
+    assert drawn == pytest.approx(expected, abs=4 * error + 0.001)
+    assert uncertainty.permutation_test(first, second, resamples=1000) == drawn  # the same seed
 
 
 def test_permutation_test_of_hits_is_the_sign_test():
     # 9 questions only the second gets right, 1 only the first: two-sided sign test 22 / 1024.
     first, second = [1.0] + [0.0] * 9 + [1.0] * 50, [0.0] + [1.0] * 9 + [1.0] * 50
-    p = uncertainty.permutation_test(first, second, resamples=100_000)
-    assert p == pytest.approx(22 / 1024, abs=0.002)
+    assert uncertainty.permutation_test(first, second) == 22 / 1024
+    assert uncertainty.permutation_test(first, second, resamples=1000) == pytest.approx(
+        22 / 1024, abs=0.02
+    )
+
+
+def test_sums_that_differ_only_by_rounding_count_as_equal():
+    first, second = [0.0, 0.0, 0.0, 1.0], [1 / 3, 1 / 3, 1 / 3, 0.0]
+    for resamples in (10_000, 9):
+        assert uncertainty.permutation_test(first, second, resamples=resamples) == 1.0
+
+
+def test_one_changed_question_proves_nothing():
+    assert uncertainty.permutation_test([0.0, 1.0], [1.0, 1.0]) == 1.0
 
 
 def test_equal_systems_differ_by_nothing():
@@ -159,8 +173,9 @@ def test_seeds_and_questions_are_separate_sources():
 def test_ten_thousand_resamples_take_well_under_a_second():
     rng = np.random.default_rng(0)
     ranks = rng.integers(0, 6, size=(2, 162)).tolist()
-    first, second = (uncertainty.question_values(row)["MRR"] for row in ranks)
+    first, second = (question_values(row)["MRR"] for row in ranks)
     strata = np.repeat(list("abcde"), [39, 25, 29, 34, 35])
+    uncertainty.paired_difference(first, second, strata, resamples=10)  # imports scipy.stats
     started = time.perf_counter()
     uncertainty.paired_difference(first, second, strata, resamples=10_000)
     assert time.perf_counter() - started < 1
@@ -191,3 +206,9 @@ def test_questions_to_tell_find_the_difference_four_times_out_of_five():
     only = rng.multinomial(paired, [0.09, 0.11, 0.8], 20_000)
     found = abs(only[:, 1] - only[:, 0]) > 1.96 * np.sqrt(only[:, 0] + only[:, 1])
     assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+
+def test_importing_it_does_not_wait_for_scipy():
+    code = "import sys, helpers.scoring.uncertainty; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -25,11 +25,10 @@ from helpers.run import reproduce
 from helpers.run.folder import MANIFEST, NEUTRAL, as_recorded
 from helpers.run.scores import RANKS, THIS_RUN
 from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as, judge, summarize
+from helpers.scoring.metrics import MEASURES, question_values
 from helpers.scoring.uncertainty import (
-    MEASURES,
     exact_interval,
     paired_difference,
-    question_values,
     sources,
 )
 

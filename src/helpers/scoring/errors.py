@@ -1,7 +1,7 @@
-"""What went wrong with each question, as a table; ``views.markup`` shows it in the snippets.
+"""What went wrong with each question, as a table.
 
-The cause of an error is decided by the rules of ``CAUSES``, tried in order: the first that fits
-counts. Nothing here needs a model, only its n-best lists, so a saved ``nbest`` file will do.
+``CAUSES`` lists the rules that decide the cause of an error; the first rule that applies counts.
+They need only n-best lists, so they also work on a saved ``nbest`` file, without a model.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from helpers.data.squad import Example, by_question
 from helpers.io import write_text
 from helpers.scoring.metrics import hit_rank, lower
 
-KEPT = 5  # answers of a question that count
+KEPT = 5  # answers per question that count
 RIGHT, LATE, WRITING, NONE = "right", "right at 2-5", "writing", "no snippet holds it"
 BOUNDARY, OUTVOTED, BELOW, NOT_FOUND = "boundary", "outvoted", "ranked below 5", "not found"
-# In the order in which they are tried. An "answer" is one of the five, a "gold" any synonym.
+# In the order of the tests in ``cause``. An "answer" is one of the five, a "gold" any synonym.
 CAUSES: dict[str, str] = {
     RIGHT: "the first answer equals a gold",
     LATE: "the second to fifth answer equals a gold",
-    WRITING: "one of the five equals a gold but for accents, punctuation, hyphens, blanks, "
+    WRITING: "one of the five equals a gold except for accents, punctuation, hyphens, spaces, "
     "articles, a plural or possessive s, or a Greek letter written as its name",
-    NONE: "no snippet contains a gold word for word: extraction cannot give it",
+    NONE: "no snippet contains a gold word for word, so no span can be right",
     BOUNDARY: "the first answer and a gold share words: one is cut too long or too short",
     OUTVOTED: "a gold was the best span of one snippet, but other texts won the merge",
     BELOW: "a gold is in the n-best of a snippet, but never its best, and not among the five",
-    NOT_FOUND: "a snippet contains a gold, yet no n-best does",
+    NOT_FOUND: "a snippet contains a gold, but no n-best does",
 }
 
 
@@ -45,18 +45,17 @@ def table(
 
     ``candidates[i]`` is the n-best of ``examples[i]``, best first: objects with text, start, end
     and probability. ``ranked`` is what ``decoding.rank_answers`` made of them. Columns: id,
-    batch, question, gold (the first synonym), synonyms (all, a tuple), answer (the first, "" when
+    batch, question, gold (the first synonym), synonyms (a tuple of all), answer (the first, "" when
     there is none), score, rank (of the first gold among the five, 0 when none is), snippets,
-    with_answer (how many of them hold a gold), opinions (different best spans), cause.
+    with_answer (how many of them contain a gold), opinions (different best spans), cause.
     """
     pairs = by_question(examples, candidates)
     rows = []
     for question in questions:
-        golds = question.synonyms()
-        found = pairs.get(question.id, [])
+        golds, found = question.synonyms(), pairs.get(question.id, [])
         best = list(ranked.get(question.id, ()))[:KEPT]
         answers = [text for text, _ in best]
-        holding = [gold_spans(example.context, golds) for example, _ in found]
+        contexts, nbests = [example.context for example, _ in found], [nbest for _, nbest in found]
         rows.append(
             {
                 "id": question.id,
@@ -68,11 +67,9 @@ def table(
                 "score": float(best[0][1]) if best else 0.0,
                 "rank": hit_rank(answers, golds),
                 "snippets": len(found),
-                "with_answer": sum(map(bool, holding)),
-                "opinions": len({lower(nbest[0].text) for _, nbest in found if nbest}),
-                "cause": cause(
-                    golds, answers, [e.context for e, _ in found], [n for _, n in found]
-                ),
+                "with_answer": sum(bool(gold_spans(context, golds)) for context in contexts),
+                "opinions": len({lower(nbest[0].text) for nbest in nbests if nbest}),
+                "cause": cause(golds, answers, contexts, nbests),
             }
         )
     return pd.DataFrame(rows)
@@ -84,17 +81,17 @@ def cause(
     contexts: Sequence[str],
     candidates: Sequence[Sequence],
 ) -> str:
-    """The first of ``CAUSES`` that fits one question with its ranked answers and its snippets."""
-    rank = hit_rank(answers[:KEPT], golds)
+    """The first of ``CAUSES`` that applies to one question; ``candidates`` as in ``table``."""
+    answers = answers[:KEPT]
+    rank = hit_rank(answers, golds)
     if rank:
         return RIGHT if rank == 1 else LATE
-    plain_golds = {plain(gold) for gold in golds} - {""}
-    if any(plain(answer) in plain_golds for answer in answers[:KEPT]):
+    if {plain(answer) for answer in answers} & {plain(gold) for gold in golds} - {""}:
         return WRITING
-    holding = [gold_spans(context, golds) for context in contexts]
-    if not any(holding):
+    spans = {context: gold_spans(context, golds) for context in contexts}
+    if not any(spans.values()):
         return NONE
-    if answers and _shares_words(answers[0], golds, contexts, holding):
+    if answers and _shares_words(answers[0], golds, spans):
         return BOUNDARY
     wanted = {lower(gold.strip()) for gold in golds}
     if any(nbest and lower(nbest[0].text) in wanted for nbest in candidates):
@@ -104,10 +101,23 @@ def cause(
     return NOT_FOUND
 
 
-def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """How many questions of each batch have each cause, all together, and their share in percent.
+def _shares_words(answer: str, golds: Sequence[str], spans: Mapping[str, Sequence]) -> bool:
+    """Whether all words of one are in the other, in order, or the two overlap in a context."""
+    said, *known = (f" {' '.join(words(text))} " for text in (answer, *golds))
+    if any(gold.strip() and said.strip() and (gold in said or said in gold) for gold in known):
+        return True
+    return any(
+        ours.start < gold.end and gold.start < ours.end
+        for context, found in spans.items()
+        for ours in find_spans(context, [answer])
+        for gold in found
+    )
 
-    Index: every cause in the rule's order, also those without a question.
+
+def summary(df: pd.DataFrame) -> pd.DataFrame:
+    """Number of questions per cause and batch, with their sum (``all``) and its share in percent.
+
+    Index: every cause in the order of the rules, also those without a question.
     """
     counts = pd.crosstab(df["cause"], df["batch"]).reindex(list(CAUSES), fill_value=0)
     counts.columns.name = None
@@ -118,8 +128,8 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFrame:
     """The ``n`` worst wrong first answers: those without a right one among the five, then others.
 
-    Within both the highest score comes first. ``answerable``: only where some snippet holds a
-    gold, so that there is something to compare.
+    Within both, the highest score comes first. ``answerable`` keeps only questions with a gold in
+    some snippet, so that there is something to compare.
     """
     wrong = df[(df["rank"] != 1) & ((df["with_answer"] > 0) | (not answerable))]
     order = wrong.assign(_late=wrong["rank"] > 0).sort_values(
@@ -129,7 +139,7 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
 
 
 def telling(df: pd.DataFrame) -> dict:
-    """The row to look at in detail: an answerable question whose few snippets disagree."""
+    """A row worth a closer look: an answerable question with few snippets that disagree."""
     order = df.assign(_clear=df["with_answer"] > 0, _many=df["opinions"].clip(upper=3))
     by = ["_clear", "_many", "snippets"]
     return df.loc[order.sort_values(by, ascending=[False, False, True]).index[0]].to_dict()
@@ -139,21 +149,3 @@ def save(df: pd.DataFrame, path: str | Path) -> Path:
     """Write the table as CSV, synonyms joined by " | "."""
     flat = df.assign(synonyms=df["synonyms"].map(" | ".join))
     return write_text(path, flat.to_csv(index=False, lineterminator="\n"))
-
-
-def _shares_words(answer: str, golds, contexts, holding) -> bool:
-    said = words(answer)
-    if any(_within(words(gold), said) or _within(said, words(gold)) for gold in golds):
-        return True
-    return any(
-        ours.start < gold.end and gold.start < ours.end
-        for context, spans in zip(contexts, holding, strict=True)
-        for ours in find_spans(context, [answer])
-        for gold in spans
-    )
-
-
-def _within(short: Sequence[str], long: Sequence[str]) -> bool:
-    """Whether one list of words stands in the other as a whole."""
-    n = len(short)
-    return n > 0 and any(long[i : i + n] == short for i in range(len(long) - n + 1))

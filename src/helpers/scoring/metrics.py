@@ -1,18 +1,18 @@
 """Scores of ranked answers: BioASQ factoid accuracy and MRR, SQuAD exact match and F1.
 
-The BioASQ part follows the organizers' Java program (``EvaluatorTask1b``, phase B, edition 5, the
-one of task 7b) in what it counts, not in how it looks:
+The BioASQ part counts what the organizers' Java program counts (``EvaluatorTask1b``, phase B,
+edition 5, which scored task 7b):
 
-- an answer is right when its lower-cased text equals that of any synonym of any inner list of the
-  gold; nothing is trimmed, no punctuation and no article is removed;
-- of a system's list of lists only the first string of each inner list counts; an empty inner list
-  is dropped and the later ones move up; ``""`` and a repeated answer keep their rank; there is no
-  cut at five (the task's limit is the writer's business);
-- strict accuracy asks for the first answer, lenient accuracy for any, the reciprocal rank is one
-  over the rank of the first hit; all three are plain means over the gold's factoids, of which one
-  that stands twice counts twice.
+- An answer is right when its lower-cased text equals any synonym in any inner list of the gold.
+  Nothing is trimmed; punctuation and articles stay.
+- In a system's list of lists only the first string of each inner list counts. Empty inner lists
+  are dropped, so later answers move up. ``""`` and repeated answers keep their rank. There is no
+  cut at five: whoever writes the answers respects the limit of the task.
+- Strict accuracy (SAcc) needs a right answer at rank 1, lenient accuracy (LAcc) at any rank. The
+  reciprocal rank is 1 / rank of the first right answer. All three are plain means over the gold's
+  factoids; a factoid that is listed twice counts twice.
 
-Everything takes plain mappings and sequences; files are read by ``bioasq`` and ``squad``.
+The functions take plain mappings and sequences; ``evaluate`` reads the files.
 """
 
 from __future__ import annotations
@@ -28,52 +28,60 @@ from dataclasses import dataclass
 
 from helpers.config import MISSING, InputError
 
-_ROW = ("batch", "n", "counted", "hits_strict", "hits_lenient", "sacc", "mrr", "lacc")
+MEASURES = ("SAcc", "MRR", "LAcc")
+_COUNTS = ("n", "counted", "hits_strict", "hits_lenient")
+Gold = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
+
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
+# A word of Java's ``BreakIterator``: letters (L) or numbers (N) with marks (i, f) and single
+# punctuation between letters (-), between digits (,) or between either (").
+_WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
+_CLASSES = {  # of single characters and of Unicode categories
+    '"': '"', "'": '"', ".": '"', ",": ",", "\u066b": ",", "\u00ad": "-", "\u2027": "-",
+    "Pd": "-", "Pc": "-", "Mn": "i", "Me": "i", "Cf": "f", "Mc": "L",
+}  # fmt: skip
+_NO_LETTER = re.compile("[\u3005\u3041-\u30fe\u4e00-\u9fa5\uf900-\ufa2d\U00010000-\U0010ffff]")
+_CASED = re.compile(  # in Java, besides the letters of category Lu, Ll and Lt
+    "[\u02b0-\u02b8\u02c0\u02c1\u02e0-\u02e4\u0345\u037a\u1d2c-\u1d61\u2160-\u217f\u24b6-\u24e9]"
+)
 
 
 @dataclass(frozen=True)
 class _Counts:
     batch: str
     n: int  # gold factoids
-    counted: int  # those the means are taken over; fewer only when missing ones are dropped
+    counted: int  # factoids in the means: n, or fewer when missing answers are dropped
     hits_strict: int
     hits_lenient: int
 
     def as_row(self) -> dict:
         """The score as one row of ``scores.json``; accuracies and MRR are fractions of 1."""
-        return {name: getattr(self, name) for name in _ROW}
+        return {name: getattr(self, name) for name in ("batch", *_COUNTS, "sacc", "mrr", "lacc")}
 
 
 @dataclass(frozen=True)
 class BatchScore(_Counts):
-    """Counts over one batch of questions; the three scores follow from them."""
+    """One batch: ``sacc``, ``lacc`` and ``mrr`` are means over the questions that count."""
 
     reciprocal_sum: float
 
     @property
     def sacc(self) -> float:
-        """Strict accuracy: the share of questions whose first answer is right."""
         return self.hits_strict / self.counted
 
     @property
     def lacc(self) -> float:
-        """Lenient accuracy: the share of questions with a right answer at any rank."""
         return self.hits_lenient / self.counted
 
     @property
     def mrr(self) -> float:
-        """Mean reciprocal rank of the first right answer, 0 where there is none."""
         return self.reciprocal_sum / self.counted
 
 
 @dataclass(frozen=True)
 class Average(_Counts):
-    """An average over batches, with the counts that lie behind it.
-
-    For ``macro`` the scores are not hits divided by counted: each batch weighs the same there.
-    """
+    """An average over batches. Only the macro average differs from hits / counted."""
 
     sacc: float
     lacc: float
@@ -81,12 +89,11 @@ class Average(_Counts):
 
 
 def lower(text: str) -> str:
-    """Lower case as the official program's Java ``toLowerCase`` gives it.
+    """Lower-case a text as Java's ``toLowerCase`` does in the official program.
 
-    Python and Java differ on a capital sigma only: whether it ends a word. Java's words
-    (``BreakIterator``) are runs of letters and numbers with single punctuation marks inside them
-    ("A-Σ", "1.5Σ"). Not followed: letters that Unicode added after Java's tables, letters beyond
-    U+FFFF beside a sigma, and a Java started in a Turkish or Lithuanian locale.
+    Python and Java disagree only about a capital sigma: whether it ends a word. For Java, a word
+    may contain single punctuation marks ("A-Σ", "1.5Σ"). Not followed: letters newer than Java's
+    Unicode tables, letters beyond U+FFFF next to a sigma, Turkish and Lithuanian locales.
     """
     if "Σ" not in text:
         return text.lower()
@@ -102,39 +109,21 @@ def lower(text: str) -> str:
     return "".join(letters)
 
 
-# L a letter, N a digit, i and f marks that change nothing (f: not even behind punctuation), and
-# punctuation inside words (-), numbers (,) or both (").
-_WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
-_NO_LETTER = re.compile("[\u3005\u3041-\u30fe\u4e00-\u9fa5\uf900-\ufa2d\U00010000-\U0010ffff]")
-_CASED = re.compile(
-    "[\u02b0-\u02b8\u02c0\u02c1\u02e0-\u02e4\u0345\u037a\u1d2c-\u1d61\u2160-\u217f\u24b6-\u24e9]"
-)  # beside the letters of category Lu, Ll and Lt
-
-
 def _word_class(letter: str) -> str:
     category = unicodedata.category(letter)
-    if letter in "\"'.":
-        return '"'
-    if category in ("Pd", "Pc") or letter in "\u00ad\u2027":
-        return "-"
-    if category in ("Mn", "Me", "Cf"):
-        return "f" if category == "Cf" else "i"
-    if _NO_LETTER.match(letter):
-        return " "
-    kind = "L" if category == "Mc" else category[0]
-    return "," if letter in ",\u066b" else kind if kind in "LN" else " "
+    kind = _CLASSES.get(letter) or _CLASSES.get(category) or category[0]
+    return kind if kind in '"-,if' or (kind in "LN" and not _NO_LETTER.match(letter)) else " "
 
 
 def ranked_strings(exact_answer: Sequence | None) -> list[str]:
-    """A system's exact answer as the ranked strings the official program looks at.
+    """The ranked strings that the official program reads from a system's exact answer.
 
-    Each entry is a list of synonyms, of which the first counts, or a plain string. ``None`` and
-    ``[]`` (no answer given) are an empty ranking.
+    Each entry is a string or a list of synonyms, of which the first counts. ``None`` and ``[]``
+    mean that the system gave no answer.
     """
     if isinstance(exact_answer, str):
         raise TypeError(f"expected a list of answers, got the string {exact_answer!r}")
-    entries = exact_answer or ()
-    kept = (entry for entry in entries if isinstance(entry, str) or len(entry))
+    kept = (entry for entry in exact_answer or () if isinstance(entry, str) or len(entry))
     return [entry if isinstance(entry, str) else entry[0] for entry in kept]
 
 
@@ -146,17 +135,14 @@ def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
     return next((rank for rank, text in enumerate(ranking, 1) if lower(text) in right), 0)
 
 
-Gold = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
-
-
 def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong") -> dict:
-    """Rank of the first right answer for each question that counts, in the gold's order.
+    """Rank of the first right answer for each question that counts, in the order of the gold.
 
-    ``gold`` maps a question id to all its synonyms (or lists such pairs; of a repeated id the
-    first counts here, each in ``score_batch``), ``answers`` to a ranking as in
-    ``ranked_strings``. A question without an entry in ``answers`` is missing: "wrong" gives it
-    rank 0, "dropped" leaves it out, as the evaluators up to 2020 did. An entry that is empty is
-    not missing: it is wrong either way. Ids that the gold does not have are ignored.
+    ``gold`` maps a question id to all its synonyms, or lists such pairs (the first pair of a
+    repeated id counts here, each pair in ``score_batch``). ``answers`` maps ids to rankings as in
+    ``ranked_strings``; ids that the gold does not have are ignored. A question without an entry is
+    missing: "wrong" gives it rank 0, "dropped" leaves it out, as the evaluators did up to 2020. An
+    empty entry is not missing: it is wrong either way.
     """
     ranks: dict[str, int] = {}
     for question, rank in _ranks(gold, answers, missing):
@@ -164,14 +150,28 @@ def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong
     return ranks
 
 
-def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tuple[str, int]]:
+def check_missing(missing: str) -> None:
+    """Raise ``InputError`` unless ``missing`` says what to do with unanswered questions."""
     if missing not in MISSING:
         raise InputError(f"missing: {missing!r} is not one of {', '.join(MISSING)}")
+
+
+def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tuple[str, int]]:
+    check_missing(missing)
     return [
         (question, hit_rank(ranked_strings(answers.get(question)), synonyms))
         for question, synonyms in (gold.items() if isinstance(gold, Mapping) else gold)
         if missing == "wrong" or question in answers
     ]
+
+
+def question_values(ranks: Sequence[int]) -> dict[str, list[float]]:
+    """Each measure's value for each question, from the rank of its first right answer (0: none)."""
+    return {
+        "SAcc": [float(rank == 1) for rank in ranks],
+        "MRR": [1 / rank if rank else 0.0 for rank in ranks],
+        "LAcc": [float(rank > 0) for rank in ranks],
+    }
 
 
 def score_batch(
@@ -185,25 +185,23 @@ def score_batch(
     if not ranks:
         why = "every question is missing and dropped" if gold else "the gold has no question"
         raise InputError(f"{batch}: nothing to score, {why}; check that the files belong together")
-    strict, lenient = sum(rank == 1 for rank in ranks), sum(rank > 0 for rank in ranks)
-    reciprocal_sum = math.fsum(1 / rank for rank in ranks if rank)
-    return BatchScore(batch, len(gold), len(ranks), strict, lenient, reciprocal_sum)
+    strict, reciprocal, lenient = (math.fsum(v) for v in question_values(ranks).values())
+    return BatchScore(batch, len(gold), len(ranks), int(strict), int(lenient), reciprocal)
 
 
 def pooled(scores: Sequence[BatchScore]) -> BatchScore:
     """All questions of all batches as one batch."""
-    return BatchScore(
-        "pooled", **_totals(scores), reciprocal_sum=math.fsum(s.reciprocal_sum for s in scores)
-    )
+    reciprocal_sum = math.fsum(score.reciprocal_sum for score in scores)
+    return BatchScore("pooled", **_totals(scores), reciprocal_sum=reciprocal_sum)
 
 
 def weighted(scores: Sequence[BatchScore]) -> Average:
-    """Mean of the batches' scores, weighted by the questions counted: the pooled score again."""
-    return _average("weighted", scores, [s.counted for s in scores])
+    """Mean of the batch scores, weighted by the questions counted; equals the pooled score."""
+    return _average("weighted", scores, [score.counted for score in scores])
 
 
 def macro(scores: Sequence[BatchScore]) -> Average:
-    """Mean of the batches' scores, each batch weighing the same."""
+    """Mean of the batch scores, in which every batch has the same weight."""
     return _average("macro", scores, [1] * len(scores))
 
 
@@ -213,8 +211,22 @@ def summary(scores: Sequence[BatchScore]) -> dict:
     return {"batches": [s.as_row() for s in scores], **{m.batch: m.as_row() for m in means}}
 
 
+def _totals(scores: Sequence[BatchScore]) -> dict:
+    if not scores:
+        raise ValueError("no batch to average")
+    return {name: sum(getattr(score, name) for score in scores) for name in _COUNTS}
+
+
+def _average(name: str, scores: Sequence[BatchScore], weights: Sequence[float]) -> Average:
+    totals, means = _totals(scores), {}
+    for measure in ("sacc", "lacc", "mrr"):
+        parts = (w * getattr(s, measure) for w, s in zip(weights, scores, strict=True))
+        means[measure] = math.fsum(parts) / sum(weights)
+    return Average(name, **totals, **means)
+
+
 def as_line(score: BatchScore | Average) -> str:
-    """One line for a terminal: percentages, with the counts they come from."""
+    """One line for a terminal: percentages with the counts behind them."""
     n = score.counted
     dropped = f"  ({score.n - n} of {score.n} questions dropped)" if n < score.n else ""
     return (
@@ -228,25 +240,25 @@ def as_line(score: BatchScore | Average) -> str:
 def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> None:
     """Raise ``ValueError`` unless SAcc ≤ MRR ≤ LAcc ≤ ceiling, all fractions of 1.
 
-    The first two hold for any ranking: a first-rank hit adds one to all three sums, a later hit
-    adds nothing, a part, and one. The ceiling is the share of questions an extractive system can
-    answer from its contexts (``squad.ceiling``), over the same questions as the score.
+    The first two hold for any ranking: a hit at rank 1 adds 1 to all three sums; a later hit adds
+    0, 1/rank and 1. The ceiling is the share of questions that an extractive system can answer
+    from its contexts (``spans.ceiling``), over the same questions as the score.
     """
-    chain = [("SAcc", score.sacc), ("MRR", score.mrr), ("LAcc", score.lacc)]
+    chain = [(name, getattr(score, name.lower())) for name in MEASURES]
     if ceiling is not None:
         chain.append(("ceiling", ceiling))
     for (low_name, low), (high_name, high) in itertools.pairwise(chain):
-        if not low <= high + 1e-9:  # the means carry rounding, and NaN must not pass
+        if not low <= high + 1e-9:  # allows rounding of the means, refuses NaN
             raise ValueError(
                 f"{score.batch}: {low_name} {100 * low:.2f} is above {high_name} "
-                f"{100 * high:.2f}, which cannot be; are the labels or the questions mixed up?"
+                f"{100 * high:.2f}, which is impossible; are the labels or the questions mixed up?"
             )
 
 
 def normalize_answer(text: str) -> str:
     """A text as SQuAD v1.1 compares it: lower case, no ASCII punctuation, articles or extra space.
 
-    Punctuation goes before the articles: "T-cell" becomes "tcell", and "a.b" "ab".
+    Punctuation is removed before articles: "T-cell" becomes "tcell", and "a.b" becomes "ab".
     """
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLE.sub(" ", bare).split())
@@ -255,8 +267,8 @@ def normalize_answer(text: str) -> str:
 def squad_em_f1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Exact match (0 or 1) and token F1 (0 to 1) of one answer, each the best over the golds.
 
-    As in SQuAD v1.1, where every question has an answer: F1 is 0 without a shared token, even
-    when both texts normalize to nothing. Raises ``ValueError`` when there is no gold.
+    As in SQuAD v1.1, where every question has an answer, F1 is 0 without a shared token, even when
+    both texts normalize to nothing. Raises ``ValueError`` when there is no gold.
     """
     if isinstance(golds, str) or not golds:
         raise ValueError(f"expected one or more gold answers, got {golds!r}")
@@ -265,36 +277,18 @@ def squad_em_f1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     return float(given in wanted), max(_token_f1(given.split(), gold.split()) for gold in wanted)
 
 
-def squad_scores(
-    gold: Mapping[str, Sequence[str]], answers: Mapping[str, str], missing: str = "wrong"
-) -> dict[str, tuple[float, float]]:
-    """(exact match, F1) of each SQuAD question; one without an answer gets (0, 0) or is dropped."""
-    if missing not in MISSING:
-        raise InputError(f"missing: {missing!r} is not one of {', '.join(MISSING)}")
-    return {
-        name: squad_em_f1(answers[name], golds) if name in answers else (0.0, 0.0)
-        for name, golds in gold.items()
-        if missing == "wrong" or name in answers
-    }
-
-
 def _token_f1(given: list[str], wanted: list[str]) -> float:
     shared = (Counter(given) & Counter(wanted)).total()
     return 2 * shared / (len(given) + len(wanted)) if shared else 0.0
 
 
-def _totals(scores: Sequence[BatchScore]) -> dict:
-    if not scores:
-        raise ValueError("no batch to average")
-    names = ("n", "counted", "hits_strict", "hits_lenient")
-    return {name: sum(getattr(s, name) for s in scores) for name in names}
-
-
-def _average(name: str, scores: Sequence[BatchScore], weights: Sequence[float]) -> Average:
-    totals = _totals(scores)
-
-    def mean(measure: str) -> float:
-        parts = (w * getattr(s, measure) for w, s in zip(weights, scores, strict=True))
-        return math.fsum(parts) / sum(weights)
-
-    return Average(name, **totals, sacc=mean("sacc"), mrr=mean("mrr"), lacc=mean("lacc"))
+def squad_scores(
+    gold: Mapping[str, Sequence[str]], answers: Mapping[str, str], missing: str = "wrong"
+) -> dict[str, tuple[float, float]]:
+    """(exact match, F1) of each SQuAD question; without an answer (0, 0), or dropped."""
+    check_missing(missing)
+    return {
+        name: squad_em_f1(answers[name], golds) if name in answers else (0.0, 0.0)
+        for name, golds in gold.items()
+        if missing == "wrong" or name in answers
+    }

@@ -8,6 +8,7 @@ same model, which is made only if it is quick.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -25,12 +26,11 @@ from helpers.model.decoding import Candidate, rank_answers, read_nbest
 from helpers.run.folder import Run
 from helpers.run.scores import CONVERT, PREDICT, THIS_RUN, TRAIN, ScoredBatch
 from helpers.scoring import claims, metrics, official
+from helpers.scoring.metrics import MEASURES, question_values
 from helpers.scoring.uncertainty import (
-    MEASURES,
     bootstrap_interval,
     exact_interval,
     paired_difference,
-    question_values,
     questions_to_tell,
     seeds_to_tell,
 )
@@ -74,19 +74,19 @@ def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def granularity(keys: Sequence[str] = SHOWN) -> Rows:
-    """Which printed accuracies can be k of 162, or of 34 for the rows on batch 7b-4."""
-    return [
-        {
-            "claim": row["claim"],
-            "measure": row["measure"],
-            "printed": row["printed"],
-            "of": row["n"],
-            "right answers needed": f"{row['exact']:.2f}",
-            "whole numbers that print so": _shown(row["counts"]),
-        }
-        for row in claims.granularity([claims.get(key) for key in keys])
-        if row["n"] == (34 if "7b-4" in row["claim"] else 162)
-    ]
+    """Which printed accuracies can be k of 162, or of 34 for the rows on batch 7b-4.
+
+    MRR is left out: it changes in steps of 1/(60 n), too fine for printed digits to exclude any.
+    """
+    rows = []
+    for claim, measure in itertools.product(map(claims.get, keys), ("SAcc", "LAcc")):
+        if printed := claim.corrected.get(measure):
+            n = 34 if "7b-4" in claim.key else 162
+            counts = claims.counts_that_print_as(printed, n, claim.unit)
+            rows.append({"claim": claim.key, "measure": measure, "printed": printed, "of": n,
+                         "right answers needed": f"{claim.value(measure) * n:.2f}",
+                         "whole numbers that print so": _shown(counts)})  # fmt: skip
+    return rows
 
 
 def question_worth(share: float = 0.48) -> Rows:

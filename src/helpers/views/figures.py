@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
-from helpers.scoring.uncertainty import MEASURES
+from helpers.scoring.metrics import MEASURES
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
 ACCENT = "#b4541a"

@@ -123,11 +123,11 @@ def test_one_batch_can_be_read_off_a_run_on_all():
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"context": "snippet"}, "other context (the run's is snippet, the claim's abstract)"),
-        ({"context": ""}, "other context (the run's is not named"),
-        ({"model": "minilm"}, "other model (the run's is minilm, the claim's BioMegatron 345M"),
-        ({"model": None}, "other model"),
-        ({"enriched": True}, "golden files, which hold extra snippets"),
+        ({"context": "snippet"}, "different context (the run's is snippet, the claim's abstract)"),
+        ({"context": ""}, "different context (the run's is not named"),
+        ({"model": "minilm"}, "different model (the run's is minilm, the claim's BioMegatron 345M"),
+        ({"model": None}, "different model"),
+        ({"enriched": True}, "golden files, which contain extra snippets"),
         ({"train_pairs": 0}, "skips the BioASQ step"),
         ({"train_pairs": None}, "skips the BioASQ step"),
         ({"profile": "mini"}, "profile mini is teaching data"),
@@ -136,21 +136,24 @@ def test_one_batch_can_be_read_off_a_run_on_all():
         ({"epochs": 30}, "took 30 epochs, the claim 5 on BioASQ"),
         ({"parameters": 22_566_146}, "has 22,566,146 weights"),
         ({"parameters": None}, "has 0 weights"),
-        ({"model": "biomegatron"}, "other model"),  # any folder may be called so
+        ({"model": "biomegatron"}, "different model"),  # any folder may be called so
         (
             {"batches": [{**row, "questions": "0" * 16} for row in run(0, 0)["batches"]]},
-            "the batches hold other questions",
+            "the batches do not hold the questions",
         ),
-        ({"batches": [{"batch": "mini1", "n": 32}]}, "other data (the run has mini1, 32 questions"),
-        ({"batches": run(0, 0)["batches"][:4]}, "other data"),
+        (
+            {"batches": [{"batch": "mini1", "n": 32}]},
+            "different data (the run has mini1, 32 questions",
+        ),
+        ({"batches": run(0, 0)["batches"][:4]}, "different data"),
         (
             {"batches": [{**row, "n": 40, "counted": 40} for row in run(0, 0)["batches"]]},
-            "other data",
+            "different data",
         ),
-        ({"batches": [*run(0, 0)["batches"], {"batch": "7B6", "n": 9}]}, "other data"),
+        ({"batches": [*run(0, 0)["batches"], {"batch": "7B6", "n": 9}]}, "different data"),
         (
             {"batches": [{**row, "counted": row["n"] - 1} for row in run(0, 0)["batches"]]},
-            "other protocol (the run drops missing questions",
+            "different protocol (the run drops missing questions",
         ),
     ],
 )
@@ -173,7 +176,9 @@ def test_mini_compares_with_nothing_and_says_everything_that_differs():
     for claim in CLAIMS:
         assert verdict(claim, [mini]).outcome == "not comparable", claim.key
     sentence = verdict(get("card"), [mini]).sentence
-    assert all(part in sentence for part in ("other data", "other model", "other context"))
+    assert all(
+        part in sentence for part in ("different data", "different model", "different context")
+    )
     assert "\n" not in sentence
 
 
