@@ -175,11 +175,8 @@ def _columns(before: list[int], context: Encoding, sep: int, cut) -> dict[str, n
 
 def _tokens_at(context: Encoding, span: Span) -> tuple[int, int] | None:
     """First and last token that overlap the characters of a span; None if there are none."""
-    touched = [
-        number
-        for number, (start, end) in enumerate(context.offsets)
-        if start < span.end and end > span.start
-    ]
+    start, end = np.asarray(context.offsets).reshape(-1, 2).T
+    touched = np.flatnonzero((start < span.end) & (end > span.start)).tolist()
     return (touched[0], touched[-1]) if touched else None
 
 
