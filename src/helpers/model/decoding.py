@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,7 @@ from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.io import write_text
 from helpers.model.encoder import SpanModel
-from helpers.model.features import (
-    Detokenizer,
-    Windows,
-    gather,
-    make_tokenizer,
-    make_windows,
-    prediction_batches,
-)
+from helpers.model.features import Windows, gather, make_tokenizer, make_windows, prediction_batches
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 
@@ -185,19 +178,19 @@ def nbest(
     bounds = np.searchsorted(pair[order], np.arange(1, len(examples)))
     per_example = zip(*(np.split(column[order], bounds) for column in columns), strict=True)
     return [
-        _distinct(detokenizer, zip(*(part.tolist() for part in spans), strict=True), size)
+        _distinct(detokenizer.decode, zip(*(part.tolist() for part in spans), strict=True), size)
         for detokenizer, spans in zip(windows.detokenizers, per_example, strict=True)
     ]
 
 
-def _distinct(detokenizer: Detokenizer, spans, size: int) -> list[Candidate]:
-    """The first ``size`` of (first token, last token, start logit, end logit) that differ in text.
+def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
+    """The first ``size`` spans with different texts, and the softmax over them.
 
-    The spans come best first; the probabilities are the softmax over those that are kept.
+    spans: (first token, last token, start logit, end logit), best first; ``decode`` makes the text.
     """
     chosen: dict[str, tuple] = {}
     for first, last, *logits in spans:
-        start, end, text = detokenizer.decode(first, last)
+        start, end, text = decode(first, last)
         chosen.setdefault(text, (start, end, *logits))
         if len(chosen) == size:
             break

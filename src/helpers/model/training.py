@@ -33,6 +33,7 @@ from helpers.model.features import Windows, gather, training_batches
 
 PLAN = "plan.json"
 LAST = "last.ckpt"
+_PROJECT = "biomegatron-bioasq-kit"  # in wandb
 _DECISIVE = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
 
@@ -145,7 +146,7 @@ class _Batches:
 def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, progress: bool):
     """Train or continue; return the number of steps taken before, and the history."""
     import wandb
-    from nemo.utils.exp_manager import exp_manager
+    from lightning.pytorch.loggers import WandbLogger
 
     from helpers.model import qa_model
 
@@ -165,7 +166,10 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
-            exp_manager(trainer, _logging(settings, folder))
+            if settings.wandb_mode != "disabled":
+                name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
+                offline = settings.wandb_mode == "offline"
+                trainer.logger = WandbLogger(name, folder, offline=offline, project=_PROJECT)
             collate = partial(gather, windows)
             loader = DataLoader(range(len(windows)), batch_sampler=batches, collate_fn=collate)
             trainer.fit(model, loader, ckpt_path=str(last) if last.exists() else None)
@@ -200,29 +204,6 @@ def _trainer():
         plugins=[qa_model.PlainCheckpoints()],
         **dict.fromkeys(not_wanted, False),
     )
-
-
-def _logging(settings: Settings, folder: Path) -> dict:
-    """What NeMo's experiment manager does for us: log files and wandb, but no checkpoints.
-
-    It marks an unfinished checkpoint with a file beside it, and if the first one never finishes,
-    no later run starts. ``qa_model.Recorder`` writes our checkpoints.
-    """
-    not_wanted = ("create_tensorboard_logger", "create_checkpoint_callback", "log_step_timing",
-                  "create_preemption_callback", "log_tflops_per_sec_per_gpu")  # fmt: skip
-    wandb = {
-        "project": "biomegatron-bioasq-kit",
-        "name": f"{settings.profile}-{settings.run}-seed{settings.seed}",
-        "save_dir": str(folder),
-        "offline": settings.wandb_mode == "offline",
-    }
-    return {
-        "explicit_log_dir": str(folder / "nemo"),  # it moves older files aside on resume
-        "create_wandb_logger": settings.wandb_mode != "disabled",
-        "wandb_logger_kwargs": wandb,
-        "seconds_to_sleep": 0,
-        **dict.fromkeys(not_wanted, False),
-    }
 
 
 def _prepare_wandb(settings: Settings) -> None:
