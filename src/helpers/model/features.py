@@ -27,6 +27,7 @@ from helpers.data.spans import WORD, Span
 from helpers.data.squad import Example
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
+Cut = tuple[int, int, int, int]  # low, high, best_low, best_high: see ``_cut``
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> dict[str, Enco
     return dict(zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
 
-def _cut(tokens: int, room: int, step: int) -> list[tuple[int, int, int, int]]:
+def _cut(tokens: int, room: int, step: int) -> list[Cut]:
     """Windows over a context's tokens: (low, high) and the part they are the best window for.
 
     A token's best window is the one where the smaller of its left and right contexts is largest
@@ -158,7 +159,7 @@ def _cut(tokens: int, room: int, step: int) -> list[tuple[int, int, int, int]]:
     return list(zip(*(a.tolist() for a in (low, high, first, last)), strict=True))
 
 
-def _columns(before: list[int], context: Encoding, sep: int, cut) -> dict[str, np.ndarray]:
+def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[str, np.ndarray]:
     """The token columns of ``Windows`` for one cut; ``before`` holds the ids up to the context."""
     low, high, best_low, best_high = cut
     token = np.asarray([-1] * len(before) + [*range(low, high), -1])
@@ -180,7 +181,7 @@ def _tokens_at(context: Encoding, span: Span) -> tuple[int, int] | None:
     return (touched[0], touched[-1]) if touched else None
 
 
-def _target(answer: tuple[int, int] | None, cut, before: int) -> tuple[int, int]:
+def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int, int]:
     """The answer's first and last token in a window; (0, 0) if the window lacks part of it."""
     low, high, *_ = cut
     if answer is None or answer[0] < low or answer[1] >= high:
