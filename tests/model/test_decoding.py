@@ -167,7 +167,7 @@ def test_probability_is_the_softmax_of_start_plus_end_over_all_windows():
 )
 def test_the_text_of_an_answer_is_cut_as_google_cuts_it(context, first, last, text, place):
     windows = make_windows([example(context)], make_tokenizer(RICH))
-    assert windows.spellings[0].cut(first, last) == (*place, text)
+    assert windows.detokenizers[0].decode(first, last) == (*place, text)
 
 
 def test_an_empty_context_has_no_answer():

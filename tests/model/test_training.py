@@ -139,6 +139,8 @@ def test_a_model_is_trained_once_into_a_folder(tmp_path, resume):
     training.fine_tune(reader, tiny_examples(8), tmp_path / "a", progress=False)
     with pytest.raises(InputError, match="trained into it already"):
         training.fine_tune(reader, tiny_examples(8), tmp_path / "a", resume=resume, progress=False)
+    with pytest.raises(InputError, match="trained into it already"):  # a copy shares the model
+        again(tmp_path / "a", replace(reader), resume)
     training.fine_tune(reader, tiny_examples(8), tmp_path / "b", progress=False)  # the next step
 
 
@@ -187,7 +189,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again
         assert last == whole, (fault, number, two)
         if fault == "no_room_beyond":
             assert all(text.startswith("InputError: ") and "\n" not in text for text in two)
-        elif (fault, number) != ("die_at_file", 25):  # a resumed run touches fewer files
+        else:
             assert "" in two, (fault, number)
 
 
@@ -316,7 +318,7 @@ def test_a_full_disk_is_one_line_and_the_training_goes_on(tmp_path):
         again(tmp_path / "whole", whole)
         assert same(weights(reader), weights(whole))
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)  # NeMo keeps its logs open
+        subprocess.run(["umount", "-l", str(disk)], check=True)  # a file may still be open
 
 
 def test_the_plan_tells_weights_apart_that_have_the_same_sums(trained, tmp_path):

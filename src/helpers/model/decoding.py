@@ -1,16 +1,16 @@
-"""Logits become ranked answers: windows → n-best of a pair → one list per question.
+"""Logits become ranked answers: best spans per window, n-best per pair, one list per question.
 
-The n-best follows Google BERT's SQuAD code, which NeMo 0.11 kept: the best spans of all windows
-of one question-context pair, distinct texts only, and a softmax over start + end logits of these.
-Merging over a question's snippets follows dmis-lab's ``transform_n2b_factoid`` by its behavior,
-since NVIDIA's notebook used it for the published figures.
+``best_spans`` finds the answers. The n-best then follows Google BERT's SQuAD code, which NeMo 0.11
+kept: the best spans of all windows of one question-context pair, distinct texts only, and a
+softmax over their start + end logits. ``rank_answers`` merges the n-best lists of a question's
+contexts as dmis-lab's ``transform_n2b_factoid`` does, which NVIDIA used for its published figures.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,7 @@ from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.io import write_text
 from helpers.model.encoder import SpanModel
-from helpers.model.features import (
-    Spelling,
-    Windows,
-    gather,
-    make_tokenizer,
-    make_windows,
-    prediction_batches,
-)
+from helpers.model.features import Windows, gather, make_tokenizer, make_windows, prediction_batches
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 
@@ -40,37 +33,46 @@ LONGEST = 100  # characters; dmis-lab discards longer answers
 
 @dataclass(frozen=True)
 class Candidate:
-    """One span of a context with its logits and its probability among the pair's n-best."""
+    """One span of a context with its logits and its probability among the pair's n-best.
+
+    start, end: characters of the context; ``text`` has single spaces even if the context does not.
+    """
 
     text: str
-    start: int  # characters in the context; the text has single blanks even where that has not
+    start: int
     end: int
     start_logit: float
     end_logit: float
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reader:
-    """A model with its vocabulary and settings: all it takes to answer."""
+    """A model with its vocabulary and settings: everything needed to answer questions.
+
+    vocab: tokens in the order of their ids; the tokenizer is made from them if none is given.
+    fresh_head: the span head is random, so fine-tune before you believe an answer.
+    origin: where the weights come from (files, hashes, row order, fine-tuning).
+    trained_into: folders of the trainings that changed this model since it was loaded.
+    """
 
     model: SpanModel
-    vocab: Sequence[str]  # tokens in the order of their ids
+    vocab: Sequence[str]
     settings: Settings
-    fresh_head: bool = False  # the span head is random: fine-tune before believing an answer
-    origin: dict = field(default_factory=dict)  # of converted weights: files, hashes, row order
-    tokenizer: Tokenizer | None = None  # made from ``vocab`` when none is given
+    fresh_head: bool = False
+    origin: dict = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    trained_into: set[Path] = field(default_factory=set)
 
     def __post_init__(self):
-        """Raise ``InputError`` when the settings' windows are longer than the model can read."""
+        """Raise ``InputError`` if the settings' windows are longer than the model can read."""
         longest, positions = self.settings.max_length, self.model.config.positions
         if longest > positions:
             raise InputError(
                 f"max_length: {longest} is more than the {positions} positions of this model; "
                 f"set max_length={positions} or less"
             )
-        if self.tokenizer is None:
-            object.__setattr__(self, "tokenizer", make_tokenizer(self.vocab))
+        self.tokenizer = self.tokenizer or make_tokenizer(self.vocab)
 
     def windows(self, examples: Sequence[Example], training: bool = False) -> Windows:
         """The examples' windows under this reader's settings."""
@@ -81,7 +83,7 @@ class Reader:
         )  # fmt: skip
 
     def predict(self, examples: Sequence[Example], progress: bool = True) -> list[list[Candidate]]:
-        """N-best candidates per example, best first, in the examples' order."""
+        """The n-best candidates of each example, best first, in the order of the examples."""
         if not examples:
             return []
         windows = self.windows(examples)
@@ -90,15 +92,15 @@ class Reader:
         return nbest(windows, logits, examples, size=s.nbest, max_answer=s.max_answer)
 
     def answer(self, question: str, context: str) -> list[Candidate]:
-        """N-best answers to one question about one context."""
-        example = Example("0_001", "0", question, context, (), 0, "")
-        return self.predict([example], progress=False)[0]
+        """The n-best answers to one question about one context."""
+        return self.predict([Example("0_001", "0", question, context)], progress=False)[0]
 
 
 def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -> np.ndarray:
     """Start and end logits of every token, float32 ``[total_tokens, 2]``, in the windows' order.
 
-    A window's logits depend on its own tokens only, whatever else shares its batch.
+    The logits of a window depend only on its own tokens, not on the rest of its batch. Raises
+    ``InputError`` if they are not finite, naming the weights that are not.
     """
     device = next(model.parameters()).device
     result = np.empty((len(windows.ids), 2), np.float32)
@@ -107,25 +109,49 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
     plan = prediction_batches(windows.lengths)
     bar = tqdm(plan, desc="predicting", unit="batch", disable=not progress)
     try:
-        with torch.inference_mode(), bar:  # closed when the cell is stopped, too
+        with torch.inference_mode(), bar:  # the bar is closed even when a cell is interrupted
             for rows in bar:
-                logits = model(gather(windows, rows).to(device)).float().cpu().numpy()
-                low = 0
-                for row in rows:
-                    a, b = windows.bounds[row], windows.bounds[row + 1]
-                    result[a:b] = logits[low : low + b - a]
-                    low += b - a
+                batch = gather(windows, rows).to(device)
+                logits = model(batch).float().cpu().split(batch.lengths)
+                for row, own in zip(rows, logits, strict=True):
+                    result[windows.bounds[row] : windows.bounds[row + 1]] = own
     finally:
         model.train(was_training)
     if not np.isfinite(result).all():
-        raise _damaged(model)
+        bad = (name for name, p in model.named_parameters() if not torch.isfinite(p).all())
+        name = next(bad, "its output")
+        raise InputError(
+            f"model: {name} holds numbers that are not finite; fetch or train it again"
+        )
     return result
 
 
-def _damaged(model: SpanModel) -> InputError:
-    bad = (n for n, p in model.named_parameters() if not torch.isfinite(p).all())
-    name = next(bad, "its output")
-    return InputError(f"model: {name} holds numbers that are not finite; fetch or train it again")
+def best_spans(
+    windows: Windows, logits: np.ndarray, size: int, max_answer: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every span from one of its window's best starts to one of its best ends.
+
+    The best are the ``size`` highest logits among all tokens of a window, including the question.
+    Returns the window and the first and last token (an index into ``[total_tokens]``) of each
+    span, int64 ``[spans]`` each: window by window, better starts first, then better ends.
+    """
+    ranks = windows.bounds[:-1, None] + np.arange(size)  # [windows, size]
+    exists = ranks < windows.bounds[1:, None]  # a window can have fewer tokens
+    window = np.repeat(np.arange(len(windows)), windows.lengths)
+    orders = (np.lexsort((-column, window)) for column in logits.T)  # stable: ties in text order
+    starts, ends = (order[np.where(exists, ranks, 0)] for order in orders)
+    may_start = exists & windows.can_start[starts]
+    may_end = exists & (windows.token[ends] >= 0)
+    found = []
+    chunk = 1 + 4_000_000 // size**2  # windows per step, to limit memory
+    for low in range(0, len(windows), chunk):
+        part = slice(low, low + chunk)
+        tokens = ends[part, None, :] - starts[part, :, None] + 1  # [windows, starts, ends]
+        fits = (tokens > 0) & (tokens <= max_answer)
+        n, i, j = np.nonzero(fits & may_start[part, :, None] & may_end[part, None, :])
+        found.append((n + low, starts[n + low, i], ends[n + low, j]))
+    window, first, last = (np.concatenate(column) for column in zip(*found, strict=True))
+    return window, first, last
 
 
 def nbest(
@@ -138,21 +164,42 @@ def nbest(
 ) -> list[list[Candidate]]:
     """The ``size`` best spans of every example, distinct by text, probabilities summing to 1.
 
-    The same texts, order and probabilities as Google's ``write_predictions``, with two exceptions.
-    Where no span is left, that code invents the answer "empty"; this list is empty. And padding
-    takes some of the ``size`` places there, while here none is ever computed. For one model of
-    ``bioasq-cpu`` padded to 384 that changed 476 of 512 lists, mostly at their ends, 14 first
-    texts, and the scores by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
+    Texts, order and probabilities are those of Google's ``write_predictions``, with two
+    exceptions. If no span is left, that code invents the answer "empty"; this list is empty. And
+    there padding takes some of the ``size`` places. For one model of ``bioasq-cpu`` padded to 384
+    that changed 476 of 512 lists, mostly at their ends, 14 first texts, and the scores by 0
+    (SAcc), 0.08 (MRR) and 0 (LAcc) points.
     """
-    row, start, end = _spans(windows, logits, size, max_answer)
-    x, y = logits[start, 0].astype(np.float64), logits[end, 1].astype(np.float64)
-    order = np.lexsort((-(x + y), windows.pair[row]))  # stable: ties to the better start, then end
-    cuts = np.searchsorted(windows.pair[row][order], np.arange(len(examples) + 1))
-    first, last = windows.token[start][order], windows.token[end][order]
-    columns = first, last, x[order], y[order]
+    window, first, last = best_spans(windows, logits, size, max_answer)
+    pair = windows.pair[window]
+    start_logit, end_logit = (logits[at, k].astype(float) for k, at in enumerate((first, last)))
+    order = np.lexsort((-(start_logit + end_logit), pair))  # stable: ties keep their order
+    columns = [windows.token[first], windows.token[last], start_logit, end_logit]
+    bounds = np.searchsorted(pair[order], np.arange(1, len(examples)))
+    per_example = zip(*(np.split(column[order], bounds) for column in columns), strict=True)
     return [
-        _distinct(windows.spellings[i], *(c[cuts[i] : cuts[i + 1]].tolist() for c in columns), size)
-        for i in range(len(examples))
+        _distinct(detokenizer.decode, zip(*(part.tolist() for part in spans), strict=True), size)
+        for detokenizer, spans in zip(windows.detokenizers, per_example, strict=True)
+    ]
+
+
+def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
+    """The first ``size`` spans with different texts, and the softmax over them.
+
+    spans: (first token, last token, start logit, end logit), best first; ``decode`` makes the text.
+    """
+    chosen: dict[str, tuple] = {}
+    for first, last, *logits in spans:
+        start, end, text = decode(first, last)
+        chosen.setdefault(text, (start, end, *logits))
+        if len(chosen) == size:
+            break
+    sums = [span[2] + span[3] for span in chosen.values()]
+    weights = [math.exp(value - sums[0]) for value in sums]
+    total = sum(weights)
+    return [
+        Candidate(text, *span, weight / total)
+        for (text, span), weight in zip(chosen.items(), weights, strict=True)
     ]
 
 
@@ -163,40 +210,36 @@ def rank_answers(
     merge: str = "sum",
     keep: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """One ranked list of (answer, score) per question, from the n-bests of all its contexts.
+    """One ranked list of (answer, score) per question, from the n-best lists of its contexts.
 
-    Texts equal when lower-cased are one answer, written as first seen; its score is the sum, or
-    with ``merge="max"`` the largest, of their probabilities.
+    Texts that are equal in lower case are one answer, written as in its most probable candidate.
+    Its score is the sum of their probabilities, or the largest with ``merge="max"``.
     """
     by_question: dict[str, list[Candidate]] = {e.question_id: [] for e in examples}
     for example, found in zip(examples, candidates, strict=True):
         by_question[example.question_id] += found
     ranked = {}
     for question, found in by_question.items():
-        scores: dict[str, float] = {}
-        written: dict[str, str] = {}
-        # dmis-lab's loop sorts by probability too, but its later version then takes the rows by
-        # their old numbers (``iloc``), in an order without meaning. Sums do not depend on it; the
-        # casing of an answer and the order of equal sums do, and here follow the probabilities.
+        answers: dict[str, tuple[str, float]] = {}  # lower-cased text: (text, score)
+        # dmis-lab's later version sorts by probability too but then reads rows by their old
+        # numbers (``iloc``), in arbitrary order. That cannot change a sum, only the casing of an
+        # answer and the order of equal sums; here both follow the probabilities.
         for candidate in sorted(found, key=lambda c: -c.probability):
             text = tidy(candidate.text)
-            if not text or len(text) > LONGEST:
-                continue
-            key = text.lower()
-            written.setdefault(key, text)
-            old = scores.get(key, 0.0)
-            p = candidate.probability
-            scores[key] = old + p if merge == "sum" else max(old, p)
-        best = sorted(scores.items(), key=lambda item: -item[1])[:keep]
-        ranked[question] = [(written[key], score) for key, score in best]
+            if text and len(text) <= LONGEST:
+                written, score = answers.get(text.lower(), (text, 0.0))
+                p = candidate.probability
+                score = score + p if merge == "sum" else max(score, p)
+                answers[text.lower()] = written, score
+        ranked[question] = sorted(answers.values(), key=lambda item: -item[1])[:keep]
     return ranked
 
 
 def tidy(text: str) -> str:
-    """dmis-lab's clean-up of one answer; empty when the answer is to be discarded.
+    """dmis-lab's clean-up of one answer; empty if the answer is to be discarded.
 
-    The first rule that fits: a last comma, full stop or blank goes; the only pair of round
-    brackets goes when it encloses all; a text with brackets of one side only is discarded.
+    The first rule that fits applies: remove a final comma, period or space; remove the only pair
+    of round brackets if it encloses everything; discard a text with brackets on one side only.
     """
     if text.endswith((",", ".", " ")):
         return text[:-1]
@@ -208,32 +251,23 @@ def tidy(text: str) -> str:
 def write_nbest(
     path: str | Path, examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
 ) -> Path:
-    """One JSON line per pair: its id, question, snippet number, document and n-best."""
+    """Write one JSON line per pair: its id, question, snippet number, document and n-best."""
     lines = []
     for example, found in zip(examples, candidates, strict=True):
-        row = {
-            "id": example.id,
-            "question_id": example.question_id,
-            "snippet": example.snippet,
-            "document": example.document,
-            "context": example.context,
-            "nbest": [asdict(c) for c in found],
-        }
+        names = ("id", "question_id", "snippet", "document", "context")
+        row = {name: getattr(example, name) for name in names}
+        row["nbest"] = [asdict(candidate) for candidate in found]
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     return write_text(path, "".join(lines))
 
 
 def read_nbest(path: str | Path) -> list[tuple[Example, list[Candidate]]]:
-    """What ``write_nbest`` wrote, with the question's text left empty."""
+    """Read what ``write_nbest`` wrote; the text of the question stays empty."""
     rows = []
     with Path(path).open(encoding="utf-8") as file:
-        for line in file:
-            row = json.loads(line)
-            example = Example(
-                row["id"], row["question_id"], "", row["context"], (), row["snippet"],
-                row["document"],
-            )  # fmt: skip
-            rows.append((example, [Candidate(**c) for c in row["nbest"]]))
+        for row in map(json.loads, file):
+            found = [Candidate(**candidate) for candidate in row.pop("nbest")]
+            rows.append((Example(question="", **row), found))
     return rows
 
 
@@ -242,10 +276,10 @@ def pair_exact_match(
     candidates: Sequence[Sequence[Candidate]],
     gold_spans: Mapping[str, Sequence[Span]],
 ) -> tuple[int, int]:
-    """(hits, pairs): over contexts that hold an answer, how often the best span is one of them.
+    """(hits, pairs): how often the best span is a gold span, over pairs that have one.
 
-    ``gold_spans`` maps an example's id to the gold spans of its context. The comparison is of
-    lower-cased text, so another occurrence of the same words counts.
+    ``gold_spans`` maps an example's id to the gold spans of its context. Texts are compared in
+    lower case, so another occurrence of the same words counts.
     """
     hits = pairs = 0
     for example, found in zip(examples, candidates, strict=True):
@@ -257,31 +291,28 @@ def pair_exact_match(
 
 
 def squad_em_and_f1(reader: Reader, examples: Sequence[Example], progress: bool = True) -> dict:
-    """EM and F1 of the reader's best spans as SQuAD v1.1 has them, fractions of 1.
+    """EM and F1 of the reader's best spans by the rules of SQuAD v1.1, as fractions of 1.
 
-    ``f1_interval`` is the 95% bootstrap interval over questions.
+    ``f1_interval`` is the 95% bootstrap confidence interval over questions.
     """
     best = reader.predict(examples, progress=progress)
     answers = {e.id: c[0].text if c else "" for e, c in zip(examples, best, strict=True)}
     golds = {e.id: [span.text for span in e.spans] for e in examples}
     exact, f1 = zip(*squad_scores(golds, answers).values(), strict=True)
-    return {
-        "questions": len(golds),
-        "em": sum(exact) / len(golds),
-        "f1": sum(f1) / len(golds),
-        "f1_interval": list(bootstrap_interval(f1)),
-    }
+    n = len(golds)
+    interval = list(bootstrap_interval(f1))
+    return {"questions": n, "em": sum(exact) / n, "f1": sum(f1) / n, "f1_interval": interval}
 
 
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
-    """How well the reader answers held-out examples, for every choice one makes.
+    """How well the reader answers held-out examples.
 
-    Returns fractions ``sacc``, ``mrr``, ``lacc`` over questions and ``pair_em`` over distinct
-    pairs, with ``questions`` and ``pairs``. The gold of a question is every span of its examples;
-    examples that repeat a pair count once.
+    Returns the number of ``questions`` and of distinct ``pairs``, and as fractions of 1 ``sacc``,
+    ``mrr`` and ``lacc`` over questions and ``pair_em`` over pairs. The gold answers of a question
+    are all spans of its examples.
     """
     golds: dict[str, set[str]] = {}
-    pairs: dict[tuple[str, str], Example] = {}
+    pairs: dict[tuple[str, str], Example] = {}  # an example that repeats a pair counts once
     for e in examples:
         golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
         pairs.setdefault((e.question_id, e.context), e)
@@ -291,52 +322,6 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
     answers = {question: [text for text, _ in found] for question, found in ranked.items()}
     score = score_batch("dev", golds, answers)
     hits, count = pair_exact_match(distinct, candidates, {e.id: e.spans for e in distinct})
-    return {
-        "questions": score.n,
-        "pairs": count,
-        "sacc": score.sacc,
-        "mrr": score.mrr,
-        "lacc": score.lacc,
-        "pair_em": hits / count if count else 0.0,
-    }
-
-
-def _spans(windows: Windows, logits: np.ndarray, size: int, max_answer: int):
-    """Window, first and last token of all spans between a window's best starts and best ends.
-
-    The best are the ``size`` highest logits of all tokens of a window, those of the question too.
-    Spans come window by window, the better start first, then the better end.
-    """
-    places = windows.bounds[:-1, None] + np.arange(size)
-    inside = places < windows.bounds[1:, None]
-    row = np.repeat(np.arange(len(windows)), windows.lengths)
-    orders = (np.lexsort((-column, row)) for column in logits.T)
-    starts, ends = (order[np.where(inside, places, 0)] for order in orders)
-    may_start = inside & windows.can_start[starts]
-    may_end = inside & (windows.token[ends] >= 0)
-    found = []
-    chunk = 1 + 4_000_000 // size**2  # windows at a time: memory
-    for low in range(0, len(windows), chunk):
-        part = slice(low, low + chunk)
-        tokens = ends[part, None, :] - starts[part, :, None] + 1
-        fits = (tokens > 0) & (tokens <= max_answer)
-        n, i, j = np.nonzero(fits & may_start[part, :, None] & may_end[part, None, :])
-        found.append((n + low, starts[n + low, i], ends[n + low, j]))
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
-
-
-def _distinct(spelling: Spelling, first, last, x, y, size: int) -> list[Candidate]:
-    """The first ``size`` spans with different texts; the columns are those of spans, best first."""
-    chosen: dict[str, tuple] = {}
-    for a, b, *span in zip(first, last, x, y, strict=True):
-        low, high, text = spelling.cut(a, b)
-        chosen.setdefault(text, (low, high, *span))
-        if len(chosen) == size:
-            break
-    sums = [span[2] + span[3] for span in chosen.values()]
-    weights = [math.exp(value - sums[0]) for value in sums]
-    total = sum(weights)
-    return [
-        Candidate(text, *span, weight / total)
-        for (text, span), weight in zip(chosen.items(), weights, strict=True)
-    ]
+    measures = {"sacc": score.sacc, "mrr": score.mrr, "lacc": score.lacc}
+    pair_em = hits / count if count else 0.0
+    return {"questions": score.n, "pairs": count, **measures, "pair_em": pair_em}

@@ -1,10 +1,15 @@
-"""BERT and Megatron-BERT on one page, computed on the real tokens only.
+"""BERT and Megatron-BERT on one page, computed without padding.
 
-The two differ in where LayerNorm stands. BERT (Devlin et al. 2019) normalizes after each residual
-sum and once after the embeddings. Megatron-BERT (Shoeybi et al. 2019, §3 and figure 7) normalizes
-what enters each block and once at the end, so the residual path stays untouched from the
-embeddings to the last layer; that is what lets it train stably at 345M parameters and more.
-``norm_first`` is that difference. GELU, too, comes in two forms, whichever model it is.
+The two differ in the position of LayerNorm, which is ``norm_first`` here. BERT (Devlin et al. 2019)
+normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi et al.
+2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing touches
+the residual path from the embeddings to the last layer; therefore it trains stably at 345M
+parameters and more. Either model can have either of two forms of GELU.
+
+The windows of a batch lie one after the other in one long tensor ``[total_tokens, hidden]``, so all
+layers skip padding; only attention needs to know where a window ends. On a CPU it takes the windows
+of one length together (``_attend_by_length``); on a GPU it pads for that one call
+(``_attend_padded``).
 """
 
 from __future__ import annotations
@@ -19,8 +24,8 @@ from torch.nn import functional as F
 
 from helpers.model.features import Batch
 
-# How transformers' config files name the two forms of GELU (Hendrycks and Gimpel 2016): the exact
-# one, and its approximation by tanh, which differs by up to 5e-4.
+# Names in transformers' config files for the two forms of GELU (Hendrycks and Gimpel 2016): the
+# exact one, and its approximation by tanh, which differs by up to 5e-4.
 GELU_NAMES = {
     "gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
     "gelu_python_tanh": "tanh", "gelu_fast": "tanh", "gelu_accurate": "tanh",
@@ -33,8 +38,8 @@ GELUS = tuple(_APPROXIMATE)
 class EncoderConfig:
     """Sizes of an encoder; defaults are BioMegatron 345M's, with Megatron's LayerNorm epsilon.
 
-    ``gelu`` is ``"erf"`` or ``"tanh"``. The default is BERT's, and what every model had that was
-    saved before the field existed; for Megatron's files see ``registry.MEGATRON_GELU``.
+    ``gelu`` is ``"erf"`` (BERT's, and that of files written before this field existed) or
+    ``"tanh"``; for Megatron's files see ``registry.MEGATRON_GELU``.
     """
 
     vocab_size: int = 30592
@@ -127,14 +132,14 @@ class SpanModel(nn.Module):
         return self.head(self.encoder(batch))
 
     def new_head(self, seed: int) -> None:
-        """Give the head fresh random weights (normal, 0.02, as BERT does), the same for a seed."""
+        """Give the head random weights, as BERT does (normal, 0.02), the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.head.weight.normal_(0, 0.02, generator=generator)
             self.head.bias.zero_()
 
     def set_dropout(self, share: float) -> None:
-        """Train with another dropout than the one the model was built with."""
+        """Change the dropout that the model was built with."""
         self.config = self.encoder.config = replace(self.config, dropout=share)
         for part in self.modules():
             if isinstance(part, nn.Dropout):
@@ -144,12 +149,12 @@ class SpanModel(nn.Module):
 
 
 def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> float:
-    """The least memory in bytes that one training step takes beside the weights, in float32.
+    """A lower bound of the memory in bytes that a training step needs besides the weights.
 
-    Gradients and Adam's two moments take 12 per parameter. Each layer keeps numbers per token for
-    the backward pass, and with dropout the attention weights too. The factors are 5 to
-    35 percent below what we measured on a CPU: 4 to 12 layers of 128 to 768, windows of 70 and 384
-    tokens.
+    lengths: tokens of each window in the batch. Gradients and Adam's two moments take 12 bytes per
+    parameter; each layer keeps activations for the backward pass, and with dropout the attention
+    weights too. The factors are 5% to 35% below our measurements on a CPU (float32, 4 to 12 layers
+    of 128 to 768, windows of 70 and 384 tokens).
     """
     config = model.config
     per_token = (16 if dropout else 11) * config.hidden + 2 * config.feed_forward
@@ -161,38 +166,33 @@ def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> flo
 
 def pad(values: torch.Tensor, lengths: tuple[int, ...], fill: float) -> torch.Tensor:
     """Unpadded ``[total_tokens, ...]`` to ``[windows, longest, ...]``, the rest set to ``fill``."""
-    keep = _real(lengths, values.device)
-    padded = values.new_full((*keep.shape, *values.shape[1:]), fill)
-    padded[keep] = values
+    mask = _token_mask(lengths, values.device)
+    padded = values.new_full((*mask.shape, *values.shape[1:]), fill)
+    padded[mask] = values
     return padded
 
 
 def _attend_by_length(query, key, value, lengths, dropout):
-    """One attention call per run of equally long windows; no padding. ``[total, heads, size]``."""
-    done, low = [], 0
-    heads, size = query.shape[1:]
-    for length, run in groupby(lengths):
-        count = len(list(run))
-        high = low + count * length
-        q, k, v = (
-            t[low:high].view(count, length, heads, size).transpose(1, 2)
-            for t in (query, key, value)
-        )
+    """One attention call per run of equally long windows; all ``[total_tokens, heads, size]``."""
+    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+    sizes = [count * length for count, length in runs]
+    done = []
+    for run, *part in zip(runs, *(t.split(sizes) for t in (query, key, value)), strict=True):
+        q, k, v = (t.unflatten(0, run).transpose(1, 2) for t in part)  # [windows, heads, length, _]
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        done.append(y.transpose(1, 2).reshape(high - low, heads, size))
-        low = high
+        done.append(y.transpose(1, 2).flatten(0, 1))
     return torch.cat(done)
 
 
 def _attend_padded(query, key, value, lengths, dropout):
-    """The same numbers from one padded call: on a GPU few launches cost less than the padding."""
-    keep = _real(lengths, query.device)
+    """The same result from one padded call: on a GPU, many small calls cost more than padding."""
+    mask = _token_mask(lengths, query.device)
     q, k, v = (pad(t, lengths, 0.0).transpose(1, 2) for t in (query, key, value))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=keep[:, None, None], dropout_p=dropout)
-    return y.transpose(1, 2)[keep]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
+    return y.transpose(1, 2)[mask]
 
 
-def _real(lengths: tuple[int, ...], device) -> torch.Tensor:
+def _token_mask(lengths: tuple[int, ...], device) -> torch.Tensor:
     """True where a padded row holds a token: bool ``[windows, longest]``."""
     lengths = torch.tensor(lengths, device=device)
     return torch.arange(int(lengths.max()), device=device) < lengths[:, None]

@@ -1,16 +1,14 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
-With it come the two parts that Lightning's trainer takes from us: what it records, and how it
-keeps a checkpoint. NVIDIA's own question-answering classes ended with NeMo 2.4.1 (and rejected
-Megatron-BERT before that), so the model stands on what NeMo 3 still gives: ``ModelPT``,
-``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and
-``checkpoints`` import this module, and only when they need it.
+It also holds what Lightning's trainer gets from us: ``Recorder`` and ``PlainCheckpoints``.
+NVIDIA's own question-answering classes ended with NeMo 2.4.1 (and rejected Megatron-BERT before
+that), so we build on what NeMo 3 still provides: ``ModelPT``, ``SpanningLoss`` and
+``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and ``checkpoints`` import
+this module, and only when they need it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
@@ -35,10 +33,10 @@ from helpers.model.encoder import EncoderConfig, SpanModel, pad
 from helpers.model.features import Batch, make_tokenizer, read_vocab
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # of history.csv
-_BEFORE_THE_MOVE = "helpers.qa_model.ExtractiveQAModel"  # in files of the flat package
-_SAVES = 10  # resumable checkpoints in the course of a run
+_OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # the target in .nemo files of earlier versions
+_SAVES = 10  # resumable checkpoints per run
 
-# NVIDIA's telemetry announces, at import, that it sends nothing.
+# NVIDIA's telemetry prints, at import, that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 
 with warnings.catch_warnings():
@@ -52,7 +50,7 @@ with warnings.catch_warnings():
 class ExtractiveQAModel(ModelPT):
     """Start and end logits per token, trained with the mean of the two cross-entropies.
 
-    ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (saved by the
+    ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (written by the
     tokenizers library; older archives have ``vocab_file``, one token per line), ``origin`` (of the
     weights: a JSON object as text, missing in old files) and, for training, ``optim`` (``lr``,
     ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
@@ -60,7 +58,7 @@ class ExtractiveQAModel(ModelPT):
 
     def __init__(self, cfg: DictConfig, trainer=None):
         super().__init__(cfg=cfg, trainer=trainer)
-        # NeMo unpacks an archive into a folder that is gone afterwards, so the file is read now.
+        # NeMo unpacks an archive into a temporary folder, so we read the file now.
         if cfg.get("tokenizer_file"):
             file = self.register_artifact("tokenizer_file", cfg.tokenizer_file)
             self.tokenizer = Tokenizer.from_file(file)
@@ -76,7 +74,7 @@ class ExtractiveQAModel(ModelPT):
         return self.net(batch).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step. Dropout follows from (seed, step): a resumed run repeats an undisturbed one."""
+        """One step. Its dropout depends on seed and step only, so a resumed run repeats it."""
         torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
         loss = self.span_loss(self(batch), batch)
         # Windows, not tokens, weigh the mean; Lightning cannot count them in an unpadded batch.
@@ -86,8 +84,8 @@ class ExtractiveQAModel(ModelPT):
     def span_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean of start and end cross-entropy over each window's own tokens.
 
-        The rows are padded with minus infinity, which takes padding out of the softmax; the loss
-        of transformers' QA models leaves it in and so depends on the padding.
+        NeMo's loss wants padded rows. Padding them with minus infinity takes the padding out of
+        the softmax; the loss of transformers' QA models leaves it in and so depends on it.
         """
         padded = pad(logits, batch.lengths, float("-inf"))
         loss, _, _ = self.loss(
@@ -107,32 +105,36 @@ class ExtractiveQAModel(ModelPT):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
-        """Our batch is no tensor, so Lightning is told how to move it."""
+        """Lightning cannot move our batch, which is not a tensor."""
         return batch.to(device)
 
-    # The data come as batches from helpers.model.training; NeMo asks for these two all the same.
     def setup_training_data(self, train_data_config=None):
-        """Nothing to set up: ``fine_tune`` hands the trainer its batches."""
+        """NeMo requires this method; ``training`` gives its batches to the trainer."""
 
     def setup_validation_data(self, val_data_config=None):
-        """Nothing to set up: dev scores come from ``helpers.model.decoding`` after training."""
+        """NeMo requires this method; ``decoding`` computes the dev scores after training."""
 
     @classmethod
     def list_available_models(cls) -> list:
-        """No pretrained models under this class; checkpoints come through ``helpers.fetch``."""
+        """NeMo requires this method; ``helpers.fetch`` downloads pretrained checkpoints."""
         return []
 
 
+class LossNotFinite(InputError):
+    """The loss is infinite or not a number, so the weights are useless."""
+
+
 class Recorder(Callback):
-    """Writes history.csv and the checkpoint, and shows a bar with loss and time left."""
+    """Writes history.csv and the checkpoint, and shows a bar with the loss and the time left.
+
+    rows: (step, loss, learning rate, seconds so far) per step; before: steps of earlier calls.
+    """
 
     def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
         self.history, self.checkpoint = history, checkpoint
         self.steps, self.progress = steps, progress
-        self.every = max(1, steps // _SAVES)
-        self.before = steps  # Lightning starts no training when all of them were taken
-        self.rows = read_history(history) if history.exists() else []
-        self.lost = False  # the loss is not a finite number any more
+        self.before = steps  # Lightning calls no hook if no step is left
+        self.rows = _read_history(history) if history.exists() else []
         self.file = self.bar = None
 
     def on_train_start(self, trainer, module):
@@ -144,10 +146,8 @@ class Recorder(Callback):
                 f"delete {self.history.parent} and train anew"
             )
         self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_HEADER, *self.rows])
-        write_text(self.history, text.getvalue())
-        self.file = self.history.open("a", buffering=1, newline="")
+        write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
+        self.file = self.history.open("a", buffering=1)
         # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
         self.bar = tqdm(
             total=self.steps, initial=done, desc="training", unit="step",
@@ -155,48 +155,47 @@ class Recorder(Callback):
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        loss, seconds = float(outputs["loss"]), time.monotonic() - self.started
-        step = trainer.global_step
+        step, loss = trainer.global_step, float(outputs["loss"])
         if not math.isfinite(loss):
-            self.lost = True
-            raise InputError(
+            raise LossNotFinite(
                 f"training: the loss is {loss} at step {step}; "
-                f"set a lower learning_rate than {trainer.lightning_module.cfg.optim.lr}"
+                f"set a lower learning_rate than {module.cfg.optim.lr}"
             )
-        row = (step, round(loss, 6), rate, round(seconds, 3))
-        csv.writer(self.file, lineterminator="\n").writerow(row)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        row = (step, round(loss, 6), rate, round(time.monotonic() - self.started, 3))
+        self.file.write(_csv_line(row))
         self.rows.append(row)
         recent = [row[1] for row in self.rows[-20:]]
         self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
         self.bar.update()
-        if step % self.every == 0 or step == self.steps:
+        if step % max(1, self.steps // _SAVES) == 0 or step == self.steps:
             trainer.save_checkpoint(self.checkpoint)
 
     def close(self):
-        """Lightning calls no hook for that when a training is stopped."""
+        """Close the bar and the file; Lightning calls no hook that fits an interrupted run."""
         for opened in (self.bar, self.file):
             if opened is not None:
                 opened.close()
 
 
-def read_history(path: str | Path) -> list[tuple[int, float, float, float]]:
-    """The rows of a ``history.csv``: step, loss, learning rate, seconds so far.
+def _csv_line(row: tuple) -> str:
+    return ",".join(map(str, row)) + "\n"
 
-    A last line without its end is left out: the disk was full. Raises ``InputError``.
-    """
-    path = Path(path)
+
+def _read_history(path: Path) -> list[tuple[int, float, float, float]]:
+    """The rows of a ``history.csv``, without an incomplete last line, which a full disk leaves."""
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         if header != ",".join(_HEADER):
             raise ValueError
-        return [(int(a), float(b), float(c), float(d)) for a, b, c, d in csv.reader(lines)]
-    except (ValueError, csv.Error):
+        rows = (line.split(",") for line in lines)
+        return [(int(a), float(b), float(c), float(d)) for a, b, c, d in rows]
+    except ValueError:
         raise InputError(f"{path}: damaged; delete {path.parent} and train anew") from None
 
 
 class PlainCheckpoints(TorchCheckpointIO):
-    """Resumable checkpoints that appear whole or not at all, and are read without running code."""
+    """Resumable checkpoints that are written whole or not at all, and read without running code."""
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
         """Write tensors, numbers and text; NeMo's settings object would be code to read."""
@@ -206,7 +205,7 @@ class PlainCheckpoints(TorchCheckpointIO):
         try:
             torch.save(plain, part)
             os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError for both
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for both
             part.unlink(missing_ok=True)
             why = getattr(error, "strerror", None) or "is the disk full?"
             raise InputError(
@@ -214,33 +213,29 @@ class PlainCheckpoints(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path, map_location=None) -> dict:
-        """Read what ``save_checkpoint`` wrote. Raises ``InputError``; nothing in it is executed."""
+        """Read what ``save_checkpoint`` wrote. Raises ``InputError``; no code in it is run."""
         try:
             if zipfile.ZipFile(path).testzip():  # torch does not compare the checksums
-                raise ValueError("checksum")
+                raise ValueError("wrong checksum")
             found = torch.load(path, map_location="cpu", weights_only=True)
-            if isinstance(found, dict) and {"state_dict", "optimizer_states", "loops"} <= set(
-                found
-            ):
+            if {"state_dict", "optimizer_states", "loops"} <= set(found):
                 return found
+            raise ValueError("not a checkpoint of a training")
         except Exception as error:  # zipfile, pickle and torch each raise their own
-            cause = error
-        else:
-            cause = None
-        raise InputError(
-            f"{path}: damaged, or it holds objects, which could run code (none was run); "
-            "delete it, and training begins again"
-        ) from cause
+            raise InputError(
+                f"{path}: damaged, or it holds objects, which could run code (none was run); "
+                "delete it, and training begins again"
+            ) from error
 
 
 def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, *, optim=None, seed=0, origin=None):
-    """Wrap a span model as a NeMo model; the weights are shared, not copied.
+    """Wrap a span model as a NeMo model that shares its weights.
 
-    NeMo keeps the tokenizer as a file, so it is written to ``folder/tokenizer.json`` first.
+    NeMo keeps the tokenizer as a file, so we write it to ``folder/tokenizer.json`` first.
     """
     file = Path(folder) / "tokenizer.json"
     tokenizer.save(str(file))
-    # Without a dollar sign, since OmegaConf would take a file's name with "${" for a reference.
+    # OmegaConf would read "${" in a file's name as a reference, so we escape the dollar sign.
     text = json.dumps(origin or {}).replace("$", "\\u0024")
     cfg = {"encoder": asdict(net.config), "tokenizer_file": str(file), "seed": seed, "origin": text}
     if optim:
@@ -252,7 +247,7 @@ def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, *, optim=None, see
 
 
 def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=None) -> Path:
-    """Write a ``.nemo`` archive under its final name only when it is complete."""
+    """Write a ``.nemo`` archive, which gets its name only when it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nemo-") as folder:
@@ -263,10 +258,10 @@ def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=Non
 
 
 def restore_nemo(path: str | Path) -> ExtractiveQAModel:
-    """Restore our own ``.nemo``. Raises ``InputError`` when the archive is another class's.
+    """Restore a ``.nemo`` file of ours. Raises ``InputError`` for that of another class.
 
-    NeMo 3 refuses targets outside ``nemo.*`` because a target is code to run. We read the target
-    first, insist that it is this class, and only then drop it and restore by the class itself.
+    NeMo 3 refuses targets outside ``nemo.*`` because a target is code to run. We check that the
+    target is this class, and only then drop it and let the class restore itself.
     """
     path = Path(path)
     if not path.is_file():
@@ -277,18 +272,18 @@ def restore_nemo(path: str | Path) -> ExtractiveQAModel:
         raise InputError(f"{path}: not a readable .nemo archive ({error})") from error
     ours = f"{ExtractiveQAModel.__module__}.{ExtractiveQAModel.__qualname__}"
     target = cfg.get("target")
-    if target not in (ours, _BEFORE_THE_MOVE):
+    if target not in (ours, _OLD_NAME):
         raise InputError(f"{path}: holds a {target}, not a {ours}; convert it to a folder first")
     del cfg.target
     try:
         return ExtractiveQAModel.restore_from(
             str(path), override_config_path=cfg, map_location="cpu"
         )
-    except Exception as error:  # whatever tarfile, torch or the model's own checks raise
+    except Exception as error:  # whatever tarfile, torch or our own checks raise
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(f"{path}: damaged inside, make or fetch it again ({why})") from error
 
 
 def quiet_nemo() -> None:
-    """Keep NeMo's log to errors; its information lines bury a notebook."""
+    """Let NeMo log errors only; its other messages would fill a notebook."""
     nemo_logging.setLevel(nemo_logging.ERROR)
