@@ -94,8 +94,8 @@ def as_bin(data):
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
-        (lambda f: (f / "config.json").write_text("{"), "not a model's config.json"),
-        (lambda f: (f / "config.json").write_text("[]"), "not a model's config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not a model's settings"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: not a model's settings"),
         (
             lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")],
             "neither tokenizer.json nor vocab.txt",
@@ -111,16 +111,22 @@ def as_bin(data):
         ),
         (break_config(model_type="gpt2"), "model_type is 'gpt2', expected 'bert' or"),
         (break_config(hidden_act="relu"), "relu"),
-        (break_config(intermediate_size=65), "has shape"),
-        (break_config(num_hidden_layers=3), r"lack 'encoder.layer.2"),
-        (break_config(num_hidden_layers=1), "unexpected weights"),
+        (
+            break_config(intermediate_size=65),
+            r"has shape \(64, 32\), expected \(65, 32\); does config",
+        ),
+        (
+            break_config(num_hidden_layers=3),
+            r"no weight 'encoder\.layer\.2.*does config\.json belong",
+        ),
+        (break_config(num_hidden_layers=1), r"unknown weight 'bert\.encoder\.layer\.1"),
         (break_config(num_attention_heads=5), "heads"),
         (break_config(num_attention_heads=0), "num_attention_heads is 0"),
         (break_config(vocab_size="128"), "vocab_size is '128'"),
-        (as_bin([1, 2]), "holds something else than named weights"),
+        (as_bin([1, 2]), "holds something other than named weights"),
         (as_bin({"a": torch.ones(2, dtype=torch.long)}), "a is int64, expected float16"),
         (as_bin(torch.nn.Linear(2, 2)), "holds objects or code"),
-        (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unexpected weights extra"),
+        (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unknown weight 'extra'"),
     ],
 )
 def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message):

@@ -21,7 +21,7 @@ from helpers.fetch import registry
 from helpers.model import checkpoints, row_order
 from helpers.model.checkpoints import prepare
 from helpers.model.features import gather
-from helpers.model.weights import canonical
+from helpers.model.weights import canonical_megatron
 
 
 @pytest.mark.parametrize("order", row_order.ORDERS)
@@ -149,7 +149,10 @@ def config_of(folder, **settings):
             lambda f: change(f, position_embeddings__weight=lambda k, v: {k: v.long()}),
             r"is int64",
         ),
-        (lambda f: change(f, "TokenClassifier-EPOCH-2.pt", bias=None), "a weight or a bias only"),
+        (
+            lambda f: change(f, "TokenClassifier-EPOCH-2.pt", bias=None),
+            "no weight 'mlp.layer0.bias'",
+        ),
         (lambda f: (f / "MegatronBERT.pt").write_bytes(b"\x80junk"), "cannot be read as plain"),
         (lambda f: torch.save({"a": print}, f / "MegatronBERT.pt"), "cannot be read as plain"),
         (lambda f: torch.save({}, f / "MegatronBERT.pt"), "no weight 'embedding.word_embeddings"),
@@ -175,8 +178,8 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
         ({"vocab-size": 999}, "vocab_size 999, the weights have 128"),
         ({"max-seq-length": 128}, "max_seq_length 128, the weights have 64"),
         ({"num_hidden_layers": 9}, "num_hidden_layers 9, the weights have 2"),
-        ({"num-attention-heads": "4"}, "num-attention-heads is '4'"),
-        ({"num-attention-heads": 0}, "num-attention-heads is 0"),
+        ({"num-attention-heads": "4"}, "num_attention_heads is '4', expected a number of 1"),
+        ({"num-attention-heads": 0}, "num_attention_heads is 0, expected a number of 1"),
     ],
 )
 def test_a_config_of_another_model(tmp_path, settings, said):
@@ -309,7 +312,7 @@ def test_gelu_of_the_config_file_goes_before_the_registry(tmp_path, form):
     reader = load(folder, "0")
     assert compare(reader, gelu=form) < 1e-5
     out = checkpoints.save_transformers(reader, tmp_path / "out")
-    assert f"GELU was taken to be the {form} form (stated" in (out / "README.md").read_text()
+    assert f"GELU was read in the {form} form (stated" in (out / "README.md").read_text()
     theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
     batch = gather(reader.windows(tiny_examples(1)), [0])
     with torch.inference_mode():
@@ -381,12 +384,12 @@ def test_parts_of_pretraining_are_left_aside(tmp_path):
 
 def test_names_in_one_spelling():
     name = "module.language_model.encoder.layers.0.self_attention.dense.weight"
-    assert canonical(name) == "transformer.layers.0.attention.dense.weight"
-    assert canonical("bert_model.language_model.transformer.final_layernorm.bias") == (
+    assert canonical_megatron(name) == "transformer.layers.0.attention.dense.weight"
+    assert canonical_megatron("bert_model.language_model.transformer.final_layernorm.bias") == (
         "transformer.final_layernorm.bias"
     )
-    assert canonical("classifier.mlp.layer0.bias") == "mlp.layer0.bias"
-    assert canonical("model.language_model.pooler.dense.weight") == ""
+    assert canonical_megatron("classifier.mlp.layer0.bias") == "mlp.layer0.bias"
+    assert canonical_megatron("model.language_model.pooler.dense.weight") == ""
 
 
 def test_transformers_gets_the_same_logits_from_what_we_write(tmp_path):

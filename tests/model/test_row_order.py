@@ -135,7 +135,8 @@ def test_head_counts_that_were_tried_leave_no_trace(trained, tmp_path, order):
         assert torch.equal(found.model.state_dict()[name], value), name
     assert row_order.answer_score(found) == heads["4"]
     card = checkpoints.save_transformers(found, tmp_path / "out") / "README.md"
-    assert f"tried in this order: 4: {heads['4']:.3f}, 3:" in card.read_text()
+    rows = [f"| {count} | {score:.4f} |" for count, score in heads.items()]
+    assert "\n".join(["| heads | score |", "| --- | --- |", *rows]) in card.read_text()
 
 
 def test_an_untrained_model_is_refused_with_its_scores(tmp_path):
@@ -207,7 +208,7 @@ def test_tag_and_probe_must_agree(trained, tmp_path):
     path = files.write(tmp_path / "a", "2.0", version=2, **how)
     assert checkpoints.load(path, SETTINGS).origin["qkv"]["kind"] == "answers"
     path = files.write(tmp_path / "b", "2.0", version=0, **how)
-    with pytest.raises(InputError, match="tagged as version 0, but answers best as 2.0"):
+    with pytest.raises(InputError, match="tagged as version 0, but does best as 2.0"):
         checkpoints.load(path, SETTINGS)
 
 
