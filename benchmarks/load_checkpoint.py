@@ -43,17 +43,15 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     model = SpanModel(config).half()
     state = model.state_dict()
     old = {"_use_new_zipfile_serialization": False}
-    names = {name.ours: name for name in weight_names(config)}
+    names = list(weight_names(config))
     (folder / "megatron").mkdir()
     for file, part in (("MegatronBERT.pt", "encoder."), ("TokenClassifier.pt", "head.")):
-        tensors = {
-            names[ours].megatron: value for ours, value in state.items() if ours.startswith(part)
-        }
+        tensors = {n.megatron: state[n.ours] for n in names if n.ours.startswith(part)}
         torch.save(tensors, folder / "megatron" / file, **old)
     naive = {}
-    for ours, name in names.items():
-        parts = state[ours].chunk(len(name.transformers))
-        naive |= {part: value.clone() for part, value in zip(name.transformers, parts, strict=True)}
+    for name in names:
+        parts = state[name.ours].chunk(len(name.transformers))
+        naive |= {key: part.clone() for key, part in zip(name.transformers, parts, strict=True)}
     torch.save(naive, folder / "naive.pt", **old)
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
     (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")

@@ -119,7 +119,7 @@ def as_bin(data):
             break_config(num_hidden_layers=3),
             r"no weight 'encoder\.layer\.2.*does config\.json belong",
         ),
-        (break_config(num_hidden_layers=1), r"unknown weight 'bert\.encoder\.layer\.1"),
+        (break_config(num_hidden_layers=1), r"unknown weight 'encoder\.layer\.1"),
         (break_config(num_attention_heads=5), "heads"),
         (break_config(num_attention_heads=0), "num_attention_heads is 0"),
         (break_config(vocab_size="128"), "vocab_size is '128'"),

@@ -79,11 +79,12 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     with torch.device("meta"):
         model = SpanModel(config)
     reader = Reader(model, tokens_of(tokenizer), settings, False, origin, tokenizer)
-    stored = canonical(folder, read_weights(folder), canonical_transformers)
+    tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
     # Whether the numbers are finite shows in the first logits (``decoding``): looking at them here
     # would read a file that is only mapped into memory.
-    state = to_ours(stored, names, model, "; does config.json belong to these weights?")
+    hint = "; does config.json belong to these weights?"
+    state = to_ours(folder, tensors, names, model, hint)
     _fill(model, state, settings.seed)
     return replace(reader, fresh_head="head.weight" not in state)
 
@@ -92,9 +93,10 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     file = megatron.read(path, settings.dropout)
     with torch.device("meta"):
         model = SpanModel(file.config)
-    state = to_ours(file.weights, {n.ours: [n.megatron] for n in weight_names(file.config)}, model)
+    names = {n.ours: [n.megatron] for n in weight_names(file.config)}
+    state = to_ours(path, file.weights, names, model)
     for name, value in state.items():
-        if not value.isfinite().all():
+        if not torch.stack(value.aminmax()).isfinite().all():  # without a copy, unlike isfinite
             raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
     reader = Reader(model.eval(), file.vocab, settings, "head.weight" not in state)
     _fill(model, state, settings.seed)

@@ -33,7 +33,7 @@ from helpers.model.weights import (
     HIDDEN_ACT,
     SIZES,
     WEIGHT_FILES,
-    Stored,
+    bad_name,
     canonical,
     canonical_megatron,
     make_config,
@@ -50,7 +50,7 @@ class MegatronFile:
     """What a checkpoint holds; its query-key-value rows are still in the file's order."""
 
     config: EncoderConfig
-    weights: Stored
+    weights: dict[str, torch.Tensor]  # as stored, by ``canonical_megatron``
     vocab: list[str]
     version: str  # the file's own tag of the row order, "" when it has none
     gelu_reason: str  # why ``config.gelu`` is what it is
@@ -112,7 +112,7 @@ def read(path: Path, dropout: float) -> MegatronFile:
     stated |= settings
     lm_head = {m[2]: value for name, value in raw.items() if (m := _LM_HEAD.fullmatch(name))}
     weights = canonical(path, raw, canonical_megatron)
-    config = _config(weights, stated, dropout)
+    config = _config(path, weights, stated, dropout)
     check_vocab_size(path, len(vocab), config.vocab_size)
     reason = "stated with the weights" if "hidden_act" in stated else MEGATRON_GELU_REASON
     return MegatronFile(
@@ -229,26 +229,22 @@ def _split(path: Path, which: str) -> InputError:
     )
 
 
-def _config(weights: Stored, stated: dict, dropout: float) -> EncoderConfig:
+def _config(path: Path, weights: dict, stated: dict, dropout: float) -> EncoderConfig:
     """The sizes that the weights' shapes show, checked against those that the files state."""
-    path, tensors = weights.path, weights.tensors
 
     def length(weight: str, axis: int) -> int:
         name = f"{weight}.weight"
-        if name not in tensors or tensors[name].dim() <= axis:
-            raise weights.problem("no weight", name)
-        return tensors[name].shape[axis]
+        if name not in weights or weights[name].dim() <= axis:
+            raise bad_name(path, "no weight", name, weights)
+        return weights[name].shape[axis]
 
-    found = {int(m[1]) for n in tensors if (m := re.match(r"transformer\.layers\.(\d+)\.", n))}
-    absent = next(n for n in range(len(found) + 1) if n not in found)
-    if absent < len(found):
-        raise weights.problem("no weight", f"transformer.layers.{absent}.input_layernorm.weight")
+    layers = {m[0] for name in weights if (m := re.match(r"transformer\.layers\.\d+\.", name))}
     sizes = {size.field: length(size.weight, size.axis) for size in SIZES if size.weight}
     rows = length("transformer.layers.0.attention.query_key_value", 0)
     if 0 < rows < 3 * sizes["hidden"] and 3 * sizes["hidden"] % rows == 0:
         raise _split(path, f"it is one of {3 * sizes['hidden'] // rows}")
-    known = MEGATRON_HEADS.get((len(found), sizes["hidden"]))
-    sizes |= {"layers": len(found), "heads": stated.get("num_attention_heads", known)}
+    known = MEGATRON_HEADS.get((len(layers), sizes["hidden"]))
+    sizes |= {"layers": len(layers), "heads": stated.get("num_attention_heads", known)}
     if sizes["heads"] is None:
         raise InputError(
             f"{path}: no config.json states num-attention-heads, and the weights' shapes do not "

@@ -14,7 +14,6 @@ import math
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +25,8 @@ from helpers.config import InputError
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 
 # --- Names of weights ----------------------------------------------------------------------------
-# Each part of the model: our name, Megatron's, and BERT's in transformers. Query, key and value are
-# one matrix in ours and in Megatron's (whose rows come in several orders, see ``row_order``) and
-# three in transformers'.
+# Each part of the model: our name, Megatron's, and BERT's in transformers, which splits query, key
+# and value. Megatron's matrix of the three has its rows in one of several orders: see row_order.
 _EMBEDDINGS = (
     ("words", "embedding.word_embeddings", "embeddings.word_embeddings"),
     ("positions", "embedding.position_embeddings", "embeddings.position_embeddings"),
@@ -76,12 +74,12 @@ class Names(NamedTuple):
 def weight_names(config: EncoderConfig) -> Iterator[Names]:
     """The names of all weights, in the order in which the kit writes them.
 
-    Query, key and value follow each other, so that a file in this order can be mapped into memory
-    and used as it is.
+    A layer's query, key and value follow each other, so that ``read_safetensors`` can map them as
+    one matrix.
     """
     renamed = _MEGATRON_BERT if config.norm_first else {}
 
-    def names(parts, kinds=("weight", "bias"), before=("", "", "")) -> Iterator[Names]:
+    def names(parts, before=("", "", ""), kinds=("weight", "bias")) -> Iterator[Names]:
         for kind in kinds:
             for ours, megatron, *theirs in parts:
                 yield Names(
@@ -90,17 +88,17 @@ def weight_names(config: EncoderConfig) -> Iterator[Names]:
                     tuple(f"{before[2]}{renamed.get(name, name)}.{kind}" for name in theirs),
                 )
 
-    yield from names(_EMBEDDINGS, ("weight",), before=("encoder.", "", "bert."))
-    yield from names(_NORM, before=("encoder.", "", "bert."))
+    yield from names(_EMBEDDINGS, ("encoder.", "", "bert."), kinds=("weight",))
+    yield from names(_NORM, ("encoder.", "", "bert."))
     for n in range(config.layers):
         layer = (f"encoder.layers.{n}.", f"transformer.layers.{n}.", f"bert.encoder.layer.{n}.")
-        yield from names(_QKV, before=layer)
-        yield from names(_LAYER, before=layer)
+        yield from names(_QKV, layer)
+        yield from names(_LAYER, layer)
     yield from names(_HEAD)
 
 
 def canonical_megatron(name: str) -> str:
-    """Megatron's name as in ``weight_names``; "" for a part that a span model does not use.
+    """A stored name as ``Names.megatron``; "" for a part that a span model does not use.
 
     ``module.language_model.encoder.layers.0.self_attention.dense.weight`` becomes
     ``transformer.layers.0.attention.dense.weight``.
@@ -108,79 +106,65 @@ def canonical_megatron(name: str) -> str:
     if _UNUSED_MEGATRON.fullmatch(name):
         return ""
     name = _WRAPPERS.sub("", name).removeprefix("classifier.")
-    name = re.sub(r"^encoder\.", "transformer.", name)
-    return name.replace(".self_attention.", ".attention.")
+    return re.sub(r"^encoder\.", "transformer.", name).replace(".self_attention.", ".attention.")
 
 
 def canonical_transformers(name: str) -> str:
-    """The name without wrappers and in today's spelling; "" for a part that is not used.
+    """A stored name without wrappers and in today's spelling; "" for a part that is not used.
 
     ``module.bert.embeddings.LayerNorm.gamma`` becomes ``embeddings.LayerNorm.weight``.
     """
-    name = _WRAPPERS.sub("", name)
-    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", _WRAPPERS.sub("", name)))
     return "" if name.startswith(_UNUSED_TRANSFORMERS) else name
 
 
-@dataclass
-class Stored:
-    """The weights in a checkpoint's files, and the name of each as ``written`` there."""
-
-    path: Path
-    tensors: dict[str, torch.Tensor]  # by canonical name
-    written: dict[str, str]  # by canonical name
-
-    def problem(self, what: str, name: str, known: Iterable[str] = (), hint="") -> InputError:
-        """The error that a weight is missing or unknown, with the nearest of the ``known``."""
-        near = difflib.get_close_matches(name, list(known or self.written.values()), cutoff=0.5)
-        nearest = f"; nearest: {', '.join(near)}" if near else ""
-        return InputError(f"{self.path}: {what} {self.written.get(name, name)!r}{nearest}{hint}")
-
-
-def canonical(path: Path, raw: dict[str, torch.Tensor], rename: Callable[[str], str]) -> Stored:
-    """The tensors that a span model uses, by canonical name; ``raw`` is emptied.
+def canonical(
+    path: Path, raw: dict[str, torch.Tensor], rename: Callable[[str], str]
+) -> dict[str, torch.Tensor]:
+    """The weights that a span model uses, by canonical name; ``raw`` is emptied.
 
     Raises ``InputError`` for a weight that is stored twice, and for quantized weights, whose
     integers mean nothing without a scale.
     """
-    stored = Stored(path, {}, {})
+    tensors = {}
     for key in list(raw):
         value, name = raw.pop(key), rename(key)
         if not name:
             continue
-        if name in stored.tensors:
-            raise InputError(
-                f"{path}: {key!r} and {stored.written[name]!r} are the same weight; keep one"
-            )
+        if name in tensors:
+            raise InputError(f"{path}: {key!r} is there twice, with and without a wrapper")
         if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             kind = str(value.dtype).removeprefix("torch.")
             raise InputError(
                 f"{path}: {key} is {kind}, expected float16, bfloat16 or float32; if the model is "
                 "quantized, get the one it was made from"
             )
-        stored.tensors[name], stored.written[name] = value, key
-    return stored
+        tensors[name] = value
+    return tensors
 
 
 def to_ours(
-    stored: Stored, names: Mapping[str, Sequence[str]], model: SpanModel, hint: str = ""
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    names: Mapping[str, Sequence[str]],
+    model: SpanModel,
+    hint: str = "",
 ) -> dict[str, torch.Tensor]:
     """Float32 weights for ``model`` by our names; the span head may be missing.
 
-    ``stored`` is emptied one by one, so that old numbers are freed as new ones come. Raises
-    ``InputError`` with the ``hint`` for a weight that is unknown, missing or of another shape.
+    ``names`` lists the canonical names of each weight's parts. ``tensors`` is emptied one by one,
+    so that old numbers are freed as new ones come. Raises ``InputError`` with the ``hint`` for a
+    weight that is unknown, missing or of another shape.
     """
-    tensors = stored.tensors
-    head = [part for name in ("head.weight", "head.bias") for part in names[name]]
+    head = [*names["head.weight"], *names["head.bias"]]
     if not any(part in tensors for part in head):
         names = {name: parts for name, parts in names.items() if not name.startswith("head.")}
     wanted = {part for parts in names.values() for part in parts}
     missing = sorted(wanted - tensors.keys())
-    for name in tensors:
-        if name not in wanted:
-            raise stored.problem("unknown weight", name, missing or wanted, hint)
+    if unknown := sorted(tensors.keys() - wanted):
+        raise bad_name(path, "unknown weight", unknown[0], missing or wanted, hint)
     if missing:
-        raise stored.problem("no weight", missing[0], hint=hint)
+        raise bad_name(path, "no weight", missing[0], tensors, hint)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     ours = {}
     for name, parts in names.items():
@@ -188,28 +172,32 @@ def to_ours(
         expected = (rows // len(parts), *columns)
         for part in parts:
             if (found := tuple(tensors[part].shape)) != expected:
-                key = stored.written[part]
-                raise InputError(
-                    f"{stored.path}: {key!r} has shape {found}, expected {expected}{hint}"
-                )
+                raise InputError(f"{path}: {part!r} has shape {found}, expected {expected}{hint}")
         ours[name] = join([tensors.pop(part).to(torch.float32) for part in parts])
     return ours
 
 
+def bad_name(path: Path, what: str, name: str, known: Iterable[str], hint: str = "") -> InputError:
+    """An error about a weight, with the nearest of the ``known`` names."""
+    near = difflib.get_close_matches(name, list(known), cutoff=0.5)
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    return InputError(f"{path}: {what} {name!r}{nearest}{hint}")
+
+
 # --- Sizes and GELU in config.json ---------------------------------------------------------------
 class Size(NamedTuple):
-    """A size of ``EncoderConfig``, and where the formats have it."""
+    """A size of ``EncoderConfig``, and where each format states or shows it."""
 
     field: str
     transformers: str  # in config.json
-    megatron: tuple[str, ...] = ()  # in Megatron's config.json or arguments, where stated
-    weight: str = ""  # Megatron's weight whose shape shows it ...
-    axis: int = 0  # ... and along which axis
+    megatron: tuple[str, ...] = ()  # in Megatron's config.json
+    weight: str = ""  # Megatron's weight whose shape shows it
+    axis: int = 0
 
 
 SIZES = (
     Size("vocab_size", "vocab_size", ("vocab_size",), "embedding.word_embeddings"),
-    Size("hidden", "hidden_size", ("hidden_size",), "embedding.word_embeddings", 1),
+    Size("hidden", "hidden_size", ("hidden_size",), "embedding.word_embeddings", axis=1),
     Size("layers", "num_hidden_layers", ("num_layers", "num_hidden_layers")),
     Size("heads", "num_attention_heads", ("num_attention_heads",)),
     Size("feed_forward", "intermediate_size", (), "transformer.layers.0.mlp.dense_h_to_4h"),
@@ -222,13 +210,13 @@ HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for a fo
 
 def read_config(path: Path) -> dict:
     """The settings in a JSON or YAML file; raises ``InputError`` that names it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a transformers folder has one")
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         if not isinstance(data, dict):
             raise ValueError("not an object")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a transformers folder has one") from None
     except (ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise InputError(f"{path}: not a model's settings ({why}); fetch it again") from None
@@ -271,43 +259,38 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
 
     Raises ``InputError`` that names the file.
     """
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if name is None:
+    first = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if first is None:
         raise InputError(
             f"{folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[2]} in this folder"
         )
-    if not name.endswith(".json"):
-        return _read_named(folder / name)
     state = {}
-    for file, names in _parts(folder / name).items():
-        part = _read_named(folder / file)
-        absent = sorted(names - part.keys())
-        if absent:
-            raise InputError(f"{folder / file}: lacks {absent[0]!r}, which {name} places there")
-        state |= {name: part[name] for name in names}
+    for file, names in _parts(folder / first).items():
+        path = folder / file
+        if not path.is_file():
+            raise InputError(f"{path}: no such file, but the folder's index names it; fetch it")
+        part = read_file(path)
+        if not isinstance(part, dict) or not all(map(torch.is_tensor, part.values())):
+            raise InputError(f"{path}: holds something other than named weights; fetch it again")
+        if absent := sorted(names - part.keys()):
+            raise InputError(f"{path}: lacks {absent[0]!r}, which {first} places there")
+        state |= {name: part[name] for name in names or part}
     return state
 
 
-def _read_named(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, but the folder's index names it; fetch it again")
-    state = read_file(path)
-    if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()):
-        return state
-    raise InputError(f"{path}: holds something other than named weights; fetch it again")
-
-
-def _parts(index: Path) -> dict[str, set[str]]:
-    """File name -> names of the weights in it, by transformers' index of a model in parts."""
+def _parts(first: Path) -> dict[str, set[str]]:
+    """File -> names of its weights (none: all in it), by transformers' index of several parts."""
+    if first.suffix != ".json":
+        return {first.name: set()}
     parts: dict[str, set[str]] = {}
     try:
-        for name, file in json.loads(index.read_text(encoding="utf-8"))["weight_map"].items():
+        for name, file in json.loads(first.read_text(encoding="utf-8"))["weight_map"].items():
             if Path(file).name != file or not file.endswith((".safetensors", ".bin")):
                 raise ValueError(f"{file!r} is not a plain name of a file with weights")
             parts.setdefault(file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
-        raise InputError(f"{index}: not an index of weights ({why}); fetch it again") from None
+        raise InputError(f"{first}: not an index of weights ({why}); fetch it again") from None
     return parts
 
 
@@ -320,39 +303,15 @@ def read_file(path: Path, shown: str = "") -> Any:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # Megatron-LM's "args"
-            # Only torch's newer, zipped format can be mapped; the older one is read.
-            zipped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            mapped = zipfile.is_zipfile(path)  # torch's older format can only be read whole
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own
-        # Torch's own message would advise to run the file's code.
+        first = next(iter(str(error).splitlines()), "") or type(error).__name__
+        why = f" ({first[:120]}); fetch it again"
+        # Torch's own message would advise to run the code.
         if "nsupported" in str(error) or "weights_only" in str(error).lower():
             why = ": it holds objects or code, or is damaged; refused"
-        else:
-            first = next(iter(str(error).splitlines()), "") or type(error).__name__
-            why = f" ({first[:120]}); fetch it again"
         raise InputError(f"{shown or path}: cannot be read as plain weights{why}") from None
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as float32 in their given order, in the safetensors format.
-
-    The safetensors library would sort them by name, which puts a layer's query, key and value
-    apart. Format: 8 bytes of header length, a JSON header with each tensor's place, the numbers
-    (github.com/huggingface/safetensors, README, "Format").
-    """
-    header: dict = {"__metadata__": {"format": "pt"}}
-    place = 0
-    for name, tensor in tensors.items():
-        end = place + 4 * tensor.numel()
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8
-    with path.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little"))
-        out.write(text)
-        for tensor in tensors.values():
-            out.write(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -364,14 +323,35 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """
     with safe_open(path, "pt") as file:  # the library checks the header: names, shapes, places
         found = {name: file.get_slice(name) for name in file.offset_keys()}
-        size = path.stat().st_size
-        if size % 4 or any(part.get_dtype() != "F32" for part in found.values()):
+        length, rest = divmod(path.stat().st_size, 4)
+        if rest or any(part.get_dtype() != "F32" for part in found.values()):
             return {name: file.get_tensor(name) for name in found}
-        shapes = {name: part.get_shape() for name, part in found.items()}
-    counts = [math.prod(shape) for shape in shapes.values()]
-    numbers = torch.from_file(str(path), shared=False, size=size // 4)[size // 4 - sum(counts) :]
-    parts = zip(shapes.items(), numbers.split(counts), strict=True)
-    return {name: part.view(shape) for (name, shape), part in parts}
+        shapes = [part.get_shape() for part in found.values()]
+    counts = [math.prod(shape) for shape in shapes]
+    numbers = torch.from_file(str(path), shared=False, size=length)[length - sum(counts) :]
+    views = (part.view(shape) for part, shape in zip(numbers.split(counts), shapes, strict=True))
+    return dict(zip(found, views, strict=True))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as float32 in their given order, in the safetensors format.
+
+    The library would sort them by name, which puts a layer's query, key and value apart. Format:
+    8 bytes of header length, a JSON header with each tensor's place, the numbers
+    (github.com/huggingface/safetensors, README, "Format").
+    """
+    header: dict = {"__metadata__": {"format": "pt"}}
+    place = 0
+    for name, tensor in tensors.items():
+        end = place + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8
+    with path.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            out.write(tensor.detach().to("cpu", torch.float32).contiguous().numpy().data)
 
 
 def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
