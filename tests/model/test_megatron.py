@@ -201,9 +201,7 @@ def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
     torch.save(state, folder / "MegatronBERT.pt")
-    with pytest.raises(
-        InputError, match=r"000000.*; nearest: transformer\.layers\.2\.input"
-    ):
+    with pytest.raises(InputError, match=r"000000.*; nearest: transformer\.layers\.2\.input"):
         load(folder, "0")
 
 

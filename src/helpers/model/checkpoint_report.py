@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,8 +92,8 @@ def _settings(path: Path) -> list[str]:
     lines = []
     for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
         text = file.read_text(encoding="utf-8", errors="replace").strip()
-        lines += [f"`{file.name}`:", "", "```json", text[:_LONGEST], "```", ""]
-    return lines[:-1] or ["There is no config.json outside an archive."]
+        lines += ["", f"`{file.name}`:", "", "```json", text[:_LONGEST], "```"]
+    return lines[1:] or ["There is no config.json outside an archive."]
 
 
 def _stored(path: Path) -> list[str]:
@@ -117,26 +117,17 @@ def stored_weights(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, 
 
     Names that differ only in the number of a layer share a row, with the numbers as a range.
     """
-    rows: dict[tuple[str, str, str], set[int]] = {}
+    rows: dict[tuple[str, str, str], list[int]] = {}
     for name, value in tensors.items():
         kind = str(value.dtype).removeprefix("torch."), str(tuple(value.shape))
-        numbers = rows.setdefault((_LAYER.sub("#", name), *kind), set())
-        numbers.update(map(int, _LAYER.findall(name)))
-    return [
-        (name.replace("#", f"{{{_ranges(numbers)}}}"), dtype, shape)
-        for (name, dtype, shape), numbers in rows.items()
-    ]
-
-
-def _ranges(numbers: Iterable[int]) -> str:
-    """Numbers in short: "0-23", or "0-4, 6" with a gap."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and runs[-1][-1] == number - 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        rows.setdefault((_LAYER.sub("#", name), *kind), []).extend(map(int, _LAYER.findall(name)))
+    found = []
+    for (name, dtype, shape), numbers in rows.items():
+        shown = ", ".join(map(str, sorted(numbers)))
+        if numbers and len(numbers) == max(numbers) - min(numbers) + 1 > 1:  # without a gap
+            shown = f"{min(numbers)}-{max(numbers)}"
+        found.append((name.replace("#", f"{{{shown}}}"), dtype, shape))
+    return found
 
 
 def _order(reader: Reader) -> list[str]:

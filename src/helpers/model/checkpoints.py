@@ -49,10 +49,9 @@ def load(path: str | Path, settings: Settings) -> Reader:
     """Read a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file of ours or
     of NeMo 1.x, or a folder or archive with Megatron's ``.pt`` files.
 
-    A checkpoint without a span head gets a random one that follows from ``settings.seed``, and
-    ``Reader.fresh_head`` is true. ``Reader.origin`` describes the source of Megatron's files and
-    how the order of their rows was found. Raises ``InputError`` that names the file and what is
-    missing.
+    If there is no span head, ``Reader.fresh_head`` is true and the head is random, the same for the
+    same ``settings.seed``. ``Reader.origin`` keeps the source of converted weights, and how the
+    order of their rows was found. Raises ``InputError`` that names the file and what is wrong.
     """
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
@@ -63,10 +62,9 @@ def load(path: str | Path, settings: Settings) -> Reader:
         reader = _load_transformers(path, settings)
     elif path.suffix == ".nemo":
         reader = _load_nemo(path, settings)
-    elif path.exists():
-        raise InputError(f"{path}: neither a folder or archive with a checkpoint nor a .nemo file")
     else:
-        raise InputError(f"{path}: no such checkpoint")
+        what = "neither a folder or archive with a checkpoint nor a .nemo file"
+        raise InputError(f"{path}: {what if path.exists() else 'no such checkpoint'}")
     reader.model.eval()
     return reader
 
@@ -78,10 +76,11 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     origin = raw.get("origin") if isinstance(raw.get("origin"), dict) else {}
     with torch.device("meta"):
         model = SpanModel(config)
-    reader = Reader(model, tokens_of(tokenizer), settings, False, origin, tokenizer)
+    # Made before the weights are read, since it refuses windows that the model cannot read.
+    reader = Reader(model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer)
     tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
-    # Whether the numbers are finite shows in the first logits (``decoding``): looking at them here
+    # That numbers are not finite shows in the first logits (``decoding``): to look for it here
     # would read a file that is only mapped into memory.
     hint = "; does config.json belong to these weights?"
     state = to_ours(folder, tensors, names, model, hint)
@@ -96,7 +95,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     names = {n.ours: [n.megatron] for n in weight_names(file.config)}
     state = to_ours(path, file.weights, names, model)
     for name, value in state.items():
-        if not torch.stack(value.aminmax()).isfinite().all():  # without a copy, unlike isfinite
+        if not torch.stack(value.aminmax()).isfinite().all():  # takes no memory, unlike isfinite
             raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
     reader = Reader(model.eval(), file.vocab, settings, "head.weight" not in state)
     _fill(model, state, settings.seed)
@@ -142,10 +141,9 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
     """Write a folder that ``transformers.AutoModelForQuestionAnswering`` loads to equal logits.
 
-    It holds the weights, configuration, tokenizer and a model card (README.md). The folder appears
-    under its name only when it is complete, and replaces an older one. ``with_head=False`` leaves
-    out a random head, so that whoever loads the folder knows that there is none. Raises
-    ``InputError`` when the folder holds anything that this function does not write.
+    It holds weights, configuration, tokenizer and a model card (README.md), appears only when it is
+    complete, and replaces an older one. ``with_head=False`` leaves out a head that is only random.
+    Raises ``InputError`` when the folder holds anything that this function does not write.
     """
     folder = Path(folder).resolve()
     check_replaceable(folder)
@@ -159,10 +157,8 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
             shutil.rmtree(folder, ignore_errors=True)
             partial.replace(folder)
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(
-            f"{folder}: cannot be written ({why}); free some space or choose another folder"
-        ) from None
+        why = f"cannot be written ({error.strerror or error})"
+        raise InputError(f"{folder}: {why}; free some space or choose another folder") from None
     return folder
 
 
@@ -181,12 +177,10 @@ def check_replaceable(folder: Path) -> None:
 
 def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
     config, state = reader.model.config, reader.model.state_dict()
-    settings = {
-        "config.json": {**_to_config(config), "origin": reader.origin},
-        "tokenizer_config.json": _tokenizer_config(reader),
-    }
-    for name, data in settings.items():
-        (folder / name).write_text(json.dumps(data, indent=2) + "\n")
+    described = _to_config(config) | {"origin": reader.origin}
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+    described = _tokenizer_config(reader)
+    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2) + "\n")
     (folder / "vocab.txt").write_text("\n".join(reader.vocab) + "\n", encoding="utf-8")
     reader.tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "README.md").write_text(model_card(reader, with_head), encoding="utf-8")
@@ -245,10 +239,9 @@ def _to_config(config: EncoderConfig) -> dict:
 def prepare(path: str | Path, settings: Settings) -> Path:
     """The folder to load instead of Megatron's files; any other path comes back as it is.
 
-    Finding the row order takes a moment, and old pickles have to be read whole; the converted
-    folder is mapped into memory at once. It is in the cache under a name that follows from the
-    checkpoint's bytes, ``settings.qkv_order`` and the code that converts, so another file, another
-    order or a newer version of the kit makes a new folder. Raises ``InputError`` as ``load`` does.
+    Megatron's files are converted once and mapped into memory from then on. The folder's name in
+    the cache follows from their bytes, ``settings.qkv_order`` and the code that converts, so that a
+    change of any makes a new folder. Raises ``InputError`` as ``load`` does.
     """
     path = Path(path)
     if not megatron.is_megatron(path):
@@ -276,10 +269,7 @@ def _code() -> str:
 
 
 def model_card(reader: Reader, with_head: bool = True) -> str:
-    """What the weights are, where they come from and how to use them, for the hub's front matter.
-
-    ``Reader.origin`` gives the source with hashes, and how the row order was found.
-    """
+    """What the weights are, where they come from (by ``Reader.origin``) and how to use them."""
     origin = reader.origin
     kind = "Megatron-BERT" if reader.model.config.norm_first else "BERT"
     warning = "\n**This encoder has no span head: fine-tune it before you ask questions.**\n"
@@ -291,15 +281,15 @@ def model_card(reader: Reader, with_head: bool = True) -> str:
             "",
         ]
     if files := origin.get("files"):
-        start = "Training started from weights" if tuned else "Weights"
+        start = "Training started from weights" if tuned else "The weights were"
         source += [f"{start} read from `{origin['path']}` ({origin['format']} format):", ""]
         source += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in files.items()]
         source += ["", *row_order.describe(origin["qkv"])]
         if gelu := origin.get("gelu"):
             source += ["", f"GELU was read in the {gelu['form']} form ({gelu['reason']})."]
     else:
-        source += ["The source of the original weights was not recorded here; the `manifest.json` "
-                   "of a run names them with their hashes."]  # fmt: skip
+        source += ["The source of the original weights is not recorded here. The `manifest.json` "
+                   "of a run names it, with hashes."]  # fmt: skip
     return MODEL_CARD.read_text(encoding="utf-8").format(
         tag=kind.lower(),
         kind=kind,

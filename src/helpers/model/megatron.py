@@ -96,12 +96,11 @@ def read(path: Path, dropout: float) -> MegatronFile:
         vocab = _read_vocab(path, folder)
         raw: dict[str, torch.Tensor] = {}
         stated: dict[str, Any] = {}
-        for data in _contents(path, folder):
-            tensors = dict(_flatten(data))
+        for arguments, tensors in _contents(path, folder):
             if twice := sorted(raw.keys() & tensors.keys()):
                 raise InputError(f"{path}: {twice[0]!r} is in two files; keep one of them")
             raw |= tensors
-            stated |= _stated(path, data)
+            stated |= _stated(path, arguments)
         settings = _read_settings(folder)
     for name in stated.keys() & settings.keys():
         if stated[name] != settings[name]:
@@ -125,14 +124,14 @@ def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
     Unknown names are no error here, but a file that cannot be read is an ``InputError``.
     """
-    tensors, found = {}, {}
+    tensors, arguments = {}, {}
     with _unpacked(path) as folder:
-        for data in _contents(path, folder):
-            tensors |= _flatten(data)
-            found |= _arguments(data)
+        for said, held in _contents(path, folder):
+            tensors |= held
+            arguments |= said
     return tensors, {
         name: value
-        for name, value in found.items()
+        for name, value in arguments.items()
         if isinstance(value, (bool, int, float))
         or (isinstance(value, str) and not re.search(r"[/\\|`\n]", value))
     }
@@ -172,47 +171,41 @@ def _unpacked(path: Path) -> Iterator[Path]:
         yield Path(folder) / "files"
 
 
-def _contents(path: Path, folder: Path) -> Iterator[Any]:
-    """What each file of weights holds."""
+def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Of each file: Megatron-LM's arguments with the version tag, and tensors by dotted name."""
     for file in _weight_files(folder):
-        yield read_file(file, f"{path}: {file.name}")
+        data = read_file(file, f"{path}: {file.name}")
+        data = data if isinstance(data, dict) else {}
+        saved = data.get("args")
+        arguments = dict(vars(saved)) if isinstance(saved, argparse.Namespace) else {}
+        if "checkpoint_version" in data:
+            arguments["checkpoint_version"] = data["checkpoint_version"]
+        for inner in ("model", "state_dict", "module"):  # beside them: optimizer, random state
+            data = data[inner] if isinstance(data.get(inner), dict) else data
+        yield arguments, dict(_flatten(data))
 
 
-def _flatten(data: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor of everything in nested dictionaries, the names joined by dots."""
-    for inner in ("model", "state_dict", "module"):  # beside them: optimizer, random state
-        if isinstance(data, dict) and isinstance(data.get(inner), dict):
-            data = data[inner]
-    return _walk(data, "")
+def _flatten(data: dict, before: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in data.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{before}{key}", value
+        elif isinstance(value, dict):
+            yield from _flatten(value, f"{before}{key}.")
 
 
-def _walk(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        yield name, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _walk(inner, f"{name}.{key}" if name else str(key))
-
-
-def _arguments(data: Any) -> dict[str, Any]:
-    saved = data.get("args") if isinstance(data, dict) else None
-    return vars(saved) if isinstance(saved, argparse.Namespace) else {}
-
-
-def _stated(path: Path, data: Any) -> dict[str, Any]:
-    """What a file states beside its weights: the tag of the row order, the heads and the GELU.
+def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the arguments say of the model: the row order's tag, the heads and the GELU.
 
     Megatron-LM's ``ParallelMLP`` computes GELU by tanh when the bias is fused in or when OpenAI's
     form is asked for.
     """
-    found: dict[str, Any] = {}
-    tag = data.get("checkpoint_version") if isinstance(data, dict) else None
-    if isinstance(tag, (int, float)):
-        found["checkpoint_version"] = "0" if tag == 0 else str(float(tag))
-    arguments = _arguments(data)
     for name in ("tensor_model_parallel_size", "model_parallel_size"):
         if arguments.get(name, 1) != 1:
             raise _split(path, f"it is one of {arguments[name]}")
+    found = {}
+    tag = arguments.get("checkpoint_version")
+    if isinstance(tag, (int, float)):
+        found["checkpoint_version"] = "0" if tag == 0 else str(float(tag))
     if "num_attention_heads" in arguments:
         found["num_attention_heads"] = arguments["num_attention_heads"]
     if "bias_gelu_fusion" in arguments:
@@ -275,11 +268,10 @@ def _read_settings(folder: Path) -> dict:
     if not files:
         return {}
     data = read_config(files[0])
-    if files[0].suffix == ".yaml":
-        for part in ("language_model", "config"):
-            data = data.get(part) or {}
-            if not isinstance(data, dict):
-                raise InputError(f"{files[0]}: {part} is not an object; fetch it again")
+    for part in ("language_model", "config") if files[0].suffix == ".yaml" else ():
+        data = data.get(part) or {}
+        if not isinstance(data, dict):
+            raise InputError(f"{files[0]}: {part} is not an object; fetch it again")
     return {str(name).replace("-", "_"): value for name, value in data.items() if value is not None}
 
 

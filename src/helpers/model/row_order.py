@@ -62,12 +62,12 @@ def find_order(
 ) -> dict:
     """Decide the order of the rows, which are as in the file at ``path``, and bring them into ours.
 
-    The setting ``qkv_order`` decides; else the span head or, without one, the masked-word head
-    ``lm_head`` shows which order is right; else the file's ``version`` tag names it. Returns, ready
-    for JSON, the ``order``, the ``kind`` of decision (a key of ``MEASURES``), its ``measure`` in
-    words, and the ``scores`` (0 to 1) of the orders and of the numbers of ``heads`` tried. Raises
-    ``InputError`` when nothing decides, when a score and the tag disagree, or when the model is
-    clearly better with another number of heads than the stated one.
+    The setting ``qkv_order`` decides; else how well the model does with its span head or, without
+    one, with the masked-word head ``lm_head``; else the file's ``version`` tag. Returns, ready for
+    JSON, the ``order``, the ``kind`` of decision (a key of ``MEASURES``), its ``measure`` in words,
+    and the ``scores`` (0 to 1) of the orders and of the numbers of ``heads`` tried. Raises
+    ``InputError`` when nothing decides, when scores and tag disagree, or when the model is clearly
+    better with another number of heads than the stated one.
     """
     order, scores, heads = reader.settings.qkv_order, {}, {}
     if order:
