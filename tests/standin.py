@@ -2,11 +2,11 @@
 
     python tests/standin.py FOLDER [--order 0]
 
-MiniLM has its LayerNorm after each block, Megatron-BERT before it. Its weights are moved over and
-regressed until each layer says what it said before; then the model learns to answer questions on
-two-sentence texts about the facts of BioASQ-mini's train side. FOLDER then holds
+MiniLM has its LayerNorm after each block, Megatron-BERT before it. The script moves MiniLM's
+weights to their new places, trains them until each layer gives the same output as before, and then
+fine-tunes the model on questions about the facts of BioASQ-mini's train side. FOLDER then holds
 ``biomegatron345muncasedsquadv1/1/`` as ``tests/ngc_server.py`` serves it. Its scores mean nothing:
-it shows that the kit finds its way through such a checkpoint.
+it only shows that the kit can use such a checkpoint.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
         seed=seed, epochs=2, learning_rate=2e-4, wandb_mode="disabled", max_length=128
     )
     teacher = checkpoints.load(fetch.fetch("minilm").folder, settings)
-    rows = lessons(seed)
+    rows = questions(seed)
     reader = Reader(regressed(teacher, rows, seed=seed), teacher.vocab, settings)
     with tempfile.TemporaryDirectory() as scratch:
         training.fine_tune(reader, rows, Path(scratch) / "training")
@@ -54,8 +54,8 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
     return megatron_files.write(path, order, w=w, vocab=reader.vocab, dtype=torch.float16)
 
 
-def lessons(seed: int) -> list[squad.Example]:
-    """Questions on the train side's facts, each with texts of two facts in either order."""
+def questions(seed: int) -> list[squad.Example]:
+    """Questions on the facts of the train side, each with contexts of two facts in either order."""
     rows = []
     for fact in sentences.facts():
         item = sentences.draft(fact) if fact.side == "train" else None
@@ -94,7 +94,7 @@ def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanMode
 
 
 def moved(old: SpanModel) -> SpanModel:
-    """The teacher's weights in pre-LayerNorm places: each norm goes one block further."""
+    """The teacher's weights in a pre-LayerNorm model: each norm moves to the next block."""
     as_nvidias = {"norm_first": True, "epsilon": 1e-5, "gelu": MEGATRON_GELU}
     new = SpanModel(replace(old.config, **as_nvidias))
     state = {name: value.clone() for name, value in old.state_dict().items()}
@@ -102,7 +102,7 @@ def moved(old: SpanModel) -> SpanModel:
     for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):
         for kind in ("weight", "bias"):
             state[f"{ours}.{kind}"] = old.state_dict()[f"{theirs}.{kind}"].clone()
-    # Words differ in size; the first norm of the teacher evens that out, here the words carry it.
+    # Words differ in norm. The teacher's first LayerNorm evens that out; here it is scaled away.
     words = state["encoder.words.weight"]
     scale = old.encoder.norm.weight.mean() / words.std(-1, keepdim=True)
     words *= scale
@@ -113,13 +113,13 @@ def moved(old: SpanModel) -> SpanModel:
 
 
 def norm_names(layers: int) -> list[str]:
-    """The layers' norms in the order in which a text passes them."""
+    """The names of the layers' norms, from the first to the last."""
     kinds = ("attention_norm", "mlp_norm")
     return [f"encoder.layers.{n}.{kind}" for n in range(layers) for kind in kinds]
 
 
 def states(model: SpanModel, batch) -> list[torch.Tensor]:
-    """What leaves each norm, in the order of the text's way through the model."""
+    """The output of each norm, from the first to the last."""
     seen: list[torch.Tensor] = []
     norms = [m for m in model.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
     hooks = [norm.register_forward_hook(lambda *call: seen.append(call[2])) for norm in norms]

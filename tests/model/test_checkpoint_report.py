@@ -1,4 +1,4 @@
-"""The report on a checkpoint: complete where the model loads, and useful where it does not."""
+"""The report on a checkpoint: complete if the model loads, and useful if it does not."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def test_each_gelu_is_tried_and_the_model_keeps_its_own(known):
     assert found[before]["f1"] == row_order.answer_score(reader)
 
 
-def test_a_file_that_does_not_load_is_reported_all_the_same(tmp_path):
+def test_a_file_that_does_not_load_is_still_reported(tmp_path):
     path = files.write(tmp_path / "untrained")
     output = tmp_path / "report.md"
     checkpoint_report.write_report("X", path, output, files.SETTINGS)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read back to equal logits, by us and by transformers."""
+"""What we save, we and transformers load to equal logits; what is damaged is refused."""
 
 import json
 import tarfile
@@ -52,7 +52,7 @@ def test_transformers_loads_our_folder_to_equal_logits(tmp_path, seed):
     assert tokenizer(text.question, text.context)["input_ids"] == windows.ids.tolist()
 
 
-def test_an_encoder_without_a_head_gets_a_random_one_and_says_so(tmp_path):
+def test_an_encoder_without_a_head_gets_a_random_one_that_is_marked(tmp_path):
     folder = tiny_folder(tmp_path / "m")
     state = load_file(folder / "model.safetensors")
     bare = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("qa_")}
@@ -129,7 +129,7 @@ def as_bin(data):
         (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unknown weight 'extra'"),
     ],
 )
-def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message):
+def test_a_damaged_folder_is_refused_with_what_is_wrong(tmp_path, damage, message):
     folder = tiny_folder(tmp_path / "m")
     damage(folder)
     with pytest.raises(InputError, match=message) as error:
@@ -137,7 +137,7 @@ def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         checkpoints.load(tmp_path / "nothing", SETTINGS)
     (tmp_path / "a.txt").write_text("x")
@@ -186,7 +186,7 @@ def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
             checkpoints.load(old, SETTINGS)
 
 
-def test_a_nemo_file_damaged_inside_is_one_line(tmp_path):
+def test_a_nemo_file_damaged_inside_is_refused_in_one_line(tmp_path):
     whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
     with tarfile.open(whole) as archive:
         archive.extractall(tmp_path / "parts", filter="data")

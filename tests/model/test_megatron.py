@@ -106,7 +106,7 @@ def test_at_full_size(tmp_path, order):
 
 
 @pytest.mark.parametrize("order", row_order.ORDERS)
-def test_written_anew_it_needs_no_order(tmp_path, order):
+def test_a_converted_folder_needs_no_order(tmp_path, order):
     reader = load(write(tmp_path / "m", order), order)
     again = checkpoints.load(checkpoints.save_transformers(reader, tmp_path / "out"), SETTINGS)
     assert compare(again) < 1e-5
@@ -196,7 +196,7 @@ def test_a_smaller_vocabulary_than_rows_is_padding(tmp_path):
     assert compare(load(folder, "0")) < 1e-5
 
 
-def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
+def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
     folder = write(tmp_path / "m", zipped=True)
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
@@ -205,7 +205,7 @@ def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
         load(folder, "0")
 
 
-def test_numbers_that_are_none_are_refused_at_any_order(tmp_path):
+def test_weights_that_are_not_finite_are_refused_in_any_order(tmp_path):
     w = reference.random_weights(**SIZES)
     w["final"][0][3] = float("nan")
     folder = write(tmp_path / "m", w=w)
@@ -222,7 +222,7 @@ def test_code_in_a_pickle_is_refused_without_advice_to_run_it(tmp_path):
 
 
 @pytest.mark.parametrize("inner", ["BioMegatron", "release/mp_rank_00"])
-def test_files_in_a_folder_within(tmp_path, inner):
+def test_files_in_subfolders_are_found(tmp_path, inner):
     write(tmp_path / "m" / inner)
     (tmp_path / "m" / inner / "._MegatronBERT.pt").write_bytes(b"a shadow of macOS")
     assert compare(load(tmp_path / "m", "0")) < 1e-5
@@ -269,14 +269,14 @@ def test_tensor_parallel_ranks_are_refused_together_and_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tensor_model_parallel_size", "model_parallel_size"])
-def test_one_rank_that_says_so_itself(tmp_path, name):
+def test_one_rank_is_refused_by_its_arguments(tmp_path, name):
     folder = write(tmp_path / "m", layout="nested", args={name: 4})
     with pytest.raises(InputError, match=r"ranks \(it is one of 4\)"):
         load(folder, "0")
 
 
 def test_a_head_count_that_nothing_states_is_asked_for(tmp_path):
-    """A wrong one has the same shapes, and here nothing could notice: the order is given."""
+    """A wrong one fits the same shapes, and with a given order nothing would show the mistake."""
     folder = write(tmp_path / "m")
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json states num-attention-heads"):
@@ -341,7 +341,7 @@ def test_too_long_windows_are_refused_before_the_conversion(tmp_path, monkeypatc
         prepare(write(tmp_path / "m"), Settings(qkv_order="0"))
 
 
-def test_other_code_converts_anew(tmp_path, monkeypatch):
+def test_a_change_of_code_converts_again(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
     room = Path(checkpoints.__file__).parent
     copy = shutil.copytree(room, tmp_path / "model")
@@ -374,7 +374,7 @@ def test_converted_once(tmp_path, monkeypatch):
     assert (place / "model.safetensors").read_bytes() == before
 
 
-def test_parts_of_pretraining_are_left_aside(tmp_path):
+def test_parts_of_pretraining_are_ignored(tmp_path):
     folder = write(tmp_path / "m", zipped=True)
     extra = {"language_model.pooler.dense.weight": torch.ones(2), "binary_head.bias": torch.ones(2)}
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | extra

@@ -1,4 +1,4 @@
-"""Folders of transformers as people have them: token ids and logits equal transformers'."""
+"""Real-life transformers folders: our token ids and logits equal transformers'."""
 
 import json
 import shutil
@@ -364,7 +364,7 @@ def twice(state):
 
 
 def uneven(state):
-    """Query and key whose rows add up all the same."""
+    """Wrong shapes of query and key whose rows still add up."""
     for part, rows in (("query", 40), ("key", 24)):
         state[f"bert.encoder.layer.0.attention.self.{part}.weight"] = torch.ones(rows, 32)
 
@@ -454,7 +454,7 @@ def test_one_line_names_what_does_not_fit(tmp_path, damage, said):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_a_model_without_a_span_head_gets_a_random_one_and_says_so(tmp_path):
+def test_a_model_of_another_task_gets_a_random_span_head(tmp_path):
     config = model_of().config
     torch.manual_seed(1)
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "m")

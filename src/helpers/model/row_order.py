@@ -1,4 +1,4 @@
-"""Which query-key-value order a Megatron checkpoint has, decided by what the model can do.
+"""Decide the order of a Megatron checkpoint's query-key-value rows by what the model can do.
 
 Megatron-LM changed the order of the rows twice without a change of shape (``checkpoint_version`` in
 ``megatron/checkpointing.py``, ``fix_query_key_value_ordering``):
@@ -40,12 +40,12 @@ from helpers.scoring.metrics import squad_em_f1
 # order: what its rows run over, from slow to fast: 0 query, key or value, 1 head, 2 dimension
 _RUNS = {"0": (0, 1, 2), "1.0": (1, 2, 0), "2.0": (1, 0, 2)}
 ORDERS = tuple(_RUNS)
-QUESTIONS = Path(__file__).parents[1] / "probe_questions.json"
+QUESTIONS = Path(__file__).with_name("row_order_questions.json")
 # The best score must reach the first number and lead by the second. The small model of the tests
 # answers at F1 0.72 in its own order and at 0.17 in the others, where it points at random words.
 NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
 MEASURES = {
-    "answers": "mean token F1 on the questions of probe_questions.json",
+    "answers": "mean token F1 on the questions of row_order_questions.json",
     "words": "share of masked words guessed by the pre-training head",
     "tag": "the file's own checkpoint_version",
     "given": "the setting qkv_order",
@@ -90,8 +90,9 @@ def find_order(
 
 def describe(found: Mapping) -> list[str]:
     """What ``find_order`` returned, as lines of Markdown."""
-    lines = [f"Rows were read in order {found['order']}, decided by {found['measure']}."]
-    for title, tried in (("order", "scores"), ("heads", "heads")):
+    order, measure = found["order"], found["measure"]
+    lines = [f"The query-key-value rows were read in order {order}, decided by {measure}."]
+    for title, tried in (("order", "scores"), ("number of heads", "heads")):
         if scores := found.get(tried):
             rows = [(name, f"{score:.4f}") for name, score in scores.items()]
             lines += ["", *markdown_table((title, "score"), rows)]

@@ -123,8 +123,7 @@ def canonical(
 ) -> dict[str, torch.Tensor]:
     """The weights that a span model uses, by canonical name; ``raw`` is emptied.
 
-    Raises ``InputError`` for a weight that is stored twice, and for quantized weights, whose
-    integers mean nothing without a scale.
+    Raises ``InputError`` for weights stored twice or quantized (integers need a scale we lack).
     """
     tensors = {}
     for key in list(raw):
@@ -152,9 +151,8 @@ def to_ours(
 ) -> dict[str, torch.Tensor]:
     """Float32 weights for ``model`` by our names; the span head may be missing.
 
-    ``names`` lists the canonical names of each weight's parts. ``tensors`` is emptied one by one,
-    so that old numbers are freed as new ones come. Raises ``InputError`` with the ``hint`` for a
-    weight that is unknown, missing or of another shape.
+    ``names`` lists the canonical names of each weight's parts. ``tensors`` is emptied one by one to
+    save memory. Raises ``InputError`` with the ``hint`` for unknown, missing or misshapen weights.
     """
     head = [*names["head.weight"], *names["head.bias"]]
     if not any(part in tensors for part in head):
@@ -295,7 +293,7 @@ def _parts(first: Path) -> dict[str, set[str]]:
 
 
 def read_file(path: Path, shown: str = "") -> Any:
-    """What a file of weights holds, mapped into memory where its format allows; no code is run.
+    """What a file of weights holds, mapped into memory if its format allows; no code is run.
 
     Raises ``InputError`` that names the file as ``shown`` (default: its path).
     """
@@ -315,11 +313,10 @@ def read_file(path: Path, shown: str = "") -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file in its order; if all are float32, they are mapped as one, not read.
+    """A file's tensors in its order; if all are float32, the file is mapped into memory as one.
 
-    The library gives each tensor a memory of its own; mapped as one, query, key and value can be
-    joined without a copy. Writing to mapped tensors changes memory only, never the file. Raises
-    ``safetensors.SafetensorError`` and ``OSError``.
+    The library maps each tensor by itself; ``join`` needs neighbors in one storage. Writing to a
+    mapped tensor never changes the file. Raises ``safetensors.SafetensorError`` and ``OSError``.
     """
     with safe_open(path, "pt") as file:  # the library checks the header: names, shapes, places
         found = {name: file.get_slice(name) for name in file.offset_keys()}
@@ -355,7 +352,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Equally large parts one below the other: a view where they lie so in memory, else a copy."""
+    """Stack equally large parts: a view if they are adjacent in memory, else a copy."""
     first, size = parts[0], parts[0].numel()
     for n, part in enumerate(parts):
         same_file = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
