@@ -201,7 +201,7 @@ def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
     torch.save(state, folder / "MegatronBERT.pt")
-    with pytest.raises(InputError, match=r"000000.*; nearest: transformer\.layers\.2\.input"):
+    with pytest.raises(InputError, match=r"no weight 'transformer\.layers\.2\.input_layernorm"):
         load(folder, "0")
 
 

@@ -231,7 +231,11 @@ def _config(path: Path, weights: dict, stated: dict, dropout: float) -> EncoderC
             raise bad_name(path, "no weight", name, weights)
         return weights[name].shape[axis]
 
-    layers = {m[0] for name in weights if (m := re.match(r"transformer\.layers\.\d+\.", name))}
+    layers = {int(m[1]) for n in weights if (m := re.match(r"transformer\.layers\.(\d+)\.", n))}
+    if gaps := set(range(len(layers))) - layers:
+        raise bad_name(
+            path, "no weight", f"transformer.layers.{min(gaps)}.input_layernorm.weight", weights
+        )
     sizes = {size.field: length(size.weight, size.axis) for size in SIZES if size.weight}
     rows = length("transformer.layers.0.attention.query_key_value", 0)
     if 0 < rows < 3 * sizes["hidden"] and 3 * sizes["hidden"] % rows == 0:
