@@ -101,7 +101,7 @@ def read(path: Path, dropout: float) -> MegatronFile:
                 raise InputError(f"{path}: {twice[0]!r} is in two files; keep one of them")
             raw |= tensors
             stated |= _stated(path, arguments)
-        settings = _read_settings(folder)
+        settings = _read_settings(path, folder)
     for name in stated.keys() & settings.keys():
         if stated[name] != settings[name]:
             raise InputError(
@@ -262,7 +262,7 @@ def _config(path: Path, weights: dict, stated: dict, dropout: float) -> EncoderC
     return config
 
 
-def _read_settings(folder: Path) -> dict:
+def _read_settings(path: Path, folder: Path) -> dict:
     """The model's settings, with underscores for the dashes of 2020; empty when there are none.
 
     They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the part
@@ -271,11 +271,12 @@ def _read_settings(folder: Path) -> dict:
     files = _find(folder, "*config.json") + _find(folder, "model_config.yaml")
     if not files:
         return {}
-    data = read_config(files[0])
+    shown = f"{path}: {files[0].name}"
+    data = read_config(files[0], shown)
     for part in ("language_model", "config") if files[0].suffix == ".yaml" else ():
         data = data.get(part) or {}
         if not isinstance(data, dict):
-            raise InputError(f"{files[0]}: {part} is not an object; fetch it again")
+            raise InputError(f"{shown}: {part} is not an object; fetch it again")
     return {str(name).replace("-", "_"): value for name, value in data.items() if value is not None}
 
 

@@ -206,8 +206,8 @@ SIZES = (
 HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for a form of GELU
 
 
-def read_config(path: Path) -> dict:
-    """The settings in a JSON or YAML file; raises ``InputError`` that names it."""
+def read_config(path: Path, shown: str = "") -> dict:
+    """The settings in a JSON or YAML file; ``InputError`` names it as ``shown`` (default: path)."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; a transformers folder has one")
     try:
@@ -217,7 +217,9 @@ def read_config(path: Path) -> dict:
             raise ValueError("not an object")
     except (ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
-        raise InputError(f"{path}: not a model's settings ({why}); fetch it again") from None
+        raise InputError(
+            f"{shown or path}: not a model's settings ({why}); fetch it again"
+        ) from None
     return data
 
 
