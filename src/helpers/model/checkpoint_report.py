@@ -52,7 +52,7 @@ def write_report(
 
     def load() -> list[str]:
         readers.append(checkpoints.load(path, settings))
-        return checkpoints.describe(readers[0], not readers[0].fresh_head)
+        return checkpoints.model_table(readers[0], not readers[0].fresh_head)
 
     def add(title: str, part: Callable[..., list[str]], *given) -> None:
         try:
@@ -133,7 +133,7 @@ def stored_weights(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, 
 def _order(reader: Reader) -> list[str]:
     found = reader.origin.get("qkv")
     if found:
-        return row_order.describe(found)
+        return row_order.order_lines(found)
     return ["Query, key and value are three separate matrices, so there was nothing to decide."]
 
 

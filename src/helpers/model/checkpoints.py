@@ -27,12 +27,12 @@ from helpers.model.features import read_tokenizer, tokens_of
 from helpers.model.weights import (
     HIDDEN_ACT,
     SIZES,
+    assemble,
     canonical,
     canonical_transformers,
     make_config,
     read_config,
     read_weights,
-    to_ours,
     weight_names,
     write_safetensors,
 )
@@ -80,10 +80,10 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     reader = Reader(model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer)
     tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
-    # That numbers are not finite shows in the first logits (``decoding``): to look for it here
-    # would read a file that is only mapped into memory.
     hint = "; does config.json belong to these weights?"
-    state = to_ours(folder, tensors, names, model, hint)
+    state = assemble(folder, tensors, names, model, hint)
+    # Numbers that are not finite show in the first logits (``decoding``): looking for them here
+    # would read a file that is only mapped into memory.
     _fill(model, state, settings.seed)
     return replace(reader, fresh_head="head.weight" not in state)
 
@@ -93,7 +93,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     with torch.device("meta"):
         model = SpanModel(file.config)
     names = {n.ours: [n.megatron] for n in weight_names(file.config)}
-    state = to_ours(path, file.weights, names, model)
+    state = assemble(path, file.weights, names, model)
     for name, value in state.items():
         if not torch.stack(value.aminmax()).isfinite().all():  # takes no memory, unlike isfinite
             raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
@@ -284,7 +284,7 @@ def model_card(reader: Reader, with_head: bool = True) -> str:
         start = "Training started from weights" if tuned else "The weights were"
         source += [f"{start} read from `{origin['path']}` ({origin['format']} format):", ""]
         source += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in files.items()]
-        source += ["", *row_order.describe(origin["qkv"])]
+        source += ["", *row_order.order_lines(origin["qkv"])]
         if gelu := origin.get("gelu"):
             source += ["", f"GELU was read in the {gelu['form']} form ({gelu['reason']})."]
     else:
@@ -293,13 +293,13 @@ def model_card(reader: Reader, with_head: bool = True) -> str:
     return MODEL_CARD.read_text(encoding="utf-8").format(
         tag=kind.lower(),
         kind=kind,
-        facts="\n".join(describe(reader, with_head)),
+        facts="\n".join(model_table(reader, with_head)),
         warning="" if with_head else warning,
         source="\n".join(source),
     )
 
 
-def describe(reader: Reader, with_head: bool) -> list[str]:
+def model_table(reader: Reader, with_head: bool) -> list[str]:
     """The model's sizes and its form of GELU as a table in Markdown."""
     counted = reader.model if with_head else reader.model.encoder
     facts = {**vars(reader.model.config), "vocabulary": len(reader.vocab)}

@@ -84,11 +84,11 @@ def find_order(
             f"order of its query-key-value rows; {_REMEDY}"
         )
     reorder(reader.model, "0", order)
-    measure = MEASURES[kind]
-    return {"order": order, "kind": kind, "scores": scores, "heads": heads, "measure": measure}
+    found = {"order": order, "kind": kind, "scores": scores, "heads": heads}
+    return found | {"measure": MEASURES[kind]}
 
 
-def describe(found: Mapping) -> list[str]:
+def order_lines(found: Mapping) -> list[str]:
     """What ``find_order`` returned, as lines of Markdown."""
     order, measure = found["order"], found["measure"]
     lines = [f"The query-key-value rows were read in order {order}, decided by {measure}."]

@@ -142,7 +142,7 @@ def canonical(
     return tensors
 
 
-def to_ours(
+def assemble(
     path: Path,
     tensors: dict[str, torch.Tensor],
     names: Mapping[str, Sequence[str]],
