@@ -35,7 +35,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     from helpers.model import checkpoints
     from helpers.model.decoding import Reader
     from helpers.model.encoder import EncoderConfig, SpanModel
-    from helpers.model.weights import megatron_names, transformers_names
+    from helpers.model.weights import weight_names
 
     config = EncoderConfig(
         layers=layers, hidden=hidden, heads=hidden // 64, feed_forward=4 * hidden
@@ -44,15 +44,15 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     model = SpanModel(config).half()
     state = model.state_dict()
     old = {"_use_new_zipfile_serialization": False}
-    names = {ours: theirs for theirs, ours in megatron_names(layers).items()}
+    names = list(weight_names(config))
     (folder / "megatron").mkdir()
     for file, part in (("MegatronBERT.pt", "encoder."), ("TokenClassifier.pt", "head.")):
-        tensors = {names[ours]: value for ours, value in state.items() if ours.startswith(part)}
+        tensors = {n.megatron: state[n.ours] for n in names if n.ours.startswith(part)}
         torch.save(tensors, folder / "megatron" / file, **old)
-    naive = {
-        theirs: (state[ours] if rows is None else state[ours].chunk(3)[rows]).clone()
-        for ours, theirs, rows in transformers_names(config)
-    }
+    naive = {}
+    for name in names:
+        parts = state[name.ours].chunk(len(name.transformers))
+        naive |= {key: part.clone() for key, part in zip(name.transformers, parts, strict=True)}
     torch.save(naive, folder / "naive.pt", **old)
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
     (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")

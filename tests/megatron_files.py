@@ -23,7 +23,7 @@ def write(
     folder, order="0", *, dtype=torch.float32, layout="two files", zipped=False, w=None,
     vocab=VOCAB, config="json", version=None, lm_head=None, head=True, args=None, **spelling,
 ):  # fmt: skip
-    """A checkpoint folder (or a .nemo of NeMo 1.x) of given or random weights; returns its path."""
+    """Write a checkpoint folder (or a .nemo of NeMo 1.x) with given or random weights."""
     w = w or reference.random_weights(**SIZES)
     folder.mkdir(parents=True)
     state = reference.converted(reference.megatron_state(w, order, **spelling), dtype)
@@ -72,7 +72,7 @@ def _nemo_1(folder, config, settings):
 
 
 def load(path, order="", **settings):
-    """Load under the tests' settings; without an order the probe decides."""
+    """Load with the tests' settings; without an order, ``row_order`` decides."""
     return checkpoints.load(path, replace(SETTINGS, qkv_order=order, **settings))
 
 

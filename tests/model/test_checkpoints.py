@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read back to equal logits, by us and by transformers."""
+"""What we save, we and transformers load to equal logits; what is damaged is refused."""
 
 import json
 import tarfile
@@ -52,7 +52,7 @@ def test_transformers_loads_our_folder_to_equal_logits(tmp_path, seed):
     assert tokenizer(text.question, text.context)["input_ids"] == windows.ids.tolist()
 
 
-def test_an_encoder_without_a_head_gets_a_random_one_and_says_so(tmp_path):
+def test_an_encoder_without_a_head_gets_a_random_one_that_is_marked(tmp_path):
     folder = tiny_folder(tmp_path / "m")
     state = load_file(folder / "model.safetensors")
     bare = {k.removeprefix("bert."): v for k, v in state.items() if not k.startswith("qa_")}
@@ -94,8 +94,8 @@ def as_bin(data):
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
-        (lambda f: (f / "config.json").write_text("{"), "not a model's config.json"),
-        (lambda f: (f / "config.json").write_text("[]"), "not a model's config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: not a model's settings"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json: not a model's settings"),
         (
             lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")],
             "neither tokenizer.json nor vocab.txt",
@@ -111,19 +111,25 @@ def as_bin(data):
         ),
         (break_config(model_type="gpt2"), "model_type is 'gpt2', expected 'bert' or"),
         (break_config(hidden_act="relu"), "relu"),
-        (break_config(intermediate_size=65), "has shape"),
-        (break_config(num_hidden_layers=3), r"lack 'encoder.layer.2"),
-        (break_config(num_hidden_layers=1), "unexpected weights"),
+        (
+            break_config(intermediate_size=65),
+            r"has shape \(64, 32\), expected \(65, 32\); does config",
+        ),
+        (
+            break_config(num_hidden_layers=3),
+            r"no weight 'encoder\.layer\.2.*does config\.json belong",
+        ),
+        (break_config(num_hidden_layers=1), r"unknown weight 'encoder\.layer\.1"),
         (break_config(num_attention_heads=5), "heads"),
         (break_config(num_attention_heads=0), "num_attention_heads is 0"),
         (break_config(vocab_size="128"), "vocab_size is '128'"),
-        (as_bin([1, 2]), "holds something else than named weights"),
+        (as_bin([1, 2]), "holds something other than named weights"),
         (as_bin({"a": torch.ones(2, dtype=torch.long)}), "a is int64, expected float16"),
         (as_bin(torch.nn.Linear(2, 2)), "holds objects or code"),
-        (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unexpected weights extra"),
+        (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unknown weight 'extra'"),
     ],
 )
-def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message):
+def test_a_damaged_folder_is_refused_with_what_is_wrong(tmp_path, damage, message):
     folder = tiny_folder(tmp_path / "m")
     damage(folder)
     with pytest.raises(InputError, match=message) as error:
@@ -131,7 +137,7 @@ def test_a_damaged_folder_is_named_with_what_it_lacks(tmp_path, damage, message)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path):
+def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         checkpoints.load(tmp_path / "nothing", SETTINGS)
     (tmp_path / "a.txt").write_text("x")
@@ -180,7 +186,7 @@ def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
             checkpoints.load(old, SETTINGS)
 
 
-def test_a_nemo_file_damaged_inside_is_one_line(tmp_path):
+def test_a_nemo_file_damaged_inside_is_refused_in_one_line(tmp_path):
     whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
     with tarfile.open(whole) as archive:
         archive.extractall(tmp_path / "parts", filter="data")

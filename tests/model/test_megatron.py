@@ -21,7 +21,7 @@ from helpers.fetch import registry
 from helpers.model import checkpoints, row_order
 from helpers.model.checkpoints import prepare
 from helpers.model.features import gather
-from helpers.model.weights import canonical
+from helpers.model.weights import canonical_megatron
 
 
 @pytest.mark.parametrize("order", row_order.ORDERS)
@@ -106,7 +106,7 @@ def test_at_full_size(tmp_path, order):
 
 
 @pytest.mark.parametrize("order", row_order.ORDERS)
-def test_written_anew_it_needs_no_order(tmp_path, order):
+def test_a_converted_folder_needs_no_order(tmp_path, order):
     reader = load(write(tmp_path / "m", order), order)
     again = checkpoints.load(checkpoints.save_transformers(reader, tmp_path / "out"), SETTINGS)
     assert compare(again) < 1e-5
@@ -149,7 +149,10 @@ def config_of(folder, **settings):
             lambda f: change(f, position_embeddings__weight=lambda k, v: {k: v.long()}),
             r"is int64",
         ),
-        (lambda f: change(f, "TokenClassifier-EPOCH-2.pt", bias=None), "a weight or a bias only"),
+        (
+            lambda f: change(f, "TokenClassifier-EPOCH-2.pt", bias=None),
+            "no weight 'mlp.layer0.bias'",
+        ),
         (lambda f: (f / "MegatronBERT.pt").write_bytes(b"\x80junk"), "cannot be read as plain"),
         (lambda f: torch.save({"a": print}, f / "MegatronBERT.pt"), "cannot be read as plain"),
         (lambda f: torch.save({}, f / "MegatronBERT.pt"), "no weight 'embedding.word_embeddings"),
@@ -175,8 +178,8 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
         ({"vocab-size": 999}, "vocab_size 999, the weights have 128"),
         ({"max-seq-length": 128}, "max_seq_length 128, the weights have 64"),
         ({"num_hidden_layers": 9}, "num_hidden_layers 9, the weights have 2"),
-        ({"num-attention-heads": "4"}, "num-attention-heads is '4'"),
-        ({"num-attention-heads": 0}, "num-attention-heads is 0"),
+        ({"num-attention-heads": "4"}, "num_attention_heads is '4', expected a number of 1"),
+        ({"num-attention-heads": 0}, "num_attention_heads is 0, expected a number of 1"),
     ],
 )
 def test_a_config_of_another_model(tmp_path, settings, said):
@@ -193,7 +196,7 @@ def test_a_smaller_vocabulary_than_rows_is_padding(tmp_path):
     assert compare(load(folder, "0")) < 1e-5
 
 
-def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
+def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
     folder = write(tmp_path / "m", zipped=True)
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
@@ -202,7 +205,7 @@ def test_a_layer_number_out_of_reach_is_told_at_once(tmp_path):
         load(folder, "0")
 
 
-def test_numbers_that_are_none_are_refused_at_any_order(tmp_path):
+def test_weights_that_are_not_finite_are_refused_in_any_order(tmp_path):
     w = reference.random_weights(**SIZES)
     w["final"][0][3] = float("nan")
     folder = write(tmp_path / "m", w=w)
@@ -219,7 +222,7 @@ def test_code_in_a_pickle_is_refused_without_advice_to_run_it(tmp_path):
 
 
 @pytest.mark.parametrize("inner", ["BioMegatron", "release/mp_rank_00"])
-def test_files_in_a_folder_within(tmp_path, inner):
+def test_files_in_subfolders_are_found(tmp_path, inner):
     write(tmp_path / "m" / inner)
     (tmp_path / "m" / inner / "._MegatronBERT.pt").write_bytes(b"a shadow of macOS")
     assert compare(load(tmp_path / "m", "0")) < 1e-5
@@ -266,14 +269,14 @@ def test_tensor_parallel_ranks_are_refused_together_and_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tensor_model_parallel_size", "model_parallel_size"])
-def test_one_rank_that_says_so_itself(tmp_path, name):
+def test_one_rank_is_refused_by_its_arguments(tmp_path, name):
     folder = write(tmp_path / "m", layout="nested", args={name: 4})
     with pytest.raises(InputError, match=r"ranks \(it is one of 4\)"):
         load(folder, "0")
 
 
 def test_a_head_count_that_nothing_states_is_asked_for(tmp_path):
-    """A wrong one has the same shapes, and here nothing could notice: the order is given."""
+    """A wrong one fits the same shapes, and with a given order nothing would show the mistake."""
     folder = write(tmp_path / "m")
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match=r"no config\.json states num-attention-heads"):
@@ -309,7 +312,7 @@ def test_gelu_of_the_config_file_goes_before_the_registry(tmp_path, form):
     reader = load(folder, "0")
     assert compare(reader, gelu=form) < 1e-5
     out = checkpoints.save_transformers(reader, tmp_path / "out")
-    assert f"GELU was taken to be the {form} form (stated" in (out / "README.md").read_text()
+    assert f"GELU was read in the {form} form (stated" in (out / "README.md").read_text()
     theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
     batch = gather(reader.windows(tiny_examples(1)), [0])
     with torch.inference_mode():
@@ -338,7 +341,7 @@ def test_too_long_windows_are_refused_before_the_conversion(tmp_path, monkeypatc
         prepare(write(tmp_path / "m"), Settings(qkv_order="0"))
 
 
-def test_other_code_converts_anew(tmp_path, monkeypatch):
+def test_a_change_of_code_converts_again(tmp_path, monkeypatch):
     monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / "cache"))
     room = Path(checkpoints.__file__).parent
     copy = shutil.copytree(room, tmp_path / "model")
@@ -371,7 +374,7 @@ def test_converted_once(tmp_path, monkeypatch):
     assert (place / "model.safetensors").read_bytes() == before
 
 
-def test_parts_of_pretraining_are_left_aside(tmp_path):
+def test_parts_of_pretraining_are_ignored(tmp_path):
     folder = write(tmp_path / "m", zipped=True)
     extra = {"language_model.pooler.dense.weight": torch.ones(2), "binary_head.bias": torch.ones(2)}
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | extra
@@ -381,12 +384,12 @@ def test_parts_of_pretraining_are_left_aside(tmp_path):
 
 def test_names_in_one_spelling():
     name = "module.language_model.encoder.layers.0.self_attention.dense.weight"
-    assert canonical(name) == "transformer.layers.0.attention.dense.weight"
-    assert canonical("bert_model.language_model.transformer.final_layernorm.bias") == (
+    assert canonical_megatron(name) == "transformer.layers.0.attention.dense.weight"
+    assert canonical_megatron("bert_model.language_model.transformer.final_layernorm.bias") == (
         "transformer.final_layernorm.bias"
     )
-    assert canonical("classifier.mlp.layer0.bias") == "mlp.layer0.bias"
-    assert canonical("model.language_model.pooler.dense.weight") == ""
+    assert canonical_megatron("classifier.mlp.layer0.bias") == "mlp.layer0.bias"
+    assert canonical_megatron("model.language_model.pooler.dense.weight") == ""
 
 
 def test_transformers_gets_the_same_logits_from_what_we_write(tmp_path):

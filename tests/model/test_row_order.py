@@ -1,4 +1,4 @@
-"""The probe: which order a checkpoint's query-key-value rows have, by what the model can do."""
+"""The order of a checkpoint's query-key-value rows is found by what the model can do."""
 
 import json
 from dataclasses import replace
@@ -26,9 +26,9 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="module")
 def trained():
-    """A small Megatron-BERT that has learned the probe's questions and its masked words by heart.
+    """A small Megatron-BERT that has learned the questions and the masked words by heart.
 
-    What it knows it can only use through attention: a masked word's place does not tell it.
+    It can use what it knows only through attention: a masked word's place does not give it away.
     """
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -43,7 +43,7 @@ def trained():
                            bias=torch.nn.Parameter(torch.zeros(len(vocab))))  # fmt: skip
     reader = Reader(model, vocab, SETTINGS)
     rows = []
-    for e, answer in asked:  # the second kind of question makes it look at the question at all
+    for e, answer in asked:  # without the second kind it would ignore the question
         last = e.context.split()[-1].rstrip(".")
         for question, words in ((e.question, answer), ("Which is?", last)):
             spans = (_span(e.context, words),)
@@ -135,7 +135,8 @@ def test_head_counts_that_were_tried_leave_no_trace(trained, tmp_path, order):
         assert torch.equal(found.model.state_dict()[name], value), name
     assert row_order.answer_score(found) == heads["4"]
     card = checkpoints.save_transformers(found, tmp_path / "out") / "README.md"
-    assert f"tried in this order: 4: {heads['4']:.3f}, 3:" in card.read_text()
+    rows = [f"| {count} | {score:.4f} |" for count, score in heads.items()]
+    assert "\n".join(["| number of heads | score |", "| --- | --- |", *rows]) in card.read_text()
 
 
 def test_an_untrained_model_is_refused_with_its_scores(tmp_path):
@@ -201,13 +202,13 @@ def test_without_a_head_the_tag_is_the_evidence(tmp_path):
     assert checkpoints.load(bare, files.SETTINGS).fresh_head
 
 
-def test_tag_and_probe_must_agree(trained, tmp_path):
+def test_the_tag_and_the_scores_must_agree(trained, tmp_path):
     reader, _ = trained
     how = {"w": files.weights_of(reader.model), "vocab": reader.vocab, "layout": "nested"}
     path = files.write(tmp_path / "a", "2.0", version=2, **how)
     assert checkpoints.load(path, SETTINGS).origin["qkv"]["kind"] == "answers"
     path = files.write(tmp_path / "b", "2.0", version=0, **how)
-    with pytest.raises(InputError, match="tagged as version 0, but answers best as 2.0"):
+    with pytest.raises(InputError, match="tagged as version 0, but does best as 2.0"):
         checkpoints.load(path, SETTINGS)
 
 

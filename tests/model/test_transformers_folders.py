@@ -1,4 +1,4 @@
-"""Folders of transformers as people have them: token ids and logits equal transformers'."""
+"""Real-life transformers folders: our token ids and logits equal transformers'."""
 
 import json
 import shutil
@@ -364,7 +364,7 @@ def twice(state):
 
 
 def uneven(state):
-    """Query and key whose rows add up all the same."""
+    """Wrong shapes of query and key whose rows still add up."""
     for part, rows in (("query", 40), ("key", 24)):
         state[f"bert.encoder.layer.0.attention.self.{part}.weight"] = torch.ones(rows, 32)
 
@@ -421,10 +421,10 @@ def an_index(text):
         (config(is_decoder=True), "is_decoder is True; only False"),
         (config(layer_norm_eps="tiny"), "layer_norm_eps is 'tiny'"),
         (weights(int8), r"layer\.0\.output\.dense\.weight is int8, expected float16.*quantized"),
-        (weights(twice), "is there twice"),
-        (weights(three_labels), r"head\.weight has shape \(3, 32\), a span head has \(2, 32\)"),
-        (weights(lambda s: s.pop("qa_outputs.bias")), "lack 'qa_outputs.bias'"),
-        (weights(uneven), r"qkv\.weight has shape \(40, 32\), config.json says \(32, 32\)"),
+        (weights(twice), r"'bert\.(bert\.)?embeddings\.LayerNorm\.bias' is there twice"),
+        (weights(three_labels), r"'qa_outputs\.weight' has shape \(3, 32\), expected \(2, 32\)"),
+        (weights(lambda s: s.pop("qa_outputs.bias")), "no weight 'qa_outputs.bias'"),
+        (weights(uneven), r"self\.query\.weight' has shape \(40, 32\), expected \(32, 32\)"),
         (a_part_lost, r"model-00002-of-.*no such file, but the folder's index names it"),
         (a_weight_lost, r"lacks 'a', which model\.safetensors\.index\.json places there"),
         (an_index("{}"), "index.json: not an index of weights"),
@@ -454,7 +454,7 @@ def test_one_line_names_what_does_not_fit(tmp_path, damage, said):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-def test_a_model_without_a_span_head_gets_a_random_one_and_says_so(tmp_path):
+def test_a_model_of_another_task_gets_a_random_span_head(tmp_path):
     config = model_of().config
     torch.manual_seed(1)
     transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "m")
