@@ -48,7 +48,8 @@ def test_coverage_bars_show_what_is_found_and_the_ceiling():
     ]
     (axes,) = figures.coverage_bars(rows).axes
     assert [bar.get_height() for bar in axes.patches] == [50, 0]
-    assert [line.get_segments()[0][0][1] for line in axes.collections] == [75, 0]
+    (ceilings,) = axes.collections
+    assert [segment[0][1] for segment in ceilings.get_segments()] == [75, 0]
     assert [text.get_text() for text in axes.texts] == ["75.0%\n3 of 4", "0.0%\n0 of 0"]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["extractive ceiling", "strict rule"]
