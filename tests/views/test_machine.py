@@ -89,7 +89,7 @@ def test_a_package_against_its_pin(found, pin, ok, monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     row = machine._package("torch", pin)
     assert row.ok is ok
     assert bool(row.remedy) is not ok
@@ -128,7 +128,7 @@ def test_a_run_folder_that_cannot_be_written(rows, monkeypatch, tmp_path):
 def test_the_model_is_looked_for_in_the_cache(rows, own_cache, monkeypatch):
     assert rows()["model"].ok and "notebook 01" in rows()["model"].remedy
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
-    monkeypatch.setattr(machine, "_packaged", lambda entry: False)
+    monkeypatch.setattr(machine, "_is_packaged", lambda entry: False)
     offline = rows()
     assert not offline["model"].ok and "HELPERS_OFFLINE" in offline["model"].remedy
     (own_cache / "minilm").mkdir(parents=True)
@@ -192,13 +192,13 @@ def test_gpu_rows_come_from_nvidia_smi(monkeypatch):
     monkeypatch.undo()
     settings = from_parameters()
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert machine._gpu(settings)[0].found == "none"
+    assert next(machine._gpu(settings)).found == "none"
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/nvidia-smi")
 
     def answer(code, out):
         done = subprocess.CompletedProcess([], code, out, "")
         monkeypatch.setattr(subprocess, "run", lambda *args, **more: done)
-        return machine._gpu(settings)[0]
+        return next(machine._gpu(settings))
 
     assert answer(0, "Card A, 9 MiB\nCard B, 9 MiB\n").found == "Card A, 9 MiB; Card B, 9 MiB"
     assert answer(9, "No devices were found").found == "none"
@@ -207,7 +207,7 @@ def test_gpu_rows_come_from_nvidia_smi(monkeypatch):
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    row = machine._gpu(settings)[0]
+    row = next(machine._gpu(settings))
     assert row.ok and "unknown" in row.found
 
 
