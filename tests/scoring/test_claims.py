@@ -7,7 +7,7 @@ import pytest
 
 from helpers.scoring import claims, metrics
 from helpers.scoring.claims import CLAIMS, counts_that_print_as, get, granularity, in_order
-from helpers.views import measure as measure_module
+from helpers.views import tables
 
 SIZES = claims.TEST_7B
 
@@ -129,7 +129,7 @@ def notebook_05():
     path = Path(__file__).parents[2] / "notebooks" / "05_reproduce_metrics.ipynb"
     cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"]}
     printed = []
-    space = {"pd": pd, "dataset": measure_module, "print": printed.append}
+    space = {"pd": pd, "tables": tables, "print": printed.append}
     for name in ("splits", "splits-table"):
         exec(cells[name], space)
     return space, printed
