@@ -7,7 +7,6 @@ can be read in black and white.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.text import Text
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
 from helpers.scoring.uncertainty import MEASURES
+from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
 ACCENT = "#b4541a"
@@ -66,12 +66,6 @@ def keep(figure, run: Run, name: str, made_by: str):
     figure.savefig(path, dpi=140)
     run.record(Path(path), made_by)
     return figure
-
-
-def cut(text: str, length: int = 34) -> str:
-    """A text as a label: on one line, with at most ``length`` characters."""
-    text = " ".join(str(text).split())
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _legend(axes, columns: int = 3, place: str = "outside lower center", **look) -> None:
@@ -246,10 +240,9 @@ def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
         label = f"{name}: mean {words.mean():.0f}, longest {words.max()}"
         left.stairs(100 * share / len(words), edges, color=line, linestyle=style, linewidth=1.6,
                     label=label)  # fmt: skip
-        counts = Counter(min(n, 15) for n in part["contexts"])
-        at = np.asarray(sorted(counts)) + 0.4 * number - 0.2
-        heights = [100 * counts[n] / len(part["contexts"]) for n in sorted(counts)]
-        right.bar(at, heights, 0.38, color=fill, hatch=hatch, edgecolor=DARK, label=name)
+        at, counts = np.unique(np.minimum(part["contexts"], 15), return_counts=True)
+        right.bar(at + 0.4 * number - 0.2, 100 * counts / counts.sum(), 0.38, color=fill,
+                  hatch=hatch, edgecolor=DARK, label=name)  # fmt: skip
     left.set(xlabel="length of a context (words)", ylabel="contexts (%)", xlim=(0, top))
     left.set_ylim(0, 1.35 * left.get_ylim()[1])  # room for the legend
     left.legend(loc="upper right")
