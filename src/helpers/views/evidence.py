@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist, fmean
@@ -68,10 +68,7 @@ def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
     return [
         {
             "claim": claim.key,
-            "trained on": claim.protocol.training,
-            "context": claim.protocol.context,
-            "epochs": claim.protocol.epochs,
-            "averaging": claim.protocol.averaging,
+            **vars(claim.protocol),
             "questions": claim.n or "unknown",
             "source": claim.source,
         }
@@ -327,7 +324,7 @@ def _missing(batches: Sequence[Batch], ranked: Ranked, own: str) -> list[Effect]
     ]  # fmt: skip
 
 
-def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Effect]:
+def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> Iterator[Effect]:
     settings, own = run.settings, metrics.weighted([batch.score for batch in batches])
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
@@ -336,20 +333,20 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
     rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
-    found, reader = [], None
+    reader = None
     for switch, name, context, golden in rows:
         if (context, golden) == (settings.context, enriched):
-            found.append(Effect(switch, name, own, True))
+            yield Effect(switch, name, own, True)
             continue
         try:
             others = _read(settings, context, golden)
         except InputError as error:
-            found.append(Effect(switch, name, None, note=f"not possible: {error}"))
+            yield Effect(switch, name, None, note=f"not possible: {error}")
             continue
         seconds = rate * sum(len(e.context) for batch in others for e in batch.examples)
         if seconds > most_seconds:
             note = f"not tried: about {seconds:.0f} seconds here, more than {most_seconds:g}"
-            found.append(Effect(switch, name, None, note=note))
+            yield Effect(switch, name, None, note=note)
             continue
         reader = reader or checkpoints.load(run.need("model/model.nemo", TRAIN), settings)
         ranked: Ranked = {}
@@ -360,8 +357,7 @@ def _inputs(run: Run, batches: Sequence[Batch], most_seconds: float) -> list[Eff
         note = f"{texts} texts predicted again with the model trained on {settings.context}"
         bare = sum(not ranked[b.name].get(q.id) for b in batches for q in b.questions)
         note += f"; {bare} questions have no text" if bare else ""
-        found.append(Effect(switch, name, _score(batches, ranked, settings.missing), note=note))
-    return found
+        yield Effect(switch, name, _score(batches, ranked, settings.missing), note=note)
 
 
 def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:

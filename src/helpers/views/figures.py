@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -64,7 +63,7 @@ def keep(figure, run: Run, name: str, made_by: str):
     """Save a figure in the run's folder, record it in the manifest, and return it for display."""
     path = run.path(f"figures/{name}.png")
     figure.savefig(path, dpi=140)
-    run.record(Path(path), made_by)
+    run.record(path, made_by)
     return figure
 
 
@@ -75,14 +74,13 @@ def _legend(axes, columns: int = 3, place: str = "outside lower center", **look)
     axes.figure.legend(keys.values(), keys, loc=place, ncols=columns, **look)
 
 
-def _bars(axes, names: Sequence[str], values, texts: Sequence[str], **look):
+def _bars(axes, names: Sequence[str], values, texts: Sequence[str], **look) -> None:
     """Horizontal bars from top to bottom, each with its name on the left and a text at its end."""
     places = range(len(names))
     bars = axes.barh(places, values, **{"color": MIDDLE, "edgecolor": DARK} | look)
     axes.bar_label(bars, texts, padding=4)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    return bars
 
 
 def _stacked_bars(axes, table, looks: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -414,7 +412,8 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
     ``found`` comes from ``uncertainty.sources``. Above: the 95% interval of the mean over seeds
     under resampling of questions. Below: each seed's score, and the mean ± one standard deviation.
     """
-    figure, axes = new_figure(9, 1.3 + 0.95 * len(found), "Two sources of variation in a score")
+    title = "Two sources of variation in a score"
+    figure, axes = new_figure(9, 1.3 + 0.95 * len(found), title)
     seed_names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     for place, s in enumerate(found.values()):
         top, bottom = place - 0.17, place + 0.17

@@ -191,8 +191,8 @@ def _xavier(encoder: torch.nn.Module, generator: torch.Generator) -> None:
             elif "layers" not in name:  # embeddings: standard deviation 1, as after LayerNorm
                 weight.normal_(0, 1, generator=generator)
             else:  # query, key and value are three square matrices in one
-                rows = weight.shape[0] / (3 if "qkv" in name else 1)
-                weight.normal_(0, math.sqrt(2 / (rows + weight.shape[1])), generator=generator)
+                for matrix in weight.chunk(3 if "qkv" in name else 1):
+                    torch.nn.init.xavier_normal_(matrix, generator=generator)
 
 
 def describe_files(files: BioasqFiles) -> list[dict]:
