@@ -178,15 +178,15 @@ def test_a_slow_prediction_is_skipped_with_a_note(run, monkeypatch):
     golden = pick(effects, "snippets", "golden")
     assert golden.score is None and golden.note.endswith("seconds here, more than 0")
     rows = evidence.effect_table(effects)
-    assert [row["sacc"] for row in rows if row["setting"] == "golden"] == ["–"]
+    assert [row["SAcc"] for row in rows if row["setting"] == "golden"] == ["–"]
 
 
 def test_the_table_shows_scores_and_changes_in_points(effects):
     rows = {(row["switch"], row["setting"]): row for row in evidence.effect_table(effects)}
-    assert rows["averaging", "weighted"]["sacc change"] == "this run"
-    assert rows["averaging", "pooled"]["mrr change"] == "+0.0"
+    assert rows["averaging", "weighted"]["SAcc change"] == "this run"
+    assert rows["averaging", "pooled"]["MRR change"] == "+0.0"
     own, macro = (pick(effects, "averaging", n).score.sacc for n in ("weighted", "macro"))
-    assert rows["averaging", "macro"]["sacc change"] == f"{100 * (macro - own):+.1f}"
+    assert rows["averaging", "macro"]["SAcc change"] == f"{100 * (macro - own):+.1f}"
 
 
 def test_ready_squad_files_replace_missing_abstracts(tmp_path, save):

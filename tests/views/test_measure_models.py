@@ -38,7 +38,7 @@ def test_the_parts_add_up_to_the_model(norm_first):
 
 def test_training_needs_four_numbers_per_weight():
     assert measure.memory(2**20) == {
-        "stored, float16": 2.0, "answering, float32": 4.0, "training, float32": 16.0,
+        "stored, float16": 2.0, "prediction, float32": 4.0, "training, float32": 16.0,
     }  # fmt: skip
 
 

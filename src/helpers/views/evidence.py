@@ -288,11 +288,11 @@ def effect_table(found: Sequence[Effect]) -> Rows:
     rows = []
     for effect in found:
         row = {"switch": effect.switch, "setting": effect.setting}
-        for measure in ("sacc", "mrr", "lacc"):
+        for measure in MEASURES:
             value = change = "–"
             if effect.score is not None:
-                percent = 100 * getattr(effect.score, measure)
-                difference = percent - 100 * getattr(base[effect.switch], measure)
+                percent = 100 * getattr(effect.score, measure.lower())
+                difference = percent - 100 * getattr(base[effect.switch], measure.lower())
                 value = f"{percent:.1f}"
                 change = "this run" if effect.own else f"{difference:+.1f}"
             row |= {measure: value, f"{measure} change": change}

@@ -22,7 +22,7 @@ from helpers.data.bioasq import TYPES, Oddities, Question, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
 from helpers.data.leaks import most_alike, wordings
-from helpers.data.spans import ceiling, extra_cause, find_spans, needles
+from helpers.data.spans import extra_cause, find_spans, needles
 from helpers.data.squad import Drop, Example, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
@@ -86,7 +86,7 @@ def memory(parameters: int) -> dict[str, float]:
     Training keeps four float32 numbers per weight: the weight, its gradient and Adam's two moments
     (Kingma and Ba 2015). The activations come on top of that and grow with the batch.
     """
-    per_weight = {"stored, float16": 2, "answering, float32": 4, "training, float32": 16}
+    per_weight = {"stored, float16": 2, "prediction, float32": 4, "training, float32": 16}
     return {name: parameters * size / MEBIBYTE for name, size in per_weight.items()}
 
 
@@ -348,7 +348,8 @@ def compare_contexts(files: BioasqFiles) -> list[dict]:
                 raise
             continue
         golds = [question for batch in batches for question in batch.golds]
-        rows.append(_sizes(context, golds, [row for batch in batches for row in batch.examples]))
+        examples = [example for batch in batches for example in batch.examples]
+        rows.append(_sizes(context, golds, examples))
     folder = Path(os.path.commonpath([path.parent for path in files.golds]))
     edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
     for path in ready_tests(folder, "abstract", edition):
@@ -357,15 +358,13 @@ def compare_contexts(files: BioasqFiles) -> list[dict]:
 
 
 def _sizes(name: str, golds: Sequence[Question], examples: Sequence[Example]) -> dict:
-    contexts = defaultdict(list)
-    for example in examples:
-        contexts[example.question_id].append(example.context)
-    hits, total = ceiling(golds, contexts)
+    batch = TestBatch(name, tuple(examples), tuple(golds))
+    hits, total = batch.ceiling
     words = [len(example.context.split()) for example in examples] or [0]
     return {
         "context": name,
         "questions": total,
-        "with a text": len(contexts),
+        "with a text": len(batch.contexts),
         "texts": len(examples),
         "mean words": sum(words) / len(words),
         "longest": max(words),
