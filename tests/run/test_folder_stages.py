@@ -6,6 +6,7 @@ on the field and ``scores.json`` reports the new value.
 """
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -104,8 +105,9 @@ def copy(made, tmp_path):
 def changed(settings, name):
     """The same with another value of one field, whatever field it is."""
     old = getattr(settings, name)
-    if name in config._CHOICES:
-        new = next(value for value in config._CHOICES[name] if value != old)
+    limits = next(f.metadata for f in dataclasses.fields(config.Settings) if f.name == name)
+    if "choices" in limits:
+        new = next(value for value in limits["choices"] if value != old)
     elif isinstance(old, bool):
         new = not old
     else:

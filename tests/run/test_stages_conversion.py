@@ -15,7 +15,7 @@ from helpers.data.spans import Span
 from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
 from helpers.run.folder import Run
 from helpers.run.stages import convert_run, find_run_files, write_run
-from helpers.views.measure import compare_contexts, describe_files, oddities, telling_example
+from helpers.views.measure import compare_contexts, describe_files, remarks, telling_example
 
 
 def factoid(number, answer, *texts, body=None):
@@ -351,14 +351,14 @@ def test_documents_without_snippets_are_converted_and_shown(make, save):
 def test_files_that_are_not_read_are_listed_with_the_reason(make, save):
     save("data/notes.txt", b"x")
     files, _ = make(test=None, gold=[{**GOLD[0], "type": "Factoid"}, GOLD[1]])
-    rows = [(row["file"], row["oddity"]) for row in oddities(files)]
+    rows = [(row["file"], row["remark"]) for row in remarks(files)]
     assert rows == [
         ("7B1_golden.json", "field 'type' is spelled another way, read as 'factoid'"),
         ("notes.txt", "not read: name not recognized"),
     ]
     for n in range(60):
         save(f"data/n{n:02d}.txt", b"x")
-    rows = oddities(make(test=None)[0])
+    rows = remarks(make(test=None)[0])
     assert len(rows) == 31 and rows[-1]["file"] == "31 more files"
 
 
@@ -368,6 +368,6 @@ def test_what_is_repaired_in_a_squad_file_is_listed(make, tmp_path, save):
     squad = {"data": [{"paragraphs": [{"context": "a b", "qas": [row]}]}]}
     save("data/BioASQ-train-factoid-7b.json", squad)
     files, _ = make()
-    found = {row["file"]: row["oddity"] for row in oddities(files)}
+    found = {row["file"]: row["remark"] for row in remarks(files)}
     assert "space around it" in found["BioASQ-train-factoid-7b.json"]
     assert found["BioASQ-training7b.json"] == "not read: not needed: the SQuAD train files are read"

@@ -1,4 +1,4 @@
-"""Figures: axes with labels, the data drawn, nothing shown behind the notebook's back."""
+"""All figures: labeled axes, texts drawn as written, and nothing displayed as a side effect."""
 
 import html
 import inspect
@@ -12,7 +12,7 @@ from tiny import VOCAB, tiny_examples
 
 from helpers.model.features import make_tokenizer, make_windows
 from helpers.scoring import errors
-from helpers.views import figures
+from helpers.views import figures, tables
 from helpers.views.measure import PARTS, Stack
 
 STACKS = [
@@ -44,7 +44,7 @@ FIGURES = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_has_labelled_axes_and_can_be_saved(name, tmp_path):
+def test_every_figure_has_labeled_axes_and_can_be_saved(name, tmp_path):
     figure = FIGURES[name]()
     assert figure.axes
     for axes in figure.axes:
@@ -53,11 +53,11 @@ def test_every_figure_has_labelled_axes_and_can_be_saved(name, tmp_path):
         assert axes.get_title() or axes.get_title(loc="left")
     figure.savefig(tmp_path / "figure.png", dpi=50)
     assert (tmp_path / "figure.png").stat().st_size > 1000
-    assert not plt.get_fignums()  # else the notebook would show it twice
+    assert not plt.get_fignums()  # otherwise, the notebook would show it twice
 
 
 def _names_on_y(axes) -> bool:
-    """Horizontal bars are labeled by what each stands for instead of by one label."""
+    """Horizontal bars have a name each instead of one label for the axis."""
     return any(any(c.isalpha() for c in label.get_text()) for label in axes.get_yticklabels())
 
 
@@ -91,7 +91,7 @@ def test_depth_curves_are_means_over_seeds():
     np.testing.assert_allclose(theory_before, [0.25, 0.25 / 2**0.5])
 
 
-ODD = r"US$5 \foo $6 <b> שלום"  # money, no formula; matplotlib's own parser stops at \foo
+ODD = r"US$5 \foo $6 <b> שלום"  # money, not a formula; matplotlib's parser fails at \foo
 WINDOWS = make_windows(tiny_examples(1), make_tokenizer(VOCAB), max_length=12, training=True)
 FOUND = [SimpleNamespace(text=ODD, start_logit=2.0, end_logit=1.0, probability=0.7)]
 MEASURE = {"mean": 0.5, "low": 0.4, "high": 0.6}
@@ -106,7 +106,7 @@ EFFECTS = [
     SimpleNamespace(switch="s", setting=ODD, own=own, score=SimpleNamespace(sacc=0.4))
     for own in (True, False)
 ]
-# Every text that comes from files, settings or users is odd here. None: the figure shows none.
+# Every text from files, settings or users is odd here. None: the figure shows no such text.
 WITH_ODD_TEXTS = {
     "training_curve": None,
     "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
@@ -137,21 +137,19 @@ WITH_ODD_TEXTS = {
 }  # fmt: skip
 
 
-def test_every_plot_function_is_tried_with_odd_texts():
-    modules = (figures, figures, figures, figures)
+def test_every_figure_is_tested_with_odd_texts():
     named = {
         name
-        for module in modules
-        for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and not name.startswith("_")
+        for name, function in inspect.getmembers(figures, inspect.isfunction)
+        if function.__module__ == figures.__name__ and not name.startswith("_")
     }
-    assert named - {"new_figure", "cut", "keep"} == set(WITH_ODD_TEXTS)
+    assert named - {"new_figure", "keep"} == set(WITH_ODD_TEXTS)
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # that the font has no sign for it is no failure
+@pytest.mark.filterwarnings("ignore:Glyph")  # a glyph that the font lacks is not a failure
 @pytest.mark.parametrize("name", [name for name, make in WITH_ODD_TEXTS.items() if make])
-def test_labels_are_drawn_as_they_are_written(name, tmp_path):
-    """Read back from the drawing itself: an SVG keeps each text that is no formula as it is."""
+def test_labels_are_drawn_as_written(name, tmp_path):
+    """An SVG keeps each text that is not a formula unchanged, so the test reads it back."""
     figure = WITH_ODD_TEXTS[name]()
     figure.savefig(tmp_path / "notebook.png", dpi=50, bbox_inches="tight")  # as a notebook does
     figure.savefig(tmp_path / "figure.png", dpi=50)
@@ -161,7 +159,7 @@ def test_labels_are_drawn_as_they_are_written(name, tmp_path):
     assert ODD in drawn and not any(text.get_parse_math() for text in figure.findobj(plt.Text))
 
 
-def test_figures_of_the_user_keep_their_formulas(tmp_path):
+def test_the_users_own_figures_keep_their_formulas(tmp_path):
     figure = figures.softmax_bars(FOUND)
     figure.savefig(tmp_path / "ours.png", dpi=50)
     theirs, axes = plt.subplots()
@@ -179,7 +177,7 @@ def test_any_answer_can_be_a_label(text, tmp_path):
     ):
         figure.savefig(tmp_path / "f.png", dpi=50)
         label = figure.axes[0].get_yticklabels()[0].get_text()
-        assert label == figures.cut(text) and len(label) <= 34 and "\n" not in label
+        assert label == tables.cut(text) and len(label) <= 34 and "\n" not in label
 
 
 def test_an_empty_nbest_can_be_drawn(tmp_path):

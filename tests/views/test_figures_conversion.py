@@ -1,4 +1,4 @@
-"""What the figures of notebook 02 show, read back from their artists."""
+"""The figures of notebook 02: the data, read back from what is drawn."""
 
 import pytest
 from matplotlib.colors import to_rgba
@@ -23,13 +23,13 @@ def test_window_map_gives_every_token_one_best_window(seed):
     assert {words[int(line.get_xdata()[0])] for line in axes.lines} == {example.spans[0].text}
 
 
-def test_of_many_windows_those_around_the_answer_are_drawn(tmp_path):
+def test_window_map_draws_the_windows_around_the_answer(tmp_path):
     words = [*FILLER * 40, "gene", "gak", *FILLER * 300]
     context = " ".join(words)
     start = context.index("gak")
     example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=12, training=True)
-    assert len(windows) > 250  # drawn whole, the picture would be too large to be saved
+    assert len(windows) > 250  # with all of them, the picture would be too large to save
     figure = figures.window_map(windows, VOCAB)
     (axes,) = figure.axes
     shown = [label.get_text() for label in axes.get_xticklabels()]
@@ -48,7 +48,8 @@ def test_coverage_bars_show_what_is_found_and_the_ceiling():
     ]
     (axes,) = figures.coverage_bars(rows).axes
     assert [bar.get_height() for bar in axes.patches] == [50, 0]
-    assert [line.get_segments()[0][0][1] for line in axes.collections] == [75, 0]
+    (ceilings,) = axes.collections
+    assert [segment[0][1] for segment in ceilings.get_segments()] == [75, 0]
     assert [text.get_text() for text in axes.texts] == ["75.0%\n3 of 4", "0.0%\n0 of 0"]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert sorted(labels) == ["extractive ceiling", "strict rule"]
@@ -61,7 +62,7 @@ def test_funnel_runs_from_top_to_bottom():
     assert [text.get_text() for text in right.texts] == ["1,234"]
 
 
-def test_distributions_are_percent_of_each_part():
+def test_distributions_are_in_percent_of_each_part():
     parts = {
         "train": {"words": [3, 3, 50], "contexts": [1, 1, 40]},
         "test": {"words": [9], "contexts": [2]},

@@ -1,4 +1,4 @@
-"""The figures of notebook 04: what they draw, read back from the axes."""
+"""The figures of notebook 04: the data, read back from what is drawn."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from helpers.scoring import errors
 from helpers.views import figures
 
 
-def test_cause_bars_fill_each_batch_to_a_hundred():
+def test_cause_bars_add_up_to_100_percent_per_batch():
     causes = [*errors.CAUSES, errors.RIGHT]
     df = pd.DataFrame({"cause": causes, "batch": ["b1"] * 6 + ["b2"] * 3})
     figure = figures.cause_bars(errors.summary(df))

@@ -1,4 +1,4 @@
-"""The environment check: what it finds, and that it finds it without failing."""
+"""The check of the machine: what it reports, and that it never fails itself."""
 
 import builtins
 import shutil
@@ -28,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def rows(tmp_path):
-    """``rows(**parameters)`` gives the report by the rows' names."""
+    """``rows(**parameters)`` returns the report as a dict: what -> row."""
 
     def look(**parameters):
         settings = from_parameters(runs_dir=str(tmp_path / "runs"), **parameters)
@@ -39,7 +39,7 @@ def rows(tmp_path):
     return look
 
 
-def test_every_finding_is_filled_in_and_every_no_has_a_remedy(rows):
+def test_every_row_is_filled_in_and_every_failure_has_a_remedy(rows):
     found = rows(bioasq_dir="/no/such/folder")
     for row in found.values():
         assert row.found and row.what
@@ -47,7 +47,7 @@ def test_every_finding_is_filled_in_and_every_no_has_a_remedy(rows):
     assert not found["BioASQ folder"].ok
 
 
-def test_looking_writes_nothing(rows, tmp_path, own_cache):
+def test_the_check_writes_nothing(rows, tmp_path, own_cache):
     rows()
     assert not (tmp_path / "runs").exists() and not own_cache.exists()
 
@@ -89,13 +89,13 @@ def test_a_package_against_its_pin(found, pin, ok, monkeypatch):
             raise metadata.PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(machine.metadata, "version", version)
+    monkeypatch.setattr(metadata, "version", version)
     row = machine._package("torch", pin)
     assert row.ok is ok
     assert bool(row.remedy) is not ok
 
 
-def test_pins_are_read_whatever_else_is_in_the_file(tmp_path):
+def test_pins_are_read_among_other_lines(tmp_path):
     path = tmp_path / "constraints.txt"
     path.write_text(
         "# comment a==1\n\nNeMo_toolkit[common]==3.0.0  # why\nTorch==2.13.0 ; x\nb>=2\n"
@@ -104,7 +104,7 @@ def test_pins_are_read_whatever_else_is_in_the_file(tmp_path):
     assert machine.read_pins(tmp_path / "none.txt") == {}
 
 
-def test_the_projects_own_pins_cover_the_packages_looked_at():
+def test_constraints_pin_every_package_that_is_checked():
     pins = machine.read_pins(ROOT / "constraints.txt")
     assert {machine._plain(name) for name in machine.PACKAGES} <= set(pins)
 
@@ -116,7 +116,7 @@ def test_a_full_disk(rows, monkeypatch):
     assert not found["disk for the run"].ok and not found["disk for the cache"].ok
 
 
-def test_a_run_folder_that_cannot_be_written(rows, monkeypatch, tmp_path):
+def test_a_run_folder_that_is_not_writable(rows, monkeypatch, tmp_path):
     def refuse(dir):
         raise PermissionError(13, "denied", str(dir))
 
@@ -125,10 +125,10 @@ def test_a_run_folder_that_cannot_be_written(rows, monkeypatch, tmp_path):
     assert not found["run folder"].ok and "HELPERS_CACHE" in found["cache"].remedy
 
 
-def test_the_model_is_looked_for_in_the_cache(rows, own_cache, monkeypatch):
+def test_the_cache_is_searched_for_the_model(rows, own_cache, monkeypatch):
     assert rows()["model"].ok and "notebook 01" in rows()["model"].remedy
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
-    monkeypatch.setattr(machine, "_packaged", lambda entry: False)
+    monkeypatch.setattr(machine, "_is_packaged", lambda entry: False)
     offline = rows()
     assert not offline["model"].ok and "HELPERS_OFFLINE" in offline["model"].remedy
     (own_cache / "minilm").mkdir(parents=True)
@@ -140,17 +140,17 @@ def test_the_model_is_looked_for_in_the_cache(rows, own_cache, monkeypatch):
     assert found["disk for the cache"].needed == "0.0 GB"
 
 
-def test_a_model_of_the_users_own(rows, tmp_path):
+def test_a_path_as_model(rows, tmp_path):
     assert rows(model=str(tmp_path))["model"].ok
     assert not rows(model=str(tmp_path / "none.nemo"))["model"].ok
 
 
 @pytest.mark.parametrize("name", ["MiniLM", "dmis-lab/biobert-base-cased-v1.1-squad"])
-def test_a_name_in_any_case_and_a_name_on_the_hub_are_models(rows, name):
+def test_a_model_name_in_any_case_or_on_the_hub(rows, name):
     assert rows(model=name)["model"].ok
 
 
-def test_the_kernel_is_named_and_another_than_the_clones_own_is_told(rows, tmp_path, monkeypatch):
+def test_the_kernel_is_reported_and_compared_with_the_clones_own(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     row = rows()["kernel"]
     assert row.found == sys.executable and row.ok and not row.remedy
@@ -171,7 +171,7 @@ def test_data(rows, tmp_path, save):
     assert row.ok and "more snippets" in row.remedy
 
 
-def test_an_odd_platform_gets_unknowns(rows, monkeypatch):
+def test_an_unusual_platform_gets_unknown_rows(rows, monkeypatch):
     monkeypatch.delattr(machine.os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(machine.os, "cpu_count", lambda: None)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: (_ for _ in ()).throw(OSError("odd")))
@@ -192,13 +192,13 @@ def test_gpu_rows_come_from_nvidia_smi(monkeypatch):
     monkeypatch.undo()
     settings = from_parameters()
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert machine._gpu(settings)[0].found == "none"
+    assert next(machine._gpu(settings)).found == "none"
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/nvidia-smi")
 
     def answer(code, out):
         done = subprocess.CompletedProcess([], code, out, "")
         monkeypatch.setattr(subprocess, "run", lambda *args, **more: done)
-        return machine._gpu(settings)[0]
+        return next(machine._gpu(settings))
 
     assert answer(0, "Card A, 9 MiB\nCard B, 9 MiB\n").found == "Card A, 9 MiB; Card B, 9 MiB"
     assert answer(9, "No devices were found").found == "none"
@@ -207,7 +207,7 @@ def test_gpu_rows_come_from_nvidia_smi(monkeypatch):
         raise subprocess.TimeoutExpired("nvidia-smi", 20)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    row = machine._gpu(settings)[0]
+    row = next(machine._gpu(settings))
     assert row.ok and "unknown" in row.found
 
 

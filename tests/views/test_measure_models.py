@@ -29,16 +29,16 @@ def test_every_weight_belongs_to_the_right_part():
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_the_parts_are_all_of_the_model(norm_first):
+def test_the_parts_add_up_to_the_model(norm_first):
     model = SpanModel(EncoderConfig(50, 8, 3, 2, 16, 9, 2, norm_first))
     counts = measure.parameters_by_part(model)
     assert tuple(counts) == measure.PARTS
     assert sum(counts.values()) == sum(p.numel() for p in model.parameters())
 
 
-def test_memory_is_four_numbers_a_weight_in_training():
+def test_training_needs_four_numbers_per_weight():
     assert measure.memory(2**20) == {
-        "stored, float16": 2.0, "answering, float32": 4.0, "training, float32": 16.0,
+        "stored, float16": 2.0, "prediction, float32": 4.0, "training, float32": 16.0,
     }  # fmt: skip
 
 
@@ -52,20 +52,20 @@ def test_logits_come_with_their_tokens():
     assert best.start_logit in [pytest.approx(start, abs=1e-5) for _, start, _ in rows]
 
 
-def test_depth_experiment_shows_what_the_theory_says():
+def test_depth_experiment_agrees_with_the_theory():
     stacks = measure.depth_experiment(depths=(2, 16), width=64, seeds=(0,))
     found = {(s.layers, s.norm_first): s for s in stacks}
     assert set(found) == {(2, False), (2, True), (16, False), (16, True)}
     for (layers, _), stack in found.items():
         assert len(stack.gradients) == layers
         assert all(value > 0 for value in stack.gradients)
-    # Xiong et al. 2020, theorem 1: the last layer's gradient shrinks with depth only before.
+    # Xiong et al. 2020, theorem 1: the last layer's gradient shrinks with depth only in pre-LN.
     shrunk = {n: found[16, n].gradients[-1] / found[2, n].gradients[-1] for n in (False, True)}
     assert shrunk[False] > 0.8
     assert shrunk[True] < 0.7
 
 
-def test_depth_experiment_is_the_same_for_a_seed_and_leaves_the_global_one_alone():
+def test_depth_experiment_depends_on_its_own_seed_only():
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first = measure.depth_experiment(depths=(2,), width=32, seeds=(3,))

@@ -1,4 +1,4 @@
-"""Highlighting never changes a text; a case shows what its snippets say."""
+"""Highlighting never changes a text, and tables display texts as written."""
 
 import re
 from html import unescape
@@ -62,7 +62,7 @@ def test_case_shows_each_snippet_once_with_its_own_best(cases):
     assert "no snippet</li>" in tables.case_html(bare, examples, found)
 
 
-def test_case_puts_telling_snippets_first():
+def test_case_puts_relevant_snippets_first():
     dull, telling = "Nothing to see.", "Iron is missing."
     examples = [Example("q1_001", "q1", "", dull), Example("q1_002", "q1", "", telling)]
     row = {"id": "q1", "question": "?", "answer": "iron", "synonyms": (), "batch": "b",
@@ -71,7 +71,7 @@ def test_case_puts_telling_snippets_first():
     assert page.index("missing") < page.index("to see")
 
 
-def test_cases_have_one_legend_and_say_when_there_are_none(cases):
+def test_cases_have_one_legend_or_say_that_there_are_none(cases):
     rows, examples, found = cases
     assert tables.cases_html(rows, examples, found).count(tables.LEGEND) == 1
     assert "No such case" in tables.cases_html(rows[:0], examples, found)
@@ -83,7 +83,7 @@ def test_nbest_bars_escape_and_show_percent():
     assert "No span" in tables.nbest_html([])
 
 
-def test_odd_blanks_of_a_gold_are_seen(cases):
+def test_odd_spaces_in_a_gold_answer_are_visible(cases):
     rows, examples, found = cases
     assert "vitamin C␣<" in tables.case_html(rows.to_dict("records")[0], examples, found)
     assert tables.visible(" a  b c ") == "␣a ␣b c␣"
@@ -149,7 +149,6 @@ def odd_pages():
         "nbest": tables.nbest_html(found[0]),
         "text_table": tables.table(frame).to_html(),
         "several levels": tables.table(several).to_html(),
-        "left": tables.table(frame).to_html(),
         "any style": pd.DataFrame({"text": [ODD]}).style.to_html(),
         "any table": frame._repr_html_(),
     }

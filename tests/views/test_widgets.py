@@ -1,4 +1,4 @@
-"""The widgets driven without a browser: what they show, and what is left in a saved page."""
+"""The widgets without a browser: what they show, and what a saved page contains."""
 
 import re
 
@@ -13,7 +13,7 @@ from helpers.views import tables, widgets
 
 
 class Parrot:
-    """Answers with the context's first word, or refuses."""
+    """Answers with the context's first word; refuses a question without a question mark."""
 
     def answer(self, question, context):
         if "?" not in question:
@@ -39,7 +39,7 @@ def test_ask_answers_at_once_and_on_the_button():
     assert "no question mark in &lt;question&gt;" in shown.value
 
 
-def test_pages_without_a_kernel_are_out_of_reach_of_mathjax(cases):
+def test_static_pages_are_protected_from_mathjax(cases):
     for view in (widgets.ask(Parrot(), "Is it $5 or $6?", "$7 <script>"), widgets.browse(*cases)):
         assert re.match(rf'<div class="[\w-]+"><div {tables.WRITTEN}>', saved(view))
         assert "<script>" not in saved(view)
@@ -81,13 +81,13 @@ def test_browse_starts_with_an_error_and_follows_the_menus(cases):
     assert "zinc</b>." in shown.value and tables.LEGEND in shown.value
 
 
-def test_browse_of_right_answers_only_or_of_nothing(cases):
+def test_browse_without_errors_or_without_questions(cases):
     df, examples, found = cases
     assert "Right" in saved(widgets.browse(df[:1], examples, found))
     assert "No question" in saved(widgets.browse(df[:0], examples, found))
 
 
-def test_the_widget_hides_its_own_static_page_and_no_other(cases):
+def test_the_widget_hides_only_its_own_static_page(cases):
     one, two = widgets.browse(*cases), widgets.browse(*cases)
     name = re.search('class="([^"]+)"', saved(one))[1]
     assert f".{name} {{ display: none }}" in one.widget.children[-1].value

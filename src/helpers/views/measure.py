@@ -1,7 +1,7 @@
 """What notebooks 01 and 02 measure for their lessons.
 
-Models: their parts, their memory, the order of their rows, and where LayerNorm is applied. Files:
-what a folder of BioASQ files contains, and what each context setting makes of it.
+Notebook 01 looks at models: their parts, memory, row order, and the position of LayerNorm.
+Notebook 02 looks at a folder of BioASQ files: its contents, and the effect of each context setting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from helpers.data.bioasq import TYPES, Question, Remarks, read_questions
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
 from helpers.data.leaks import most_alike
-from helpers.data.spans import ceiling, extra_cause, find_spans, search_terms
+from helpers.data.spans import extra_cause, find_spans, search_terms
 from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
@@ -32,7 +32,7 @@ from helpers.model.features import Batch, Windows
 from helpers.run.stages import ConvertedRun, questions_of_tests
 
 PARTS = ("embeddings", "attention", "feed-forward", "LayerNorm", "span head")
-_PART_OF = {  # a word of the parameter's name -> the part it belongs to; the first match counts
+_PART_OF = {  # word in a parameter's name -> the part of the model; the first match counts
     "norm": "LayerNorm",
     "attention": "attention",
     "up": "feed-forward",
@@ -40,6 +40,9 @@ _PART_OF = {  # a word of the parameter's name -> the part it belongs to; the fi
     "head": "span head",
 }
 MEBIBYTE = 2**20
+STRICT = "strict rule"
+DROP_COLUMNS = [column.name for column in fields(Drop)]
+_MOST = 30  # unread files to list; somebody may give a whole home folder
 
 
 @dataclass(frozen=True)
@@ -57,47 +60,48 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """Where LayerNorm is applied."""
+        """The position of LayerNorm."""
         return "pre-LayerNorm" if self.norm_first else "post-LayerNorm"
 
 
 def meta_model(config: EncoderConfig | None = None) -> SpanModel:
-    """A model with names and shapes but no memory; BioMegatron 345M's without a ``config``."""
+    """A model with names and shapes but without numbers; BioMegatron 345M if no config is given."""
     with torch.device("meta"):
         return SpanModel(config or EncoderConfig(gelu=MEGATRON_GELU))
 
 
 def parameters_by_part(model: SpanModel) -> dict[str, int]:
-    """How many weights the model has in each of ``PARTS``."""
+    """The number of weights in each of ``PARTS``."""
     counts = dict.fromkeys(PARTS, 0)
     for name, weight in model.named_parameters():
-        known = [part for word, part in _PART_OF.items() if word in _words(name)]
-        counts[known[0] if known else "embeddings"] += weight.numel()
+        words = name.replace("_", ".").split(".")  # attention_norm.weight: "norm" counts
+        part = next((part for word, part in _PART_OF.items() if word in words), "embeddings")
+        counts[part] += weight.numel()
     return counts
 
 
 def memory(parameters: int) -> dict[str, float]:
-    """MiB that ``parameters`` weights take, by what is done with them.
+    """MiB that ``parameters`` weights need, by use.
 
-    Training keeps four float32 numbers per weight: itself, its gradient and Adam's two moments
-    (Kingma and Ba 2015). What the layers compute on the way comes on top and grows with the batch.
+    Training keeps four float32 numbers per weight: the weight, its gradient and Adam's two moments
+    (Kingma and Ba 2015). The activations come on top of that and grow with the batch.
     """
-    per_weight = {"stored, float16": 2, "answering, float32": 4, "training, float32": 16}
+    per_weight = {"stored, float16": 2, "prediction, float32": 4, "training, float32": 16}
     return {name: parameters * size / MEBIBYTE for name, size in per_weight.items()}
 
 
 def row_orders(reader: Reader) -> dict:
-    """The three row orders and how well the model does in each: ``order``, ``measure``, ``scores``.
+    """The model's score in each of the three row orders: ``order``, ``measure``, ``scores``.
 
-    A converted checkpoint brings what was found when it was converted. For any other, whose order
-    is known, the rows are exchanged on purpose: with a trained span head the model answers the
-    probe's questions, without one it matches them to their texts.
+    A converted checkpoint comes with the scores of its conversion. For any other model, whose order
+    is known, this function swaps the rows on purpose and scores the model on twenty questions: a
+    model with a trained span head answers them, any other matches them to their texts.
     """
     known = reader.origin.get("qkv", {})
     if known.get("scores"):
         return known
     if reader.fresh_head:
-        measure, words = matching, "share of questions whose own text is the nearest"
+        measure, words = matching, "share of questions that are closest to their own text"
     else:
         measure, words = row_order.answer_score, row_order.MEASURES["answers"]
     scores = row_order.try_orders(reader, measure)
@@ -105,9 +109,9 @@ def row_orders(reader: Reader) -> dict:
 
 
 def matching(reader: Reader) -> float:
-    """How often a question of the probe is nearest to its own text, by cosine of mean states.
+    """The share of questions closest to their own text, by cosine similarity of mean states.
 
-    MiniLM was trained for this (Reimers and Gurevych 2019, mean pooling); chance is 1 of 20.
+    MiniLM was trained for this (Reimers and Gurevych 2019, mean pooling). Chance level is 1 of 20.
     """
     examples = [example for example, _ in row_order.questions()]
     questions = _mean_states(reader, [example.question for example in examples])
@@ -116,16 +120,20 @@ def matching(reader: Reader) -> float:
     return (nearest == torch.arange(len(examples))).float().mean().item()
 
 
-def _mean_states(reader: Reader, texts: Sequence[str]) -> torch.Tensor:
+def _mean_states(reader: Reader, texts: list[str]) -> torch.Tensor:
     """Unit vectors ``[texts, hidden]``."""
-    encoded = [torch.tensor(e.ids) for e in reader.tokenizer.encode_batch(list(texts))]
-    lengths, ids = tuple(map(len, encoded)), torch.cat(encoded)
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    nothing = torch.zeros(len(texts), dtype=torch.long)
-    batch = Batch(ids, torch.zeros_like(ids), positions, lengths, nothing, nothing)
+    batch = _batch([torch.tensor(e.ids) for e in reader.tokenizer.encode_batch(texts)])
     with torch.inference_mode():
         states = reader.model.encoder(batch)
-    return F.normalize(torch.stack([part.mean(0) for part in states.split(lengths)]), dim=-1)
+    return F.normalize(torch.stack([part.mean(0) for part in states.split(batch.lengths)]), dim=-1)
+
+
+def _batch(texts: Sequence[torch.Tensor]) -> Batch:
+    """Token ids, one tensor ``[tokens]`` per text, as a batch without answers."""
+    ids, positions = torch.cat(list(texts)), torch.cat([torch.arange(len(text)) for text in texts])
+    nothing = torch.zeros(len(texts), dtype=torch.long)
+    lengths = tuple(map(len, texts))
+    return Batch(ids, torch.zeros_like(ids), positions, lengths, nothing, nothing)
 
 
 def head_logits(
@@ -142,19 +150,19 @@ def depth_experiment(
 ) -> list[Stack]:
     """Random stacks of several depths, with LayerNorm after and before the blocks.
 
-    The setting is close to that of Xiong et al. 2020, §3: matrices of the layers drawn as Xavier
-    did, biases 0, LayerNorm's scale 1 and shift 0, and a loss in which each token has a class of
-    its own, as when a masked word is guessed. Tokens and classes are random.
+    The setup is close to that of Xiong et al. 2020, §3: Xavier initialization of the layers'
+    matrices, biases 0, LayerNorm's scale 1 and shift 0, and a loss in which each token has its own
+    class, as in predicting masked words. Tokens and classes are random.
     """
     return [
-        _look_at(layers, norm_first, width, seed)
+        _random_stack(layers, norm_first, width, seed)
         for layers in depths
         for norm_first in (False, True)
         for seed in seeds
     ]
 
 
-def _look_at(layers: int, norm_first: bool, width: int, seed: int) -> Stack:
+def _random_stack(layers: int, norm_first: bool, width: int, seed: int) -> Stack:
     windows, length, words = 4, 32, 1000
     generator = torch.Generator().manual_seed(seed)
     config = EncoderConfig(
@@ -167,85 +175,69 @@ def _look_at(layers: int, norm_first: bool, width: int, seed: int) -> Stack:
     ids = torch.randint(words, (windows * length,), generator=generator)
     classes = torch.randint(words, (windows * length,), generator=generator)
     read_out = torch.randn(width, words, generator=generator) * math.sqrt(2 / (width + words))
-    nothing = torch.zeros(windows, dtype=torch.long)
-    batch = Batch(
-        ids, torch.zeros_like(ids), torch.arange(length).repeat(windows),
-        (length,) * windows, nothing, nothing,
-    )  # fmt: skip
-    F.cross_entropy(encoder(batch) @ read_out, classes).backward()
+    F.cross_entropy(encoder(_batch(ids.split(length))) @ read_out, classes).backward()
     gradients = tuple(layer.down.weight.grad.norm().item() for layer in encoder.layers)
     return Stack(layers, norm_first, seed, gradients)
 
 
 def _xavier(encoder: torch.nn.Module, generator: torch.Generator) -> None:
-    """Weights of both kinds of stack from the same draws, so that only LayerNorm differs."""
+    """Draw the weights; both kinds of stack get the same, so that only LayerNorm differs."""
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "norm" in name:
                 continue
             if weight.dim() == 1:
                 weight.zero_()
-            elif "layers" not in name:  # embeddings: of size 1, as LayerNorm would make them
+            elif "layers" not in name:  # embeddings: standard deviation 1, as after LayerNorm
                 weight.normal_(0, 1, generator=generator)
             else:  # query, key and value are three square matrices in one
-                rows = weight.shape[0] / (3 if "qkv" in name else 1)
-                weight.normal_(0, math.sqrt(2 / (rows + weight.shape[1])), generator=generator)
-
-
-def _words(name: str) -> list[str]:
-    """``layers.0.attention_norm.weight`` as words, ``norm`` of its own."""
-    return name.replace("_", ".").split(".")
-
-
-STRICT = "strict rule"
-_MOST = 30  # unread files that are listed; somebody may name a whole home folder
-DROP_COLUMNS = [column.name for column in fields(Drop)]
+                for matrix in weight.chunk(3 if "qkv" in name else 1):
+                    torch.nn.init.xavier_normal_(matrix, generator=generator)
 
 
 def describe_files(files: BioasqFiles) -> list[dict]:
-    """A row a file: role, name, format, and how many questions of each type it holds."""
-    roles = [("train", files.train, files.train_is_squad)] if files.train else []
+    """One row per file: role, name, format, and the number of questions of each type."""
+    found = [("train", files.train, files.train_is_squad)] if files.train else []
     if not files.enriched:
-        roles += [("test input", path, files.tests_are_squad) for path in files.tests]
-    roles += [("golden", path, False) for path in files.golds]
-    return [_describe(role, path, squad) for role, path, squad in roles]
+        found += [("test input", path, files.tests_are_squad) for path in files.tests]
+    found += [("golden", path, False) for path in files.golds]
+    rows = []
+    for role, path, squad in found:
+        if squad:  # only factoid questions, each in several rows
+            types = Counter(factoid=len({row.question_id for row in read_squad(path)}))
+        else:
+            types = Counter(question.type for question in read_questions(path, kind=None))
+        row = {"role": role, "file": path.name, "format": "SQuAD" if squad else "BioASQ"}
+        rows.append(row | {"questions": types.total()} | {kind: types[kind] for kind in TYPES})
+    return rows
 
 
-def _describe(role: str, path: Path, squad: bool) -> dict:
-    if squad:  # which holds factoids only, each in several rows
-        types = Counter(factoid=len({row.question_id for row in read_squad(path)}))
-    else:
-        types = Counter(question.type for question in read_questions(path, kind=None))
-    row = {"role": role, "file": path.name, "format": "SQuAD" if squad else "BioASQ"}
-    return row | {"questions": types.total()} | {kind: types[kind] for kind in TYPES}
+def remarks(files: BioasqFiles) -> list[dict]:
+    """What was repaired in the files or is unusual: one row per file and kind of remark.
 
-
-def oddities(files: BioasqFiles) -> list[dict]:
-    """What was repaired in the files, or is worth knowing: one row per file and kind.
-
-    Files of the folder that are not read come last, the first ``_MOST`` with the reason.
+    Files that are not read come last, the first ``_MOST`` of them with the reason.
     """
     paths = {files.train: files.train_is_squad} if files.train else {}
     paths |= {} if files.enriched else dict.fromkeys(files.tests, files.tests_are_squad)
     rows = []
     for path, squad in (paths | dict.fromkeys(files.golds, False)).items():
-        remarks = Remarks()
-        read_squad(path, remarks) if squad else read_questions(path, remarks=remarks)
+        found = Remarks()
+        read_squad(path, found) if squad else read_questions(path, remarks=found)
         rows += [
-            {"file": path.name, "oddity": what, "questions": len(ids)}
-            for what, ids in remarks.found.items()
+            {"file": path.name, "remark": what, "questions": len(ids)}
+            for what, ids in found.found.items()
         ]
     unread = [(path.name, f"not read: {why}") for path, why in files.ignored]
     if len(unread) > _MOST:
         unread[_MOST:] = [(f"{len(unread) - _MOST} more files", "not read")]
-    return rows + [{"file": name, "oddity": why, "questions": "–"} for name, why in unread]
+    return rows + [{"file": name, "remark": why, "questions": "–"} for name, why in unread]
 
 
 def published_spans(files: BioasqFiles) -> list[dict]:
-    """How the strict rule compares with the spans of a ready SQuAD training file, row by row.
+    """Counts of the spans in a ready SQuAD training file and of those that the strict rule finds.
 
-    Empty for a BioASQ training file. Every span that the rule finds beyond the file's is counted
-    under its cause, see ``spans.extra_cause``.
+    There are no rows for a BioASQ training file. Spans that only the rule finds are counted by
+    cause; see ``spans.extra_cause``.
     """
     if not files.train_is_squad:
         return []
@@ -257,16 +249,18 @@ def published_spans(files: BioasqFiles) -> list[dict]:
     for (name, context), published in annotated.items():
         found = set(find_spans(context, answers[name]))
         counts["spans in the file"] += len(published)
-        counts["of these found again by the strict rule"] += len(published & found)
+        counts["of these, also found by the strict rule"] += len(published & found)
         for span in found - published:
             cause = extra_cause(span, context, answers[name]) or "unexplained"
-            counts[f"found beyond the file: {cause}"] += 1
+            counts[f"by the strict rule only: {cause}"] += 1
     return [{"what": what, "spans": count} for what, count in counts.items()]
 
 
 def coverage(batches: Sequence[TestBatch]) -> list[dict]:
-    """A row per batch, and one for all: questions, those whose answer the strict rule finds in a
-    given text, and the extractive ceiling, which also counts answers inside a word.
+    """Questions, those that the strict rule can answer, and the ceiling: per batch and for all.
+
+    The strict rule must find an answer in a given text. The extractive ceiling also counts answers
+    inside a word.
     """
     rows = []
     for batch in batches:
@@ -277,12 +271,12 @@ def coverage(batches: Sequence[TestBatch]) -> list[dict]:
         )
         row = {"batch": batch.name, "questions": len(batch.golds), STRICT: found}
         rows.append(row | {"ceiling": batch.ceiling[0]})
-    return [*rows, {name: "all" if name == "batch" else sum(row[name] for row in rows)
-                    for name in rows[0]}]  # fmt: skip
+    names = ("questions", STRICT, "ceiling")
+    return [*rows, {"batch": "all"} | {name: sum(row[name] for row in rows) for name in names}]
 
 
-def reading(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
-    """Words of each distinct context and contexts of each question, in training and in the test."""
+def context_sizes(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
+    """Words per distinct context and contexts per question, in training and in the test."""
     tests = [row for batch in converted.batches for row in batch.examples]
     parts = {}
     for name, rows in (("train", [*converted.train, *converted.dev]), ("test", tests)):
@@ -293,27 +287,30 @@ def reading(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
     return parts
 
 
-def leak_rows(converted: ConvertedRun, alike: int = 5) -> list[dict]:
-    """The leaks and, to be judged by eye, the ``alike`` most similar pairs that are none."""
+def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
+    """The leaks, and the ``most`` similar pairs among the other questions for comparison."""
     train = question_texts([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
-    rows = [*converted.leaks, *most_alike(rest, questions_of_tests(converted.batches), alike)]
+    rows = [(leak.how, leak) for leak in converted.leaks]
+    rows += [
+        ("none", pair) for pair in most_alike(rest, questions_of_tests(converted.batches), most)
+    ]
     return [
-        {"sign": leak.how if leak in converted.leaks else "none", "likeness": leak.likeness,
-         "training question": leak.question, "test question": leak.test_question}
-        for leak in rows
+        {"leak": how, "likeness": pair.likeness, "training question": pair.question,
+         "test question": pair.test_question}
+        for how, pair in rows
     ]  # fmt: skip
 
 
 def telling_example(
     questions: list[Question], files: BioasqFiles, context: str = "snippet"
 ) -> tuple[Question, Example]:
-    """A question that shows much at once, and its most telling snippet with the spans in it.
+    """A question that shows much at once, and its best snippet with the gold spans in it.
 
-    Wanted: several snippets, several synonyms, more than one of them in one snippet. Where no
-    snippet holds an answer, the run's ``context`` is tried; a question without any text comes with
-    an empty one.
+    The best question has several snippets and synonyms, and a snippet with several of the synonyms.
+    If no snippet contains an answer, the function tries the run's ``context``. A question without
+    any text comes with an empty one.
     """
     examples, _ = convert(questions)
     if not examples and context == "abstract":
@@ -324,26 +321,28 @@ def telling_example(
         shown, _ = convert([first], test=True)
         return first, (shown or [Example(f"{first.id}_001", first.id, first.body, "")])[0]
     by_id = {question.id: question for question in questions}
-    ranked = []
-    for example in examples:
+
+    def rank(example: Example) -> tuple:
         question = by_id[example.question_id]
         texts = {span.text.casefold() for span in example.spans}
         much = min(len(question.synonyms()), 3) + min(len(question.snippets), 3) + 2 * len(texts)
-        ranked.append((-much, len(question.snippets), len(example.context), example.id))
-    chosen = min(ranked)[-1]
-    example = next(example for example in examples if example.id == chosen)
+        return -much, len(question.snippets), len(example.context), example.id
+
+    example = min(examples, key=rank)
     return by_id[example.question_id], example
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
-    """What each possible context setting gives the system in the test: a row a setting.
+    """What the system receives in the test under each context setting: one row per setting.
 
-    "abstract" is there when a file or PubMed's cache has abstracts (none are fetched), and once
-    more for each ready SQuAD test file of full abstracts among the files. SQuAD test inputs were
-    made for one context: no rows.
+    "abstract" is listed if a file or PubMed's cache has abstracts (none are downloaded), and again
+    for each ready SQuAD test file of full abstracts among the files. There are no rows for SQuAD
+    test inputs, because they were made for one context.
     """
+    if files.tests_are_squad:
+        return []
     rows = []
-    for context in () if files.tests_are_squad else CONTEXTS:
+    for context in CONTEXTS:
         try:
             batches, _ = read_batches(files, context, fetch=False)
         except InputError:
@@ -351,25 +350,23 @@ def compare_contexts(files: BioasqFiles) -> list[dict]:
                 raise
             continue
         golds = [question for batch in batches for question in batch.golds]
-        rows.append(_given(context, golds, [row for batch in batches for row in batch.examples]))
-    if rows:
-        folder = Path(os.path.commonpath([path.parent for path in files.golds]))
-        edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
-        for path in ready_tests(folder, "abstract", edition):
-            rows.append(_given(f"abstract: {path.name}", golds, read_squad(path)))
+        examples = [example for batch in batches for example in batch.examples]
+        rows.append(_sizes(context, golds, examples))
+    folder = Path(os.path.commonpath([path.parent for path in files.golds]))
+    edition = re.match(r"mini|\d+b", files.batches[0].lower())[0]
+    for path in ready_tests(folder, "abstract", edition):
+        rows.append(_sizes(f"abstract: {path.name}", golds, read_squad(path)))
     return rows
 
 
-def _given(name: str, golds: Sequence[Question], examples: Sequence[Example]) -> dict:
-    contexts = defaultdict(list)
-    for example in examples:
-        contexts[example.question_id].append(example.context)
-    hits, total = ceiling(golds, contexts)
+def _sizes(name: str, golds: Sequence[Question], examples: Sequence[Example]) -> dict:
+    batch = TestBatch(name, tuple(examples), tuple(golds))
+    hits, total = batch.ceiling
     words = [len(example.context.split()) for example in examples] or [0]
     return {
         "context": name,
         "questions": total,
-        "with a text": len(contexts),
+        "with a text": len(batch.contexts),
         "texts": len(examples),
         "mean words": sum(words) / len(words),
         "longest": max(words),

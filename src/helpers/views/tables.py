@@ -1,14 +1,16 @@
-"""Tables and marked texts as HTML for notebooks, the report and the widgets.
+"""Tables and highlighted texts as HTML for notebooks, the report and the widgets.
 
 Text is displayed as written: escaped, and protected from MathJax, which would turn the part between
-two dollar signs into a formula. Weight, underline and frame carry the meaning, not color.
+two dollar signs into a formula. Bold type, underlines and boxes carry the meaning, not colors.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from helpers.data.spans import gold_spans
@@ -18,7 +20,7 @@ from helpers.scoring.metrics import lower
 if TYPE_CHECKING:
     import pandas as pd
 
-# These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to leave a text alone.
+# These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to ignore a text.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
 _GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
 _BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
@@ -26,11 +28,17 @@ _TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show,
 
 
 def as_written() -> None:
-    """Make pandas display texts as written from now on, neither as HTML nor as formulas."""
+    """From now on, make pandas display texts as written: neither as HTML nor as formulas."""
     import pandas as pd
 
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
     pd.set_option("styler.format.escape", "html")
+
+
+def cut(text: str, length: int = 34) -> str:
+    """A text as a label: on one line, with at most ``length`` characters."""
+    text = " ".join(str(text).split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def highlight(context: str, gold: Iterable, predicted=None) -> str:
@@ -42,22 +50,19 @@ def highlight(context: str, gold: Iterable, predicted=None) -> str:
     for span in gold:
         golden[span.start : span.end] = [True] * len(golden[span.start : span.end])
     low, high = (predicted.start, predicted.end) if predicted else (0, 0)
-    parts = (
-        _golden(context[:low], golden[:low]),
-        _golden(context[low:high], golden[low:high]),
-        _golden(context[high:], golden[high:]),
+    before, inside, after = (
+        _bold(context[part], golden[part])
+        for part in (slice(low), slice(low, high), slice(high, None))
     )
-    box = f'<span style="{_BOX_STYLE}">{parts[1]}</span>' if high > low else ""
-    return f'<bdi {WRITTEN} style="{_TEXT_STYLE}">{parts[0]}{box}{parts[2]}</bdi>'
+    box = f'<span style="{_BOX_STYLE}">{inside}</span>' if high > low else ""
+    return f'<bdi {WRITTEN} style="{_TEXT_STYLE}">{before}{box}{after}</bdi>'
 
 
-def _golden(text: str, golden: Sequence[bool]) -> str:
-    pieces, start = [], 0
-    for end in range(1, len(text) + 1):
-        if end == len(text) or golden[end] != golden[start]:
-            piece = escape(text[start:end])
-            pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if golden[start] else piece)
-            start = end
+def _bold(text: str, golden: Sequence[bool]) -> str:
+    pieces = []
+    for is_gold, run in groupby(zip(golden, text, strict=True), key=lambda pair: pair[0]):
+        piece = escape("".join(character for _, character in run))
+        pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if is_gold else piece)
     return "".join(pieces)
 
 
@@ -71,51 +76,48 @@ LEGEND = (
 def case_html(
     row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """One row of the table with its snippets, each with its best span and probability.
+    """One row of ``errors.table`` with its snippets, each with its best span and probability.
 
     Equal snippets are shown once. If there are more than ``most``, those with a gold answer and
-    those that vote for the first answer come first, and the rest are counted.
+    those whose best span is the first answer come first, and the rest are only counted.
     """
-    shown: dict[str, tuple[str, int]] = {}
     pairs = by_question(examples, candidates).get(row["id"], [])
-    spoken = lower(row["answer"])
-    spans = {example.context: gold_spans(example.context, row["synonyms"]) for example, _ in pairs}
-    pairs.sort(key=lambda p: not (spans[p[0].context] or (p[1] and lower(p[1][0].text) == spoken)))
-    for example, nbest in pairs:
-        times = shown.get(example.context, ("", 0))[1]
-        best = nbest[0] if nbest else None
-        marked = highlight(example.context, spans[example.context], best)
-        chance = f"{best.probability:.0%}" if best else "no span"
-        shown[example.context] = (f"<b>{chance}</b>&ensp;{marked}", times + 1)
-    items = [
-        f'<li style="margin:4px 0">{text}{f" <i>(given {n} times)</i>" if n > 1 else ""}</li>'
-        for text, n in list(shown.values())[:most]
-    ]
-    more = len(shown) - len(items)
-    facts = (
-        ("answer", row["answer"] or "(none)"),
-        ("gold", " | ".join(map(visible, row["synonyms"]))),
-    )
-    facts_html = "; ".join(f"{name}: <b>{escape(value)}</b>" for name, value in facts)
+    times = Counter(example.context for example, _ in pairs)
+    best = {example.context: nbest[0] if nbest else None for example, nbest in pairs}
+    gold = {context: gold_spans(context, row["synonyms"]) for context in best}
+    answer = lower(row["answer"])
+
+    def is_dull(context: str) -> bool:
+        return not (gold[context] or (best[context] and lower(best[context].text) == answer))
+
+    items = []
+    for context in sorted(best, key=is_dull)[:most]:
+        chance = f"{best[context].probability:.0%}" if best[context] else "no span"
+        again = f" <i>(given {times[context]} times)</i>" if times[context] > 1 else ""
+        text = f"<b>{chance}</b>&ensp;{highlight(context, gold[context], best[context])}"
+        items.append(f'<li style="margin:4px 0">{text}{again}</li>')
+    more = f"<i>and {len(best) - len(items)} more</i>" if len(best) > len(items) else ""
+    synonyms = " | ".join(map(visible, row["synonyms"]))
     return (
         f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
-        f"<b>{escape(row['question'])}</b><br>{facts_html}<br>"
+        f"<b>{escape(row['question'])}</b><br>"
+        f"answer: <b>{escape(row['answer'] or '(none)')}</b>; gold: <b>{escape(synonyms)}</b><br>"
         f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
         f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
-        f"{f'<i>and {more} more</i>' if more > 0 else ''}</div>"
+        f"{more}</div>"
     )
 
 
 def cases_html(
     rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """The legend and ``case_html`` of every row."""
+    """The legend, and ``case_html`` for each row."""
     cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
     return LEGEND + ("".join(cases) or "<p>No such case.</p>")
 
 
 def nbest_html(nbest: Sequence, most: int = 5) -> str:
-    """The first candidates of one n-best as a table with a bar for each probability."""
+    """The first ``most`` candidates of one n-best as a table with a bar for each probability."""
     rows = [
         f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
         f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
@@ -127,14 +129,14 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
 
 
 def visible(text: str) -> str:
-    """A text in which leading, trailing and repeated spaces are shown as "␣"."""
-    return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda blanks: "␣" * len(blanks[0]), text)
+    """The text with "␣" for each leading, trailing and repeated space."""
+    return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda spaces: "␣" * len(spaces[0]), text)
 
 
 def table(rows, index: str | list[str] | None = None, columns=None, digits: int = 2):
     """Records or a data frame as a table in the kit's style: flush left, texts as written.
 
-    ``index`` names the columns that label the rows. Mere row numbers are hidden.
+    ``index`` names the columns that label the rows. Row numbers are hidden.
     """
     import pandas as pd
 

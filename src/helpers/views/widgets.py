@@ -1,4 +1,4 @@
-"""The widgets: ask the model a question, browse its errors.
+"""The widgets: ask the model a question, and browse its errors.
 
 Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
@@ -25,8 +25,8 @@ _LONGEST = 90  # characters of a question in the menu
 class View:
     """A widget, and a static page that replaces it wherever widgets do not work.
 
-    The output contains both. The widget includes a style that hides the page, so a viewer shows one
-    of the two without having to say what it supports.
+    The output contains both. The widget includes a style that hides the page, so every viewer shows
+    only one of the two.
     """
 
     def __init__(self, parts: Sequence[ipywidgets.Widget], page: Callable[[], str]):
@@ -36,7 +36,7 @@ class View:
         self._page = page
 
     def outputs(self) -> list[dict]:
-        """MIME bundles: the page as it is now, then the widget."""
+        """MIME bundles: the page in its current state, then the widget."""
         live = dict(self.widget._repr_mimebundle_() or {})
         page = f'<div class="{self._name}"><div {tables.WRITTEN}>{self._page()}</div></div>'
         return [
@@ -50,10 +50,10 @@ class View:
 
 
 def ask(reader, question: str = "", context: str = "") -> View:
-    """Two text fields and a button: show the n-best of ``reader.answer`` and mark the best span.
+    """Two text fields and a button that shows the n-best of ``reader.answer`` and the best span.
 
-    If a question and a context are given, they are answered at once. The model always answers, even
-    if the context contains no answer.
+    If you give a question and a context, the model answers at once. It always answers, even if the
+    context contains no answer.
     """
     asked = ipywidgets.Textarea(question, description="question", rows=2, **_FIELD)
     given = ipywidgets.Textarea(context, description="context", rows=6, **_FIELD)
@@ -74,7 +74,7 @@ def ask(reader, question: str = "", context: str = "") -> View:
 
 def _answer(reader, question: str, context: str) -> str:
     if not question or not context.strip():
-        return "<p>Type a question and a context, then press the button.</p>"
+        return "<p>Type a question and a context, then click the button.</p>"
     try:
         nbest = reader.answer(question, context)
     except ValueError as error:  # InputError is one; a stack trace would not help
@@ -86,7 +86,7 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Choose a cause and a question of ``errors.table``, and see up to ``most`` of its snippets."""
+    """Menus for a cause and a question of ``errors.table``; up to ``most`` snippets are shown."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
     present = df["cause"].value_counts() if len(df) else {}
     causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
@@ -106,15 +106,11 @@ def browse(
 
     def fill(_=None):
         rows = [row for row in by_id.values() if row["cause"] == cause.value]
-        question.options = [(_short(row["question"]), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu that gets options selects none
+        question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
+        question.index = 0 if rows else None  # an empty menu that gets options selects nothing
         show()
 
     cause.observe(fill, "value")
     question.observe(show, "value")
     fill()
     return View([cause, question, shown], lambda: shown.value)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
