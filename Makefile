@@ -18,15 +18,15 @@ help: ## list the commands
 	@echo
 	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
 	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
-	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch's index of CPU or CUDA wheels)"
+	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch index with CPU or CUDA wheels)"
 
 setup: $(READY) ## create .venv and install the pinned packages
 
 # Torch is installed first and separately, because it can come from a different index.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
-	  || { echo "$(PYTHON) is missing or is not Python 3.11 or 3.12. Install Python 3.11, or give" \
-	  "the path of yours: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	  || { echo "$(PYTHON) is missing or is not Python 3.11 or 3.12. Install Python 3.11, or" \
+	  "specify its path: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu, install the" \
 	  "package python3.11-venv" >&2; exit 2; }
@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip check
 	@touch $@
 
-walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and the path of the report
+walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and the report path
 	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
 
 seeds: $(READY) ## train with several seeds and print the mean and the spread
@@ -45,14 +45,14 @@ seeds: $(READY) ## train with several seeds and print the mean and the spread
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-test: $(READY) ## run the tests (BIOASQ_DIR adds the tests on the real files)
+test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
 
-lint: $(READY) ## check the style and that no notebook contains outputs
+lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
 
-clean: ## remove .venv and caches, keep runs/ and the downloaded weights
+clean: ## remove .venv and caches, but keep runs/ and the downloaded weights
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
 	find src tests data_scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,11 +1,11 @@
-"""Measure the conversion to SQuAD: its speed, how it scales, and the memory for a large file.
+"""Measure the speed and scaling of the conversion to SQuAD, and its memory for a large file.
 
     python benchmarks/conversion_speed.py [--bioasq-dir DIR] [--most 100] [--megabytes 100]
 
-The input resembles the training file of 7b: 779 factoid questions with nine snippets each. The
+The input resembles the 7b training file: 779 factoid questions with nine snippets each. The
 snippets come from BioASQ-mini and have 25 words on average (28 in 7b). With --bioasq-dir, the
 script also converts the snippets of the real golden files. It uses one process and one thread. It
-prints its measurements and checks nothing.
+only prints measurements and checks nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).parents[1] / "data_scripts" / "bioasq_to_squad.py"
 
 
 def like_7b(times: int) -> list[Question]:
-    """Make ``times`` as many questions as 7b has, each with nine snippets and its own id."""
+    """Make ``times`` × 779 questions, each with nine snippets and a unique id."""
     source = read_questions(DATA / "BioASQ-training-mini.json")
     snippets = cycle([s for question in source for s in question.snippets])
     return [
@@ -46,7 +46,7 @@ def like_7b(times: int) -> list[Question]:
 
 
 def pairs_per_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
-    """The number of question-snippet pairs, and the pairs per second in the fastest round."""
+    """Return the number of question-snippet pairs, and the pairs per second in the best round."""
     pairs = sum(len(question.snippets) for question in questions)
     best = float("inf")
     for _ in range(rounds):
@@ -57,7 +57,7 @@ def pairs_per_second(questions: list[Question], rounds: int = 3) -> tuple[int, f
 
 
 def large_file(folder: Path, megabytes: int) -> Path:
-    """Write a training file of this size with all question types; each question has its own id."""
+    """Write a training file of this size, with all question types and a unique id per question."""
     source = json.loads((DATA / "BioASQ-training-mini.json").read_bytes())["questions"]
     path, number = folder / "BioASQ-training7b.json", 0
     with path.open("w", encoding="utf-8") as out:
@@ -79,16 +79,16 @@ def main() -> None:
         "--bioasq-dir",
         metavar="DIR",
         default=os.environ.get("BIOASQ_DIR", ""),
-        help="also convert the golden files in this folder (default: BIOASQ_DIR)",
+        help="also convert the golden files in this folder (default: $BIOASQ_DIR)",
     )
     parser.add_argument(
-        "--most", type=int, default=100, help="the largest input, in multiples of 7b (default: 100)"
+        "--most", type=int, default=100, help="largest input, in multiples of 7b (default: 100)"
     )
     parser.add_argument(
         "--megabytes",
         type=int,
         default=100,
-        help="the size of the large file, or 0 for no file (default: 100)",
+        help="size of the large file in MB, or 0 to skip it (default: 100)",
     )
     args = parser.parse_args()
 

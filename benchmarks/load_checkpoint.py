@@ -1,12 +1,12 @@
-"""Measure the time and memory to load a checkpoint of BioMegatron's size by several methods.
+"""Measure the time and memory for loading a checkpoint of BioMegatron's size by several methods.
 
     python benchmarks/load_checkpoint.py [--rounds 3] [--layers 24 --hidden 1024]
 
-The weights are random, in the format of 2021: two float16 files in torch's old pickle format. Each
-method runs in its own process. Every round runs all methods, so that a change in the load of the
-machine affects all of them. Memory is the peak of the process (VmHWM, Linux only) minus its peak
-after the imports, in GiB and as a multiple of the float32 weights. Speed-ups are relative to the
-naive method: build the model, ``torch.load``, ``load_state_dict``.
+The weights are random, in the 2021 format: two float16 files in torch's old pickle format. Each
+method runs in a separate process. Every round runs all methods, so that a change in the machine's
+load affects all of them. Memory is the peak memory of the process (VmHWM, Linux only) minus the
+peak after the imports, in GiB and as a multiple of the float32 weights. Speedups are relative to
+the naive method, which builds the model and calls ``torch.load`` and ``load_state_dict``.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from pathlib import Path
 GIB = 2**30
 METHODS = {
     "naive": "naive: build transformers' model, torch.load, load_state_dict",
-    "pickles": "ours, from the two float16 pickle files, row order given",
-    "mapped": "ours, from the converted folder, mapped into memory",
+    "pickles": "ours, from the two float16 pickle files with a known row order",
+    "mapped": "ours, from the converted folder, memory-mapped",
     "transformers": "transformers: from_pretrained on the converted folder",
 }
 
 
 def make(folder: Path, layers: int, hidden: int) -> None:
-    """Write ``megatron/`` (as in 2021), ``naive.pt`` (transformers' names) and ``converted/``."""
+    """Write ``megatron/`` (2021 format), ``naive.pt`` (transformers' names) and ``converted/``."""
     import torch
 
     from helpers.config import Settings
@@ -63,7 +63,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
 
 
 def load(method: str, folder: Path) -> None:
-    """Load by one method; print the seconds, the peak memory minus the imports, and a checksum."""
+    """Load by one method; print the seconds, the memory without the imports, and a checksum."""
     import torch
     import transformers
 
@@ -92,7 +92,7 @@ def load(method: str, folder: Path) -> None:
 
 
 def _peak() -> int:
-    """The peak memory of this process so far, in bytes."""
+    """Return the peak memory of this process so far, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024
@@ -131,7 +131,7 @@ def main() -> None:
         raise SystemExit(f"the methods loaded different weights; their sums are {sums}")
     weights = runs["naive"][0]["weights"]
     print(f"\nfloat32 weights: {weights / GIB:.3f} GiB; medians of {options.rounds} rounds\n")
-    print("| method | seconds | speed-up over naive | peak memory, GiB | peak memory / weights |")
+    print("| method | seconds | speedup over naive | peak memory (GiB) | peak memory / weights |")
     print("|---|---|---|---|---|")
     seconds = {
         method: statistics.median(run["seconds"] for run in runs[method]) for method in METHODS

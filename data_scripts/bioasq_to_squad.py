@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Convert BioASQ factoid questions to a SQuAD file, and report every dropped question.
 
-A golden file is training data unless --test is given.
+The script treats a golden file as training data unless you specify --test.
 """
 
 import argparse
@@ -16,25 +16,23 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="BioASQ or SQuAD files")
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
-    add("--context", choices=CONTEXTS, default="snippet", help="the text the model reads")
-    add(
-        "--abstracts", metavar="FILE", help="JSON {address or PubMed id: text}; PubMed has the rest"
-    )
-    add("--drops", metavar="DROPS.jsonl", help="write the dropped questions and their reasons")
-    add("--ids", metavar="IDS.jsonl", help="write the id map: row -> question, snippet, offsets")
+    add("--context", choices=CONTEXTS, default="snippet", help="the text that the model reads")
+    add("--abstracts", metavar="FILE", help="JSON {address or PubMed id: text}; PubMed fills gaps")
+    add("--drops", metavar="DROPS.jsonl", help="also write the dropped questions, with reasons")
+    add("--ids", metavar="IDS.jsonl", help="also write each row's question, snippet and offsets")
     add(
         "--dev-fraction",
         type=float,
         default=0.0,
         metavar="F",
-        help="hold out this fraction of the questions and write it to OUT_dev.json",
+        help="hold out this fraction of the questions and write them to OUT_dev.json",
     )
-    add("--seed", type=int, default=0, metavar="N", help="random seed of the held-out questions")
-    add("--squad-version", type=int, choices=(1, 2), default=1, help="v1.1 or v2.0")
+    add("--seed", type=int, default=0, metavar="N", help="random seed for the held-out questions")
+    add("--squad-version", type=int, choices=(1, 2), default=1, help="1 for v1.1, 2 for v2.0")
     add("--test", action="store_true", help="keep every context, with or without an answer")
     add("--negatives", action="store_true", help="for v2.0: also write contexts without an answer")
-    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions in these files")
-    add("--allow-leak", action="store_true", help="convert these questions nevertheless")
+    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions found in TEST")
+    add("--allow-leak", action="store_true", help="convert questions found in TEST anyway")
     options = vars(parser.parse_args(argv))
     options["version"] = {1: "1.1", 2: "2.0"}[options.pop("squad_version")]
     try:

@@ -1,4 +1,4 @@
-"""Fetch a checkpoint by name, verify it, and print where it is."""
+"""Fetch a checkpoint by name, verify it, and print its location."""
 
 import argparse
 import sys
@@ -8,29 +8,29 @@ from helpers.config import QKV_ORDERS, InputError, from_parameters
 from helpers.fetch.fetch import fetch
 from helpers.fetch.registry import REGISTRY
 
-VARIABLES = """HELPERS_CACHE moves the cache, HELPERS_LOCK the file with the hashes recorded at the
-first fetch; HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT name mirrors; NGC_API_KEY is a key for
-NGC; HELPERS_OFFLINE=1 forbids every network connection."""
+VARIABLES = """HELPERS_CACHE is the cache folder. HELPERS_LOCK is the file with the hashes recorded
+at the first fetch. HF_ENDPOINT, NGC_ENDPOINT and SQUAD_ENDPOINT are the URLs of mirrors.
+NGC_API_KEY is a key for NGC. HELPERS_OFFLINE=1 forbids all network connections."""
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=VARIABLES)
     add = parser.add_argument
-    add("name", help=f"one of {', '.join(REGISTRY)}; organization/model[@revision]; or a path")
-    add("--source", help="your own copy: a folder, a .nemo or other file, or an archive")
-    add("--to", help="folder for the files (default: the cache)")
+    add("name", help=f"one of {', '.join(REGISTRY)}, organization/model[@revision], or a path")
+    add("--source", help="your own copy: a folder, a single file such as .nemo, or an archive")
+    add("--to", help="output folder (default: the cache)")
     add("--convert", metavar="DIR", help="also write a transformers folder to DIR")
     add("--qkv-order", choices=QKV_ORDERS[1:], default="",
-        help="row order of a Megatron checkpoint; by default we try all of them")  # fmt: skip
-    add("--report", metavar="FILE.md", help="write what the files contain, to share with others")
-    add("--squad-dev", default="", metavar="FILE", help="for --report: measure EM and F1 on FILE")
+        help="row order of a Megatron checkpoint (default: try each order)")  # fmt: skip
+    add("--report", metavar="FILE.md", help="describe the files in a report to share with others")
+    add("--squad-dev", default="", metavar="FILE", help="also report EM and F1 on FILE")
     options = parser.parse_args(argv)
     if options.qkv_order and not (options.convert or options.report):
-        parser.error("--qkv-order goes with --convert or --report")
+        parser.error("--qkv-order requires --convert or --report")
     if options.squad_dev and not options.report:
-        parser.error("--squad-dev goes with --report")
+        parser.error("--squad-dev requires --report")
     try:
-        if options.convert:  # refuse a wrong folder before downloading; torch takes a second
+        if options.convert:  # refuse a wrong folder early; importing torch takes a second
             from helpers import pipeline
             from helpers.model.checkpoints import check_replaceable
 

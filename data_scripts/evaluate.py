@@ -1,8 +1,8 @@
-"""Score answer files against gold files: SAcc, MRR and LAcc; EM and F1 for SQuAD files.
+"""Score answer files against gold files by SAcc, MRR and LAcc (SQuAD files: by EM and F1).
 
-Standard output gets one line per batch and the weighted line, standard error every repair and every
-ignored entry. BioASQ files are scored as the organizers' program scores them (edition 5). Where
-that program stops, this one repairs the files with a remark, or refuses them.
+The script prints one line per batch and one with the weighted scores. It lists all repairs and
+ignored entries on standard error. It scores BioASQ files as the organizers' program does
+(edition 5). If a file would stop that program, this script either repairs it or refuses it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="one per gold file, in the same order; for SQuAD a file {row id: text}",
+        help="one per gold file, in the same order; for SQuAD: JSON {row id: answer}",
     )
-    parser.add_argument("--json", metavar="OUT.json", help="also write the scores, fractions of 1")
+    parser.add_argument("--json", metavar="OUT.json", help="also write the scores (0 to 1)")
     parser.add_argument(
         "--missing",
         choices=MISSING,
         default=MISSING[0],
-        help="count questions without an entry as wrong (default), or drop them from the mean as "
-        "BioASQ's evaluators did up to 2020",
+        help="count questions without an entry as wrong (default), or drop them from the mean, as "
+        "BioASQ's evaluators did until 2020",
     )
     args = parser.parse_args(argv)
     try:

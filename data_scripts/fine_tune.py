@@ -1,4 +1,4 @@
-r"""Fine-tune a checkpoint on a SQuAD file: the usage example of the model card.
+r"""Fine-tune a checkpoint on a SQuAD file, as in the usage example of the model card.
 
     python data_scripts/fine_tune.py --checkpoint minilm --train train.json --dev dev.json \
         --output model --set learning_rate=1e-4 --set epochs=3
@@ -14,20 +14,20 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, help="a registry name, or a path")
+    parser.add_argument("--checkpoint", required=True, help="a registry name or a path")
     parser.add_argument("--train", required=True, help="SQuAD file with answers")
-    parser.add_argument("--dev", help="held-out SQuAD file; prints its scores at the end")
+    parser.add_argument("--dev", help="held-out SQuAD file to score at the end")
     parser.add_argument("--against", nargs="+", default=[], metavar="TEST",
-                        help="test inputs or golden files: questions of theirs in --train are "
-                        "refused unless --set allow_leak=true")  # fmt: skip
+                        help="test inputs or golden files; refuse a --train file that contains "
+                        "their questions, unless --set allow_leak=true")  # fmt: skip
     parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
     names = ", ".join(PROFILES)
-    parser.add_argument("--profile", default="mini", help=f"source of all other settings: {names}")
+    parser.add_argument("--profile", default="mini", help=f"profile of other settings: {names}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
-                        "checkpoint; by default we try all of them")  # fmt: skip
+                        "checkpoint (default: try each order)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
-    parser.add_argument("--resume", action="store_true", help="continue where it was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue a stopped training")
     args = parser.parse_args(argv)
     try:
         parameters = {"profile": args.profile, "seed": args.seed}

@@ -13,22 +13,22 @@ from helpers.data.mini import DATA
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return 0, 1 if --check finds a difference, or 2 for bad input."""
+    """Run the script; return 0, or 1 if --check finds a difference, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Scores on this teaching data are not comparable with any published result.",
     )
     parser.add_argument(
-        "--to", type=Path, default=DATA, help="folder to write to (default: the package's)"
+        "--to", type=Path, default=DATA, help="output folder (default: in the package)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; check the folder's files instead"
+        "--check", action="store_true", help="check the files in the folder instead of writing them"
     )
     options = parser.parse_args(arguments)
     try:
         if options.check:
             differences = generate.check(options.to)
-            print("\n".join(differences) or f"{options.to}: all files match the facts")
+            print("\n".join(differences) or f"{options.to}: all files match the generated data")
             return 1 if differences else 0
         for path in generate.make(options.to):
             print(path)

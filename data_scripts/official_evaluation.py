@@ -1,9 +1,9 @@
-"""Score answers with the organizers' Java program and compare every figure with ours to 1e-9.
+"""Score answers with the organizers' Java program and compare all scores with ours to 1e-9.
 
-Standard output gets one line per batch with the program's figure and ours for each measure. The
-program reads the files unchanged. Only if it stops, it reads copies in which we change what stopped
-it; standard error lists these changes. The exit status is 0 if all figures agree, 1 if one differs,
-2 for bad input.
+The script prints one line per batch with the program's score and ours for each measure. The program
+first reads the unchanged files. If it stops, the script repairs copies of the files, lists the
+changes on standard error, and runs the program again. The exit status is 0 if all scores agree, 1
+if any score differs, and 2 for bad input.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="one per gold file, in the same order",
+        help="one per golden file, in the same order",
     )
     parser.add_argument(
-        "--edition", type=int, default=EDITION, help="rules to use; 5 (default) is that of 7b"
+        "--edition", type=int, default=EDITION, help="edition of the rules (default: 5, as for 7b)"
     )
-    parser.add_argument("--missing", choices=MISSING, default=MISSING[0], help="as for evaluate.py")
+    parser.add_argument("--missing", choices=MISSING, default=MISSING[0], help="as in evaluate.py")
     args = parser.parse_args(argv)
     try:
         found = compare_files(
@@ -43,11 +43,11 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     for repair in (repair for batch in found for repair in batch.repairs):
         print(repair, file=sys.stderr)
-    print(f"{'batch':<10}each measure: official, ours")
+    print(f"{'batch':<10}official and our score of each measure")
     for batch in found:
         print(batch.line())
     agree = all(batch.agrees for batch in found)
-    print(f"{len(found) * len(FACTOID)} figures, {'all agree' if agree else 'NOT all agree'}")
+    print(f"{len(found) * len(FACTOID)} scores, {'all agree' if agree else 'NOT all agree'}")
     return 0 if agree else 1
 
 

@@ -1,4 +1,4 @@
-r"""Answer a BioASQ test input (or a SQuAD file) with any checkpoint; rank answers for BioASQ.
+r"""Answer the questions in a BioASQ or SQuAD file with any checkpoint; rank answers for BioASQ.
 
     python data_scripts/predict.py --checkpoint runs/latest/model/model.nemo \
         --input testset1.json --output answers.json --nbest nbest.jsonl
@@ -14,20 +14,20 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, help="a registry name, folder or .nemo")
+    parser.add_argument("--checkpoint", required=True, help="a registry name, folder or .nemo file")
     parser.add_argument("--input", required=True, help="BioASQ questions or a SQuAD file")
-    parser.add_argument("--output", required=True, help="file for the answers")
+    parser.add_argument("--output", required=True, help="output file for the answers")
     parser.add_argument("--context", choices=CONTEXTS, default="snippet")
     parser.add_argument(
         "--abstracts",
-        help="JSON {document: text}, for --context abstract; the rest comes from PubMed",
+        help="JSON {document: text} for --context abstract; PubMed provides missing texts",
     )
     parser.add_argument(
         "--merge", choices=MERGES, default="sum", help="how to combine a question's contexts"
     )
-    parser.add_argument("--nbest", help="also write each pair's n-best list as a line of JSON")
+    parser.add_argument("--nbest", help="also write the n-best list of each pair, as JSON lines")
     parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
-                        "checkpoint; by default we try all of them")  # fmt: skip
+                        "checkpoint (default: try each order)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
     args = parser.parse_args(argv)
     try:

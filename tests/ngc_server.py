@@ -1,10 +1,10 @@
-"""A local server that stands in for NGC: it serves models from a folder at NGC's addresses.
+"""A local stand-in for NGC, which serves models from a folder under NGC's URL paths.
 
     python tests/ngc_server.py FOLDER [--port N]
 
-The files are FOLDER/<model>/<version>/<file>. The server prints its address; set NGC_ENDPOINT to
-it. The responses have the form that NGC's public command line and NeMo's download code read. The
-tests make the server fail and look at the requests that it received.
+The files are FOLDER/<model>/<version>/<file>. Set NGC_ENDPOINT to the address that the server
+prints. The responses have the format that NGC's public command line and NeMo's download code read.
+Tests can make the server fail and inspect the requests that it received.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class NgcServer:
-    """Use it as ``with NgcServer(folder) as server``; its address is ``server.url``."""
+    """The server, for ``with NgcServer(folder) as server``. Its address is ``server.url``."""
 
     def __init__(self, folder: Path, port: int = 0):
         self.folder = Path(folder)
         self.lists_files = True  # whether the server lists the files of a version
-        self.forms = {"files", "zip", "redirect"}  # the forms of address that the server accepts
+        self.forms = {"files", "zip", "redirect"}  # the URL forms that the server accepts
         self.redirect_to = ""  # the server to which requests for files are redirected
         self.requests: list[tuple[str, dict]] = []  # (path with query, headers)
-        self.faults: list = []  # for the next responses: a status, or a function(handler, body)
+        self.faults: list = []  # one per response: a status or a function(handler, body)
         ngc = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -52,7 +52,7 @@ class NgcServer:
         self.server.server_close()
 
     def answer(self, handler) -> None:
-        """Send what the address names, or status 404."""
+        """Send the requested resource, or status 404 if it does not exist."""
         address = urlsplit(handler.path)
         query = parse_qs(address.query)
         path = address.path.replace("/v2/models/org/nvidia/", "/v2/models/nvidia/")
@@ -107,7 +107,7 @@ class NgcServer:
 
 
 def send(handler, status: int, body: bytes = b"", length: int | None = None, **headers) -> None:
-    """Send a complete response; tests may give a wrong ``length``."""
+    """Send a complete response. Tests may specify a wrong ``length``."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body) if length is None else length))
     for name, value in headers.items():
@@ -117,12 +117,12 @@ def send(handler, status: int, body: bytes = b"", length: int | None = None, **h
 
 
 def send_json(handler, data) -> None:
-    """Send data as JSON."""
+    """Send ``data`` as JSON."""
     send(handler, 200, json.dumps(data).encode(), Content_Type="application/json")
 
 
 def cut(after: int):
-    """A fault: the server closes the connection after this many bytes of the body."""
+    """Return a fault that closes the connection after this many bytes of the body."""
 
     def fault(handler, body: bytes) -> None:
         send(handler, 200, body[:after], len(body), ETag=f'"{hash(body)}"')
@@ -132,7 +132,7 @@ def cut(after: int):
 
 
 def zipped(folder: Path) -> bytes:
-    """The files of the folder as a zip archive."""
+    """Return the files in the folder as a zip archive."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in _files(folder):
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="folder with the models")
+    parser.add_argument("folder", type=Path, help="folder that contains the models")
     parser.add_argument(
         "--port", type=int, default=0, help="port of the server (default: any free port)"
     )

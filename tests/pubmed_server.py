@@ -1,11 +1,11 @@
-"""A local server that stands in for PubMed's efetch and sends responses of the same form.
+"""A local stand-in for PubMed's efetch, which sends responses in the same format.
 
     python tests/pubmed_server.py [--port N]
 
-The server prints its address; set NCBI_ENDPOINT to it. We invented the articles. Their XML has the
-parts of NLM's DTD (pubmed_250101.dtd) that the kit reads: structured and plain abstracts, markup
-inside the text, a copyright notice, abstracts in other languages, a retracted article, a book, and
-an article without an abstract.
+Set NCBI_ENDPOINT to the address that the server prints. The articles are invented. Their XML has
+the parts of NLM's DTD (pubmed_250101.dtd) that the kit reads: structured and plain abstracts,
+markup inside the text, a copyright notice, abstracts in other languages, a retracted article, a
+book, and an article without an abstract.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD = (
 
 
 def journal(pmid: str, title: str, inside: str, after: str = "", kinds: str = "") -> str:
-    """A journal article; ``inside`` goes into <Article>, ``after`` follows it."""
+    """Return the XML of a journal article, with ``inside`` in <Article> and ``after`` after it."""
     return (
         f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM" IndexingMethod="Manual">'
         f'<PMID Version="1">{pmid}</PMID><DateRevised><Year>2020</Year></DateRevised>'
@@ -97,10 +97,10 @@ ARTICLES = {
 
 
 class PubmedServer:
-    """efetch over HTTP.
+    """An HTTP server that answers efetch requests.
 
-    Each request uses up one of the ``faults``, in order: a status, or a body. ``requests`` contains
-    (time of arrival in seconds, form fields) for each request.
+    Each request receives the next of the ``faults``, a status or a body, if any are left.
+    ``requests`` contains (time of arrival in seconds, form fields) for each request.
     """
 
     def __init__(self, port: int = 0):
@@ -156,7 +156,7 @@ class PubmedServer:
 
 
 def send(handler, status: int, text: str, **headers) -> None:
-    """Send a body in chunks."""
+    """Send a response with a chunked body."""
     handler.send_response(status)
     kind = "text/xml; charset=UTF-8" if text.startswith("<") else "application/json"
     for name, value in {"Content_Type": kind, "Transfer_Encoding": "chunked", **headers}.items():

@@ -1,12 +1,12 @@
-"""Train a small Megatron-BERT in NVIDIA's format of 2021, for machines that cannot reach NGC.
+"""Train a small Megatron-BERT in NVIDIA's 2021 format, for machines that cannot reach NGC.
 
     python tests/standin.py FOLDER [--order 0]
 
-MiniLM applies its LayerNorm after each block, Megatron-BERT before it. The script copies MiniLM's
-weights into a Megatron-BERT and trains it so that each layer gives nearly the same output as in
-MiniLM. It then trains the model to answer questions on two-sentence texts about the facts of
-BioASQ-mini's training side. It writes the checkpoint to FOLDER/biomegatron345muncasedsquadv1/1/,
-where tests/ngc_server.py expects it. The scores of this model have no meaning. They only show that
+MiniLM applies LayerNorm after each block, and Megatron-BERT applies it before each block. The
+script copies MiniLM's weights into a Megatron-BERT and trains it until each layer gives nearly the
+same output as in MiniLM. It then trains the model to answer questions on short texts about the
+training facts of BioASQ-mini. It writes the checkpoint to FOLDER/biomegatron345muncasedsquadv1/1/,
+where tests/ngc_server.py expects it. The scores of this model are meaningless. They only show that
 the kit can handle such a checkpoint.
 """
 
@@ -56,7 +56,7 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
 
 
 def training_examples(seed: int) -> list[squad.Example]:
-    """Questions about the facts of the training side, each with three texts of one or two facts."""
+    """Return questions about the training facts, with three texts each (one or two facts)."""
     rows = []
     for fact in sentences.facts():
         item = sentences.draft(fact) if fact.side == "train" else None
@@ -74,7 +74,7 @@ def training_examples(seed: int) -> list[squad.Example]:
 
 
 def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanModel:
-    """Train a pre-LayerNorm model to give the normalized states of the post-LayerNorm teacher."""
+    """Train a pre-LayerNorm model to reproduce the normalized states of its teacher."""
     windows = teacher.windows(rows)
     rng = random.Random(seed)
     model = moved(teacher.model)
@@ -95,7 +95,7 @@ def regressed(teacher: Reader, rows, steps: int = 80, seed: int = 0) -> SpanMode
 
 
 def moved(old: SpanModel) -> SpanModel:
-    """Copy the teacher's weights into a pre-LayerNorm model: each norm moves one block later."""
+    """Copy the teacher's weights into a pre-LayerNorm model, with each norm one block later."""
     as_nvidias = {"norm_first": True, "epsilon": 1e-5, "gelu": MEGATRON_GELU}
     new = SpanModel(replace(old.config, **as_nvidias))
     state = {name: value.clone() for name, value in old.state_dict().items()}
@@ -103,7 +103,7 @@ def moved(old: SpanModel) -> SpanModel:
     for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):
         for kind in ("weight", "bias"):
             state[f"{ours}.{kind}"] = old.state_dict()[f"{theirs}.{kind}"].clone()
-    # The teacher's first norm gives all word embeddings the same scale; here the weights have to.
+    # The teacher's first norm gives all word embeddings the same scale. Here, we scale the weights.
     words = state["encoder.words.weight"]
     scale = old.encoder.norm.weight.mean() / words.std(-1, keepdim=True)
     words *= scale
@@ -114,13 +114,13 @@ def moved(old: SpanModel) -> SpanModel:
 
 
 def norm_names(layers: int) -> list[str]:
-    """The norms of the layers in the order in which the model applies them."""
+    """Return the names of the layers' norms in the order in which the model applies them."""
     kinds = ("attention_norm", "mlp_norm")
     return [f"encoder.layers.{n}.{kind}" for n in range(layers) for kind in kinds]
 
 
 def states(model: SpanModel, batch) -> list[torch.Tensor]:
-    """The output of each norm, in the order in which the model applies them."""
+    """Return the output of each norm, in the order in which the model applies them."""
     seen: list[torch.Tensor] = []
     norms = [m for m in model.encoder.modules() if isinstance(m, torch.nn.LayerNorm)]
     hooks = [norm.register_forward_hook(lambda *call: seen.append(call[2])) for norm in norms]
@@ -134,12 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="where to write the checkpoint")
+    parser.add_argument("folder", type=Path, help="output folder for the checkpoint")
     parser.add_argument(
         "--order",
         choices=("0", "1.0", "2.0"),
         default="0",
-        help="how the rows of the query-key-value matrices are ordered (default: 0)",
+        help="row order of the query-key-value matrices (default: 0)",
     )
     options = parser.parse_args()
     print(make(options.folder, options.order))

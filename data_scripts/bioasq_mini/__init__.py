@@ -1,1 +1,1 @@
-"""The generator of BioASQ-mini: facts, sentence patterns, and the code that writes the files."""
+"""The BioASQ-mini generator: facts, sentence patterns, and the code that writes the files."""

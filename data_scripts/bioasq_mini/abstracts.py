@@ -1,10 +1,10 @@
 """The texts of BioASQ-mini's documents, for the context setting "abstract".
 
 For a few questions, the first document has 150 to 250 words and contains its snippets at their
-offsets. Every other document gets a brief text, which contains its snippets and a few true
+offsets. Every other document has a brief text, which contains its snippets and a few true
 statements about other facts of the relation. Like a real abstract, a brief text is longer than a
-snippet and offers more wrong candidates, but it is small enough for a repository. The offsets of
-its snippets do not refer to it.
+snippet and contains more wrong candidates, but it is small enough for a repository. The offsets of
+snippets in such documents do not refer to the brief text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from random import Random
 from bioasq_mini.sentences import Fact, Item, Made, draft, of_relation, patterns, sentence
 
 LONG = {"train": 12, "test": 10}  # questions with a long text
-STATEMENTS = 3  # a brief text has at most this many, about other facts
+STATEMENTS = 3  # maximum number of other facts that a brief text states
 
 
 def document_texts(items: Iterable[Item]) -> dict[str, str]:
-    """Map the address of every document to its text, the long texts first."""
+    """Map the address of each document to its text, with the long texts first."""
     items = list(items)
     texts = {item.snippets[0].document: item.abstract for item in items if item.abstract}
     for item in items:
@@ -31,13 +31,13 @@ def document_texts(items: Iterable[Item]) -> dict[str, str]:
 
 
 def add_long_abstract(item: Item) -> None:
-    """Write a text of 150 to 250 words for the first snippet's document, and set the offsets."""
+    """Write 150 to 250 words for the document of the first snippet, and set its offsets."""
     rng = Random(f"abstract|{item.fact.id}")
     own = _of_document(item, item.snippets[0].document)
     frame = patterns()["abstract"]
     parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
     related = list(_related(item, rng))
-    for other in related * 2:  # a small relation needs each twice, in different words
+    for other in related * 2:  # a small relation repeats facts in different words
         if len(" ".join([*parts, frame["close"]]).split()) >= 160:
             break
         parts.append(_statement(other, rng))
@@ -59,7 +59,7 @@ def _of_document(item: Item, address: str) -> list[Made]:
 
 
 def _related(item: Item, rng: Random) -> Iterator[Item]:
-    """Questions of the same relation and side with a different answer, in random order."""
+    """Return questions of the same relation and side with different answers, in random order."""
     same = [f for f in of_relation(item.fact.relation) if f.side == item.fact.side]
     drafts = (draft(f) for f in rng.sample(same, len(same)) if _differs(f, item.fact))
     return (other for other in drafts if other)

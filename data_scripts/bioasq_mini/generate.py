@@ -1,9 +1,9 @@
-"""Make BioASQ-mini: a small data set in the exact BioASQ format, from a table of facts.
+"""Make BioASQ-mini, a small data set in the exact BioASQ format, from a table of facts.
 
-A question asks for the object of a fact. All of its snippets name the same two *distractors*,
-which are objects of other facts of the relation, so that voting over the snippets does not reveal
-the answer. Every random choice uses ``random.Random`` seeded with a text, so the files are the
-same on every machine. The module ``sentences`` reads the facts and writes the sentences.
+Each question asks for the object of a fact. All of its snippets name the same two *distractors*,
+which are objects of other facts in the relation, so voting over the snippets does not reveal the
+answer. Every random choice uses ``random.Random`` seeded with a string, so the files are the same
+on every machine. The module ``sentences`` reads the facts and writes the sentences.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bioasq_mini.sentences import (
 from helpers.data.mini import DATA
 from helpers.io import write_json
 
-BATCHES, PER_BATCH = 5, 34  # factoids; the real 7b batches have 25 to 39 of them
+BATCHES, PER_BATCH = 5, 34  # factoid questions; the real 7b batches have 25 to 39
 TRAIN = 450  # factoid questions; the remaining facts serve as distractors
 OTHERS = {"train": 18, "test": 20}  # questions of other types
 ADDRESS = "https://example.org/bioasq-mini"
@@ -40,7 +40,7 @@ def make(folder: str | Path = DATA) -> list[Path]:
 
 
 def check(folder: str | Path = DATA) -> list[str]:
-    """Compare the files in ``folder`` with what ``make`` writes; one string per difference."""
+    """Compare the files in ``folder`` with what ``make`` writes; return the differences."""
     differences = []
     with tempfile.TemporaryDirectory() as fresh:
         for path in make(fresh):
@@ -53,7 +53,7 @@ def check(folder: str | Path = DATA) -> list[str]:
 
 
 def files() -> dict[str, object]:
-    """The content of every file by its name, in the layout of BioASQ's JSON files."""
+    """Map each file name to the content of the file, in the layout of BioASQ's JSON files."""
     train, batches = build()
     content: dict[str, object] = {
         "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
@@ -69,7 +69,7 @@ def files() -> dict[str, object]:
 
 
 def _relations() -> dict[str, dict[str, list]]:
-    """Map each relation to the ids of its factoid questions and to its objects with synonyms."""
+    """Map each relation to the ids of its factoid questions and its objects with synonyms."""
     found: dict[str, dict[str, list]] = {}
     for fact in facts():
         objects = known_objects(fact.relation)
@@ -79,7 +79,7 @@ def _relations() -> dict[str, dict[str, list]]:
 
 
 def build() -> tuple[list[Item], list[list[Item]]]:
-    """Build all questions: those for training, and the five test batches."""
+    """Build the training questions and the five test batches."""
     drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
     sides = {}
     for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
@@ -108,7 +108,7 @@ def build() -> tuple[list[Item], list[list[Item]]]:
 def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]]:
     """Take the first item of each relation, then the second, and so on.
 
-    Returns the first ``number`` items, ordered by relation, and the remaining items.
+    Return the first ``number`` items, ordered by relation, and the remaining items.
     """
     seen: Counter = Counter()
     ranked = []
@@ -116,7 +116,7 @@ def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]
         ranked.append((seen[item.fact.relation], item.fact.relation, item))
         seen[item.fact.relation] += 1
     ranked.sort(key=lambda entry: entry[:2])
-    # Ordered by relation, so that every batch gets its share of each relation.
+    # The questions are ordered by relation, so every batch gets its share of each relation.
     asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
     return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
 
@@ -155,7 +155,7 @@ def _fill(item: Item, deck: Deck) -> None:
         item.snippets.append(Made(first.text, first.pattern, first.answers))
     number = 1
     for index, made in enumerate([*item.snippets, *item.extra]):
-        number += index > 0 and rng.random() < 0.75  # otherwise from the same document
+        number += index > 0 and rng.random() < 0.75  # otherwise, it is from the same document
         made.document = f"{ADDRESS}/{item.fact.relation}/{item.id[4:12]}-{number}"
         made.begin = rng.randrange(0, 900)
         made.section = "sections.0" if rng.random() < 0.05 else "abstract"
@@ -163,10 +163,10 @@ def _fill(item: Item, deck: Deck) -> None:
 
 
 def _gold(item: Item, rng: Random) -> list:
-    """The exact answer: a list of lists, sometimes flat (in training) or with extra spaces."""
+    """Return the exact answer as a list of lists, sometimes flat or with extra spaces."""
     entities = [list(entity) for entity in item.fact.entities]
     texts = [made.text.lower() for made in item.snippets]
-    if item.kind == "wording":  # correct, but no snippet contains these words
+    if item.kind == "wording":  # the answer is correct, but no snippet contains it
         for clause in patterns()["relations"][item.fact.relation]["so"]:
             text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
             if not any(text.lower() in other for other in texts):
@@ -184,7 +184,7 @@ def _gold(item: Item, rng: Random) -> list:
 
 
 def _other_type(item: Item, rng: Random) -> list | str:
-    """Turn the question into one of another type, and return its exact answer."""
+    """Turn the factoid question into one of its new type, and return the exact answer."""
     relation = patterns()["relations"][item.fact.relation]
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"

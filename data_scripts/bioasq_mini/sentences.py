@@ -1,9 +1,9 @@
 """The facts of BioASQ-mini and the sentences made from them (see ``generate``).
 
 Facts are split by object: if two facts of a relation share an object, they are on the same side.
-Each sentence states facts from the table, or mentions things without stating a fact, so every
-sentence is as true as the table. The other facts in a sentence belong to the relation and side of
-the fact that the question asks for.
+Each sentence states facts from the table or mentions entities without stating a fact, so all
+sentences are as true as the table. The other facts in a sentence have the same relation and side
+as the fact that the question is about.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from helpers.config import InputError
 from helpers.data.mini import Entity
 
 HERE = Path(__file__).parent
-TEST_SHARE = 0.3  # the share of a relation's facts on the test side
+TEST_SHARE = 0.3  # share of each relation's facts on the test side
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One subject of a relation and its objects, on one side of the split."""
+    """A subject of a relation and its objects, on one side of the split."""
 
     relation: str
     subject: str
@@ -77,19 +77,19 @@ class Item:
 
 
 def question_id(kind: str, relation: str, subject: str) -> str:
-    """24 hex digits: 0000, then a hash of the question's type, relation and subject."""
+    """Return 24 hex digits: 0000 and a hash of the question's type, relation and subject."""
     return "0000" + hashlib.sha256(f"{kind}|{relation}|{subject}".encode()).hexdigest()[:20]
 
 
 @cache
 def patterns() -> dict:
-    """The patterns of sentences and questions: frames, neutral sentences, clauses per relation."""
+    """Return the patterns: frames, neutral sentences, and each relation's clauses and questions."""
     return json.loads((HERE / "patterns.json").read_text(encoding="utf-8"))
 
 
 @cache
 def facts() -> tuple[Fact, ...]:
-    """All facts, each with its side. Facts that share an object are on the same side."""
+    """Return all facts, each with its side. Facts that share an object are on the same side."""
     rows = defaultdict(list)
     for path in sorted(HERE.glob("facts_*.tsv")):
         with path.open(encoding="utf-8", newline="") as file:
@@ -98,19 +98,19 @@ def facts() -> tuple[Fact, ...]:
                 names = tuple(dict.fromkeys(n.strip() for n in names if n.strip()))
                 rows[row["relation"]].append((row["subject"].strip(), names))
     if not rows:
-        raise InputError(f"{HERE}: no facts_*.tsv found; restore the files of the repository")
+        raise InputError(f"{HERE}: no facts_*.tsv found; restore the files from the repository")
     return tuple(fact for relation in sorted(rows) for fact in _split(relation, rows[relation]))
 
 
 @cache
 def of_relation(relation: str) -> tuple[Fact, ...]:
-    """The facts of one relation."""
+    """Return the facts of one relation."""
     return tuple(fact for fact in facts() if fact.relation == relation)
 
 
 @cache
 def known_objects(relation: str) -> tuple[Entity, ...]:
-    """Every object of a relation with its synonyms: all candidates of the answer's type."""
+    """Return every object of a relation with its synonyms: all candidates of the answer type."""
     found = (e for f in of_relation(relation) for e in f.entities)
     return tuple(dict.fromkeys(found))
 
@@ -124,10 +124,10 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # Facts that have to stay on one side move as a group: small groups first, in order of a hash.
+    # Facts that must stay on the same side move as a group, small groups first, by hash.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
     groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
-    # At least three objects have to remain for training: an answer and two distractors.
+    # At least three objects must remain for training: an answer and two distractors.
     room = max(3, round(TEST_SHARE * len(drafts)))
     left = len({entity for fact in drafts for entity in fact.entities})
     test: set[int] = set()
@@ -166,13 +166,13 @@ def _words(name: str) -> str:
 
 
 def _clash(one: Iterable[str], two: Iterable[str]) -> bool:
-    """Whether the words of a name in one list occur in a name of the other list."""
+    """Check whether a name in one list contains a name in the other list, word by word."""
     pairs = [(_words(a), _words(b)) for a in one for b in two]
     return any(a in b or b in a for a, b in pairs)
 
 
 def draft(fact: Fact) -> Item | None:
-    """A question with its two distractors, or None if no unambiguous question is possible."""
+    """Return a question with two distractors, or None if no unambiguous question is possible."""
     rng = Random(f"item|{fact.id}")
     answer = [name for entity in fact.entities for name in entity]
     if any(_words(name) in _words(fact.subject) for name in answer):
@@ -202,7 +202,7 @@ def draft(fact: Fact) -> Item | None:
 
 
 def sentence(template: str, item: Item, rng: Random) -> str:
-    """Fill a frame with clauses, then with names, each in one form for the whole sentence."""
+    """Fill a frame with clauses and names. Each name has the same form in the whole sentence."""
     relation = patterns()["relations"][item.fact.relation]
     words = {"s1": item.fact.subject, "o1": _form(rng.choice(item.fact.entities), rng)}
     for number, (entity, sources) in enumerate(item.others, 2):
@@ -261,20 +261,20 @@ def _plural(name: str) -> bool:
 
 
 def capital(sentence: str) -> str:
-    # "p53", "mTOR" and "α-galactosidase" keep their lower-case first letter.
+    # "p53", "mTOR" and "α-galactosidase" keep their lowercase first letter.
     first = re.match(r"[a-z]{2,}(?![A-Z0-9])", sentence)
     return sentence[0].upper() + sentence[1:] if first or sentence[:2] == "a " else sentence
 
 
 class Deck:
-    """A shuffled deck of frames, so that all frames are used about equally often."""
+    """A shuffled deck of frames, which uses all frames about equally often."""
 
     def __init__(self, side: str):
         self.rng, self.cards = Random(f"deck|{side}"), []
         self.frames = [f for f in patterns()["frames"] if side == "test" or not f["unseen"]]
 
     def answering(self, item: Item, number: int, rng: Random) -> list[Made]:
-        """Make ``number`` sentences with the answer, each from a different frame."""
+        """Make ``number`` sentences that contain the answer, each from a different frame."""
         relation = patterns()["relations"][item.fact.relation]
         used = {made.pattern for made in item.snippets}
         made = []

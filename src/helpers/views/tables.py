@@ -1,7 +1,8 @@
-"""Tables and highlighted texts as HTML for notebooks, the report and the widgets.
+"""HTML tables and contexts with marked answers, for notebooks, the report and the widgets.
 
-Text is displayed as written: escaped, and protected from MathJax, which would turn the part between
-two dollar signs into a formula. Bold type, underlines and boxes carry the meaning, not colors.
+Strings are displayed as written. They are escaped and protected from MathJax, which would turn the
+part between two dollar signs into a formula. Bold type, underlines and boxes carry the meaning;
+colors do not.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from helpers.scoring.metrics import lower
 if TYPE_CHECKING:
     import pandas as pd
 
-# These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to ignore a text.
+# These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to ignore an element.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
 _GOLD_STYLE = "font-weight:bold;text-decoration:underline;text-decoration-thickness:2px"
 _BOX_STYLE = "border:2px solid #b4541a;border-radius:3px;padding:0 2px"
-_TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # line breaks show, long words wrap
+_TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere"  # keep line breaks, and wrap long words
 
 
 def as_written() -> None:
-    """From now on, make pandas display texts as written: neither as HTML nor as formulas."""
+    """Make pandas display strings as written from now on, not as HTML or formulas."""
     import pandas as pd
 
     pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
@@ -36,15 +37,15 @@ def as_written() -> None:
 
 
 def cut(text: str, length: int = 34) -> str:
-    """A text as a label: on one line, with at most ``length`` characters."""
+    """Shorten a string to a one-line label of at most ``length`` characters."""
     text = " ".join(str(text).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def highlight(context: str, gold: Iterable, predicted=None) -> str:
-    """A context as HTML: gold answers bold and underlined, the prediction in a box (``LEGEND``).
+    """Return a context as HTML, with the answers marked as ``LEGEND`` explains.
 
-    Spans have ``start`` and ``end`` in characters. They may overlap and touch.
+    ``gold`` and ``predicted`` have ``start`` and ``end`` in characters. Spans may overlap or touch.
     """
     golden = [False] * len(context)
     for span in gold:
@@ -67,18 +68,18 @@ def _bold(text: str, golden: Sequence[bool]) -> str:
 
 
 LEGEND = (
-    f'<p>How to read this: <b style="{_GOLD_STYLE}">bold and underlined</b> is a gold answer, '
-    f'<span style="{_BOX_STYLE}">boxed</span> is the model\'s best span in this snippet, '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">both</b></span> is their overlap.</p>'
+    f'<p>How to read this: <b style="{_GOLD_STYLE}">bold, underlined</b> text is a gold answer, '
+    f'<span style="{_BOX_STYLE}">boxed</span> text is the model\'s best span in this snippet, and '
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">the overlap</b></span> has both.</p>'
 )
 
 
 def case_html(
     row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """One row of ``errors.table`` with its snippets, each with its best span and probability.
+    """Return one row of ``errors.table`` as HTML, with the best span and probability per snippet.
 
-    Equal snippets are shown once. If there are more than ``most``, those with a gold answer and
+    Identical snippets are shown once. If there are more than ``most``, those with a gold answer and
     those whose best span is the first answer come first, and the rest are only counted.
     """
     pairs = by_question(examples, candidates).get(row["id"], [])
@@ -93,7 +94,7 @@ def case_html(
     items = []
     for context in sorted(best, key=is_dull)[:most]:
         chance = f"{best[context].probability:.0%}" if best[context] else "no span"
-        again = f" <i>(given {times[context]} times)</i>" if times[context] > 1 else ""
+        again = f" <i>(occurs {times[context]} times)</i>" if times[context] > 1 else ""
         text = f"<b>{chance}</b>&ensp;{highlight(context, gold[context], best[context])}"
         items.append(f'<li style="margin:4px 0">{text}{again}</li>')
     more = f"<i>and {len(best) - len(items)} more</i>" if len(best) > len(items) else ""
@@ -111,13 +112,13 @@ def case_html(
 def cases_html(
     rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """The legend, and ``case_html`` for each row."""
+    """Return the legend, followed by ``case_html`` for each row."""
     cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
-    return LEGEND + ("".join(cases) or "<p>No such case.</p>")
+    return LEGEND + ("".join(cases) or "<p>There are no such cases.</p>")
 
 
 def nbest_html(nbest: Sequence, most: int = 5) -> str:
-    """The first ``most`` candidates of one n-best as a table with a bar for each probability."""
+    """Return the first ``most`` candidates of an n-best list as a table with probability bars."""
     rows = [
         f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
         f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
@@ -129,12 +130,12 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with "␣" for each leading, trailing and repeated space."""
+    """Replace each leading, trailing and repeated space with "␣"."""
     return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda spaces: "␣" * len(spaces[0]), text)
 
 
 def table(rows, index: str | list[str] | None = None, columns=None, digits: int = 2):
-    """Records or a data frame as a table in the kit's style: flush left, texts as written.
+    """Format records or a data frame in the kit's style: left-aligned, with strings as written.
 
     ``index`` names the columns that label the rows. Row numbers are hidden.
     """

@@ -1,4 +1,4 @@
-"""The widgets: ask the model a question, and browse its errors.
+"""Widgets for asking the model questions and for browsing its errors.
 
 Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
@@ -19,13 +19,13 @@ from helpers.scoring import errors
 from helpers.views import tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
-_LONGEST = 90  # characters of a question in the menu
+_LONGEST = 90  # maximum number of characters per question in the menu
 
 
 class View:
-    """A widget, and a static page that replaces it wherever widgets do not work.
+    """A widget, and a static page that replaces it where widgets do not work.
 
-    The output contains both. The widget includes a style that hides the page, so every viewer shows
+    The output contains both. The widget includes a style that hides the page, so each viewer shows
     only one of the two.
     """
 
@@ -36,7 +36,7 @@ class View:
         self._page = page
 
     def outputs(self) -> list[dict]:
-        """MIME bundles: the page in its current state, then the widget."""
+        """Return two MIME bundles: the page in its current state, then the widget."""
         live = dict(self.widget._repr_mimebundle_() or {})
         page = f'<div class="{self._name}"><div {tables.WRITTEN}>{self._page()}</div></div>'
         return [
@@ -50,10 +50,10 @@ class View:
 
 
 def ask(reader, question: str = "", context: str = "") -> View:
-    """Two text fields and a button that shows the n-best of ``reader.answer`` and the best span.
+    """Return two text fields and a button that shows the n-best list and the best span.
 
-    If you give a question and a context, the model answers at once. It always answers, even if the
-    context contains no answer.
+    If you specify a question and a context, the model answers immediately. It always answers, even
+    if the context contains no answer.
     """
     asked = ipywidgets.Textarea(question, description="question", rows=2, **_FIELD)
     given = ipywidgets.Textarea(context, description="context", rows=6, **_FIELD)
@@ -77,7 +77,7 @@ def _answer(reader, question: str, context: str) -> str:
         return "<p>Type a question and a context, then click the button.</p>"
     try:
         nbest = reader.answer(question, context)
-    except ValueError as error:  # InputError is one; a stack trace would not help
+    except ValueError as error:  # includes InputError; a stack trace would not help
         return f"<p>{escape(str(error))}</p>"
     marked = tables.highlight(context, [], nbest[0] if nbest else None)
     return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
@@ -86,7 +86,7 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Menus for a cause and a question of ``errors.table``; up to ``most`` snippets are shown."""
+    """Return menus for the causes and questions of ``errors.table``; show ``most`` snippets."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
     present = df["cause"].value_counts() if len(df) else {}
     causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
@@ -101,13 +101,13 @@ def browse(
         shown.value = (
             tables.LEGEND + tables.case_html(row, examples, candidates, most)
             if row
-            else "<p>No question to show.</p>"
+            else "<p>There are no questions to show.</p>"
         )
 
     def fill(_=None):
         rows = [row for row in by_id.values() if row["cause"] == cause.value]
         question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu that gets options selects nothing
+        question.index = 0 if rows else None  # an empty menu does not select a new option
         show()
 
     cause.observe(fill, "value")
