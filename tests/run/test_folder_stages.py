@@ -104,8 +104,8 @@ def copy(made, tmp_path):
 def changed(settings, name):
     """The same with another value of one field, whatever field it is."""
     old = getattr(settings, name)
-    if name in config._CHOICES:
-        new = next(value for value in config._CHOICES[name] if value != old)
+    if choices := config._FIELDS[name].metadata.get("choices"):
+        new = next(value for value in choices if value != old)
     elif isinstance(old, bool):
         new = not old
     else:
