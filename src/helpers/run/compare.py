@@ -25,14 +25,9 @@ from helpers.io import read_text, sha256
 from helpers.run import reproduce
 from helpers.run.folder import MANIFEST, NEUTRAL, as_recorded
 from helpers.run.scores import RANKS, THIS_RUN
+from helpers.scoring import uncertainty
 from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as, judge, summarize
-from helpers.scoring.uncertainty import (
-    MEASURES,
-    exact_interval,
-    paired_difference,
-    question_values,
-    sources,
-)
+from helpers.scoring.uncertainty import MEASURES, exact_interval, question_values
 
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
@@ -48,23 +43,8 @@ class RunResult:
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
-
-    @property
-    def seed(self) -> int:
-        return self.manifest["settings"]["seed"]
-
-    @property
-    def configuration(self) -> str:
-        """Everything that determines the result except the seed."""
-        settings = self.manifest["settings"]
-        weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
-        # Settings that only early versions had do not count, except looser matches ("rungs").
-        counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
-        counted -= {"seed", *NEUTRAL}
-        given = {name: value for name, value in settings.items() if name in counted}
-        files = sorted(reproduce.input_files(self.manifest).values())
-        version = self.manifest["kit"]["version"]
-        return json.dumps([given, files, sorted(weights.values()), version], sort_keys=True)
+    seed: int
+    configuration: str  # everything that determines the result except the seed
 
 
 def read(folder: str | Path) -> RunResult:
@@ -74,15 +54,16 @@ def read(folder: str | Path) -> RunResult:
     for name in names:
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}; give the folder of a finished run")
-    manifest, scores, ranks = (read_json(folder / name) for name in names)
+    manifest, scores, by_batch = (read_json(folder / name) for name in names)
     try:
-        flat = {
+        ranks = {
             system: functools.reduce(operator.or_, batches.values(), {})
-            for system, batches in ranks.items()
+            for system, batches in by_batch.items()
         }
-        strata = {question: name for name, batch in ranks[THIS_RUN].items() for question in batch}
-        found = RunResult(folder, as_recorded(folder, manifest), scores, flat, strata)
-        found.configuration, found.seed, manifest["hardware"], scores["enriched"]
+        strata = {q: name for name, batch in by_batch[THIS_RUN].items() for q in batch}
+        manifest = as_recorded(folder, manifest)
+        seed, configuration = manifest["settings"]["seed"], _configuration(manifest)
+        manifest["hardware"], scores["enriched"]  # the table needs them
         for path in (folder / name for name in names[1:]):
             entry = manifest["files"].get(path.name)
             if entry and entry["sha256"] != sha256(path):
@@ -95,7 +76,19 @@ def read(folder: str | Path) -> RunResult:
             f"{folder}: was written by another version of the kit, or is damaged ({error!r}); "
             "run it again"
         ) from None
-    return found
+    return RunResult(folder, manifest, scores, ranks, strata, seed, configuration)
+
+
+def _configuration(manifest: Mapping) -> str:
+    settings = manifest["settings"]
+    weights = manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
+    # Settings that only early versions had do not count, except looser matches ("rungs").
+    counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
+    counted -= {"seed", *NEUTRAL}
+    given = {name: value for name, value in settings.items() if name in counted}
+    files = sorted(reproduce.input_files(manifest).values())
+    version = manifest["kit"]["version"]
+    return json.dumps([given, files, sorted(weights.values()), version], sort_keys=True)
 
 
 def runs_by_seed(folder: str | Path) -> list[RunResult]:
@@ -150,6 +143,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     portable["bioasq_dir"] = "DIR" if settings["bioasq_dir"] else ""
     options = reproduce.options(portable, seed=False)
     command = ["python", "-m", "helpers.batch", "seeds", *options, "--seeds", *map(str, seeds)]
+    spread = uncertainty.sources([run.ranks[system] for run in members], first.strata)
     measures = {
         measure: {
             "mean": found.mean,
@@ -158,7 +152,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
             "high": found.question_high,
             "by_seed": list(found.seeds),
         }
-        for measure, found in sources([run.ranks[system] for run in members], first.strata).items()
+        for measure, found in spread.items()
     }
     return {
         "name": "lexical baseline" if system == "lexical" else name,
@@ -246,7 +240,7 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
         ]
         for measure in MEASURES:
             means = (np.mean([run[measure] for run in members], axis=0) for members in values)
-            change = paired_difference(*means, list(strata.values()))
+            change = uncertainty.paired_difference(*means, list(strata.values()))
             found.append({**sides, "measure": measure, **vars(change)})
     return found
 
@@ -306,6 +300,21 @@ def facts(ours: Sequence[Mapping]) -> str:
         for row in ours
         if row["system"] == THIS_RUN
     )
+
+
+def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence) -> str:
+    """``results.md``: the table, what produced it, the paired differences, and the verdicts."""
+    text = f"{markdown(ours, theirs)}\n{facts(ours)}"
+    for change in changes:
+        mean, low, high = (f"{100 * change[name]:+.1f}" for name in ("mean", "low", "high"))
+        text += (
+            f"- {change['second']} minus {change['first']}, {change['measure']}: {mean} points, "
+            f"95% interval {low} to {high}, permutation test p = {change['p']:.3f}\n"
+        )
+    for verdict in verdicts:
+        text += f"\nVerdicts on {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
+        text += "".join(f"- {line}\n" for line in verdict["summary"])
+    return text
 
 
 def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:

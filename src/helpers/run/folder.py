@@ -49,29 +49,21 @@ _TRAINING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
 _PREDICTION = (*_WINDOWS, "nbest", "max_answer", "merge")
 STAGES = {
     "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
-    "data": Stage(
-        "02_bioasq_to_squad",
-        ("profile", "bioasq_dir", "context", "snippets", "dev_fraction", "seed",
-         "allow_leak"),
-    ),
+    "data": Stage("02_bioasq_to_squad", ("profile", "bioasq_dir", "context", "snippets",
+                                         "dev_fraction", "seed", "allow_leak")),
     "squad_step": Stage(
         "03_fine_tune",
         (*_TRAINING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
          "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two: its F1
         ("checkpoint",),
     ),
-    "model": Stage(
-        "03_fine_tune",
-        (*_TRAINING, "epochs", "batch_size", "learning_rate"),
-        ("checkpoint", "squad_step", "data"),
-    ),
+    "model": Stage("03_fine_tune", (*_TRAINING, "epochs", "batch_size", "learning_rate"),
+                   ("checkpoint", "squad_step", "data")),
     "answers": Stage("04_error_analysis", _PREDICTION, ("model", "data")),
-    "baselines": Stage(
-        "04_error_analysis", (*_PREDICTION, "seed"), ("checkpoint", "squad_step", "data")
-    ),
-    "scores": Stage(
-        "05_reproduce_metrics", ("missing",), ("answers", "baselines", "model", "data")
-    ),
+    "baselines": Stage("04_error_analysis", (*_PREDICTION, "seed"),
+                       ("checkpoint", "squad_step", "data")),
+    "scores": Stage("05_reproduce_metrics", ("missing",),
+                    ("answers", "baselines", "model", "data")),
 }  # fmt: skip
 # No stage's output depends on these settings: the folder's name, its parent, and logging.
 NEUTRAL = ("run", "runs_dir", "wandb_mode")

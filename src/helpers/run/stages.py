@@ -16,23 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError, Settings
+from helpers.data import squad
 from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
 from helpers.data.convert import contexts_of, convert
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
 from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
-from helpers.data.squad import (
-    Drop,
-    Example,
-    answered_rows,
-    by_pair,
-    one_span_rows,
-    question_texts,
-    read_squad,
-    write_drops,
-    write_ids,
-    write_squad,
-)
+from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch import fetch
 from helpers.fetch.registry import REGISTRY
 from helpers.io import sha256
@@ -112,8 +102,8 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
         files=files,
         settings=settings,
         inputs=inputs,
-        train=tuple(one_span_rows(train)),
-        dev=tuple(by_pair(dev)),
+        train=tuple(squad.one_span_rows(train)),
+        dev=tuple(squad.by_pair(dev)),
         batches=tuple(batches),
         drops=(*drops, *test_drops),
         steps=tuple(steps.items()),
@@ -150,7 +140,9 @@ def _read_training(files: BioasqFiles, tests: Mapping[str, str], settings: Setti
     leaked = {drop.question_id for drop in drops}
     steps["not in a test batch"] = len(asked) - len(leaked)
     if files.train_is_squad:
-        pairs, unanswered = answered_rows([row for row in rows if row.question_id not in leaked])
+        pairs, unanswered = squad.answered_rows(
+            [row for row in rows if row.question_id not in leaked]
+        )
         steps["with an answer"] = _counts(pairs)["questions"]
         pair_steps = {
             "question and context": _counts(rows)["pairs"],
@@ -200,10 +192,10 @@ def write_run(converted: ConvertedRun, run: Run) -> dict:
     parts |= {batch.name: batch.examples for batch in converted.batches}
     written = {}
     for name, entries in (("drops", converted.drops), ("leaks", converted.leaks)):
-        written[write_drops(run.path(f"squad/{name}.jsonl"), entries)] = len(entries)
+        written[squad.write_drops(run.path(f"squad/{name}.jsonl"), entries)] = len(entries)
     for name, rows in parts.items():
-        written[write_squad(run.path(f"squad/{name}.json"), rows)] = len(rows)
-        written[write_ids(run.path(f"squad/{name}.ids.jsonl"), rows)] = len(rows)
+        written[squad.write_squad(run.path(f"squad/{name}.json"), rows)] = len(rows)
+        written[squad.write_ids(run.path(f"squad/{name}.ids.jsonl"), rows)] = len(rows)
     for path in (run.folder / "squad").iterdir():
         if path.suffix in (".json", ".jsonl") and path not in written:
             path.unlink()
