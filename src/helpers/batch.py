@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,24 +169,22 @@ def _is_done(folder: Run, notebook: Path) -> bool:
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """A hash of the notebook, the helpers and the settings: another one means to run it again."""
+    """A hash of the notebook, the helpers and the settings; another hash means to run it again."""
     content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _replaced(folder: Run) -> str:
     """A line to print before a finished run continues with other settings; otherwise nothing."""
-    manifest = folder.manifest()
-    if "scores" not in manifest["notes"]:
-        return ""
-    try:
-        before = as_recorded(folder.folder, manifest)["settings"]
-    except InputError:  # its scores no longer count
-        return ""
+    manifest, now = folder.manifest(), vars(folder.settings)
+    before = now
+    with suppress(InputError):  # if its scores no longer count
+        if "scores" in manifest["notes"]:
+            before = as_recorded(folder.folder, manifest)["settings"]
     changed = [
-        f"{name}={before.get(name)!r}, now {now!r}"
-        for name, now in vars(folder.settings).items()
-        if name not in NEUTRAL and before.get(name) != now
+        f"{name}={before.get(name)!r}, now {now[name]!r}"
+        for name in now
+        if name not in NEUTRAL and before.get(name) != now[name]
     ]
     if not changed:
         return ""
@@ -312,7 +310,7 @@ def check_own_kernel() -> None:
         try:
             with client.setup_kernel():
                 client.execute_cell(cell, 0)
-        except RuntimeError as error:  # it died, or does not answer
+        except RuntimeError as error:  # it died or does not answer
             messages = " ".join(log.read().split())[-300:]
             raise InputError(
                 f"the kernel of {sys.executable} does not start ({error}): {messages}; set up "

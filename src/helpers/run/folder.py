@@ -98,9 +98,9 @@ def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[
 def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
     """A run's manifest with the settings, code and machine that produced ``stage``.
 
-    The manifest's own values describe whoever opened the run last. They stay if an older kit wrote
-    it, without records. The machine is the one that trained the model. Raises ``InputError`` like
-    ``checked_records``.
+    The machine is the one that trained the model. If an older kit wrote the manifest, without
+    records, its own values stay; they describe whoever opened the run last. Raises ``InputError``
+    like ``checked_records``.
     """
     notes = manifest.get("notes", {})
     found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
@@ -206,7 +206,7 @@ class Run:
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
-        """Enter a finished file, or every file of a folder, into the manifest.
+        """Record a finished file, or every file of a folder, in the manifest.
 
         ``made_by`` is a stage, or the notebook or script behind a file that no later stage reads.
         ``extra`` holds facts about the file, as JSON values. The entries of a folder replace those
@@ -215,7 +215,7 @@ class Run:
         path = Path(path)
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
-            raise InputError(f"{path}: cannot be recorded, because it is no file of the run")
+            raise InputError(f"{path}: cannot be recorded, because it is not a file of the run")
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: cannot be recorded, because the folder holds no file")
@@ -331,7 +331,7 @@ class Run:
         try:
             return path.resolve().relative_to(self.folder.resolve()).as_posix()
         except ValueError:
-            raise InputError(f"{path}: lies outside the run's folder {self.folder}") from None
+            raise InputError(f"{path}: is outside the run's folder {self.folder}") from None
 
     def _save(self, manifest: dict[str, Any]) -> None:
         write_json(self.folder / MANIFEST, manifest)

@@ -128,9 +128,8 @@ def source_hash() -> str:
 
 
 def gpu_names() -> list[str] | None:
-    """Names of the GPUs, or None while torch is not imported: asking is no reason to import it."""
-    torch = sys.modules.get("torch")
-    if torch is None:
+    """Names of the GPUs, or None while torch is not imported, because its import takes long."""
+    if (torch := sys.modules.get("torch")) is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 

@@ -51,7 +51,6 @@ def write_report(run: Run) -> Path:
         table=score_table(scores),
         figures=_figures(run, scores["pooled"]["n"]),
         notebooks=_notebooks(run, manifest),
-        facts=_facts(manifest, scores),
     )
     path = write_text(run.folder / "index.html", page)
     run.point_latest()
@@ -122,31 +121,3 @@ def _notebooks(run: Run, manifest: dict) -> list[dict]:
         outdated = _is_outdated(path, manifest)
         found.append({"stem": path.stem, "title": title, "seconds": seconds, "outdated": outdated})
     return found
-
-
-def _facts(manifest: dict, scores: dict) -> dict[str, object]:
-    hardware, settings = manifest["hardware"], manifest["settings"]
-    return {
-        "kit": f"{manifest['kit']['version']}, commit {manifest['kit']['commit'] or 'unknown'}",
-        "made": manifest["files"]["scores.json"]["made_at"],
-        "settings": ", ".join(f"{k}={v}" for k, v in settings.items() if v != ""),
-        "SQuAD step": _squad_step(scores.get("squad_step") or {}),
-        "training rows": scores["train_pairs"],
-        "seconds": ", ".join(f"{k} {v:.0f}" for k, v in scores["seconds"].items()),
-        "machine": f"{hardware['cpu']}, {hardware['cores']} cores, "
-        f"{hardware['memory_bytes'] / 2**30:.0f} GiB, "
-        f"GPU: {', '.join(hardware['gpus'] or []) or 'none'}",
-        "packages": f"Python {manifest['python']}, "
-        + ", ".join(f"{k} {v}" for k, v in manifest["packages"].items() if v),
-        "files": "manifest.json lists every file with its SHA-256; reproduce.sh repeats the run",
-    }
-
-
-def _squad_step(step: dict) -> str:
-    if not step:
-        return "none"
-    text = f"{step['train_questions']} questions, {step['epochs']} epochs"
-    if judged := step["judged"]:
-        text += f"; EM {100 * judged['em']:.1f}, F1 {100 * judged['f1']:.1f} "
-        text += f"on {judged['questions']} others"
-    return text

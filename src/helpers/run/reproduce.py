@@ -111,7 +111,7 @@ def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]
     old, new = _circumstances(Path(first)), _circumstances(Path(second))
     changed = [what for what, value in old.items() if value != new.get(what)]
     lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
-    if "input files" in changed:  # their hashes would tell nobody anything
+    if "input files" in changed:  # nobody wants to read their hashes
         lines[0] = "input files: differ"
     rows, others = _score_rows(Path(first)), _score_rows(Path(second))
     equal = True

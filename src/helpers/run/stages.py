@@ -79,10 +79,9 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
 
     The organizers' training file is converted by the strict rule. A ready SQuAD file is used as it
     is, without the rows that have no answer. Training questions that a test batch also asks, by id
-    or by wording, are dropped unless ``allow_leak`` is set: some public training files of later
-    years contain them. Questions with a near-equal wording are listed among the leaks and kept,
-    because only a reader can judge them. Raises ``InputError`` for anything wrong in a file, and
-    when no training question remains.
+    or by wording, are dropped unless ``allow_leak`` is set. Near-equal wordings are listed among
+    the leaks and kept, because only a reader can judge them. Raises ``InputError`` for anything
+    wrong in a file, and when no training question remains.
     """
     inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
@@ -277,7 +276,7 @@ def _read_answered(name: str) -> tuple[Path, list[Example]]:
         path = found.folder / next(iter(found.files))
         if len(found.files) > 1 or path.suffix != ".json":
             remedy = "give one, or squad-train or squad-dev"
-            raise InputError(f"{name}: is no file of questions; {remedy}")
+            raise InputError(f"{name}: is not a file of questions; {remedy}")
     remarks = Remarks()
     rows = read_squad(path, remarks)
     remarks.print(path)
