@@ -248,7 +248,6 @@ def read_squad_data(settings: Settings) -> SquadData:
     Without ``squad_dev``, the questions of ``dev_fraction`` of the paragraphs are held out. With a
     fraction of 0 there are none, and the step is not evaluated.
     """
-    check_squad_step(settings)
     path, train = _read_answered(settings.squad_file)
     files = [path]
     if settings.squad_dev:
