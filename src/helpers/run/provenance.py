@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil  # Jupyter's kernel requires it
+import psutil
 
 from helpers import __version__
 from helpers.io import sha256
