@@ -332,7 +332,7 @@ def predict_files(
     output: str | Path,
     *,
     abstracts: str | Path | None = None,
-    nbest: str | Path | None = None,
+    nbest_file: str | Path | None = None,
     **parameters,
 ) -> Path:
     """Answer a BioASQ or SQuAD file, and write the answers to ``output``.
@@ -344,7 +344,7 @@ def predict_files(
     from helpers.model.decoding import write_nbest
 
     settings = from_parameters(**parameters)
-    check_outputs((output, nbest), (questions, abstracts))
+    check_outputs((output, nbest_file), (questions, abstracts))
     _check_abstracts(abstracts, settings.context)
     remarks = Remarks()
     data = bioasq.read_json(questions, remarks)
@@ -365,8 +365,8 @@ def predict_files(
         remarks.print(questions)
         examples = _texts_of(read, questions, settings.context, abstracts)
     candidates = reader.predict(examples)
-    if nbest:
-        write_nbest(nbest, examples, candidates)
+    if nbest_file:
+        write_nbest(nbest_file, examples, candidates)
     print(f"{len(examples)} texts read; answers in {output}")
     if is_squad and not all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
         best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}

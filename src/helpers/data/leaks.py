@@ -12,8 +12,9 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from helpers.config import InputError
@@ -61,21 +62,21 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
     counts as two words, or as one where that is more similar (co-expressed, coexpressed). An
     inverted index over the rarer words keeps the work linear in the number of questions.
     """
-    similarity, joined = _Similarity(train, tests), _Similarity(train, tests, _joined_words)
-    by_wording: dict[str, str] = {}
-    for test_id, text in tests.items():
-        by_wording.setdefault(normalize(text), test_id)
+    similarity, joined = _Similarity(train, tests), _Similarity(train, tests, joined=True)
+    # Reversed, so that the first test question of a wording counts.
+    by_wording = {normalize(text): test_id for test_id, text in reversed(tests.items())}
     leaks = []
     for question_id, text in train.items():
         test_id, how, score = by_wording.get(normalize(text)), BY_WORDING, 1.0
         if question_id in tests:
-            test_id, how, score = question_id, BY_ID, similarity.of(text, tests[question_id])
+            test_id, how = question_id, BY_ID
+            score = similarity.jaccard(_words(text), _words(tests[question_id]))
         elif test_id is None:
             how, (score, test_id) = BY_LIKENESS, similarity.nearest(text)
             if score < NEAR:
                 score, test_id = joined.nearest(text)
-            if score < NEAR:
-                continue
+                if score < NEAR:
+                    continue
         leaks.append(Leak(question_id, text, test_id, tests[test_id], how, round(score, 3)))
     return leaks
 
@@ -83,9 +84,7 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
 def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:
     """The ``count`` training questions most similar to a test question, for a reader to judge."""
     similarity = _Similarity(train, tests)
-    found = sorted(
-        ((*similarity.nearest(text), name) for name, text in train.items()), reverse=True
-    )
+    found = sorted((*similarity.nearest(text), name) for name, text in train.items())[::-1]
     return [
         Leak(name, train[name], test_id, tests[test_id], "alike", round(score, 3))
         for score, test_id, name in found[:count]
@@ -96,16 +95,11 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 class _Similarity:
     """Similarity of training questions to test questions, by their shared content words."""
 
-    def __init__(
-        self,
-        train: Mapping[str, str],
-        tests: Mapping[str, str],
-        words_of: Callable[[str], frozenset[str]] | None = None,
-    ):
-        self.words_of = words_of or _words
-        self.tests = {test_id: self.words_of(text) for test_id, text in tests.items()}
-        counts = Counter(word for words in self.tests.values() for word in words)
-        counts.update(word for text in train.values() for word in self.words_of(text))
+    def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
+        self.joined = joined
+        self.tests = {test_id: _words(text, joined) for test_id, text in tests.items()}
+        counts = Counter(chain(*self.tests.values()))
+        counts.update(chain.from_iterable(_words(text, joined) for text in train.values()))
         total = len(train) + len(tests) + 1
         self.weight = {word: math.log(total / n) for word, n in counts.items()}
         self.index: dict[str, list[str]] = defaultdict(list)
@@ -113,22 +107,19 @@ class _Similarity:
             for word in words:
                 self.index[word].append(test_id)
 
-    def of(self, one: str, two: str) -> float:
-        return self._jaccard(self.words_of(one), self.words_of(two))
-
     def nearest(self, text: str) -> tuple[float, str]:
         """(similarity, id) of the most similar test question, (0, "") if no word is shared."""
-        words = self.words_of(text)
+        words = _words(text, self.joined)
         # Near-equal questions share most of their weight, and so some of their rarest words.
         rare = sorted(words, key=self.weight.__getitem__, reverse=True)[:4]
         found = (
-            (self._jaccard(words, self.tests[test_id]), test_id)
+            (self.jaccard(words, self.tests[test_id]), test_id)
             for test_id in {test_id for word in rare for test_id in self.index.get(word, ())}
             if _digits(self.tests[test_id]) == _digits(words)
         )
         return max(found, default=(0.0, ""))
 
-    def _jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
+    def jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
         both = sum(self.weight[word] for word in one | two)
         return sum(self.weight[word] for word in one & two) / both if both else 0.0
 
@@ -151,13 +142,11 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if len(word) > 3 and word.endswith("y") else word
 
 
-def _words(text: str) -> frozenset[str]:
+def _words(text: str, joined: bool = False) -> frozenset[str]:
+    """The stems of the content words; a hyphenated word is one word if ``joined``, else two."""
+    text = _INNER_HYPHEN.sub("", text) if joined else text
     words = re.findall(r"\w+", text.casefold())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
-
-
-def _joined_words(text: str) -> frozenset[str]:
-    return _words(_INNER_HYPHEN.sub("", text))
 
 
 def _digits(words: Iterable[str]) -> set[str]:
@@ -182,16 +171,22 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False
     Near-equal wordings are never refused, because only a reader can judge them: the public 7b
     training file has one. They, and leaks that are allowed, are returned as remarks.
     """
-    certain = [leak for leak in leaks if leak.certain]
-    if certain and not allow:
-        raise InputError(
-            f"{path}: {summary(certain)}; a model trained on them is scored on its memory: "
-            "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
-        )
-    remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
+    remarks = []
+    if certain := [leak for leak in leaks if leak.certain]:
+        remarks.append(_refuse(f"{path}: {summary(certain)}", allow))
     if near := [leak for leak in leaks if not leak.certain]:
         remarks.append(f"{path}: perhaps {summary(near)}; they are kept, please check them")
     return remarks
+
+
+def _refuse(found: str, allow: bool) -> str:
+    """Raise an ``InputError`` about what was found, or return it as a remark if it is allowed."""
+    if allow:
+        return f"{found}; allowed by allow_leak"
+    raise InputError(
+        f"{found}; a model trained on them is scored on its memory: "
+        "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
+    )
 
 
 def summary(leaks: Sequence[Leak]) -> str:
@@ -234,14 +229,8 @@ def refuse_shared(
     """
     if not shared:
         return []
-    found = f"{dev}: has questions of {train} with the same text or the same id: "
-    found += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
-    if allow:
-        return [f"{found}; allowed by allow_leak"]
-    raise InputError(
-        f"{found}; the model would be scored on its memory: remove them from one of the files, or "
-        "allow them (allow_leak=true) if you mean it"
-    )
+    found = f"{dev}: has questions of {train} with the same text or the same id: {some_ids(shared)}"
+    return [_refuse(f"{found}; the first: {next(iter(shared.values()))!r}", allow)]
 
 
 def answer_type(answer: str) -> str:
@@ -316,19 +305,14 @@ def split_dev(
     return train, [example for example in examples if example.question_id in held]
 
 
-def _groups(examples: Iterable[Example]) -> list[tuple[str, ...]]:
-    """Question ids that belong together, because some of their rows ask the same, sorted."""
-    above: dict[tuple[str, str], tuple[str, str]] = {}  # a forest whose trees are the groups
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        while above.setdefault(node, node) != node:
-            above[node] = node = above[above[node]]
-        return node
-
-    for example in examples:
-        above[root(("wording", normalize(example.question)))] = root(("id", example.question_id))
-    groups = defaultdict(list)
-    for kind, name in sorted(above):
-        if kind == "id":
-            groups[root((kind, name))].append(name)
-    return [tuple(names) for names in groups.values()]
+def _groups(examples: Iterable[Example]) -> list[list[str]]:
+    """Question ids that belong together, because some of their rows ask the same."""
+    group_of: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for row in examples:
+        both = ("id", row.question_id), ("wording", normalize(row.question))
+        small, large = sorted((group_of.setdefault(node, {node}) for node in both), key=len)
+        if small is not large:
+            large |= small
+            group_of |= dict.fromkeys(small, large)
+    groups = {id(group): group for group in group_of.values()}.values()
+    return [[name for kind, name in sorted(group) if kind == "id"] for group in groups]
