@@ -18,8 +18,8 @@ from itertools import chain
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, read_json, read_questions, some_ids
-from helpers.data.squad import Example, question_texts, read_squad
+from helpers.data.bioasq import some_ids
+from helpers.data.squad import Example, question_texts, read_any
 
 NEAR = 0.8  # similarity from which two wordings are nearly equal
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
@@ -157,11 +157,8 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
     """Id -> wording of the factoids in test inputs or golden files, BioASQ's or SQuAD's."""
     tests: dict[str, str] = {}
     for path in paths:
-        data = read_json(path)
-        if is_squad(data):
-            tests |= question_texts(read_squad(path, data=data))
-        else:
-            tests |= {question.id: question.body for question in read_questions(path, data=data)}
+        questions, rows = read_any(path)
+        tests |= {question.id: question.body for question in questions} | question_texts(rows)
     return tests
 
 
@@ -200,14 +197,19 @@ def summary(leaks: Sequence[Leak]) -> str:
     return f"also test questions: {names}: {counts}; the first: {pair}"
 
 
-def compare_parts(
-    train: Iterable[Example], dev: Iterable[Example]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Row id -> wording of the rows of ``dev`` whose wording ``train`` has too, in two parts.
+def refuse_shared(
+    train_file: str | Path,
+    train: Iterable[Example],
+    dev_file: str | Path,
+    dev: Iterable[Example],
+    *,
+    allow: bool = False,
+) -> tuple[list[str], list[str]]:
+    """Refuse rows of ``dev`` that ask a question of ``train`` with an ``InputError``, unless allowed.
 
-    In the first part the text or the question's id is the same too, so the question is the same. In
-    the second both differ: "What did he write?" is asked about many texts. An id alone does not
-    count, because many files number their rows from 1.
+    The wording is the same, and the text or the question's id as well: an id alone does not count,
+    because many files number their rows from 1. Returns remarks on those that are allowed, and on
+    wordings with another text and id ("What did he write?" is asked about many texts).
     """
     known: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in train:
@@ -217,20 +219,15 @@ def compare_parts(
         if found := known.get(normalize(row.question)):
             again = not found.isdisjoint({("id", row.question_id), ("text", row.context)})
             (same if again else other)[row.id] = row.question
-    return same, other
-
-
-def refuse_shared(
-    train: str | Path, dev: str | Path, shared: Mapping[str, str], *, allow: bool = False
-) -> list[str]:
-    """Refuse rows of ``dev`` that ``train`` has too with an ``InputError``, unless allowed.
-
-    ``shared`` is the first part of ``compare_parts``; what is allowed is returned as a remark.
-    """
-    if not shared:
-        return []
-    found = f"{dev}: has questions of {train} with the same text or the same id: {some_ids(shared)}"
-    return [_refuse(f"{found}; the first: {next(iter(shared.values()))!r}", allow)]
+    allowed, kept = [], []
+    if same:
+        found = f"{dev_file}: has questions of {train_file} with the same text or the same id: "
+        found += f"{some_ids(same)}; the first: {next(iter(same.values()))!r}"
+        allowed = [_refuse(found, allow)]
+    if other:
+        found = f"{dev_file}: has wordings of {train_file} with other texts and other ids: "
+        kept = [f"{found}{some_ids(other)}; they are kept, please check them"]
+    return allowed, kept
 
 
 def answer_type(answer: str) -> str:

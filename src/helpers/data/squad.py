@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Place, Remarks, is_squad, read_json
+from helpers.data.bioasq import Place, Question, Remarks, is_squad, read_json, read_questions
 from helpers.data.spans import Span
 from helpers.io import write_json, write_text
 
@@ -20,11 +20,7 @@ _ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmi
 
 @dataclass(frozen=True)
 class Example:
-    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
-
-    ``parts`` are the snippets of a joined context: index, document, and offset of the text in the
-    context. ``impossible`` says that the file marks the context as having no answer.
-    """
+    """One question-context pair; ``snippet`` is an index into the question's snippets, or -1."""
 
     id: str
     question_id: str
@@ -33,25 +29,21 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()
-    impossible: bool = False
+    parts: tuple[tuple[int, str, int], ...] = ()  # of a joined context: snippet, document, offset
+    impossible: bool = False  # the file marks the context as having no answer
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question that gave no example, and why.
-
-    ``nearest`` quotes the text most like an answer, from the snippet of that index (-1: the joined
-    snippets), with its ``likeness`` from 0 to 1; see ``convert.nearest``.
-    """
+    """A question that gave no example, and why; the last three fields are of ``nearest``."""
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
-    nearest: str = ""
-    snippet: int = -1
-    likeness: float = 0.0
+    nearest: str = ""  # the text most like an answer, see ``convert.nearest``
+    snippet: int = -1  # index of its snippet, -1 for the joined snippets
+    likeness: float = 0.0  # to the answer, from 0 to 1
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
@@ -162,7 +154,21 @@ def read_squad(
             )
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
-    return _own_questions(list(examples.values()))
+    rows = list(examples.values())
+    wordings = Counter(name for name, _ in {(row.question_id, row.question) for row in rows})
+    return [row if wordings[row.question_id] == 1 else replace(row, question_id=row.id)
+            for row in rows]  # fmt: skip
+
+
+def read_any(
+    path: str | Path, *, answers: str = "any", remarks: Remarks | None = None
+) -> tuple[list[Question], list[Example]]:
+    """The questions of a BioASQ file or the rows of a SQuAD file; the other list is empty."""
+    remarks = Remarks() if remarks is None else remarks
+    data = read_json(path, remarks)
+    if is_squad(data):
+        return [], read_squad(path, remarks, data)
+    return read_questions(path, answers=answers, remarks=remarks, data=data), []
 
 
 def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
@@ -181,28 +187,20 @@ def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]
                 yield f"{where}, row {k}", row, paragraph.get("context")
 
 
-def _part(item: object, name: str, where: str) -> list:
+def _check_object(item: object, where: str) -> None:
     if not isinstance(item, dict):
         raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+
+
+def _part(item: object, name: str, where: str) -> list:
+    _check_object(item, where)
     if not isinstance(item.get(name), list):
         raise InputError(f"{where}: field {name!r} is not a list; rebuild it in SQuAD format")
     return item[name]
 
 
-def _own_questions(rows: list[Example]) -> list[Example]:
-    """Make each row a question of its own where rows with the same beginning ask differently."""
-    first: dict[str, str] = {}
-    several = {
-        row.question_id
-        for row in rows
-        if first.setdefault(row.question_id, row.question) != row.question
-    }
-    return [replace(row, question_id=row.id) if row.question_id in several else row for row in rows]
-
-
 def _read_row(row: object, context: object, place: Place, path: str | Path) -> Example:
-    if not isinstance(row, dict):
-        raise InputError(f"{place.where} is not an object, so not in SQuAD format; rebuild it")
+    _check_object(row, place.where)
     row_id, question = row.get("id"), row.get("question")
     row_id = str(row_id) if type(row_id) is int else row_id  # COVID-QA and others
     if row_id:
@@ -225,11 +223,18 @@ def _read_row(row: object, context: object, place: Place, path: str | Path) -> E
 
 
 def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
-    answers = _from_columns(answers, place) if isinstance(answers, dict) else answers or []
-    if not isinstance(answers, list):
+    if isinstance(answers, dict):  # columns, as the library datasets writes them
+        texts, starts = answers.get("text"), answers.get("answer_start")
+        if isinstance(texts, str):  # a single answer, as simpletransformers writes it
+            texts, starts = [texts], [starts]
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            problem = "is an object without two equally long lists 'text' and 'answer_start'"
+            raise place.error("answers", f"{problem}; rebuild the row")
+        answers = [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
+    if not isinstance(answers or [], list):
         raise place.error("answers", "is not a list; rebuild the row")
     spans = set()
-    for answer in answers:
+    for answer in answers or []:
         if not isinstance(answer, dict):
             raise place.error("answers", "must contain objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
@@ -240,20 +245,6 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
             raise place.error("answer_start", problem)
         spans.add(_locate(text, start, context, place))
     return tuple(sorted(spans))
-
-
-def _from_columns(columns: dict, place: Place) -> list[dict]:
-    """Answers as the library datasets has them, ``{"text": [...], "answer_start": [...]}``.
-
-    simpletransformers and others have a single answer there, as an object.
-    """
-    texts, starts = columns.get("text"), columns.get("answer_start")
-    if isinstance(texts, str):
-        texts, starts = [texts], [starts]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        problem = "is an object without two equally long lists 'text' and 'answer_start'"
-        raise place.error("answers", f"{problem}; rebuild the row")
-    return [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
 
 
 def _locate(text: str, start: int, context: str, place: Place) -> Span:

@@ -19,7 +19,7 @@ from helpers.config import InputError, Settings
 from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
 from helpers.data.convert import contexts_of, convert
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
-from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
+from helpers.data.leaks import Leak, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
 from helpers.data.squad import (
     Drop,
@@ -287,8 +287,8 @@ def read_squad_data(settings: Settings) -> SquadData:
         dev = _read_answered(files[1])
         # SQuAD's own two files share wordings ("What did he write?") about different texts. Only a
         # question about the same text, or with the same id, is a leak.
-        shared, _ = compare_parts(train, dev)
-        for remark in refuse_shared(*files, shared, allow=settings.allow_leak):
+        allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
+        for remark in allowed:
             print(remark, file=sys.stderr)
     else:
         # Hold out whole paragraphs: the evaluation must not use a text seen in training.
