@@ -98,7 +98,10 @@ def convert_files(
             squad.write_ids(ids, train + dev)
         if dev_output:
             squad.write_squad(dev_output, dev, version=options.version)
-        unknown = _unanswered(sources) if options.test else ()
+        # Nobody knows which contexts have no answer if no file gives it.
+        answered = {row.question_id for row in sources.rows if row.spans}
+        answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
+        unknown = sources.texts().keys() - answered if options.test else ()
         squad.write_squad(output, train, version=options.version, unknown=unknown)
     total = len(sources.texts())
     held_out = f", held out: {len(dev)} pairs" if dev else ""
@@ -137,13 +140,9 @@ def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sourc
     for file in files:
         if not options.test and layout.role_of(file) == "golden":
             sources.remarks.append(f"{file}: {TRAINED_ON}")
-        remarks, new = Remarks(), Sources()
-        data = bioasq.read_json(file, remarks)
-        if bioasq.is_squad(data):
-            new.rows = squad.read_squad(file, remarks, data)
-        else:
-            answers = "any" if options.test else "required"
-            new.questions = bioasq.read_questions(file, answers=answers, remarks=remarks, data=data)
+        remarks = Remarks()
+        answers = "any" if options.test else "required"
+        new = Sources(*squad.read_any(file, answers=answers, remarks=remarks))
         if again := new.texts().keys() & sources.texts().keys():
             raise InputError(
                 f"{file}: question {min(again)!r}: id is also in another file; drop one file"
@@ -194,13 +193,6 @@ def _split_rows(
     ready = squad.one_span_rows([row for row in train if row.question_id in given])
     made = squad.by_occurrence(row for row in train if row.question_id not in given)
     return ready + made, squad.by_pair(dev)
-
-
-def _unanswered(sources: Sources) -> set[str]:
-    """Ids of questions whose answer no file gives, so nobody knows which contexts have none."""
-    answered = {row.question_id for row in sources.rows if row.spans}
-    answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
-    return sources.texts().keys() - answered
 
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
@@ -270,7 +262,7 @@ def fine_tune_files(
         )
     check_outputs([output / "model.nemo"])
     parts = output / "training", output / "transformers"
-    for path in (path for path in (train, dev) if path):
+    for path in filter(None, (train, dev)):
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
             raise InputError(
                 f"{path}: is in a folder for the model's files; choose another --output"
@@ -342,31 +334,25 @@ def predict_files(
     check_outputs((output, nbest_file), (questions, abstracts))
     _check_abstracts(abstracts, settings.context)
     remarks = Remarks()
-    data = bioasq.read_json(questions, remarks)
-    is_squad = bioasq.is_squad(data)
-    if is_squad and abstracts:
+    asked, examples = squad.read_any(questions, remarks=remarks)
+    remarks.print(questions)
+    if examples and abstracts:
         raise InputError(
             f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
         )
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
-    if is_squad:
-        examples, ids = squad.read_squad(questions, remarks, data), []
-        remarks.print(questions)
-    else:
-        read = bioasq.read_questions(questions, remarks=remarks, data=data)
-        ids = [question.id for question in read]
-        remarks.print(questions)
-        examples = _texts_of(read, questions, settings.context, abstracts)
+    if asked:
+        examples = _texts_of(asked, questions, settings.context, abstracts)
     candidates = reader.predict(examples)
     if nbest_file:
         write_nbest(nbest_file, examples, candidates)
     print(f"{len(examples)} texts read; answers in {output}")
-    if is_squad and not all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
-        best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
-        return write_json(output, best)
-    return write_ranked(output, examples, candidates, settings.merge, ids)
+    if asked or all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
+        return write_ranked(output, examples, candidates, settings.merge, [q.id for q in asked])
+    best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
+    return write_json(output, best)
 
 
 def _texts_of(
@@ -398,7 +384,6 @@ def write_ranked(
     """
     from helpers.model.decoding import rank_answers
 
-    answers: dict[str, list[str]] = {question: [] for question in ids}
-    for question, best in rank_answers(examples, candidates, merge=merge).items():
-        answers[question] = [text for text, _ in best]
-    return bioasq.write_answers(path, answers)
+    ranked = rank_answers(examples, candidates, merge=merge)
+    answers = {name: [text for text, _ in best] for name, best in ranked.items()}
+    return bioasq.write_answers(path, dict.fromkeys(ids, ()) | answers)

@@ -84,10 +84,10 @@ class Remarks:
             print(line, file=sys.stderr)
 
 
-def some_ids(ids: Collection[str], shown: int = 5) -> str:
-    """How many questions there are, and the first few of their ids, for a remark."""
-    names = ", ".join(repr(name) for name in list(ids)[:shown])
-    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+def some_ids(ids: Collection[str]) -> str:
+    """How many questions there are, and the first five of their ids, for a remark."""
+    names = ", ".join(map(repr, list(ids)[:5]))
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
 
 
@@ -111,10 +111,8 @@ class Place:
 class _Number(float):
     """A JSON fraction that remembers how it was written, as the organizers' program does."""
 
-    def __new__(cls, written: str) -> _Number:
-        number = super().__new__(cls, written)
-        number.written = written
-        return number
+    def __init__(self, written: str):
+        self.written = written
 
     def __str__(self) -> str:
         return self.written
@@ -158,12 +156,12 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
     try:
         data, end = decoder.raw_decode(text, len(text) - len(text.lstrip(" \t\r\n")))
         if text[end:].strip():
-            rows = _json_lines(text, decoder)
-            if strict and not rows:
+            if rows := _json_lines(text, decoder):
+                data = rows
+            elif strict:
                 raise json.JSONDecodeError("Extra data", text, end)
-            if not rows:
+            else:
                 remarks.add(f"what follows the first value (from character {end}) is ignored", "")
-            data = rows or data
         if half:  # usually one of a pair, which is a whole character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
@@ -459,16 +457,15 @@ def _fits(value: object, shape: Callable | list | dict | None) -> bool:
     return shape(value)
 
 
-def _is_text_or_null(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
 # What the organizers' program (edition 5) can read; ... is every other key.
 _READABLE = {
     **dict.fromkeys(("id", "type", "body"), _is_text),
     "concepts": [_is_text],
     "documents": [_is_text],
-    "triples": [{"s": _is_text_or_null, "p": _is_text, "o": _is_text_or_null, ...: lambda _: True}],
+    "triples": [
+        dict.fromkeys("so", lambda value: value is None or _is_text(value))
+        | {"p": _is_text, ...: lambda _: True}
+    ],
     "snippets": [
         dict.fromkeys(("document", "text", "beginSection", "endSection"), _is_text)
         | dict.fromkeys(("offsetInBeginSection", "offsetInEndSection"), _is_java_int)
