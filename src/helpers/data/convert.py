@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from itertools import product
+from itertools import accumulate, product
 from operator import itemgetter
 from pathlib import Path
 
@@ -34,15 +34,12 @@ _LONGEST = 12  # words of an answer that are compared
 
 @dataclass(frozen=True)
 class Context:
-    """A text to read, the index of the (first) snippet it comes from or -1, and its document.
-
-    ``parts`` of a joined text: index, document and offset of each snippet in it.
-    """
+    """A text to read, the index of the (first) snippet it comes from or -1, and its document."""
 
     text: str
     snippet: int = -1
     document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()
+    parts: tuple[tuple[int, str, int], ...] = ()  # of a joined text: snippet, document, offset
 
 
 @dataclass(frozen=True)
@@ -110,22 +107,17 @@ def contexts_of(
     texts = [(s.text, n, s.document) for n, s in enumerate(question.snippets) if s.text.strip()]
     if context == "snippet":
         return [Context(*text) for text in texts]
-    offsets: dict[str, int] = {}
-    joined = ""
-    for text, _, _ in texts:
-        if text not in offsets:
-            joined += " " * bool(offsets)
-            offsets[text] = len(joined)
-            joined += text
+    distinct = list(dict.fromkeys(text for text, _, _ in texts))
+    starts = accumulate((len(text) + 1 for text in distinct), initial=0)
+    offsets = dict(zip(distinct, starts, strict=False))
     parts = tuple((n, document, offsets[text]) for text, n, document in texts)
-    return [Context(joined, parts=parts)] if joined else []
+    return [Context(" ".join(distinct), parts=parts)] if parts else []
 
 
 def documents_of(question: Question) -> list[tuple[str, int]]:
     """The distinct documents of the snippets, each with the index of its first snippet.
 
-    Without snippets those listed for the question, with -1. Addresses that differ in http and
-    https, or in PubMed's old and new host, are one document.
+    Without snippets those listed for the question, with -1. Addresses are compared by ``_key``.
     """
     listed = [(snippet.document, n) for n, snippet in enumerate(question.snippets)]
     distinct: dict[str, tuple[str, int]] = {}
@@ -141,6 +133,7 @@ def pmid_of(document: str) -> str:
 
 
 def _key(document: str) -> str:
+    """The same for all addresses of a document: with http or https, PubMed's old or new host."""
     return pmid_of(document) or re.sub(r"^https?://", "", document.strip()).rstrip("/")
 
 
@@ -150,10 +143,9 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; http and https addresses are the same.
+    """Read ``{document address or PubMed id: text}``; a text is found by any address of its document.
 
-    So are all addresses of one PubMed id. Other addresses must be complete: the last part of one,
-    perhaps a number, may be a PubMed id by chance.
+    Other addresses than PubMed's must be complete: a number at the end may be a PubMed id by chance.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
