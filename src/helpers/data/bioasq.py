@@ -206,8 +206,7 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
 def is_squad(data: object) -> bool:
     """Whether parsed JSON has a shape of SQuAD: ``{"data": [...]}``, or the list inside it.
 
-    That list holds articles, paragraphs, or rows with their own context, as in the libraries
-    datasets and simpletransformers. A list 'questions' makes a file BioASQ's.
+    That list has articles, paragraphs, or rows with their own context, as datasets writes them.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -248,10 +247,9 @@ def read_questions(
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
-    ``answers`` is "required" for a training or golden file, "forbidden" for a test input, "any"
-    otherwise. A required ``exact_answer`` may be empty: the converter reports that question instead
-    of refusing the file. ``data`` is the file's parsed JSON if you have read it already. Only
-    factoids get gold answers.
+    ``answers`` is "required" for a training or golden file (an empty list is enough, the converter
+    reports it), "forbidden" for a test input, else "any". ``data`` is the file's parsed JSON if you
+    have read it already. Only factoids get gold answers.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -477,10 +475,7 @@ _READABLE = {
 
 
 def unreadable_fields(item: dict) -> list[str]:
-    """The fields of a question of any type at which the organizers' program stops.
-
-    It reads every question of both files whole, including what it does not need.
-    """
+    """The fields at which the organizers' program stops; it reads them all, needed or not."""
     return [name for name in item if not _fits({name: item[name]}, _READABLE)]
 
 

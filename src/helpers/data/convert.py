@@ -143,9 +143,9 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; a text is found by any address of its document.
+    """Read ``{document address or PubMed id: text}``; any address of a document finds its text.
 
-    Other addresses than PubMed's must be complete: a number at the end may be a PubMed id by chance.
+    An address of another host must be complete: its number may be a PubMed id by chance.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:

@@ -1,8 +1,7 @@
 """Test questions in the training file, and a part of the training questions held out.
 
 Some public training files of later years contain questions of an earlier year's test set: a system
-trained on them is scored on its memory. We compare ids, wordings and similar wordings. The held-out
-part is chosen by question and wording, with the same answer types as the rest, from a seed.
+trained on them is scored on its memory.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
     Both map question ids to wordings. Near-equal wordings share at least ``NEAR`` of their content
     words (weighted Jaccard coefficient: a word weighs log(N / how many questions have it), singular
     and plural are one) and all their words with digits: type 1 is not type 2. A hyphenated word
-    counts as two words, or as one where that is more similar (co-expressed, coexpressed). An
-    inverted index over the rarer words keeps the work linear in the number of questions.
+    counts as two words, or as one where that is more similar (co-expressed, coexpressed).
     """
     similarity, joined = _Similarity(train, tests), _Similarity(train, tests, joined=True)
     # Reversed, so that the first test question of a wording counts.
@@ -93,7 +91,10 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 
 
 class _Similarity:
-    """Similarity of training questions to test questions, by their shared content words."""
+    """Similarity of training questions to test questions, by their shared content words.
+
+    An inverted index over the rarer words keeps the work linear in the number of questions.
+    """
 
     def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
         self.joined = joined
@@ -125,10 +126,7 @@ class _Similarity:
 
 
 def normalize(text: str) -> str:
-    """A wording without its letter case, repeated spaces and final punctuation.
-
-    Characters that look alike are one: compatibility forms, composed accents, hyphens, quotes.
-    """
+    """A wording in lower case, without repeated spaces, final punctuation and look-alikes."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
 
@@ -165,8 +163,7 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
 def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
     """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
 
-    Near-equal wordings are never refused, because only a reader can judge them: the public 7b
-    training file has one. They, and leaks that are allowed, are returned as remarks.
+    Near-equal wordings are never refused: the public 7b training file has one. Returns remarks.
     """
     remarks = []
     if certain := [leak for leak in leaks if leak.certain]:
@@ -189,12 +186,10 @@ def _refuse(found: str, allow: bool) -> str:
 def summary(leaks: Sequence[Leak]) -> str:
     """The leaks in one line: how many of which kind, the first ids, and the first wordings."""
     kinds = Counter(leak.how for leak in leaks)
-    counts = ", ".join(
-        f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]
-    )
+    counts = [f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]]
     names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
     pair = f"{first.question!r} and in the test {first.test_question!r}"
-    return f"also test questions: {names}: {counts}; the first: {pair}"
+    return f"also test questions: {names}: {', '.join(counts)}; the first: {pair}"
 
 
 def refuse_shared(
@@ -205,7 +200,7 @@ def refuse_shared(
     *,
     allow: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """Refuse rows of ``dev`` that ask a question of ``train`` with an ``InputError``, unless allowed.
+    """Refuse rows of ``dev`` that ask a question of ``train``, unless they are allowed.
 
     The wording is the same, and the text or the question's id as well: an id alone does not count,
     because many files number their rows from 1. Returns remarks on those that are allowed, and on
@@ -252,10 +247,7 @@ def type_counts(examples: Iterable[Example]) -> Counter[str]:
 
 
 def _types(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> answer type of the alphabetically first text of its spans.
-
-    Not of the first row, so that the order of the examples does not matter.
-    """
+    """Question id -> answer type of its alphabetically first span, whatever the order of rows."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         texts[example.question_id] += [span.text for span in example.spans]

@@ -67,7 +67,7 @@ def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
 
 
 def search_terms(golds: Iterable[str]) -> set[str]:
-    """What to search for in a folded context: distinct golds, folded, without spaces at the edges."""
+    """What to search for in a folded context: the golds, folded, without spaces at the edges."""
     return {fold(text.strip()) for text in set(golds)} - {""}
 
 

@@ -134,12 +134,11 @@ def read_squad(
 ) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
-    The flat rows and column-wise answers of the libraries datasets and simpletransformers are read
-    too. ``answers`` may be missing. Each answer is compared with its context character by
-    character, without the space around it. Ids must be unique. A row's question is its id up to
-    ``_<3 digits>`` where all rows with this beginning ask the same, as in BioASQ files; otherwise
-    (train_0001, train_0002, ...) each row is a question of its own. ``data`` is the file's parsed
-    JSON if you have read it already.
+    So are the flat rows and column-wise answers of the libraries datasets and simpletransformers.
+    ``answers`` may be missing; each must be in its context at its place. Ids must be unique. A
+    row's question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same,
+    as in BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
+    ``data`` is the file's parsed JSON if you have read it already.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -230,7 +229,8 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             problem = "is an object without two equally long lists 'text' and 'answer_start'"
             raise place.error("answers", f"{problem}; rebuild the row")
-        answers = [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
+        pairs = zip(texts, starts, strict=True)
+        answers = [{"text": text, "answer_start": start} for text, start in pairs]
     if not isinstance(answers or [], list):
         raise place.error("answers", "is not a list; rebuild the row")
     spans = set()
@@ -248,11 +248,7 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
 
 
 def _locate(text: str, start: int, context: str, place: Place) -> Span:
-    """The span of an answer without the space around it.
-
-    ``answer_start`` may point to the leading space or to the first character after it: there is
-    only space in between, so both mean the same place.
-    """
+    """The span of an answer without the space around it, to which ``start`` may point as well."""
     bare = text.strip()
     if not bare:
         raise InputError(f"{place.where}: answer {text!r} is blank; remove or rebuild it")
@@ -275,25 +271,16 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
 def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. A joined context has ``snippets``: the index,
-    document and offset of each.
+    Offsets are characters of the row's context. A joined context has its ``snippets`` as well.
     """
-    lines = []
-    for row in rows:
-        line = {
-            "id": row.id,
-            "question_id": row.question_id,
-            "snippet": row.snippet,
-            "document": row.document,
-            "spans": [[span.start, span.end] for span in row.spans],
-        }
-        if row.parts:
-            line["snippets"] = [
-                {"snippet": n, "document": document, "offset": offset}
-                for n, document, offset in row.parts
-            ]
-        lines.append(line)
-    return _write_lines(path, lines)
+
+    def as_json(row: Example) -> dict:
+        line = {name: getattr(row, name) for name in ("id", "question_id", "snippet", "document")}
+        line["spans"] = [[span.start, span.end] for span in row.spans]
+        parts = [{"snippet": n, "document": name, "offset": at} for n, name, at in row.parts]
+        return line | ({"snippets": parts} if parts else {})
+
+    return _write_lines(path, map(as_json, rows))
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:
