@@ -12,7 +12,7 @@ from pubmed_server import HEAD, PubmedServer, journal, send
 from helpers.config import InputError
 from helpers.data import pubmed
 from helpers.data.bioasq import Question, Snippet
-from helpers.data.convert import contexts_of, documents_of, pmid_of
+from helpers.data.convert import documents_of, pairs_of, pmid_of
 from helpers.data.pubmed import fetch_articles, read_articles
 
 IDS = [f"9000000{n}" for n in range(1, 9)]
@@ -283,7 +283,7 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
     one = question(f"https://pubmed.ncbi.nlm.nih.gov/0{IDS[0]}/ ", "https://e.org/" + IDS[1])
     found = pubmed.gather_abstracts([one])
-    texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
+    texts = [pair.context for pair in pairs_of(one, "abstract", found.texts)]
     assert len(texts) == 1 and texts[0].startswith("A plain title.")
     assert list(found.unavailable.values()) == ["no PubMed address"]
 

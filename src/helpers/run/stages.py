@@ -17,7 +17,7 @@ from pathlib import Path
 
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
-from helpers.data.convert import contexts_of, convert
+from helpers.data.convert import convert, pairs_of
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
 from helpers.data.leaks import Leak, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
@@ -145,9 +145,9 @@ def _read_bioasq_training(files: BioasqFiles, tests: Mapping[str, str], settings
     abstracts = run_abstracts(files, questions, settings.context)
     pairs, unanswered = convert(questions, context=settings.context, abstracts=abstracts)
     given = [
-        (question.id, context.text)
+        (question.id, pair.context)
         for question in questions
-        for context in contexts_of(question, settings.context, abstracts.texts)
+        for pair in pairs_of(question, settings.context, abstracts.texts)
     ]
     steps = {
         "all types": total,
