@@ -1,7 +1,7 @@
 """Whole stages from file to file, for the command lines and for your own code.
 
-The notebooks take the same path in smaller steps. Modules that need torch are imported inside the
-functions that use them, because ``convert_files`` needs none and importing torch takes seconds.
+The notebooks take the same path in smaller steps. Functions that need torch import it themselves,
+because ``convert_files`` does not need it and the import takes seconds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 GOLDEN = "contains answers, so it is a golden file: participants were given fewer snippets"
 TRAINED_ON = (
-    "a golden file, converted as training data (--test makes test data of it); give the files of "
-    "your test to --against, so that no test question is trained on"
+    "a golden file, converted as training data (for test data add --test); give your test files to "
+    "--against, so that the model is not trained on test questions"
 )
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -123,10 +123,9 @@ def _check_options(
         )
     _check_abstracts(options.abstracts, options.context)
     output = Path(output)
-    dev_output = output.with_name(f"{output.stem}_dev{output.suffix}")
-    dev_output = dev_output if options.dev_fraction else None
-    check_outputs((output, dev_output, drops, ids), (*files, options.abstracts, *options.against))
-    return dev_output
+    dev = output.with_name(f"{output.stem}_dev{output.suffix}") if options.dev_fraction else None
+    check_outputs((output, dev, drops, ids), (*files, options.abstracts, *options.against))
+    return dev
 
 
 def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
@@ -210,14 +209,14 @@ def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: st
     from helpers.model import checkpoints
 
     checkpoints.check_replaceable(Path(output))
-    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # the model reads nothing
+    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # it reads no text
     reader = checkpoints.load(checkpoints.prepare(checkpoint, settings), settings)
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
         tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
         print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
     if reader.fresh_head:
-        print("no span head in it: fine-tune it before asking questions")
+        print("the checkpoint has no span head: fine-tune it before you ask it questions")
     print(f"transformers folder: {output}")
     return Path(output)
 
@@ -342,7 +341,7 @@ def predict_files(
         )
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
-        raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
+        raise InputError(f"{checkpoint}: has no span head; fine-tune it first (fine_tune.py)")
     if asked:
         examples = _texts_of(asked, questions, settings.context, abstracts)
     candidates = reader.predict(examples)

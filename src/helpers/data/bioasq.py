@@ -1,9 +1,9 @@
 """BioASQ JSON: read and check questions, golden files and answers; write answers.
 
 The organizers' files changed over the years: gold answers are flat or nested lists, keys are null
-or missing, offsets are strings. What has only one possible meaning is repaired with a remark;
-anything else is an ``InputError`` that names the file, the question and the field. Gold answers
-stay exactly as written, spaces included, because the official evaluator compares them that way.
+or missing, offsets are strings. We repair with a remark what can have only one meaning; anything
+else is an ``InputError`` that names the file, the question and the field. Gold answers stay exactly
+as written, spaces included, because the official evaluator compares them that way.
 """
 
 from __future__ import annotations

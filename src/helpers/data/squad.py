@@ -15,7 +15,7 @@ from helpers.data.bioasq import Place, Question, Remarks, is_squad, read_json, r
 from helpers.data.spans import Span
 from helpers.io import write_json, write_text
 
-_ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files
+_ROW = re.compile(r"(?<=.)_\d{3,}\Z", re.DOTALL)  # after a question's id, as in dmis-lab's files
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,7 @@ def _read_row(row: object, context: object, place: Place, path: str | Path) -> E
         raise place.error("is_impossible", problem)
     if impossible is False and not spans:
         place.remark("field 'is_impossible' is false, and there is no answer")
-    match = _ROW.fullmatch(row_id)
-    question_id = match[1] if match else row_id
+    question_id = _ROW.sub("", row_id)
     return Example(row_id, question_id, question, context, spans, impossible=bool(impossible))
 
 

@@ -183,7 +183,7 @@ def _mark(part: Path) -> Path:
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
     """One request for what ``part`` lacks; raises ``Again`` or ``NotHere``."""
-    import requests  # here, since importing it takes longer than most of the kit
+    import requests  # here, because importing it takes longer than most of the kit
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
     unknown = not tag and not (hashed and size is not None)
@@ -215,7 +215,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
 
 
 def _check_status(answer, part: Path, have: int) -> None:
-    """Refuse an answer that is not the file, or not its rest from byte ``have`` on."""
+    """Refuse a response that is not the file, or not the rest of it from byte ``have`` on."""
     check_busy(answer)
     status, start = answer.status_code, answer.headers.get("Content-Range", "")
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
@@ -228,7 +228,7 @@ def _check_status(answer, part: Path, have: int) -> None:
 
 
 def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None:
-    """The file's size in bytes, or None if a cut shows without it."""
+    """The file's size in bytes, or None if we notice a cut-off download without it."""
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and size is None:
         check_disk(folder, int(length))
