@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -267,7 +268,14 @@ def fine_tune_files(
                 f"{path}: is in a folder for the model's files; choose another --output"
             )
     examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
-    for remark in _refuse_leaks(train, examples, dev, held_out, against, settings):
+    if not against and settings.bioasq_dir:
+        files = layout.find_files(settings.bioasq_dir, need_train=False)
+        against = [*files.golds, *files.tests]
+    allow = settings.allow_leak
+    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
+    for remark in leaks.refuse_leaks(train, found, allow=allow):
+        print(remark, file=sys.stderr)
+    for remark in chain(*leaks.refuse_shared(train, examples, dev, held_out, allow=allow)):
         print(remark, file=sys.stderr)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
@@ -292,24 +300,6 @@ def _read_answered(path: str | Path) -> list[Example]:
     if without:
         print(f"{path}: {without} of {len(examples)} rows have no answer", file=sys.stderr)
     return examples
-
-
-def _refuse_leaks(
-    train: str | Path,
-    examples: list[Example],
-    dev: str | Path | None,
-    held_out: list[Example],
-    against: Sequence[str | Path],
-    settings: Settings,
-) -> Iterator[str]:
-    """Refuse training questions that are in a test file or in ``dev``; yield remarks on others."""
-    if not against and settings.bioasq_dir:
-        files = layout.find_files(settings.bioasq_dir, need_train=False)
-        against = [*files.golds, *files.tests]
-    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
-    yield from leaks.refuse_leaks(train, found, allow=settings.allow_leak)
-    allowed, kept = leaks.refuse_shared(train, examples, dev, held_out, allow=settings.allow_leak)
-    yield from allowed + kept
 
 
 def predict_files(
@@ -343,7 +333,19 @@ def predict_files(
     if reader.fresh_head:
         raise InputError(f"{checkpoint}: has no span head; fine-tune it first (fine_tune.py)")
     if asked:
-        examples = _texts_of(asked, questions, settings.context, abstracts)
+        context = settings.context
+        texts = pubmed.gather_abstracts(asked, [abstracts], context=context, source=questions)
+        examples, drops = convert.convert(asked, context=context, test=True, abstracts=texts)
+        if not examples:
+            raise InputError(
+                f"{questions}: no question has a text ({drops[0].reason}); add snippets"
+            )
+        if any(question.exact_answer for question in asked):
+            print(f"{questions}: {GOLDEN}", file=sys.stderr)
+        if drops:
+            names = ", ".join(drop.question_id for drop in drops)
+            without = f"no text and therefore no answer for question {names}"
+            print(f"{questions}: {without}", file=sys.stderr)
     candidates = reader.predict(examples)
     if nbest_file:
         write_nbest(nbest_file, examples, candidates)
@@ -352,22 +354,6 @@ def predict_files(
         return write_ranked(output, examples, candidates, settings.merge, [q.id for q in asked])
     best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
     return write_json(output, best)
-
-
-def _texts_of(
-    questions: list[Question], path: str | Path, context: str, abstracts: str | Path | None
-) -> list[Example]:
-    """The examples of BioASQ questions; names questions without any text on standard error."""
-    texts = pubmed.gather_abstracts(questions, [abstracts], context=context, source=path)
-    examples, drops = convert.convert(questions, context=context, test=True, abstracts=texts)
-    if not examples:
-        raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
-    if any(question.exact_answer for question in questions):
-        print(f"{path}: {GOLDEN}", file=sys.stderr)
-    if drops:
-        names = ", ".join(drop.question_id for drop in drops)
-        print(f"{path}: no text and therefore no answer for question {names}", file=sys.stderr)
-    return examples
 
 
 def write_ranked(
