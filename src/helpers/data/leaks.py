@@ -200,7 +200,7 @@ def refuse_shared(
     *,
     allow: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """Refuse rows of ``dev`` that ask a question of ``train``, unless they are allowed.
+    """Raise ``InputError`` if ``dev`` asks questions of ``train``, unless that is allowed.
 
     The wording is the same, and the text or the question's id as well: an id alone does not count,
     because many files number their rows from 1. Returns remarks on those that are allowed, and on

@@ -57,7 +57,7 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
     known = _read_cache(path, wanted)
     if not fetch or offline() or len(known) == len(wanted):
         return known
-    with locked(path.parent, "PubMed"), writing(path.parent):
+    with locked(path.parent, "PubMed"):
         known = _read_cache(path, wanted)  # another process may have added to it meanwhile
         missing = [pmid for pmid in wanted if pmid not in known]
         service = _Service(path.with_name(STAMP))
@@ -69,7 +69,7 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
                     raise InputError(
                         f"{error}; {low} of {len(missing)} abstracts arrived and are kept"
                     ) from None
-                with path.open("a", encoding="utf-8") as file:
+                with writing(path.parent), path.open("a", encoding="utf-8") as file:
                     file.write("\n")  # separates them from what a killed process left
                     for article in found.values():
                         file.write(json.dumps(asdict(article), ensure_ascii=False) + "\n")
@@ -148,15 +148,14 @@ class _Service:
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
-        try:
+        if self.stamp.exists():  # not before the first request of this cache
             stamped = time.time() - self.stamp.stat().st_mtime
-            ago = min(ago, stamped if stamped >= 0 else 0.0)  # a clock set back: wait once
-        except OSError:
-            pass  # the first request of this cache
+            ago = min(ago, stamped if stamped >= 0 else 0.0)  # if the clock was set back, wait once
         time.sleep(max(0.0, self.interval - ago))
         _Service.last, now = time.monotonic(), time.time_ns()
-        self.stamp.touch()
-        os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
+        with writing(self.stamp.parent):
+            self.stamp.touch()
+            os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
 
 
 def read_articles(xml: bytes) -> dict[str, Article]:
