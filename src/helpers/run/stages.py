@@ -18,9 +18,9 @@ from pathlib import Path
 from helpers.config import InputError, Settings
 from helpers.data import squad
 from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
-from helpers.data.convert import contexts_of, convert
+from helpers.data.convert import convert, pairs_of
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
-from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
+from helpers.data.leaks import Leak, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
 from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch import fetch
@@ -152,9 +152,9 @@ def _read_training(files: BioasqFiles, tests: Mapping[str, str], settings: Setti
         abstracts = run_abstracts(files, questions, settings.context)
         pairs, unanswered = convert(questions, context=settings.context, abstracts=abstracts)
         given = [
-            (question.id, context.text)
+            (question.id, pair.context)
             for question in questions
-            for context in contexts_of(question, settings.context, abstracts.texts)
+            for pair in pairs_of(question, settings.context, abstracts.texts)
         ]
         answered = [q for q in questions if any(map(str.strip, q.synonyms()))]
         steps["with an exact answer"] = len(answered)
@@ -255,8 +255,8 @@ def read_squad_data(settings: Settings) -> SquadData:
         files.append(path)
         # SQuAD's own two files share wordings ("What did he write?") about different texts. Only a
         # question about the same text, or with the same id, is a leak.
-        shared, _ = compare_parts(train, dev)
-        for remark in refuse_shared(*files, shared, allow=settings.allow_leak):
+        allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
+        for remark in allowed:
             print(remark, file=sys.stderr)
     else:
         # Hold out whole paragraphs: the evaluation must not use a text seen in training.
