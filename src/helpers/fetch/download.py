@@ -58,12 +58,17 @@ class _Unsafe(Exception):
     """An archive that we refuse to unpack."""
 
 
-class _Again(Exception):
+class Again(Exception):
     """This attempt failed, but another may succeed; ``pause`` is what the server asks for."""
 
     def __init__(self, reason: str, pause: float | None = None):
         super().__init__(reason)
         self.pause = pause
+
+    def wait(self, failures: int) -> None:
+        """Pause as the server asks, or 1, 2, 4, ... seconds after that many failures in a row."""
+        pause = 2.0 ** (failures - 1) if self.pause is None else self.pause
+        time.sleep(min(pause, LONGEST_PAUSE))
 
 
 @dataclass(frozen=True)
@@ -148,13 +153,12 @@ def download(
             return _attempt(url, part, size, headers or {}, hashed)
         except NotHere as reason:
             raise NotHere(f"{url}: {reason}") from None
-        except _Again as reason:
+        except Again as reason:
             failures = 1 if _size(part) >= best + PROGRESS else failures + 1
             best = max(best, _size(part))
             if failures >= ATTEMPTS:
                 raise NotHere(f"{url}: {reason}, {failures} times in a row") from None
-            pause = 2.0 ** (failures - 1) if reason.pause is None else reason.pause
-            time.sleep(min(pause, LONGEST_PAUSE))
+            reason.wait(failures)
 
 
 def get_json(url: str, headers: dict | None = None) -> Any:
@@ -178,8 +182,8 @@ def _mark(part: Path) -> Path:
 
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
-    """One request for what ``part`` lacks; raises ``_Again`` or ``NotHere``."""
-    import requests  # here, since importing it takes longer than most of the kit
+    """One request for what ``part`` lacks; raises ``Again`` or ``NotHere``."""
+    import requests  # here, because importing it takes longer than most of the kit
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
     unknown = not tag and not (hashed and size is not None)
@@ -204,20 +208,19 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise NotHere(in_words(error)) from None
-            raise _Again(f"cut after {_size(part)} bytes ({in_words(error)})") from None
+            raise Again(f"cut after {_size(part)} bytes ({in_words(error)})") from None
         if size is not None and _size(part) < size:
-            raise _Again(f"cut after {_size(part)} of {size} bytes")
+            raise Again(f"cut after {_size(part)} of {size} bytes")
     _mark(part).unlink(missing_ok=True)
 
 
 def _check_status(answer, part: Path, have: int) -> None:
-    """Refuse an answer that is not the file, or not its rest from byte ``have`` on."""
+    """Refuse a response that is not the file, or not the rest of it from byte ``have`` on."""
+    check_busy(answer)
     status, start = answer.status_code, answer.headers.get("Content-Range", "")
-    if status in RETRY_STATUS:
-        raise _Again(f"HTTP {status}", asked_pause(answer.headers.get("Retry-After", "")))
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
         part.unlink(missing_ok=True)
-        raise _Again("the server would not continue where the last attempt stopped", 0)
+        raise Again("the server would not continue where the last attempt stopped", 0)
     if status not in (200, 206):
         raise NotHere(f"HTTP {status} {answer.reason or ''}".rstrip())
     if "text/html" in answer.headers.get("Content-Type", ""):
@@ -225,7 +228,7 @@ def _check_status(answer, part: Path, have: int) -> None:
 
 
 def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None:
-    """The file's size in bytes, or None if a cut shows without it."""
+    """The file's size in bytes, or None if we notice a cut-off download without it."""
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and size is None:
         check_disk(folder, int(length))
@@ -254,6 +257,13 @@ def _save(answer, part: Path, size: int | None) -> None:
             out.write(chunk)
             out.flush()
             bar.update(len(chunk))
+
+
+def check_busy(answer) -> None:
+    """Raise ``Again`` if the status says that the server may answer later."""
+    if answer.status_code in RETRY_STATUS:
+        pause = asked_pause(answer.headers.get("Retry-After", ""))
+        raise Again(f"HTTP {answer.status_code}", pause)
 
 
 def asked_pause(after: str) -> float | None:
