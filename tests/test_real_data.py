@@ -134,8 +134,8 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     published = {row["what"]: row["spans"] for row in measure.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
     assert {what: n for what, n in published.items() if "only" in what} == {
-        "by the strict rule only: joined to its neighbor by a character such as - / + [ '": 114,
-        "by the strict rule only: case differs": 34,
+        "found only by the rule: joined to its neighbor by a character such as - / + [ '": 114,
+        "found only by the rule: case differs": 34,
     }
 
 

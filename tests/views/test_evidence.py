@@ -176,7 +176,7 @@ def test_a_slow_prediction_is_skipped_with_a_note(run, monkeypatch):
     monkeypatch.setattr(evidence.checkpoints, "load", never)
     effects = evidence.protocol_effects(run, scores.read_batches(run), 0)
     golden = pick(effects, "snippets", "golden")
-    assert golden.score is None and golden.note.endswith("seconds here, more than 0")
+    assert golden.score is None and golden.note.endswith(" s (limit: 0 s)")
     rows = evidence.effect_table(effects)
     assert [row["SAcc"] for row in rows if row["setting"] == "golden"] == ["–"]
 
@@ -212,7 +212,7 @@ def test_systems_intervals_and_verdicts(run):
     assert own["system"] == "run" and "permutation p-value" not in own
     assert same["permutation p-value"] == "1.0000" and same["95% interval"] == "+0.0 to +0.0"
     strict, mrr, lenient = evidence.intervals(systems["run"])
-    assert strict["score"] == own["SAcc"] and "not a share" in mrr["exact binomial"]
+    assert strict["score"] == own["SAcc"] and "not a proportion" in mrr["exact binomial"]
     assert " to " in lenient["exact binomial"]
     rows, agree = evidence.official_check(run)
     assert agree is None and "no jar" in rows[0]["official"]
@@ -253,7 +253,7 @@ def test_margins_and_power():
         assert shown == pytest.approx(share, abs=0.01)
     paired, own, seeds, single = (row["needed"] for row in evidence.power())
     assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")
-    assert seeds == "9 seeds of each" and "the power is at most 27%" in single
+    assert seeds == "9 seeds per method" and "the power is at most 27%" in single
 
 
 def test_the_official_program_runs_if_a_jar_is_given(run, monkeypatch):

@@ -84,7 +84,7 @@ def test_browse_starts_with_an_error_and_follows_the_menus(cases):
 def test_browse_without_errors_or_without_questions(cases):
     df, examples, found = cases
     assert "Right" in saved(widgets.browse(df[:1], examples, found))
-    assert "No question" in saved(widgets.browse(df[:0], examples, found))
+    assert "no questions" in saved(widgets.browse(df[:0], examples, found))
 
 
 def test_the_widget_hides_only_its_own_static_page(cases):

@@ -77,10 +77,10 @@ def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def granularity(keys: Sequence[str] = SHOWN) -> Rows:
-    """Return the counts of right answers, of 162 (of 34 for batch 7b-4), that fit each accuracy.
+    """Return the counts of right answers that fit each printed accuracy.
 
-    MRR is left out because it changes in steps of 1/(60 n). The printed digits are too coarse to
-    rule out any of these values.
+    There are 162 questions, or 34 for rows on batch 7b-4. MRR is left out because it changes in
+    steps of 1/(60 n), which are too small for the printed digits to exclude any value.
     """
     rows = []
     for claim, measure in itertools.product(map(claims.get, keys), ("SAcc", "LAcc")):
@@ -97,7 +97,7 @@ def granularity(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def question_worth(share: float = 0.48) -> Rows:
-    """Return the points per question and the 95% interval at ``share`` for each test set."""
+    """Return the points per question and the 95% interval of ``share`` for each test set."""
     return [
         {
             "test set": name,
@@ -153,7 +153,7 @@ def intervals(batches: Sequence[ScoredBatch]) -> Rows:
 
 
 def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
-    """Compare the organizers' scores of the run's answer files with ours; say whether all agree.
+    """Compare the organizers' scores for the run's answers with ours; return whether all agree.
 
     ``jar`` is the path to the organizers' BioASQEvaluation.jar. Without it, the only row explains
     how to specify it, and the second value is None.
@@ -182,7 +182,7 @@ def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
 
 
 def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -> Rows:
-    """Return the margin on 162 questions per number of seeds, and how often it rejects a claim.
+    """Return the margin for 162 questions, and the rejection rates, for several numbers of seeds.
 
     ``truths`` are possible true mean accuracies of our training over all seeds. The last columns
     give the probability that the mean over that many seeds is outside the margin of ``claim``.
@@ -210,7 +210,7 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
     paired, own = questions_to_tell(first, second, disagree), questions_to_tell(first, second)
     best = NormalDist().cdf(points / sd - NormalDist().inv_cdf(0.975))
     needs = {
-        f"two models on the same questions, {disagree:.0%} of which only one answers correctly":
+        f"two models on the same questions, {disagree:.0%} of them answered correctly by only one":
             f"{paired:,} questions, {paired / 162:.0f} times the five batches of 7b",
         "two models on different questions":
             f"{own:,} questions each, {own / 162:.0f} times the five batches of 7b",
@@ -250,7 +250,7 @@ Ranked = dict[str, dict[str, list]]  # batch -> question id -> ranked (answer, s
 
 @dataclass(frozen=True)
 class Effect:
-    """One setting of one switch. ``score`` is None for an untried setting; ``note`` says why."""
+    """One setting of a switch, with its score. If ``score`` is None, ``note`` explains why."""
 
     switch: str
     setting: str
@@ -347,7 +347,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
             continue
         seconds = rate * sum(len(e.context) for batch in others for e in batch.examples)
         if seconds > most_seconds:
-            note = f"not tried: would take about {seconds:.0f} s, more than {most_seconds:g} s"
+            note = f"not tried: it would take about {seconds:.0f} s (limit: {most_seconds:g} s)"
             yield Effect(switch, name, None, note=note)
             continue
         reader = reader or checkpoints.load(run.need("model/model.nemo", TRAIN), settings)
@@ -356,7 +356,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
             nbests = reader.predict(batch.examples, progress=False)
             ranked[batch.name] = rank_answers(batch.examples, nbests, merge=settings.merge)
         texts = sum(len(batch.examples) for batch in others)
-        note = f"predicted again on {texts} texts (model trained on {settings.context})"
+        note = f"predicted again on {texts} texts (model trained with context={settings.context})"
         bare = sum(not ranked[b.name].get(q.id) for b in batches for q in b.golds)
         note += f"; {bare} questions have no text" if bare else ""
         yield Effect(switch, name, _score(batches, ranked, settings.missing), note=note)

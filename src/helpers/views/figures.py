@@ -45,7 +45,7 @@ class PlainTextFigure(Figure):
 
 
 def new_figure(width: float, height: float, *titles: str):
-    """Return a figure in the kit's style, with its size in inches, and its axes.
+    """Return a figure in the kit's style (``width`` and ``height`` in inches) and its axes.
 
     The axes are an array with one element per title, or a single object for at most one title.
     """
@@ -174,9 +174,9 @@ _STACKS = ((False, "post-LayerNorm", "o", DARK), (True, "pre-LayerNorm", "s", AC
 
 
 def depth_gradients(stacks):
-    """Draw the gradients of ``measure.Stack`` rows, for all layers and for each last layer."""
+    """Draw gradients in all layers of the deepest stacks and in the last layer of all stacks."""
     depths = sorted({s.layers for s in stacks})
-    titles = f"All layers of a {depths[-1]}-layer stack", "Last layer of stacks of different depths"
+    titles = f"All layers of a {depths[-1]}-layer stack", "Last layer in stacks of different depths"
     figure, (left, right) = new_figure(9, 3.3, *titles)
 
     def gradients(layers: int, norm_first: bool) -> np.ndarray:
@@ -215,7 +215,7 @@ def funnel(questions: Sequence[tuple[str, int]], pairs: Sequence[tuple[str, int]
     return figure
 
 
-_WIDEST = 0.99  # share of contexts on the axis, because very long ones would compress the rest
+_WIDEST = 0.99  # the axis covers this share of contexts, because very long ones would compress it
 
 
 def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):

@@ -256,7 +256,7 @@ def _data(settings: Settings) -> Iterator[Row]:
 
 
 def _network(settings: Settings) -> Iterator[Row]:
-    found = "set: no downloads" if offline() else "not set: notebook 01 may download"
+    found = "set: no downloads" if offline() else "not set: notebook 01 may download files"
     yield Row("HELPERS_OFFLINE", found, "either", True)
 
 

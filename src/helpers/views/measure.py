@@ -42,7 +42,7 @@ _PART_OF = {  # word in a parameter name -> part of the model; the first match c
 MEBIBYTE = 2**20
 STRICT = "strict rule"
 DROP_COLUMNS = [column.name for column in fields(Drop)]
-_MOST = 30  # most unread files to list, in case someone specifies a home folder
+_MOST = 30  # maximum number of unread files to list (someone may specify a home folder)
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def parameters_by_part(model: SpanModel) -> dict[str, int]:
     """Count the weights in each of ``PARTS``."""
     counts = dict.fromkeys(PARTS, 0)
     for name, weight in model.named_parameters():
-        words = name.replace("_", ".").split(".")  # attention_norm.weight is a norm
+        words = name.replace("_", ".").split(".")  # so that "norm" matches attention_norm.weight
         part = next((part for word, part in _PART_OF.items() if word in words), "embeddings")
         counts[part] += weight.numel()
     return counts
@@ -149,11 +149,11 @@ def head_logits(
 def depth_experiment(
     depths: Sequence[int] = (3, 6, 12, 24), width: int = 128, seeds: Sequence[int] = (0, 1)
 ) -> list[Stack]:
-    """Measure random stacks of several depths, with LayerNorm after or before each block.
+    """Measure gradients in random stacks of several depths, with LayerNorm after or before blocks.
 
     The setup is close to that of Xiong et al. 2020, §3. The matrices of the layers have Xavier
-    initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss classifies
-    each token, as in masked-word prediction. Tokens and classes are random.
+    initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss is that
+    of classifying each token, as in masked-word prediction. Tokens and classes are random.
     """
     return [
         _random_stack(layers, norm_first, width, seed)
@@ -170,7 +170,7 @@ def _random_stack(layers: int, norm_first: bool, width: int, seed: int) -> Stack
         vocab_size=words, hidden=width, layers=layers, heads=4, feed_forward=4 * width,
         positions=length, norm_first=norm_first,
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):  # ignore the weights that a new module draws
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced below
         encoder = SpanModel(config).encoder
     _xavier(encoder, generator)
     ids = torch.randint(words, (windows * length,), generator=generator)
@@ -182,7 +182,7 @@ def _random_stack(layers: int, norm_first: bool, width: int, seed: int) -> Stack
 
 
 def _xavier(encoder: torch.nn.Module, generator: torch.Generator) -> None:
-    """Initialize the weights, equally for both kinds of stack, so that only LayerNorm differs."""
+    """Initialize the weights in the same way for both kinds of stack: only LayerNorm differs."""
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "norm" in name:
@@ -253,7 +253,7 @@ def published_spans(files: BioasqFiles) -> list[dict]:
         counts["of these, also found by the strict rule"] += len(published & found)
         for span in found - published:
             cause = extra_cause(span, context, answers[name]) or "unexplained"
-            counts[f"by the strict rule only: {cause}"] += 1
+            counts[f"found only by the rule: {cause}"] += 1
     return [{"what": what, "spans": count} for what, count in counts.items()]
 
 
@@ -289,7 +289,7 @@ def context_sizes(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
 
 
 def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
-    """Return the leaks and, for comparison, the ``most`` closest pairs of all other questions."""
+    """Return the leaks and, for comparison, the ``most`` most similar pairs of other questions."""
     train = question_texts([*converted.train, *converted.dev])
     known = {leak.question_id for leak in converted.leaks}
     rest = {name: text for name, text in train.items() if name not in known}
@@ -334,7 +334,7 @@ def telling_example(
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
-    """Return what the system reads in the test under each context setting: one row per setting.
+    """Return what the system reads at test time under each context setting: one row per setting.
 
     "abstract" is listed if a file or the PubMed cache has abstracts (none are downloaded). It is
     listed again for each SQuAD test file of full abstracts in the folder. SQuAD test inputs give

@@ -70,7 +70,7 @@ def _bold(text: str, golden: Sequence[bool]) -> str:
 LEGEND = (
     f'<p>How to read this: <b style="{_GOLD_STYLE}">bold, underlined</b> text is a gold answer, '
     f'<span style="{_BOX_STYLE}">boxed</span> text is the model\'s best span in this snippet, and '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">the overlap</b></span> has both.</p>'
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">their overlap</b></span> has both.</p>'
 )
 
 

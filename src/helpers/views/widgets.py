@@ -86,7 +86,7 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Return menus for the causes and questions of ``errors.table``; show ``most`` snippets."""
+    """Return menus for causes and questions of ``errors.table``, with up to ``most`` snippets."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
     present = df["cause"].value_counts() if len(df) else {}
     causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
@@ -107,7 +107,7 @@ def browse(
     def fill(_=None):
         rows = [row for row in by_id.values() if row["cause"] == cause.value]
         question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu does not select a new option
+        question.index = 0 if rows else None  # an empty menu does not select new options by itself
         show()
 
     cause.observe(fill, "value")
