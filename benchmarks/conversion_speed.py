@@ -5,7 +5,7 @@
 The input resembles the 7b training file: 779 factoid questions with nine snippets each. The
 snippets come from BioASQ-mini and have 25 words on average (28 in 7b). With --bioasq-dir, the
 script also converts the snippets of the real golden files. It uses one process and one thread. It
-only prints measurements and checks nothing.
+prints its measurements and makes no checks.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     add("files", nargs="+", metavar="FILE", help="BioASQ or SQuAD files")
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
     add("--context", choices=CONTEXTS, default="snippet", help="the text that the model reads")
-    add("--abstracts", metavar="FILE", help="JSON {address or PubMed id: text}; PubMed fills gaps")
+    add("--abstracts", metavar="FILE", help="JSON {address or PubMed id: text}; used before PubMed")
     add("--drops", metavar="DROPS.jsonl", help="also write the dropped questions, with reasons")
     add("--ids", metavar="IDS.jsonl", help="also write each row's question, snippet and offsets")
     add(

@@ -17,13 +17,13 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=VARIABLES)
     add = parser.add_argument
     add("name", help=f"one of {', '.join(REGISTRY)}, organization/model[@revision], or a path")
-    add("--source", help="your own copy: a folder, a single file such as .nemo, or an archive")
+    add("--source", help="your own copy: a folder, an archive, or a single file such as a .nemo")
     add("--to", help="output folder (default: the cache)")
     add("--convert", metavar="DIR", help="also write a transformers folder to DIR")
     add("--qkv-order", choices=QKV_ORDERS[1:], default="",
         help="row order of a Megatron checkpoint (default: try each order)")  # fmt: skip
-    add("--report", metavar="FILE.md", help="describe the files in a report to share with others")
-    add("--squad-dev", default="", metavar="FILE", help="also report EM and F1 on FILE")
+    add("--report", metavar="FILE.md", help="write a shareable report about the files")
+    add("--squad-dev", default="", metavar="FILE", help="with --report: EM and F1 on FILE")
     options = parser.parse_args(argv)
     if options.qkv_order and not (options.convert or options.report):
         parser.error("--qkv-order requires --convert or --report")

@@ -13,13 +13,13 @@ from helpers.data.mini import DATA
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the script; return 0, or 1 if --check finds a difference, or 2 for bad input."""
+    """Run the script. Return 1 if --check finds a difference, 2 for bad input, and 0 otherwise."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Scores on this teaching data are not comparable with any published result.",
     )
     parser.add_argument(
-        "--to", type=Path, default=DATA, help="output folder (default: in the package)"
+        "--to", type=Path, default=DATA, help="folder of the data (default: in the package)"
     )
     parser.add_argument(
         "--check", action="store_true", help="check the files in the folder instead of writing them"

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     for repair in (repair for batch in found for repair in batch.repairs):
         print(repair, file=sys.stderr)
-    print(f"{'batch':<10}official and our score of each measure")
+    print(f"{'batch':<10}official score and our score for each measure")
     for batch in found:
         print(batch.line())
     agree = all(batch.agrees for batch in found)

@@ -25,7 +25,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--merge", choices=MERGES, default="sum", help="how to combine a question's contexts"
     )
-    parser.add_argument("--nbest", help="also write the n-best list of each pair, as JSON lines")
+    parser.add_argument("--nbest", help="also write the n-best list of each pair as JSON lines")
     parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
                         "checkpoint (default: try each order)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")

@@ -21,14 +21,14 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class NgcServer:
-    """The server, for ``with NgcServer(folder) as server``. Its address is ``server.url``."""
+    """A server for ``with NgcServer(folder) as server``. Its address is ``server.url``."""
 
     def __init__(self, folder: Path, port: int = 0):
         self.folder = Path(folder)
         self.lists_files = True  # whether the server lists the files of a version
         self.forms = {"files", "zip", "redirect"}  # the URL forms that the server accepts
         self.redirect_to = ""  # the server to which requests for files are redirected
-        self.requests: list[tuple[str, dict]] = []  # (path with query, headers)
+        self.requests: list[tuple[str, dict]] = []  # (path with query, headers) of each request
         self.faults: list = []  # one per response: a status or a function(handler, body)
         ngc = self
 

@@ -56,7 +56,7 @@ def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
 
 
 def training_examples(seed: int) -> list[squad.Example]:
-    """Return questions about the training facts, with three texts each (one or two facts)."""
+    """Return questions about training facts, each with three texts that state one or two facts."""
     rows = []
     for fact in sentences.facts():
         item = sentences.draft(fact) if fact.side == "train" else None
@@ -103,7 +103,7 @@ def moved(old: SpanModel) -> SpanModel:
     for theirs, ours in zip(["encoder.norm", *norms], [*norms, "encoder.norm"], strict=True):
         for kind in ("weight", "bias"):
             state[f"{ours}.{kind}"] = old.state_dict()[f"{theirs}.{kind}"].clone()
-    # The teacher's first norm gives all word embeddings the same scale. Here, we scale the weights.
+    # The teacher's first norm gives all word embeddings the same scale. Without it, we scale them.
     words = state["encoder.words.weight"]
     scale = old.encoder.norm.weight.mean() / words.std(-1, keepdim=True)
     words *= scale

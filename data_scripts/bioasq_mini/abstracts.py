@@ -31,13 +31,13 @@ def document_texts(items: Iterable[Item]) -> dict[str, str]:
 
 
 def add_long_abstract(item: Item) -> None:
-    """Write 150 to 250 words for the document of the first snippet, and set its offsets."""
+    """Write a text of 150 to 250 words for the first snippet's document, and set the offsets."""
     rng = Random(f"abstract|{item.fact.id}")
     own = _of_document(item, item.snippets[0].document)
     frame = patterns()["abstract"]
     parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
     related = list(_related(item, rng))
-    for other in related * 2:  # a small relation repeats facts in different words
+    for other in related * 2:  # small relations state facts twice, in different words
         if len(" ".join([*parts, frame["close"]]).split()) >= 160:
             break
         parts.append(_statement(other, rng))

@@ -184,7 +184,7 @@ def _gold(item: Item, rng: Random) -> list:
 
 
 def _other_type(item: Item, rng: Random) -> list | str:
-    """Turn the factoid question into one of its new type, and return the exact answer."""
+    """Rewrite the question for its type (not factoid), and return its exact answer."""
     relation = patterns()["relations"][item.fact.relation]
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"

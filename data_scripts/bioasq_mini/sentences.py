@@ -124,7 +124,7 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # Facts that must stay on the same side move as a group, small groups first, by hash.
+    # Facts that must stay together move as a group. Small groups move first, in hash order.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
     groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
     # At least three objects must remain for training: an answer and two distractors.
@@ -267,7 +267,7 @@ def capital(sentence: str) -> str:
 
 
 class Deck:
-    """A shuffled deck of frames, which uses all frames about equally often."""
+    """A shuffled deck of frames. Each frame is used about equally often."""
 
     def __init__(self, side: str):
         self.rng, self.cards = Random(f"deck|{side}"), []

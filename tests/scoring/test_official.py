@@ -261,7 +261,7 @@ def test_the_script_compares_batch_by_batch(jar, mini_files):
     head, first, second, last = done.stdout.splitlines()
     assert first.startswith("mini1_golden") and first.endswith("agree")
     assert "SAcc 0.5 0.5" in second and "MRR 0.75 0.75" in second
-    assert last == "6 figures, all agree" and head
+    assert last == "6 scores, all agree" and head
 
 
 def test_a_difference_is_status_1(mini_files, tmp_path, standin):

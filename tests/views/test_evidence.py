@@ -142,7 +142,7 @@ def test_other_texts_are_predicted_again(effects):
     assert golden.score is not None and "predicted again on" in golden.note
     for context in ("appended", "abstract"):
         found = pick(effects, "context", context)
-        assert found.score.n == golden.score.n and "trained on snippet" in found.note
+        assert found.score.n == golden.score.n and "context=snippet" in found.note
 
 
 def test_a_run_on_golden_snippets_has_a_row_for_official_ones(run, monkeypatch):
