@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--squad-version", type=int, choices=(1, 2), default=1, help="1 for v1.1, 2 for v2.0")
     add("--test", action="store_true", help="keep every context, with or without an answer")
     add("--negatives", action="store_true", help="for v2.0: also write contexts without an answer")
-    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions found in TEST")
-    add("--allow-leak", action="store_true", help="convert questions found in TEST anyway")
+    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions found in a TEST")
+    add("--allow-leak", action="store_true", help="convert questions found in a TEST anyway")
     options = vars(parser.parse_args(argv))
     options["version"] = {1: "1.1", 2: "2.0"}[options.pop("squad_version")]
     try:

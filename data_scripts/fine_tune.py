@@ -23,7 +23,7 @@ def main(argv=None) -> int:
     parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
     names = ", ".join(PROFILES)
     parser.add_argument("--profile", default="mini", help=f"source of all other settings: {names}")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
                         "checkpoint (default: try each order)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")

@@ -17,7 +17,7 @@ def main(argv=None) -> int:
     parser.add_argument("--checkpoint", required=True, help="a registry name, folder or .nemo file")
     parser.add_argument("--input", required=True, help="BioASQ questions or a SQuAD file")
     parser.add_argument("--output", required=True, help="output file for the answers")
-    parser.add_argument("--context", choices=CONTEXTS, default="snippet")
+    parser.add_argument("--context", choices=CONTEXTS, default="snippet", help="the text to read")
     parser.add_argument(
         "--abstracts",
         help="JSON {document: text} for --context abstract; PubMed provides missing texts",

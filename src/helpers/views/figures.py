@@ -47,7 +47,7 @@ class PlainTextFigure(Figure):
 def new_figure(width: float, height: float, *titles: str):
     """Return a figure in the kit's style (``width`` and ``height`` in inches) and its axes.
 
-    The axes are an array with one element per title, or a single object for at most one title.
+    The axes are an array with one element per title, or a single object if there is at most one.
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
