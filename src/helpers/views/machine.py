@@ -211,7 +211,7 @@ def _missing_bytes(settings: Settings) -> int:
     entry = registry.REGISTRY.get(settings.model)
     missing = 0
     for file in entry.files if entry else ():
-        path = registry.cache_folder() / settings.model / file.name
+        path = registry.cached(settings.model) / file.name
         if not path.is_file() or path.stat().st_size != file.bytes:
             missing += file.bytes
     return missing
