@@ -84,7 +84,7 @@ def test_a_batch_runs_this_python_with_these_helpers(spec, place, install, other
     monkeypatch.setenv("PYTHONPATH", str(other / "src"))
     assert batch.main(["run", "--until", "00"]) == 0
     said = outputs(place / "runs" / "mini" / "notebooks" / START.name)[0].text
-    assert said == f"This kernel runs {sys.executable} with the helpers in {batch.HELPERS}\n"
+    assert said == f"This kernel uses {sys.executable} and the helpers in {batch.HELPERS}\n"
     assert not marker.exists()
     assert not (place / "runs" / "latest").is_symlink()  # one notebook is no finished run
     assert nothing_is_left(place)
@@ -199,8 +199,8 @@ def test_a_notebook_by_hand_says_that_its_python_lacks_the_helpers(place, instal
     assert error.ename == "ModuleNotFoundError"
     said = next(out for out in shown if out.output_type == "stream").text
     wanted = Path(os.path.normpath(config.ROOT / ".venv" / "bin" / "python"))
-    assert said.startswith(f"Wrong kernel: {sys.executable} lacks the helpers. ")
-    assert os.path.normpath(said.split("kernel of ")[1].split(" (")[0]) == str(wanted)
+    assert said.startswith(f"Wrong kernel: {sys.executable} cannot import helpers. ")
+    assert os.path.normpath(said.split("kernel for ")[1].split(" (")[0]) == str(wanted)
     assert said.count("\n") == 1
 
 

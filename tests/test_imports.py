@@ -24,7 +24,7 @@ def room(module):
 
 def documented():
     """Map each room to its modules, from top to bottom, as in the README's table."""
-    table = (ROOT / "README.md").read_text().partition("| room | what lives there |")[2]
+    table = (ROOT / "README.md").read_text().partition("| folder or module | contents |")[2]
     rows = [row.split("|") for row in table.partition("\n\n")[0].splitlines() if "`" in row]
     rooms = {row[1].strip(" `"): re.findall(r"`([\w/]+)`", row[2]) for row in rows}
     return {
