@@ -28,7 +28,7 @@ def test_overrides_win_and_none_keeps_the_profile():
         ({"epochs": "3"}, "expected int"),
         ({"epochs": True}, "expected int"),
         ({"epochs": 2.5}, "expected int"),
-        ({"epochs": 0}, "below 1"),
+        ({"epochs": 0}, "must be at least 1"),
         ({"learning_rate": float("nan")}, "not a finite number"),
         ({"learning_rate": 0.0}, "learning_rate: 0.0 must be greater than 0"),
         ({"learning_rate": float("inf")}, "not a finite number"),
