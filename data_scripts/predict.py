@@ -41,7 +41,7 @@ def main(argv=None) -> int:
             args.input,
             args.output,
             abstracts=args.abstracts,
-            nbest=args.nbest,
+            nbest_file=args.nbest,
             **parameters,
         )
     except InputError as error:

@@ -71,3 +71,11 @@ def test_a_light_room_brings_neither_torch_nor_nemo_nor_matplotlib(name):
 
 def test_a_package_s_folder_re_exports_nothing():
     assert [p for p in PACKAGE.rglob("*/__init__.py") if p.read_text().strip()] == []
+
+
+def test_the_tests_mirror_the_folders():
+    """tests/<folder>/test_<module>.py, or test_<module>_<topic>.py for a long subject."""
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        names = [m.split("/")[1] for m in MODULES if m.startswith(f"{path.parent.name}/")]
+        subject = path.stem.removeprefix("test_")
+        assert any(subject == name or subject.startswith(f"{name}_") for name in names), path

@@ -2,14 +2,15 @@
 
 import json
 import runpy
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
 from tiny import tiny_examples, tiny_folder
 
 from helpers import io, pipeline
-from helpers.config import InputError
+from helpers.config import InputError, Settings
 from helpers.data import bioasq, convert, squad
 from helpers.data.spans import Span
 from helpers.model.decoding import Reader
@@ -56,11 +57,12 @@ def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
         out = tmp_path / f"{checkpoint}.json"
         args = ["--checkpoint", str(tmp_path / "m" / checkpoint), "--input",
                 str(task / "test.json"), "--output", str(out), "--set", "max_length=48",
-                "--nbest", str(tmp_path / "nbest.jsonl")]  # fmt: skip
+                "--set", "nbest=5", "--nbest", str(tmp_path / "nbest.jsonl")]  # fmt: skip
         assert script("predict.py")(args) == 0
         answers[checkpoint] = json.loads(out.read_text())
     assert answers["model.nemo"] == answers["transformers"]
-    assert len((tmp_path / "nbest.jsonl").read_text().splitlines()) == 12
+    lines = (tmp_path / "nbest.jsonl").read_text().splitlines()
+    assert len(lines) == 12 and max(len(json.loads(line)["nbest"]) for line in lines) == 5
     args = ["--gold", str(task / "golden.json"), "--answers", str(tmp_path / "model.nemo.json")]
     assert script("evaluate.py")([*args, "--json", str(tmp_path / "s.json")]) == 0
     pooled = json.loads((tmp_path / "s.json").read_text())["pooled"]
@@ -313,3 +315,10 @@ def test_repairs_are_told(task, tmp_path, capsys):
     path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
     assert f"{path}: an identical question occurs twice" in capsys.readouterr().err
+
+
+def test_no_file_of_a_stage_shares_a_name_with_a_setting():
+    """``--set nbest=5`` once collided with the argument for the n-best file."""
+    shared = {"profile", "overrides"} | {field.name for field in fields(Settings)}
+    for stage in (pipeline.fine_tune_files, pipeline.predict_files):
+        assert not shared & signature(stage).parameters.keys()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import os
 import shlex
 import shutil
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
 from helpers.run import compare, reproduce, scores
 from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
-from helpers.run.provenance import notebook_sources
+from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
 from helpers.scoring.claims import judge, summarize
 from helpers.scoring.uncertainty import sources
@@ -40,7 +41,6 @@ HELPERS = Path(__file__).resolve().parent
 DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
 START_SECONDS = 300  # a kernel can take long to start on a busy machine
 _PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # every notebook's, besides overrides
-_PATHS = ("bioasq_dir", "squad_file", "squad_dev", "model")
 
 
 def notebooks() -> list[Path]:
@@ -59,7 +59,7 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     settings without any test question. Raises ``InputError``, also for a notebook's bad input.
     """
     given, parameters = from_parameters(**parameters), dict(parameters)
-    for name in (name for name in _PATHS if parameters.get(name)):
+    for name in (name for name in reproduce.PLACES if parameters.get(name)):
         path = Path(getattr(given, name)).expanduser()
         if path.exists():  # otherwise it is a name in the registry
             parameters[name] = str(path.resolve())  # reproduce.sh outlives this working directory
@@ -86,31 +86,31 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
 
 def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fresh: bool) -> None:
     """Execute the notebooks that are not done, and all after the first of them."""
-    new, checked = not folder.folder.exists(), False
-    for number, notebook in enumerate(chosen, 1):
-        done, name = folder.manifest()["notes"].get(DONE, {}), notebook.stem
-        label = f"[{number}/{len(chosen)}] {name}"
-        fresh = fresh or not _is_done(folder, notebook)
-        if not fresh:
-            print(f"{label}: kept, done in {done[name]['seconds']:.0f} s before", flush=True)
-            continue
-        if not checked:
-            checked = check_own_kernel()
-            print(_replaced(folder), end="", flush=True)
-        print(label, flush=True)
+    new = not folder.folder.exists()
+    done = folder.manifest()["notes"].get(DONE, {})
+    kept = [] if fresh else list(itertools.takewhile(lambda path: _is_done(folder, path), chosen))
+    labels = {path: f"[{n}/{len(chosen)}] {path.stem}" for n, path in enumerate(chosen, 1)}
+    for path in kept:
+        print(f"{labels[path]}: kept, done in {done[path.stem]['seconds']:.0f} s before")
+    if len(kept) == len(chosen):
+        return
+    check_own_kernel()
+    print(_replaced(folder), end="")
+    for path in chosen[len(kept) :]:
+        print(labels[path], flush=True)
         # Neither this notebook nor a later one counts as done while this one runs.
-        done = {before: entry for before, entry in done.items() if before < name}
+        done = {name: entry for name, entry in done.items() if name < path.stem}
         folder.note(DONE, done)
         try:
-            seconds = _execute(notebook, folder, parameters)
+            seconds = _execute(path, folder, parameters)
         except InputError:
             if new and not done:  # a start that fails leaves no folder
                 shutil.rmtree(folder.folder, ignore_errors=True)
             raise
-        fingerprint = _fingerprint(notebook, folder.settings)
-        done[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
+        fingerprint = _fingerprint(path, folder.settings)
+        done[path.stem] = {"fingerprint": fingerprint, "seconds": round(seconds, 1)}
         folder.note(DONE, done)
-        print(f"{label}: {seconds:.0f} s", flush=True)
+        print(f"{labels[path]}: {seconds:.0f} s", flush=True)
 
 
 def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
@@ -147,10 +147,8 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
 
 def _for_notebooks(settings: Settings, parameters: Mapping) -> dict:
     """The parameters that every notebook declares; ``overrides`` holds all others in one line."""
-    others = (
-        shlex.quote(f"{k}={value}") for k, value in parameters.items() if k not in _PARAMETERS
-    )
-    return {k: getattr(settings, k) for k in _PARAMETERS} | {"overrides": " ".join(others)}
+    others = [f"{name}={parameters[name]}" for name in parameters if name not in _PARAMETERS]
+    return {k: getattr(settings, k) for k in _PARAMETERS} | {"overrides": shlex.join(others)}
 
 
 def _is_done(folder: Run, notebook: Path) -> bool:
@@ -167,30 +165,24 @@ def _is_done(folder: Run, notebook: Path) -> bool:
                 folder.need(file, name)
     except InputError:
         return False
-    return (folder.folder / "notebooks" / f"{name}.ipynb").is_file()
+    return (folder.folder / "notebooks" / notebook.name).is_file()
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """A hash of the notebook, the helpers and the settings: another one means to run it again."""
-    digest = hashlib.sha256(repr(settings).encode())
-    digest.update(repr(notebook_sources(notebook.read_bytes())).encode())
-    for path in sorted(HELPERS.rglob("*.*")):
-        if path.suffix in (".py", ".json", ".tsv"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """A hash of the notebook, the helpers and the settings; another hash means to run it again."""
+    content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
+    return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _replaced(folder: Run) -> str:
     """A line to print before a finished run continues with other settings; otherwise nothing."""
     manifest, now = folder.manifest(), vars(folder.settings)
-    if "scores" not in manifest["notes"]:
-        return ""
-    try:
-        before = as_recorded(folder.folder, manifest)["settings"]
-    except InputError:  # its scores no longer count
-        return ""
+    before = now
+    with suppress(InputError):  # if its scores no longer count
+        if "scores" in manifest["notes"]:
+            before = as_recorded(folder.folder, manifest)["settings"]
     changed = [
-        f"{name}={before[name]!r}, now {now[name]!r}"
+        f"{name}={before.get(name)!r}, now {now[name]!r}"
         for name in now
         if name not in NEUTRAL and before.get(name) != now[name]
     ]
@@ -254,16 +246,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
         theirs = []  # published rows about other questions would mislead
     text = compare.into_readme(readme, ours, theirs) if readme else ""
     changes, verdicts = compare.differences(found), compare.verdicts(found)
-    page = f"{compare.markdown(ours, theirs)}\n{compare.facts(ours)}"
-    for change in changes:
-        page += (
-            f"- {change['second']} minus {change['first']}, {change['measure']}: "
-            f"{100 * change['mean']:+.1f} points, 95% interval {100 * change['low']:+.1f} to "
-            f"{100 * change['high']:+.1f}, permutation test p = {change['p']:.3f}\n"
-        )
-    for verdict in verdicts:
-        page += f"\nVerdicts on {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
-        page += "".join(f"- {line}\n" for line in verdict["summary"])
+    page = compare.page(ours, theirs, changes, verdicts)
     data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": verdicts}
     write_json(output / "results.json", data)
     write_text(output / "results.md", page)
@@ -309,54 +292,49 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
         yield {"kernel_manager_class": Kernel, "config": config}
 
 
-def check_own_kernel() -> bool:
-    """Start a kernel; True if it is this Python with these helpers, ``InputError`` otherwise.
+def check_own_kernel() -> None:
+    """Start a kernel; raise ``InputError`` unless it is this Python with these helpers.
 
     A start-up script of IPython can still change what is imported.
     """
     import nbformat
     from nbclient import NotebookClient
 
-    question = (
+    cell = nbformat.v4.new_code_cell(
         "import os, sys, helpers\n"
         r'print(sys.executable, os.path.realpath(helpers.__file__), sep="\n")'
     )
-    ask = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(question)])
+    ask = nbformat.v4.new_notebook(cells=[cell])
     with tempfile.NamedTemporaryFile("r") as log, own_kernel(log.name) as arguments:
         client = NotebookClient(ask, startup_timeout=START_SECONDS, allow_errors=True, **arguments)
         try:
             with client.setup_kernel():
-                client.execute_cell(ask.cells[0], 0)
-        except RuntimeError as error:  # it died, or does not answer
+                client.execute_cell(cell, 0)
+        except RuntimeError as error:  # it died or does not answer
             messages = " ".join(log.read().split())[-300:]
             raise InputError(
                 f"the kernel of {sys.executable} does not start ({error}): {messages}; set up "
                 "again (make setup), or look for a start-up script of IPython"
             ) from None
-    outputs = ask.cells[0].outputs
-    text = "".join(out.get("text", out.get("evalue", "")) for out in outputs)
+    text = "".join(out.get("text", out.get("evalue", "")) for out in cell.outputs)
     if text.splitlines()[-2:] != [sys.executable, str(HELPERS / "__init__.py")]:
         raise InputError(
             f"the kernel of {sys.executable} does not use the helpers in {HELPERS}, but answers "
             f"{' '.join(text.split())}; remove the start-up script of IPython that changes this"
         )
-    return True
 
 
 def _parser() -> argparse.ArgumentParser:
     summary, _, examples = __doc__.partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="helpers.batch",
-        description=summary,
-        epilog=examples,
+        "helpers.batch", description=summary, epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument(
-        "--profile", default="mini", metavar="NAME",
-        help=f"the settings to start from: {', '.join(PROFILES)} (default: mini)",
     )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    settings = argparse.ArgumentParser(add_help=False)
+    profiles = f"the settings to start from: {', '.join(PROFILES)} (default: mini)"
+    settings.add_argument("--profile", default="mini", metavar="NAME", help=profiles)
     settings.add_argument("--run", metavar="NAME", help="name of the folder under runs/")
     settings.add_argument("--bioasq-dir", metavar="DIR", help="folder with your BioASQ files")
     settings.add_argument(
@@ -364,6 +342,7 @@ def _parser() -> argparse.ArgumentParser:
         help="change one setting, such as epochs=4; can be repeated",
     )  # fmt: skip
     settings.add_argument("--fresh", action="store_true", help="also repeat finished notebooks")
+
     sub = commands.add_parser("run", parents=[settings], help="execute all notebooks once")
     sub.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     sub.add_argument(
@@ -375,18 +354,16 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
         help="random seeds (default: 0 1 2)",
     )  # fmt: skip
+
+    finished = {"type": Path, "metavar": "FOLDER", "help": "of a finished run"}
     sub = commands.add_parser("table", help="finished runs in one table with the published rows")
-    sub.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a finished run")
-    sub.add_argument(
-        "--output", type=Path, default=Path("runs/table"), metavar="DIR",
-        help="folder to write to (default: runs/table)",
-    )  # fmt: skip
-    sub.add_argument(
-        "--readme", type=Path, metavar="FILE",
-        help="also put the table between the marks in this Markdown file",
-    )  # fmt: skip
+    sub.add_argument("folders", nargs="+", **finished)
+    place = "folder to write to (default: runs/table)"
+    sub.add_argument("--output", type=Path, default="runs/table", metavar="DIR", help=place)
+    marks = "also put the table between the marks in this Markdown file"
+    sub.add_argument("--readme", type=Path, metavar="FILE", help=marks)
     sub = commands.add_parser("same", help="check that two finished runs have the same scores")
-    sub.add_argument("folders", nargs=2, type=Path, metavar="FOLDER", help="of a finished run")
+    sub.add_argument("folders", nargs=2, **finished)
     return parser
 
 

@@ -138,7 +138,9 @@ def write_text(path: str | Path, text: str) -> Path:
             waiting.append((part, real))
             kept = True
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: cannot be written, because it has half a character") from None
+        raise InputError(
+            f"{path}: cannot be written with half a character ({error.reason})"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

@@ -1,7 +1,7 @@
 """Whole stages from file to file, for the command lines and for your own code.
 
-The notebooks take the same path in smaller steps. Modules that need torch are imported inside the
-functions that use them, because ``convert_files`` needs none and importing torch takes seconds.
+The notebooks take the same path in smaller steps. Functions that need torch import it themselves,
+because ``convert_files`` does not need it and the import takes seconds.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 GOLDEN = "contains answers, so it is a golden file: participants were given fewer snippets"
 TRAINED_ON = (
-    "a golden file, converted as training data (--test makes test data of it); give the files of "
-    "your test to --against, so that no test question is trained on"
+    "a golden file, converted as training data (for test data add --test); give your test files to "
+    "--against, so that the model is not trained on test questions"
 )
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -98,7 +99,10 @@ def convert_files(
             squad.write_ids(ids, train + dev)
         if dev_output:
             squad.write_squad(dev_output, dev, version=options.version)
-        unknown = _unanswered(sources) if options.test else ()
+        # Nobody knows which contexts have no answer if no file gives it.
+        answered = {row.question_id for row in sources.rows if row.spans}
+        answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
+        unknown = sources.texts().keys() - answered if options.test else ()
         squad.write_squad(output, train, version=options.version, unknown=unknown)
     total = len(sources.texts())
     held_out = f", held out: {len(dev)} pairs" if dev else ""
@@ -120,10 +124,9 @@ def _check_options(
         )
     _check_abstracts(options.abstracts, options.context)
     output = Path(output)
-    dev_output = output.with_name(f"{output.stem}_dev{output.suffix}")
-    dev_output = dev_output if options.dev_fraction else None
-    check_outputs((output, dev_output, drops, ids), (*files, options.abstracts, *options.against))
-    return dev_output
+    dev = output.with_name(f"{output.stem}_dev{output.suffix}") if options.dev_fraction else None
+    check_outputs((output, dev, drops, ids), (*files, options.abstracts, *options.against))
+    return dev
 
 
 def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
@@ -137,13 +140,9 @@ def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sourc
     for file in files:
         if not options.test and layout.role_of(file) == "golden":
             sources.remarks.append(f"{file}: {TRAINED_ON}")
-        remarks, new = Remarks(), Sources()
-        data = bioasq.read_json(file, remarks)
-        if bioasq.is_squad(data):
-            new.rows = squad.read_squad(file, remarks, data)
-        else:
-            answers = "any" if options.test else "required"
-            new.questions = bioasq.read_questions(file, answers=answers, remarks=remarks, data=data)
+        remarks = Remarks()
+        answers = "any" if options.test else "required"
+        new = Sources(*squad.read_any(file, answers=answers, remarks=remarks))
         if again := new.texts().keys() & sources.texts().keys():
             raise InputError(
                 f"{file}: question {min(again)!r}: id is also in another file; drop one file"
@@ -196,13 +195,6 @@ def _split_rows(
     return ready + made, squad.by_pair(dev)
 
 
-def _unanswered(sources: Sources) -> set[str]:
-    """Ids of questions whose answer no file gives, so nobody knows which contexts have none."""
-    answered = {row.question_id for row in sources.rows if row.spans}
-    answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
-    return sources.texts().keys() - answered
-
-
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
     """Fetch a checkpoint by name, or take a path, and load it with its tokenizer."""
     from helpers.model import checkpoints
@@ -218,14 +210,14 @@ def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: st
     from helpers.model import checkpoints
 
     checkpoints.check_replaceable(Path(output))
-    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # the model reads nothing
+    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # it reads no text
     reader = checkpoints.load(checkpoints.prepare(checkpoint, settings), settings)
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
         tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
         print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
     if reader.fresh_head:
-        print("no span head in it: fine-tune it before asking questions")
+        print("the checkpoint has no span head: fine-tune it before you ask it questions")
     print(f"transformers folder: {output}")
     return Path(output)
 
@@ -270,13 +262,20 @@ def fine_tune_files(
         )
     check_outputs([output / "model.nemo"])
     parts = output / "training", output / "transformers"
-    for path in (path for path in (train, dev) if path):
+    for path in filter(None, (train, dev)):
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
             raise InputError(
                 f"{path}: is in a folder for the model's files; choose another --output"
             )
     examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
-    for remark in _refuse_leaks(train, examples, dev, held_out, against, settings):
+    if not against and settings.bioasq_dir:
+        files = layout.find_files(settings.bioasq_dir, need_train=False)
+        against = [*files.golds, *files.tests]
+    allow = settings.allow_leak
+    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
+    for remark in leaks.refuse_leaks(train, found, allow=allow):
+        print(remark, file=sys.stderr)
+    for remark in chain(*leaks.refuse_shared(train, examples, dev, held_out, allow=allow)):
         print(remark, file=sys.stderr)
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
@@ -303,36 +302,13 @@ def _read_answered(path: str | Path) -> list[Example]:
     return examples
 
 
-def _refuse_leaks(
-    train: str | Path,
-    examples: list[Example],
-    dev: str | Path | None,
-    held_out: list[Example],
-    against: Sequence[str | Path],
-    settings: Settings,
-) -> Iterator[str]:
-    """Refuse training questions that are in a test file or in ``dev``; yield remarks on others."""
-    if not against and settings.bioasq_dir:
-        files = layout.find_files(settings.bioasq_dir, need_train=False)
-        against = [*files.golds, *files.tests]
-    found = leaks.find_leaks(question_texts(examples), leaks.read_tests(against))
-    yield from leaks.refuse_leaks(train, found, allow=settings.allow_leak)
-    same, other = leaks.compare_parts(examples, held_out)
-    yield from leaks.refuse_shared(train, dev, same, allow=settings.allow_leak)
-    if other:
-        yield (
-            f"{dev}: has wordings of {train} with other texts and other ids: "
-            f"{bioasq.some_ids(other)}; they are kept, please check them"
-        )
-
-
 def predict_files(
     checkpoint: str | Path,
     questions: str | Path,
     output: str | Path,
     *,
     abstracts: str | Path | None = None,
-    nbest: str | Path | None = None,
+    nbest_file: str | Path | None = None,
     **parameters,
 ) -> Path:
     """Answer a BioASQ or SQuAD file, and write the answers to ``output``.
@@ -344,50 +320,40 @@ def predict_files(
     from helpers.model.decoding import write_nbest
 
     settings = from_parameters(**parameters)
-    check_outputs((output, nbest), (questions, abstracts))
+    check_outputs((output, nbest_file), (questions, abstracts))
     _check_abstracts(abstracts, settings.context)
     remarks = Remarks()
-    data = bioasq.read_json(questions, remarks)
-    is_squad = bioasq.is_squad(data)
-    if is_squad and abstracts:
+    asked, examples = squad.read_any(questions, remarks=remarks)
+    remarks.print(questions)
+    if examples and abstracts:
         raise InputError(
             f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
         )
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
-        raise InputError(f"{checkpoint}: it has no span head; fine-tune it first (fine_tune.py)")
-    if is_squad:
-        examples, ids = squad.read_squad(questions, remarks, data), []
-        remarks.print(questions)
-    else:
-        read = bioasq.read_questions(questions, remarks=remarks, data=data)
-        ids = [question.id for question in read]
-        remarks.print(questions)
-        examples = _texts_of(read, questions, settings.context, abstracts)
+        raise InputError(f"{checkpoint}: has no span head; fine-tune it first (fine_tune.py)")
+    if asked:
+        context = settings.context
+        texts = pubmed.gather_abstracts(asked, [abstracts], context=context, source=questions)
+        examples, drops = convert.convert(asked, context=context, test=True, abstracts=texts)
+        if not examples:
+            raise InputError(
+                f"{questions}: no question has a text ({drops[0].reason}); add snippets"
+            )
+        if any(question.exact_answer for question in asked):
+            print(f"{questions}: {GOLDEN}", file=sys.stderr)
+        if drops:
+            names = ", ".join(drop.question_id for drop in drops)
+            without = f"no text and therefore no answer for question {names}"
+            print(f"{questions}: {without}", file=sys.stderr)
     candidates = reader.predict(examples)
-    if nbest:
-        write_nbest(nbest, examples, candidates)
+    if nbest_file:
+        write_nbest(nbest_file, examples, candidates)
     print(f"{len(examples)} texts read; answers in {output}")
-    if is_squad and not all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
-        best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
-        return write_json(output, best)
-    return write_ranked(output, examples, candidates, settings.merge, ids)
-
-
-def _texts_of(
-    questions: list[Question], path: str | Path, context: str, abstracts: str | Path | None
-) -> list[Example]:
-    """The examples of BioASQ questions; names questions without any text on standard error."""
-    texts = pubmed.gather_abstracts(questions, [abstracts], context=context, source=path)
-    examples, drops = convert.convert(questions, context=context, test=True, abstracts=texts)
-    if not examples:
-        raise InputError(f"{path}: no question has a text ({drops[0].reason}); add snippets")
-    if any(question.exact_answer for question in questions):
-        print(f"{path}: {GOLDEN}", file=sys.stderr)
-    if drops:
-        names = ", ".join(drop.question_id for drop in drops)
-        print(f"{path}: no text and therefore no answer for question {names}", file=sys.stderr)
-    return examples
+    if asked or all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
+        return write_ranked(output, examples, candidates, settings.merge, [q.id for q in asked])
+    best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
+    return write_json(output, best)
 
 
 def write_ranked(
@@ -403,7 +369,6 @@ def write_ranked(
     """
     from helpers.model.decoding import rank_answers
 
-    answers: dict[str, list[str]] = {question: [] for question in ids}
-    for question, best in rank_answers(examples, candidates, merge=merge).items():
-        answers[question] = [text for text, _ in best]
-    return bioasq.write_answers(path, answers)
+    ranked = rank_answers(examples, candidates, merge=merge)
+    answers = {name: [text for text, _ in best] for name, best in ranked.items()}
+    return bioasq.write_answers(path, dict.fromkeys(ids, ()) | answers)

@@ -3,7 +3,8 @@
 import pytest
 
 from helpers.data.bioasq import Question, Snippet
-from helpers.data.convert import Context, convert, nearest
+from helpers.data.convert import convert, nearest
+from helpers.data.squad import Example
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ from helpers.data.convert import Context, convert, nearest
     ],
 )  # fmt: skip
 def test_nearest(gold, texts, expected):
-    contexts = [Context(text, n) for n, text in enumerate(texts)]
-    text, snippet, likeness = nearest([gold], contexts)
+    pairs = [Example("q_001", "q", "?", text, snippet=n) for n, text in enumerate(texts)]
+    text, snippet, likeness = nearest([gold], pairs)
     assert (text, snippet) == expected
     assert (0 < likeness <= 1) == bool(text)
 

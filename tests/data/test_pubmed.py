@@ -12,7 +12,7 @@ from pubmed_server import HEAD, PubmedServer, journal, send
 from helpers.config import InputError
 from helpers.data import pubmed
 from helpers.data.bioasq import Question, Snippet
-from helpers.data.convert import contexts_of, documents_of, pmid_of
+from helpers.data.convert import documents_of, pairs_of, pmid_of
 from helpers.data.pubmed import fetch_articles, read_articles
 
 IDS = [f"9000000{n}" for n in range(1, 9)]
@@ -53,7 +53,7 @@ def cache(tmp_path):
 
 
 def test_every_shape_of_an_article(server):
-    found = fetch_articles([*IDS, MISSING], progress=False)
+    found = fetch_articles([*IDS, MISSING])
     texts = {pmid: article.text for pmid, article in found.items()}
     assert texts == {
         "90000001": "A plain title. Blood pressure fell by 5 mmHg (p < 0.05) in CD4+ mice. "
@@ -94,7 +94,7 @@ def test_ten_requests_a_second_with_a_key(server, monkeypatch):
     monkeypatch.setattr(pubmed, "BATCH", 1)
     monkeypatch.setenv("NCBI_API_KEY", "secret")
     server.key = "secret"
-    fetch_articles(IDS, progress=False)
+    fetch_articles(IDS)
     times = [at for at, _ in server.requests]
     assert all(fields["api_key"] == "secret" for _, fields in server.requests)
     assert times[-1] - times[0] >= 0.7 and max(server.sleeps) <= 0.11
@@ -104,7 +104,7 @@ def test_the_rate_holds_over_calls_and_caches(server, monkeypatch, tmp_path):
     for n, pmid in enumerate(IDS):
         if n > 3:  # one process, several caches
             monkeypatch.setenv("HELPERS_CACHE", str(tmp_path / f"cache{n}"))
-        fetch_articles([pmid], progress=False)
+        fetch_articles([pmid])
         if n < 3:  # what another process knows of the last request
             monkeypatch.setattr(pubmed._Service, "last", -1e9)
     times = [at for at, _ in server.requests]
@@ -116,7 +116,7 @@ def test_a_clock_that_was_set_back_costs_one_pause(server, tmp_path):
     stamp.parent.mkdir(parents=True)
     stamp.touch()
     os.utime(stamp, (4e9, 4e9))
-    assert fetch_articles(IDS[:1], progress=False)
+    assert fetch_articles(IDS[:1])
     assert max(server.sleeps) < 0.4
 
 
@@ -124,26 +124,26 @@ def test_a_clock_that_was_set_back_costs_one_pause(server, tmp_path):
 def test_an_answer_cut_short_is_not_what_the_cache_remembers(server, cut):
     parts = "".join(server.articles[pmid] for pmid in cut)
     server.faults = [f"{HEAD}<PubmedArticleSet>{parts}</PubmedArticleSet>"]
-    found = fetch_articles([*IDS[:2], MISSING], progress=False)
+    found = fetch_articles([*IDS[:2], MISSING])
     assert found[IDS[0]].text and found[IDS[1]].text
     assert found[MISSING].why == "PubMed has no article of this id"
     asked = [fields["id"].split(",") for _, fields in server.requests]
     assert asked[1] == [pmid for pmid in (*IDS[:2], MISSING) if pmid not in cut]
     assert asked[-1] == [MISSING] and len(asked) == (2 if len(cut) == 2 else 3)
-    assert fetch_articles([*IDS[:2], MISSING], progress=False) == found
+    assert fetch_articles([*IDS[:2], MISSING]) == found
     assert len(server.requests) == len(asked)
 
 
 def test_nothing_is_asked_once_all_is_there(server):
     server.faults = [f"{HEAD}<PubmedArticleSet></PubmedArticleSet>"]
-    assert all(article.title for article in fetch_articles(IDS[:2], progress=False).values())
+    assert all(article.title for article in fetch_articles(IDS[:2]).values())
     assert [fields["id"] for _, fields in server.requests] == [",".join(IDS[:2])] * 2
 
 
 def test_a_wrong_key_is_told_at_once_and_never_shown(server, monkeypatch):
     monkeypatch.setenv("NCBI_API_KEY", "wrong-key")
     with pytest.raises(InputError, match="NCBI_API_KEY: .*unset it") as caught:
-        fetch_articles(IDS, progress=False)
+        fetch_articles(IDS)
     assert "wrong-key" not in str(caught.value) and len(server.requests) == 1
 
 
@@ -157,7 +157,7 @@ def test_a_wrong_key_is_told_at_once_and_never_shown(server, monkeypatch):
 )  # fmt: skip
 def test_a_passing_fault_is_tried_again(server, fault):
     server.faults = [fault, fault]
-    assert fetch_articles(IDS[:1], progress=False)[IDS[0]].text
+    assert fetch_articles(IDS[:1])[IDS[0]].text
     assert len(server.requests) == 3
     assert max(server.sleeps) == 2 or fault == 429  # which says itself how long to wait
 
@@ -166,12 +166,12 @@ def test_a_lasting_fault_keeps_what_came_and_goes_on_from_there(server, monkeypa
     monkeypatch.setattr(pubmed, "BATCH", 3)
     server.faults = [None, *[503] * pubmed.ATTEMPTS]
     with pytest.raises(InputError) as caught:
-        fetch_articles(IDS, progress=False)
+        fetch_articles(IDS)
     message = str(caught.value)
     assert "HTTP 503, 5 times in a row" in message and "3 of 8 abstracts arrived" in message
     assert "\n" not in message
     server.requests.clear()
-    assert len(fetch_articles(IDS, progress=False)) == 8
+    assert len(fetch_articles(IDS)) == 8
     assert [fields["id"] for _, fields in server.requests] == [
         ",".join(IDS[3:6]), ",".join(IDS[6:])
     ]  # fmt: skip
@@ -180,40 +180,40 @@ def test_a_lasting_fault_keeps_what_came_and_goes_on_from_there(server, monkeypa
 def test_nobody_there_is_one_line(server, monkeypatch):
     monkeypatch.setenv("NCBI_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="connection refused.*abstracts.json") as caught:
-        fetch_articles(IDS, progress=False)
+        fetch_articles(IDS)
     assert "\n" not in str(caught.value) and max(server.sleeps) < 1  # not tried again
 
 
 def test_ids_none_of_which_exists_in_both_shapes_of_the_answer(server):
-    assert fetch_articles([MISSING], progress=False)[MISSING].why.endswith("of this id")
+    assert fetch_articles([MISSING])[MISSING].why.endswith("of this id")
     answer = "<ERROR>ID list is empty! Possibly it has no correct IDs.</ERROR>"
     server.answer = lambda handler, fields: send(handler, 400, answer)
-    assert fetch_articles(["99999998"], progress=False)["99999998"].why.endswith("of this id")
+    assert fetch_articles(["99999998"])["99999998"].why.endswith("of this id")
 
 
 def test_the_cache_answers_without_a_socket(server, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a socket was opened")
 
-    first = fetch_articles([*IDS, MISSING], progress=False)
+    first = fetch_articles([*IDS, MISSING])
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    assert fetch_articles([MISSING, *IDS], progress=False) == first
-    assert fetch_articles(["99999997"], fetch=False, progress=False) == {}
+    assert fetch_articles([MISSING, *IDS]) == first
+    assert fetch_articles(["99999997"], fetch=False) == {}
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
-    assert fetch_articles([*IDS, MISSING, "99999997"], progress=False) == first
+    assert fetch_articles([*IDS, MISSING, "99999997"]) == first
     assert len(server.requests) == 2
 
 
 def test_a_cache_cut_off_in_the_middle_is_read_as_far_as_it_goes(server, tmp_path):
-    fetch_articles(IDS[:2], progress=False)
+    fetch_articles(IDS[:2])
     path = cache(tmp_path)
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole[:-30], encoding="utf-8")
     server.requests.clear()
-    found = fetch_articles(IDS[:3], progress=False)
+    found = fetch_articles(IDS[:3])
     assert [fields["id"] for _, fields in server.requests] == [",".join(IDS[1:3])]
-    assert fetch_articles(IDS[:3], progress=False) == found
+    assert fetch_articles(IDS[:3]) == found
     assert len(server.requests) == 1
 
 
@@ -230,7 +230,7 @@ def test_cache_lines_of_another_shape_are_passed_over(server, tmp_path, line):
     path = cache(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_text(line + "\n", encoding="utf-8")
-    assert fetch_articles(IDS[:1], progress=False)[IDS[0]].title == "A plain title."
+    assert fetch_articles(IDS[:1])[IDS[0]].title == "A plain title."
     assert len(server.requests) == 1
 
 
@@ -268,7 +268,7 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
     path = save("abstracts.json", {"https://e.org/a": "From the file.", IDS[0]: "Mine."})
     address = "http://www.ncbi.nlm.nih.gov/pubmed/"
     one = question("https://e.org/a", "https://e.org/b", *(address + i for i in IDS), MISSING)
-    found = pubmed.gather_abstracts([one], [path], progress=False)
+    found = pubmed.gather_abstracts([one], [path])
     assert found.texts[IDS[0]] == "Mine." and found.texts[IDS[3]].endswith("In English.")
     assert IDS[0] not in server.requests[0][1]["id"]
     assert found.unavailable == {
@@ -282,8 +282,8 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
 
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
     one = question(f"https://pubmed.ncbi.nlm.nih.gov/0{IDS[0]}/ ", "https://e.org/" + IDS[1])
-    found = pubmed.gather_abstracts([one], progress=False)
-    texts = [context.text for context in contexts_of(one, "abstract", found.texts)]
+    found = pubmed.gather_abstracts([one])
+    texts = [pair.context for pair in pairs_of(one, "abstract", found.texts)]
     assert len(texts) == 1 and texts[0].startswith("A plain title.")
     assert list(found.unavailable.values()) == ["no PubMed address"]
 

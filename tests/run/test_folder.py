@@ -199,10 +199,10 @@ def test_what_cannot_be_recorded(run, tmp_path):
     (run.folder / "empty").mkdir()
     for path, words in {
         tmp_path / "outside.txt": "outside the run's folder",
-        run.folder / "nothing.txt": "it is no file of the run",
+        run.folder / "nothing.txt": "it is not a file of the run",
         run.folder / "empty": "holds no file",
-        run.folder: "it is no file of the run",
-        run.folder / "manifest.json": "it is no file of the run",
+        run.folder: "it is not a file of the run",
+        run.folder / "manifest.json": "it is not a file of the run",
     }.items():
         with pytest.raises(InputError, match=words):
             run.record(path, "02_x")

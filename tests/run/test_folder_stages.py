@@ -6,7 +6,6 @@ on the field and ``scores.json`` reports the new value.
 """
 
 import contextlib
-import dataclasses
 import json
 import shutil
 import sys
@@ -105,9 +104,8 @@ def copy(made, tmp_path):
 def changed(settings, name):
     """The same with another value of one field, whatever field it is."""
     old = getattr(settings, name)
-    limits = next(f.metadata for f in dataclasses.fields(config.Settings) if f.name == name)
-    if "choices" in limits:
-        new = next(value for value in limits["choices"] if value != old)
+    if choices := config._FIELDS[name].metadata.get("choices"):
+        new = next(value for value in choices if value != old)
     elif isinstance(old, bool):
         new = not old
     else:

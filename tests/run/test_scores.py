@@ -16,6 +16,7 @@ from helpers.model.decoding import Candidate, write_nbest
 from helpers.run import report, scores
 from helpers.run.folder import Run
 
+SECONDS = {"train": 1.0, "predict": 2.0, "total": 3.0}
 # question id: (synonyms, contexts, ranked answers)
 BATCHES = {
     "B1": {
@@ -62,7 +63,7 @@ def run(tmp_path):
 
 
 def test_scores_count_what_the_files_say(run):
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    result = scores.score_run(run, SECONDS, scores.read_systems(run))
     first, second = result["batches"]
     assert (first["n"], first["hits_strict"], first["hits_lenient"]) == (2, 1, 2)
     assert first["mrr"] == pytest.approx(0.75)
@@ -81,7 +82,7 @@ def test_scores_count_what_the_files_say(run):
 
 
 def test_the_terminal_table_shows_every_row_with_its_counts(run):
-    result = scores.score_run(run, {})
+    result = scores.score_run(run, {}, scores.read_systems(run))
     lines = scores.score_text(result).splitlines()
     assert [line.split()[0] for line in lines] == [
         "batch", "B1", "B2", "weighted", "macro", "untrained",
@@ -105,7 +106,7 @@ def test_a_missing_answer_file_names_the_notebook(run):
 
 def test_the_report_shows_scores_and_escapes_what_it_shows(run):
     systems = scores.read_systems(run)
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0}, systems)
+    result = scores.score_run(run, SECONDS, systems)
     scores.write_scores(run, result | {"model": "<b>x</b>", "profile": "bioasq-cpu"}, systems)
     page = report.write_report(run).read_text()
     assert "20.00 (1)" in page
@@ -124,7 +125,7 @@ def _odd(value):
 
 
 def test_no_text_of_a_run_gets_into_the_report_as_html(run):
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    result = scores.score_run(run, SECONDS, scores.read_systems(run))
     odd = _odd(result) | {"model": "<i>m", "context": "<i>c"}
     scores.write_scores(run, odd, scores.read_systems(run))
     cells = [nbformat.v4.new_markdown_cell("# <i>title"), nbformat.v4.new_code_cell("")]
@@ -139,7 +140,7 @@ def test_no_text_of_a_run_gets_into_the_report_as_html(run):
 
 
 def test_the_report_says_when_golden_snippets_were_read(run):
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    result = scores.score_run(run, SECONDS, scores.read_systems(run))
     assert "enriched" not in scores.score_text(result)
     assert "not the official task" in scores.score_text(result | {"enriched": True})
     scores.write_scores(run, result | {"enriched": True}, scores.read_systems(run))
@@ -147,7 +148,7 @@ def test_the_report_says_when_golden_snippets_were_read(run):
 
 
 def test_a_bar_that_came_in_pieces_is_one_line(run):
-    result = scores.score_run(run, {"train": 1.0, "predict": 2.0, "total": 3.0})
+    result = scores.score_run(run, SECONDS, scores.read_systems(run))
     scores.write_scores(run, result, scores.read_systems(run))
     pieces = ["a\n\rbar 1", "\rbar 2", "\rbar 3\n"]
     outputs = [nbformat.v4.new_output("stream", name="stderr", text=text) for text in pieces]

@@ -49,7 +49,7 @@ def test_settings_that_do_not_fit_are_named_on_one_line(given, message):
 
 def test_a_name_that_is_no_set_of_questions_is_refused():
     wrong = settings(squad_epochs=1, squad_file="minilm")
-    with pytest.raises(InputError, match="minilm: is no file of questions"):
+    with pytest.raises(InputError, match="minilm: is not a file of questions"):
         stages.read_squad_data(wrong)
 
 

@@ -1,9 +1,9 @@
 """BioASQ JSON: read and check questions, golden files and answers; write answers.
 
 The organizers' files changed over the years: gold answers are flat or nested lists, keys are null
-or missing, offsets are strings. What has only one possible meaning is repaired with a remark;
-anything else is an ``InputError`` that names the file, the question and the field. Gold answers
-stay exactly as written, spaces included, because the official evaluator compares them that way.
+or missing, offsets are strings. We repair with a remark what can have only one meaning; anything
+else is an ``InputError`` that names the file, the question and the field. Gold answers stay exactly
+as written, spaces included, because the official evaluator compares them that way.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ class Remarks:
             print(line, file=sys.stderr)
 
 
-def some_ids(ids: Collection[str], shown: int = 5) -> str:
-    """How many questions there are, and the first few of their ids, for a remark."""
-    names = ", ".join(repr(name) for name in list(ids)[:shown])
-    more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
+def some_ids(ids: Collection[str]) -> str:
+    """How many questions there are, and the first five of their ids, for a remark."""
+    names = ", ".join(map(repr, list(ids)[:5]))
+    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
 
 
@@ -111,10 +111,8 @@ class Place:
 class _Number(float):
     """A JSON fraction that remembers how it was written, as the organizers' program does."""
 
-    def __new__(cls, written: str) -> _Number:
-        number = super().__new__(cls, written)
-        number.written = written
-        return number
+    def __init__(self, written: str):
+        self.written = written
 
     def __str__(self) -> str:
         return self.written
@@ -158,12 +156,12 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
     try:
         data, end = decoder.raw_decode(text, len(text) - len(text.lstrip(" \t\r\n")))
         if text[end:].strip():
-            rows = _json_lines(text, decoder)
-            if strict and not rows:
+            if rows := _json_lines(text, decoder):
+                data = rows
+            elif strict:
                 raise json.JSONDecodeError("Extra data", text, end)
-            if not rows:
+            else:
                 remarks.add(f"what follows the first value (from character {end}) is ignored", "")
-            data = rows or data
         if half:  # usually one of a pair, which is a whole character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
@@ -208,8 +206,7 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
 def is_squad(data: object) -> bool:
     """Whether parsed JSON has a shape of SQuAD: ``{"data": [...]}``, or the list inside it.
 
-    That list holds articles, paragraphs, or rows with their own context, as in the libraries
-    datasets and simpletransformers. A list 'questions' makes a file BioASQ's.
+    That list has articles, paragraphs, or rows with their own context, as datasets writes them.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -250,10 +247,9 @@ def read_questions(
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
-    ``answers`` is "required" for a training or golden file, "forbidden" for a test input, "any"
-    otherwise. A required ``exact_answer`` may be empty: the converter reports that question instead
-    of refusing the file. ``data`` is the file's parsed JSON if you have read it already. Only
-    factoids get gold answers.
+    ``answers`` is "required" for a training or golden file (an empty list is enough, the converter
+    reports it), "forbidden" for a test input, else "any". ``data`` is the file's parsed JSON if you
+    have read it already. Only factoids get gold answers.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -459,16 +455,15 @@ def _fits(value: object, shape: Callable | list | dict | None) -> bool:
     return shape(value)
 
 
-def _is_text_or_null(value: object) -> bool:
-    return value is None or _is_text(value)
-
-
 # What the organizers' program (edition 5) can read; ... is every other key.
 _READABLE = {
     **dict.fromkeys(("id", "type", "body"), _is_text),
     "concepts": [_is_text],
     "documents": [_is_text],
-    "triples": [{"s": _is_text_or_null, "p": _is_text, "o": _is_text_or_null, ...: lambda _: True}],
+    "triples": [
+        dict.fromkeys("so", lambda value: value is None or _is_text(value))
+        | {"p": _is_text, ...: lambda _: True}
+    ],
     "snippets": [
         dict.fromkeys(("document", "text", "beginSection", "endSection"), _is_text)
         | dict.fromkeys(("offsetInBeginSection", "offsetInEndSection"), _is_java_int)
@@ -480,10 +475,7 @@ _READABLE = {
 
 
 def unreadable_fields(item: dict) -> list[str]:
-    """The fields of a question of any type at which the organizers' program stops.
-
-    It reads every question of both files whole, including what it does not need.
-    """
+    """The fields at which the organizers' program stops; it reads them all, needed or not."""
     return [name for name in item if not _fits({name: item[name]}, _READABLE)]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from itertools import product
+from itertools import accumulate, product
 from operator import itemgetter
 from pathlib import Path
 
@@ -33,19 +33,6 @@ _LONGEST = 12  # words of an answer that are compared
 
 
 @dataclass(frozen=True)
-class Context:
-    """A text to read, the index of the (first) snippet it comes from or -1, and its document.
-
-    ``parts`` of a joined text: index, document and offset of each snippet in it.
-    """
-
-    text: str
-    snippet: int = -1
-    document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class Abstracts:
     """``texts``: document address or PubMed id -> text; ``unavailable``: document -> why not."""
 
@@ -64,7 +51,7 @@ def convert(
 ) -> tuple[list[Example], list[Drop]]:
     """Turn questions into question-context pairs, and list the questions that gave none.
 
-    ``context`` is a setting of ``contexts_of``. For training, only distinct contexts with a span
+    ``context`` is a setting of ``pairs_of``. For training, only distinct contexts with a span
     are kept; with ``negatives`` also the other contexts of a question that has a span, if they lack
     the answer in any spelling (``spans.lacks_answer``). With ``test`` every context is kept,
     including repeated snippets, with spans where golds are known. A row's number in its id is the
@@ -81,51 +68,46 @@ def convert(
     examples, drops = [], []
     # A progress bar appears only if the conversion takes more than a few seconds.
     for question in tqdm(questions, desc="converting", unit="question", delay=3, mininterval=1):
-        name, golds = question.id, question.synonyms()
-        contexts = contexts_of(question, context, abstracts.texts)
-        found = [gold_spans(c.text, golds) for c in contexts]
-        seen = set()
-        for row, (c, spans) in enumerate(zip(contexts, found, strict=True), 1):
-            wanted = spans or (negatives and any(found) and lacks_answer(c.text, golds))
-            if test or (wanted and c.text not in seen):
-                pair = f"{name}_{row:03d}", name, question.body, c.text, tuple(spans)
-                examples.append(Example(*pair, c.snippet, c.document, c.parts))
-            seen.add(c.text)
-        if not (contexts if test else any(found)):
-            drops.append(why_dropped(question, contexts, abstracts))
+        golds, seen = question.synonyms(), set()
+        pairs = pairs_of(question, context, abstracts.texts)
+        found = [gold_spans(pair.context, golds) for pair in pairs]
+        for pair, spans in zip(pairs, found, strict=True):
+            wanted = spans or (negatives and any(found) and lacks_answer(pair.context, golds))
+            if test or (wanted and pair.context not in seen):
+                examples.append(replace(pair, spans=tuple(spans)))
+            seen.add(pair.context)
+        if not (pairs if test else any(found)):
+            drops.append(why_dropped(question, pairs, abstracts))
     return examples, drops
 
 
-def contexts_of(
-    question: Question, context: str, abstracts: Mapping[str, str] | None = None
-) -> list[Context]:
-    """The texts of a question under a setting of ``config.CONTEXTS``, in the snippets' order.
+def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> list[Example]:
+    """A question with each of its texts under a setting of ``config.CONTEXTS``, without spans.
 
     "snippet": each snippet that is not blank; "appended": the distinct ones joined by a space;
     "abstract": the text of each distinct document, see ``documents_of`` and ``find_abstract``.
     """
     if context == "abstract":
-        found = ((find_abstract(abstracts or {}, d), n, d) for d, n in documents_of(question))
-        return [Context(text, n, document) for text, n, document in found if text]
-    texts = [(s.text, n, s.document) for n, s in enumerate(question.snippets) if s.text.strip()]
-    if context == "snippet":
-        return [Context(*text) for text in texts]
-    offsets: dict[str, int] = {}
-    joined = ""
-    for text, _, _ in texts:
-        if text not in offsets:
-            joined += " " * bool(offsets)
-            offsets[text] = len(joined)
-            joined += text
-    parts = tuple((n, document, offsets[text]) for text, n, document in texts)
-    return [Context(joined, parts=parts)] if joined else []
+        texts = [(find_abstract(abstracts, d), n, d, ()) for d, n in documents_of(question)]
+    else:
+        texts = [(s.text, n, s.document, ()) for n, s in enumerate(question.snippets)]
+    texts = [text for text in texts if text[0].strip()]
+    if context == "appended" and texts:
+        distinct = list(dict.fromkeys(text for text, *_ in texts))
+        starts = accumulate((len(text) + 1 for text in distinct), initial=0)
+        offsets = dict(zip(distinct, starts, strict=False))
+        parts = tuple((n, document, offsets[text]) for text, n, document, _ in texts)
+        texts = [(" ".join(distinct), -1, "", parts)]
+    return [
+        Example(f"{question.id}_{row:03d}", question.id, question.body, text, (), *source)
+        for row, (text, *source) in enumerate(texts, 1)
+    ]
 
 
 def documents_of(question: Question) -> list[tuple[str, int]]:
     """The distinct documents of the snippets, each with the index of its first snippet.
 
-    Without snippets those listed for the question, with -1. Addresses that differ in http and
-    https, or in PubMed's old and new host, are one document.
+    Without snippets those listed for the question, with -1. Addresses are compared by ``_key``.
     """
     listed = [(snippet.document, n) for n, snippet in enumerate(question.snippets)]
     distinct: dict[str, tuple[str, int]] = {}
@@ -141,6 +123,7 @@ def pmid_of(document: str) -> str:
 
 
 def _key(document: str) -> str:
+    """The same for all addresses of a document: with http or https, PubMed's old or new host."""
     return pmid_of(document) or re.sub(r"^https?://", "", document.strip()).rstrip("/")
 
 
@@ -150,10 +133,9 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; http and https addresses are the same.
+    """Read ``{document address or PubMed id: text}``; any address of a document finds its text.
 
-    So are all addresses of one PubMed id. Other addresses must be complete: the last part of one,
-    perhaps a number, may be a PubMed id by chance.
+    An address of another host must be complete: its number may be a PubMed id by chance.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
@@ -167,37 +149,37 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
     return abstracts
 
 
-def why_dropped(question: Question, contexts: Sequence[Context], abstracts: Abstracts) -> Drop:
+def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstracts) -> Drop:
     """The drop report's entry for a question without a span in any of its contexts."""
     drop = partial(Drop, question.id, question.body)
     golds = sorted(search_terms(question.synonyms()))
-    if not contexts and abstracts.texts:
+    if not pairs and abstracts.texts:
         why = abstracts.unavailable
         names = [d for d, _ in documents_of(question) if d]
         names = ", ".join(f"{d} ({why[d]})" if d in why else d for d in names) or "no documents"
         return drop("no abstract", f"none of its documents has one: {names}")
-    if not contexts or not golds:
-        return drop("no exact answer" if contexts else "no snippets")
-    for found, gold in product(contexts, golds):
-        start = fold(found.text).find(gold)
+    if not pairs or not golds:
+        return drop("no exact answer" if pairs else "no snippets")
+    for pair, gold in product(pairs, golds):
+        start = fold(pair.context).find(gold)
         if start >= 0:
             end = start + len(gold)
-            around = found.text[max(0, start - 20) : end + 20]
-            word = next(m[0] for m in _WORDS.finditer(found.text) if m.end() >= end).strip(_EDGES)
+            around = pair.context[max(0, start - 20) : end + 20]
+            word = next(m[0] for m in _WORDS.finditer(pair.context) if m.end() >= end).strip(_EDGES)
             similarity = _similarity(gold, word)
-            return drop("answer only inside a word", around, word, found.snippet, similarity)
-    return drop("answer in no context", " | ".join(question.synonyms()), *nearest(golds, contexts))
+            return drop("answer only inside a word", around, word, pair.snippet, similarity)
+    return drop("answer in no context", " | ".join(question.synonyms()), *nearest(golds, pairs))
 
 
-def nearest(golds: Sequence[str], contexts: Sequence[Context]) -> tuple[str, int, float]:
+def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
     """The words most like an answer, as many as it has: text, snippet, similarity (0 to 1)."""
     best = ("", -1, 0.0)
-    for gold, context in product(golds, contexts):
+    for gold, pair in product(golds, pairs):
         size = min(len(gold.split()), _LONGEST)
-        places = [match.span() for match in _WORDS.finditer(context.text)]
+        places = [match.span() for match in _WORDS.finditer(pair.context)]
         for first, last in zip(places, places[size - 1 :] or places[-1:], strict=False):
-            text = context.text[first[0] : last[1]].strip(_EDGES)
-            best = max(best, (text, context.snippet, _similarity(gold, text)), key=itemgetter(2))
+            text = pair.context[first[0] : last[1]].strip(_EDGES)
+            best = max(best, (text, pair.snippet, _similarity(gold, text)), key=itemgetter(2))
     return best
 
 

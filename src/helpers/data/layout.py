@@ -21,18 +21,17 @@ from helpers.data.spans import ceiling, gold_spans
 from helpers.data.squad import Drop, Example, read_squad
 
 _EDITION = r"(?P<edition>\d+b|mini)"
-# role, whether SQuAD, pattern for the whole name (any case), an example for the error message
-_NAMES = (
-    ("train", False, rf"(bioasq-)?training(dataset)?-?{_EDITION}(_new)?(\.json)?",
-     "BioASQ-training7b.json, training7b.json"),
-    ("train", True, rf"bioasq-train-factoid-{_EDITION}(-[\w-]+)?\.json",
-     "BioASQ-train-factoid-7b.json"),
-    ("test", False, rf"(bioasq-)?(task)?{_EDITION}-?phaseb-testset(?P<n>\d+)(_\w+)?(\.json)?",
-     "BioASQ-task7bPhaseB-testset1"),
-    ("test", True, rf"bioasq-test-factoid-{_EDITION}(-(?P<n>\d+))?(-[\w-]+)?\.json",
-     "BioASQ-test-factoid-7b-1.json"),
-    ("golden", False, rf"{_EDITION}(?P<n>\d+)?_golden\.json", "7B1_golden.json"),
-)  # fmt: skip
+_NAMES = (  # role, whether SQuAD, pattern for the whole name (any case)
+    ("train", False, rf"(bioasq-)?training(dataset)?-?{_EDITION}(_new)?(\.json)?"),
+    ("train", True, rf"bioasq-train-factoid-{_EDITION}(-[\w-]+)?\.json"),
+    ("test", False, rf"(bioasq-)?(task)?{_EDITION}-?phaseb-testset(?P<n>\d+)(_\w+)?(\.json)?"),
+    ("test", True, rf"bioasq-test-factoid-{_EDITION}(-(?P<n>\d+))?(-[\w-]+)?\.json"),
+    ("golden", False, rf"{_EDITION}(?P<n>\d+)?_golden\.json"),
+)
+_EXAMPLES = (
+    "train: BioASQ-training7b.json, training7b.json, BioASQ-train-factoid-7b.json; "
+    "test: BioASQ-task7bPhaseB-testset1, BioASQ-test-factoid-7b-1.json; golden: 7B1_golden.json"
+)
 _ABSTRACTS = re.compile(r"([\w-]+[-_])?abstracts\.json", re.I)
 
 
@@ -66,9 +65,9 @@ class BioasqFiles:
 
     def inputs(self, context: str) -> list[Path]:
         """Every file that a run under this context reads, each once."""
-        train = [self.train] if self.train else []
         abstracts = self.abstracts if context == "abstract" else ()
-        return list(dict.fromkeys([*train, *self.tests, *self.golds, *abstracts]))
+        read = [self.train, *self.tests, *self.golds, *abstracts]
+        return list(dict.fromkeys(filter(None, read)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _classify(path: Path, folder: Path | None = None) -> _File | None:
     """What a file is by its name (and that of its folders below ``folder``), if it is known."""
     below = path.relative_to(folder or path.parent).as_posix().lower()
     context = "abstract" if "full" in below else "appended" if "appended" in below else "snippet"
-    for role, squad, pattern, _ in _NAMES:
+    for role, squad, pattern in _NAMES:
         if match := re.fullmatch(pattern, path.name, re.I):
             found = match.groupdict()
             number, edition = found.get("n") or "", found["edition"].lower()
@@ -229,13 +228,9 @@ def _batch(edition: str, number: str) -> str:
 
 
 def _missing(folder: Path, paths: Collection[Path], what: str) -> InputError:
-    examples = "; ".join(
-        f"{role}: " + ", ".join(example for other, _, _, example in _NAMES if other == role)
-        for role in ("train", "test", "golden")
-    )
     names = ", ".join(path.name for path in list(paths)[:10]) or "nothing"
     more = f" and {len(paths) - 10} more" if len(paths) > 10 else ""
-    return InputError(f"{folder}: {what}; looked for {examples}; found {names}{more}")
+    return InputError(f"{folder}: {what}; looked for {_EXAMPLES}; found {names}{more}")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Test questions in the training file, and a part of the training questions held out.
 
 Some public training files of later years contain questions of an earlier year's test set: a system
-trained on them is scored on its memory. We compare ids, wordings and similar wordings. The held-out
-part is chosen by question and wording, with the same answer types as the rest, from a seed.
+trained on them is scored on its memory.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import is_squad, read_json, read_questions, some_ids
-from helpers.data.squad import Example, question_texts, read_squad
+from helpers.data.bioasq import some_ids
+from helpers.data.squad import Example, question_texts, read_any
 
 NEAR = 0.8  # similarity from which two wordings are nearly equal
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
@@ -58,24 +58,23 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
     Both map question ids to wordings. Near-equal wordings share at least ``NEAR`` of their content
     words (weighted Jaccard coefficient: a word weighs log(N / how many questions have it), singular
     and plural are one) and all their words with digits: type 1 is not type 2. A hyphenated word
-    counts as two words, or as one where that is more similar (co-expressed, coexpressed). An
-    inverted index over the rarer words keeps the work linear in the number of questions.
+    counts as two words, or as one where that is more similar (co-expressed, coexpressed).
     """
-    similarity, joined = _Similarity(train, tests), _Similarity(train, tests, _joined_words)
-    by_wording: dict[str, str] = {}
-    for test_id, text in tests.items():
-        by_wording.setdefault(normalize(text), test_id)
+    similarity, joined = _Similarity(train, tests), _Similarity(train, tests, joined=True)
+    # Reversed, so that the first test question of a wording counts.
+    by_wording = {normalize(text): test_id for test_id, text in reversed(tests.items())}
     leaks = []
     for question_id, text in train.items():
         test_id, how, score = by_wording.get(normalize(text)), BY_WORDING, 1.0
         if question_id in tests:
-            test_id, how, score = question_id, BY_ID, similarity.of(text, tests[question_id])
+            test_id, how = question_id, BY_ID
+            score = similarity.jaccard(_words(text), _words(tests[question_id]))
         elif test_id is None:
             how, (score, test_id) = BY_LIKENESS, similarity.nearest(text)
             if score < NEAR:
                 score, test_id = joined.nearest(text)
-            if score < NEAR:
-                continue
+                if score < NEAR:
+                    continue
         leaks.append(Leak(question_id, text, test_id, tests[test_id], how, round(score, 3)))
     return leaks
 
@@ -83,9 +82,7 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
 def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:
     """The ``count`` training questions most similar to a test question, for a reader to judge."""
     similarity = _Similarity(train, tests)
-    found = sorted(
-        ((*similarity.nearest(text), name) for name, text in train.items()), reverse=True
-    )
+    found = sorted((*similarity.nearest(text), name) for name, text in train.items())[::-1]
     return [
         Leak(name, train[name], test_id, tests[test_id], "alike", round(score, 3))
         for score, test_id, name in found[:count]
@@ -94,18 +91,16 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 
 
 class _Similarity:
-    """Similarity of training questions to test questions, by their shared content words."""
+    """Similarity of training questions to test questions, by their shared content words.
 
-    def __init__(
-        self,
-        train: Mapping[str, str],
-        tests: Mapping[str, str],
-        words_of: Callable[[str], frozenset[str]] | None = None,
-    ):
-        self.words_of = words_of or _words
-        self.tests = {test_id: self.words_of(text) for test_id, text in tests.items()}
-        counts = Counter(word for words in self.tests.values() for word in words)
-        counts.update(word for text in train.values() for word in self.words_of(text))
+    An inverted index over the rarer words keeps the work linear in the number of questions.
+    """
+
+    def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
+        self.joined = joined
+        self.tests = {test_id: _words(text, joined) for test_id, text in tests.items()}
+        counts = Counter(chain(*self.tests.values()))
+        counts.update(chain.from_iterable(_words(text, joined) for text in train.values()))
         total = len(train) + len(tests) + 1
         self.weight = {word: math.log(total / n) for word, n in counts.items()}
         self.index: dict[str, list[str]] = defaultdict(list)
@@ -113,31 +108,25 @@ class _Similarity:
             for word in words:
                 self.index[word].append(test_id)
 
-    def of(self, one: str, two: str) -> float:
-        return self._jaccard(self.words_of(one), self.words_of(two))
-
     def nearest(self, text: str) -> tuple[float, str]:
         """(similarity, id) of the most similar test question, (0, "") if no word is shared."""
-        words = self.words_of(text)
+        words = _words(text, self.joined)
         # Near-equal questions share most of their weight, and so some of their rarest words.
         rare = sorted(words, key=self.weight.__getitem__, reverse=True)[:4]
         found = (
-            (self._jaccard(words, self.tests[test_id]), test_id)
+            (self.jaccard(words, self.tests[test_id]), test_id)
             for test_id in {test_id for word in rare for test_id in self.index.get(word, ())}
             if _digits(self.tests[test_id]) == _digits(words)
         )
         return max(found, default=(0.0, ""))
 
-    def _jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
+    def jaccard(self, one: frozenset[str], two: frozenset[str]) -> float:
         both = sum(self.weight[word] for word in one | two)
         return sum(self.weight[word] for word in one & two) / both if both else 0.0
 
 
 def normalize(text: str) -> str:
-    """A wording without its letter case, repeated spaces and final punctuation.
-
-    Characters that look alike are one: compatibility forms, composed accents, hyphens, quotes.
-    """
+    """A wording in lower case, without repeated spaces, final punctuation and look-alikes."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
 
@@ -151,13 +140,11 @@ def stem(word: str) -> str:
     return word[:-1] + "i" if len(word) > 3 and word.endswith("y") else word
 
 
-def _words(text: str) -> frozenset[str]:
+def _words(text: str, joined: bool = False) -> frozenset[str]:
+    """The stems of the content words; a hyphenated word is one word if ``joined``, else two."""
+    text = _INNER_HYPHEN.sub("", text) if joined else text
     words = re.findall(r"\w+", text.casefold())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
-
-
-def _joined_words(text: str) -> frozenset[str]:
-    return _words(_INNER_HYPHEN.sub("", text))
 
 
 def _digits(words: Iterable[str]) -> set[str]:
@@ -168,51 +155,56 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
     """Id -> wording of the factoids in test inputs or golden files, BioASQ's or SQuAD's."""
     tests: dict[str, str] = {}
     for path in paths:
-        data = read_json(path)
-        if is_squad(data):
-            tests |= question_texts(read_squad(path, data=data))
-        else:
-            tests |= {question.id: question.body for question in read_questions(path, data=data)}
+        questions, rows = read_any(path)
+        tests |= {question.id: question.body for question in questions} | question_texts(rows)
     return tests
 
 
 def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
     """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
 
-    Near-equal wordings are never refused, because only a reader can judge them: the public 7b
-    training file has one. They, and leaks that are allowed, are returned as remarks.
+    Near-equal wordings are never refused: the public 7b training file has one. Returns remarks.
     """
-    certain = [leak for leak in leaks if leak.certain]
-    if certain and not allow:
-        raise InputError(
-            f"{path}: {summary(certain)}; a model trained on them is scored on its memory: "
-            "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
-        )
-    remarks = [f"{path}: {summary(certain)}; allowed by allow_leak"] if certain else []
+    remarks = []
+    if certain := [leak for leak in leaks if leak.certain]:
+        remarks.append(_refuse(f"{path}: {summary(certain)}", allow))
     if near := [leak for leak in leaks if not leak.certain]:
         remarks.append(f"{path}: perhaps {summary(near)}; they are kept, please check them")
     return remarks
 
 
+def _refuse(found: str, allow: bool) -> str:
+    """Raise an ``InputError`` about what was found, or return it as a remark if it is allowed."""
+    if allow:
+        return f"{found}; allowed by allow_leak"
+    raise InputError(
+        f"{found}; a model trained on them is scored on its memory: "
+        "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
+    )
+
+
 def summary(leaks: Sequence[Leak]) -> str:
     """The leaks in one line: how many of which kind, the first ids, and the first wordings."""
     kinds = Counter(leak.how for leak in leaks)
-    counts = ", ".join(
-        f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]
-    )
+    counts = [f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]]
     names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
     pair = f"{first.question!r} and in the test {first.test_question!r}"
-    return f"also test questions: {names}: {counts}; the first: {pair}"
+    return f"also test questions: {names}: {', '.join(counts)}; the first: {pair}"
 
 
-def compare_parts(
-    train: Iterable[Example], dev: Iterable[Example]
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Row id -> wording of the rows of ``dev`` whose wording ``train`` has too, in two parts.
+def refuse_shared(
+    train_file: str | Path,
+    train: Iterable[Example],
+    dev_file: str | Path,
+    dev: Iterable[Example],
+    *,
+    allow: bool = False,
+) -> tuple[list[str], list[str]]:
+    """Raise ``InputError`` if ``dev`` asks questions of ``train``, unless that is allowed.
 
-    In the first part the text or the question's id is the same too, so the question is the same. In
-    the second both differ: "What did he write?" is asked about many texts. An id alone does not
-    count, because many files number their rows from 1.
+    The wording is the same, and the text or the question's id as well: an id alone does not count,
+    because many files number their rows from 1. Returns remarks on those that are allowed, and on
+    wordings with another text and id ("What did he write?" is asked about many texts).
     """
     known: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in train:
@@ -222,26 +214,15 @@ def compare_parts(
         if found := known.get(normalize(row.question)):
             again = not found.isdisjoint({("id", row.question_id), ("text", row.context)})
             (same if again else other)[row.id] = row.question
-    return same, other
-
-
-def refuse_shared(
-    train: str | Path, dev: str | Path, shared: Mapping[str, str], *, allow: bool = False
-) -> list[str]:
-    """Refuse rows of ``dev`` that ``train`` has too with an ``InputError``, unless allowed.
-
-    ``shared`` is the first part of ``compare_parts``; what is allowed is returned as a remark.
-    """
-    if not shared:
-        return []
-    found = f"{dev}: has questions of {train} with the same text or the same id: "
-    found += f"{some_ids(shared)}; the first: {next(iter(shared.values()))!r}"
-    if allow:
-        return [f"{found}; allowed by allow_leak"]
-    raise InputError(
-        f"{found}; the model would be scored on its memory: remove them from one of the files, or "
-        "allow them (allow_leak=true) if you mean it"
-    )
+    allowed, kept = [], []
+    if same:
+        found = f"{dev_file}: has questions of {train_file} with the same text or the same id: "
+        found += f"{some_ids(same)}; the first: {next(iter(same.values()))!r}"
+        allowed = [_refuse(found, allow)]
+    if other:
+        found = f"{dev_file}: has wordings of {train_file} with other texts and other ids: "
+        kept = [f"{found}{some_ids(other)}; they are kept, please check them"]
+    return allowed, kept
 
 
 def answer_type(answer: str) -> str:
@@ -266,10 +247,7 @@ def type_counts(examples: Iterable[Example]) -> Counter[str]:
 
 
 def _types(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> answer type of the alphabetically first text of its spans.
-
-    Not of the first row, so that the order of the examples does not matter.
-    """
+    """Question id -> answer type of its alphabetically first span, whatever the order of rows."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         texts[example.question_id] += [span.text for span in example.spans]
@@ -316,19 +294,14 @@ def split_dev(
     return train, [example for example in examples if example.question_id in held]
 
 
-def _groups(examples: Iterable[Example]) -> list[tuple[str, ...]]:
-    """Question ids that belong together, because some of their rows ask the same, sorted."""
-    above: dict[tuple[str, str], tuple[str, str]] = {}  # a forest whose trees are the groups
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        while above.setdefault(node, node) != node:
-            above[node] = node = above[above[node]]
-        return node
-
-    for example in examples:
-        above[root(("wording", normalize(example.question)))] = root(("id", example.question_id))
-    groups = defaultdict(list)
-    for kind, name in sorted(above):
-        if kind == "id":
-            groups[root((kind, name))].append(name)
-    return [tuple(names) for names in groups.values()]
+def _groups(examples: Iterable[Example]) -> list[list[str]]:
+    """Question ids that belong together, because some of their rows ask the same."""
+    group_of: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for row in examples:
+        both = ("id", row.question_id), ("wording", normalize(row.question))
+        small, large = sorted((group_of.setdefault(node, {node}) for node in both), key=len)
+        if small is not large:
+            large |= small
+            group_of |= dict.fromkeys(small, large)
+    groups = {id(group): group for group in group_of.values()}.values()
+    return [[name for kind, name in sorted(group) if kind == "id"] for group in groups]

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,15 +16,7 @@ from tqdm import tqdm
 from helpers.config import InputError
 from helpers.data.bioasq import Question
 from helpers.data.convert import Abstracts, documents_of, find_abstract, pmid_of, read_abstracts
-from helpers.fetch.download import (
-    LONGEST_PAUSE,
-    RETRY_STATUS,
-    asked_pause,
-    hopeless,
-    in_words,
-    locked,
-    offline,
-)
+from helpers.fetch.download import Again, check_busy, hopeless, in_words, locked, offline, writing
 from helpers.fetch.registry import cache_folder
 
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
@@ -47,17 +40,11 @@ class Article:
 
     @property
     def text(self) -> str:
-        """Title and abstract joined by a space, "" without an abstract.
-
-        dmis-lab's full-abstract files for 7b have the same form: all 407 contexts begin with the
-        title, and sections keep their labels ("BACKGROUND: ...").
-        """
+        """Title and abstract joined by a space, as in dmis-lab's files; "" without an abstract."""
         return f"{self.title} {self.abstract}".strip() if self.abstract else ""
 
 
-def fetch_articles(
-    pmids: Iterable[str], *, fetch: bool = True, progress: bool = True
-) -> dict[str, Article]:
+def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Article]:
     """Articles by PubMed id, from the cache and then from PubMed.
 
     Every id gets an entry, except that without ``fetch`` or under ``HELPERS_OFFLINE`` no connection
@@ -73,25 +60,22 @@ def fetch_articles(
     with locked(path.parent, "PubMed"):
         known = _read_cache(path, wanted)  # another process may have added to it meanwhile
         missing = [pmid for pmid in wanted if pmid not in known]
-        bar = tqdm(desc="PubMed", total=len(missing), unit="abstract", disable=not progress)
         service = _Service(path.with_name(STAMP))
-        with bar, service.session:
+        with service.session, tqdm(desc="PubMed", total=len(missing), unit="abstract") as bar:
             for low in range(0, len(missing), BATCH):
-                batch = missing[low : low + BATCH]
                 try:
-                    found = service.ask(batch)
+                    found = service.ask(missing[low : low + BATCH])
                 except InputError as error:
                     raise InputError(
                         f"{error}; {low} of {len(missing)} abstracts arrived and are kept"
                     ) from None
-                _append_cache(path, found.values())
+                with writing(path.parent), path.open("a", encoding="utf-8") as file:
+                    file.write("\n")  # separates them from what a killed process left
+                    for article in found.values():
+                        file.write(json.dumps(asdict(article), ensure_ascii=False) + "\n")
                 known |= found
-                bar.update(len(batch))
+                bar.update(len(found))
     return {pmid: known[pmid] for pmid in wanted}
-
-
-class _Again(Exception):
-    """This attempt failed, but another may succeed: the reason, and the pause to make or None."""
 
 
 class _Service:
@@ -127,15 +111,16 @@ class _Service:
 
     def _persist(self, pmids: list[str]) -> dict[str, Article]:
         """The response to one request, after at most ``ATTEMPTS`` attempts."""
-        pause = 0.0
-        for attempt in range(ATTEMPTS):
-            time.sleep(min(pause, LONGEST_PAUSE))
+        failures = 0
+        while True:
             try:
                 return self._attempt(pmids)
-            except _Again as error:
-                failed, pause = error.args
-                pause = 2.0**attempt if pause is None else pause
-        raise InputError(f"PubMed ({self.url}): {failed}, {ATTEMPTS} times in a row; {_REMEDY}")
+            except Again as reason:
+                failures += 1
+                if failures == ATTEMPTS:
+                    failed = f"{reason}, {failures} times in a row"
+                    raise InputError(f"PubMed ({self.url}): {failed}; {_REMEDY}") from None
+                reason.wait(failures)
 
     def _attempt(self, pmids: list[str]) -> dict[str, Article]:
         import requests
@@ -148,10 +133,8 @@ class _Service:
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise InputError(f"PubMed ({self.url}): {in_words(error)}; {_REMEDY}") from None
-            raise _Again(in_words(error), None) from None
-        if response.status_code in RETRY_STATUS:
-            pause = asked_pause(response.headers.get("Retry-After", ""))
-            raise _Again(f"HTTP {response.status_code}", pause)
+            raise Again(in_words(error)) from None
+        check_busy(response)
         if response.status_code == 400 and "api key" in response.text.lower():
             raise InputError("NCBI_API_KEY: PubMed does not know this key; correct it or unset it")
         if response.status_code == 400 and "ID list is empty" in response.text:
@@ -161,22 +144,18 @@ class _Service:
         try:
             return read_articles(response.content)
         except ValueError as error:
-            raise _Again(str(error), None) from None
+            raise Again(str(error)) from None
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
-        try:
+        if self.stamp.exists():  # not before the first request of this cache
             stamped = time.time() - self.stamp.stat().st_mtime
-            ago = min(ago, stamped if stamped >= 0 else 0.0)  # a clock set back: wait once
-        except OSError:
-            pass  # the first request of this cache
+            ago = min(ago, stamped if stamped >= 0 else 0.0)  # if the clock was set back, wait once
         time.sleep(max(0.0, self.interval - ago))
         _Service.last, now = time.monotonic(), time.time_ns()
-        try:
+        with writing(self.stamp.parent):
             self.stamp.touch()
             os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
-        except OSError as error:
-            raise InputError(f"{self.stamp}: cannot be written ({error.strerror})") from None
 
 
 def read_articles(xml: bytes) -> dict[str, Article]:
@@ -187,15 +166,10 @@ def read_articles(xml: bytes) -> dict[str, Article]:
         raise ValueError(f"the response is damaged or not XML ({error})") from None
     if root.tag != "PubmedArticleSet":
         raise ValueError(f"the response contains no articles ({_text(root)[:100] or root.tag})")
-    articles = {}
-    for entry in root:
-        citation = entry.find("MedlineCitation")
-        if citation is None:
-            citation = entry.find("BookDocument")
-        if citation is not None and citation.find("PMID") is not None:
-            article = _article(citation)
-            articles[article.pmid] = article
-    return articles
+    citations = chain(
+        root.iterfind("*/MedlineCitation[PMID]"), root.iterfind("*/BookDocument[PMID]")
+    )
+    return {article.pmid: article for article in map(_article, citations)}
 
 
 def _article(citation: ElementTree.Element) -> Article:
@@ -233,41 +207,25 @@ def _text(element: ElementTree.Element | None) -> str:
 
 
 def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
-    wanted, known = set(wanted), {}
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                article = _cached(line)
-                if article and article.pmid in wanted:
-                    known[article.pmid] = article
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); remove it") from None
-    return known
-
-
-def _cached(line: str) -> Article | None:
-    """The article in a line of the cache; None if the line is blank, cut off or has other fields.
+    """The wanted articles in the cache, without the lines that no longer hold an article.
 
     A process may have been killed while writing, and other versions write other fields.
     """
+    wanted, known = set(wanted), {}
     try:
-        article = Article(**json.loads(line))
-    except (ValueError, TypeError, RecursionError):  # TypeError: no object, or other fields
-        return None
-    types = [type(value) for value in astuple(article)]
-    valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
-    return article if valid else None
-
-
-def _append_cache(path: Path, articles: Iterable[Article]) -> None:
-    lines = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in articles)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" + lines)  # the blank line separates it from what a killed process left
+        lines = path.read_bytes().splitlines() if path.exists() else []
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); remove it") from None
+    for line in lines:
+        try:
+            article = Article(**json.loads(line))
+        except (ValueError, TypeError, RecursionError):  # TypeError: no object, or other fields
+            continue
+        types = [type(value) for value in astuple(article)]
+        valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
+        if valid and article.pmid in wanted:
+            known[article.pmid] = article
+    return known
 
 
 def gather_abstracts(
@@ -276,7 +234,6 @@ def gather_abstracts(
     *,
     context: str = "abstract",
     fetch: bool = True,
-    progress: bool = True,
     source: str | Path = "",
 ) -> Abstracts:
     """Texts for all documents of the questions; none if ``context`` is not "abstract".
@@ -288,7 +245,7 @@ def gather_abstracts(
     """
     if context != "abstract":
         return Abstracts()
-    files = tuple(filter(None, files))
+    files = [path for path in files if path]
     texts: dict[str, str] = {}
     for path in files:
         texts |= read_abstracts(path)
@@ -296,34 +253,32 @@ def gather_abstracts(
     unknown = ("not in the abstracts file and " if files else "") + "no PubMed address"
     unavailable = {d: unknown for d in documents if not find_abstract(texts, d)}
     pmids = {document: pmid for document in unavailable if (pmid := pmid_of(document))}
-    articles = fetch_articles(pmids.values(), fetch=fetch, progress=progress)
+    articles = fetch_articles(pmids.values(), fetch=fetch)
+    not_fetched = Article("", why="not in the cache, and HELPERS_OFFLINE is set")
     for document, pmid in pmids.items():
-        article = articles.get(pmid)
-        if article and article.text:
+        article = articles.get(pmid, not_fetched)
+        if article.text:
             texts[pmid] = article.text
             del unavailable[document]
-        elif article:
-            unavailable[document] = article.why
         else:
-            unavailable[document] = "not in the cache, and HELPERS_OFFLINE is set"
+            unavailable[document] = article.why
     if len(unavailable) == len(documents) and (documents or not texts):
-        raise _no_abstract(unavailable, files, source)
+        raise _no_abstract(unavailable, ", ".join(map(str, files)), source)
     retracted = ", ".join([pmid for pmid, article in articles.items() if article.retracted][:9])
     remarks = (f"abstracts: retracted, but read nevertheless: {retracted}",) if retracted else ()
     return Abstracts(texts, unavailable, remarks)
 
 
-def _no_abstract(unavailable: dict[str, str], files: tuple, source: str | Path) -> InputError:
-    where = ", ".join(str(path) for path in files) or source or "the questions"
+def _no_abstract(unavailable: dict[str, str], files: str, source: str | Path) -> InputError:
+    need = "context 'abstract' needs abstracts, and"
     if not unavailable:
         return InputError(
-            f"{source or where}: context 'abstract' needs abstracts, and no question names a "
-            "document; add 'document' to the snippets, or choose another context"
+            f"{source or files or 'the questions'}: {need} no question names a document; "
+            "add 'document' to the snippets, or choose another context"
         )
     document, why = next(iter(unavailable.items()))
-    remedy = "give a file abstracts.json with {document address or PubMed id: text}"
-    remedy = f"unset HELPERS_OFFLINE to ask PubMed, or {remedy}" if offline() else remedy
     return InputError(
-        f"{where}: context 'abstract' needs abstracts, and none of {len(unavailable)} documents "
-        f"has one ({document}: {why}); {remedy}"
+        f"{files or source or 'the questions'}: {need} none of {len(unavailable)} documents has "
+        f"one ({document}: {why}); {'unset HELPERS_OFFLINE to ask PubMed, or ' * offline()}give a "
+        "file abstracts.json with {document address or PubMed id: text}"
     )

@@ -37,8 +37,7 @@ def fold(text: str) -> str:
     """Lower-case without moving any offset: ``len(fold(text)) == len(text)``.
 
     'İ' is the only character with a longer lower case, so it stays. Both small sigmas become one,
-    because ``lower`` picks between them by position in the word. Nothing else is equated ('ß' is
-    not 'ss'), as the official evaluator compares lower-cased strings.
+    because ``lower`` picks between them by position in the word. 'ß' is not 'ss'.
     """
     lower = "İ".join(map(str.lower, text.split("İ"))) if "İ" in text else text.lower()
     return lower.replace("ς", "σ")
@@ -63,15 +62,12 @@ def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
 
 
 def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """``find_spans`` of golds without the spaces at their edges."""
+    """``find_spans`` of golds without the spaces at their edges ("TNF " also before a word)."""
     return find_spans(context, map(str.strip, golds))
 
 
 def search_terms(golds: Iterable[str]) -> set[str]:
-    """What to search for in a folded context: distinct golds, folded, without spaces at the edges.
-
-    A gold such as "TNF " would otherwise be found before a bracket but not before a word.
-    """
+    """What to search for in a folded context: the golds, folded, without spaces at the edges."""
     return {fold(text.strip()) for text in set(golds)} - {""}
 
 
@@ -85,20 +81,19 @@ def in_word(character: str) -> bool:
 def ceiling(
     questions: Iterable[Question], contexts: Mapping[str, Sequence[str]]
 ) -> tuple[int, int]:
-    """How many questions any extractive system could answer: (k, n).
+    """(k, n): how many questions any extractive system could answer, of how many.
 
-    A question counts if a synonym is a substring of a context, whatever its case and word
-    boundaries; of the context as it is or with single spaces, as decoding writes answers.
-    ``contexts`` maps question ids to the texts given to the system.
+    A question counts if a synonym is a substring of one of its ``contexts`` (question id -> texts),
+    whatever its case and word boundaries; of the context as it is or with single spaces, as
+    decoding writes answers.
     """
-    possible = total = 0
+    possible = []
     for question in questions:
         terms = search_terms(question.synonyms())
         given = contexts.get(question.id, ())
         texts = [fold(text) for raw in given for text in {raw, " ".join(WORD.findall(raw))}]
-        possible += any(term in text for text in texts for term in terms)
-        total += 1
-    return possible, total
+        possible.append(any(term in text for text in texts for term in terms))
+    return sum(possible), len(possible)
 
 
 def words(text: str) -> list[str]:

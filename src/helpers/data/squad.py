@@ -11,20 +11,16 @@ from itertools import groupby
 from pathlib import Path
 
 from helpers.config import InputError
-from helpers.data.bioasq import Place, Remarks, is_squad, read_json
+from helpers.data.bioasq import Place, Question, Remarks, is_squad, read_json, read_questions
 from helpers.data.spans import Span
 from helpers.io import write_json, write_text
 
-_ROW = re.compile(r"(.+)_(\d{3,})", re.DOTALL)  # <question id>_<row>, as in dmis-lab's files
+_ROW = re.compile(r"(?<=.)_\d{3,}\Z", re.DOTALL)  # after a question's id, as in dmis-lab's files
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question-context pair. ``snippet`` is an index into the question's snippets, or -1.
-
-    ``parts`` are the snippets of a joined context: index, document, and offset of the text in the
-    context. ``impossible`` says that the file marks the context as having no answer.
-    """
+    """One question-context pair; ``snippet`` is an index into the question's snippets, or -1."""
 
     id: str
     question_id: str
@@ -33,25 +29,21 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()
-    impossible: bool = False
+    parts: tuple[tuple[int, str, int], ...] = ()  # of a joined context: snippet, document, offset
+    impossible: bool = False  # the file marks the context as having no answer
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question that gave no example, and why.
-
-    ``nearest`` quotes the text most like an answer, from the snippet of that index (-1: the joined
-    snippets), with its ``likeness`` from 0 to 1; see ``convert.nearest``.
-    """
+    """A question that gave no example, and why; the last three fields are of ``nearest``."""
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
-    nearest: str = ""
-    snippet: int = -1
-    likeness: float = 0.0
+    nearest: str = ""  # the text most like an answer, see ``convert.nearest``
+    snippet: int = -1  # index of its snippet, -1 for the joined snippets
+    likeness: float = 0.0  # to the answer, from 0 to 1
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
@@ -142,12 +134,11 @@ def read_squad(
 ) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
-    The flat rows and column-wise answers of the libraries datasets and simpletransformers are read
-    too. ``answers`` may be missing. Each answer is compared with its context character by
-    character, without the space around it. Ids must be unique. A row's question is its id up to
-    ``_<3 digits>`` where all rows with this beginning ask the same, as in BioASQ files; otherwise
-    (train_0001, train_0002, ...) each row is a question of its own. ``data`` is the file's parsed
-    JSON if you have read it already.
+    So are the flat rows and column-wise answers of the libraries datasets and simpletransformers.
+    ``answers`` may be missing; each must be in its context at its place. Ids must be unique. A
+    row's question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same,
+    as in BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
+    ``data`` is the file's parsed JSON if you have read it already.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -162,7 +153,21 @@ def read_squad(
             )
     if not examples:
         raise InputError(f"{path}: has no questions; rebuild it")
-    return _own_questions(list(examples.values()))
+    rows = list(examples.values())
+    wordings = Counter(name for name, _ in {(row.question_id, row.question) for row in rows})
+    return [row if wordings[row.question_id] == 1 else replace(row, question_id=row.id)
+            for row in rows]  # fmt: skip
+
+
+def read_any(
+    path: str | Path, *, answers: str = "any", remarks: Remarks | None = None
+) -> tuple[list[Question], list[Example]]:
+    """The questions of a BioASQ file or the rows of a SQuAD file; the other list is empty."""
+    remarks = Remarks() if remarks is None else remarks
+    data = read_json(path, remarks)
+    if is_squad(data):
+        return [], read_squad(path, remarks, data)
+    return read_questions(path, answers=answers, remarks=remarks, data=data), []
 
 
 def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
@@ -181,28 +186,20 @@ def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]
                 yield f"{where}, row {k}", row, paragraph.get("context")
 
 
-def _part(item: object, name: str, where: str) -> list:
+def _check_object(item: object, where: str) -> None:
     if not isinstance(item, dict):
         raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+
+
+def _part(item: object, name: str, where: str) -> list:
+    _check_object(item, where)
     if not isinstance(item.get(name), list):
         raise InputError(f"{where}: field {name!r} is not a list; rebuild it in SQuAD format")
     return item[name]
 
 
-def _own_questions(rows: list[Example]) -> list[Example]:
-    """Make each row a question of its own where rows with the same beginning ask differently."""
-    first: dict[str, str] = {}
-    several = {
-        row.question_id
-        for row in rows
-        if first.setdefault(row.question_id, row.question) != row.question
-    }
-    return [replace(row, question_id=row.id) if row.question_id in several else row for row in rows]
-
-
 def _read_row(row: object, context: object, place: Place, path: str | Path) -> Example:
-    if not isinstance(row, dict):
-        raise InputError(f"{place.where} is not an object, so not in SQuAD format; rebuild it")
+    _check_object(row, place.where)
     row_id, question = row.get("id"), row.get("question")
     row_id = str(row_id) if type(row_id) is int else row_id  # COVID-QA and others
     if row_id:
@@ -219,17 +216,24 @@ def _read_row(row: object, context: object, place: Place, path: str | Path) -> E
         raise place.error("is_impossible", problem)
     if impossible is False and not spans:
         place.remark("field 'is_impossible' is false, and there is no answer")
-    match = _ROW.fullmatch(row_id)
-    question_id = match[1] if match else row_id
+    question_id = _ROW.sub("", row_id)
     return Example(row_id, question_id, question, context, spans, impossible=bool(impossible))
 
 
 def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
-    answers = _from_columns(answers, place) if isinstance(answers, dict) else answers or []
-    if not isinstance(answers, list):
+    if isinstance(answers, dict):  # columns, as the library datasets writes them
+        texts, starts = answers.get("text"), answers.get("answer_start")
+        if isinstance(texts, str):  # a single answer, as simpletransformers writes it
+            texts, starts = [texts], [starts]
+        if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+            problem = "is an object without two equally long lists 'text' and 'answer_start'"
+            raise place.error("answers", f"{problem}; rebuild the row")
+        pairs = zip(texts, starts, strict=True)
+        answers = [{"text": text, "answer_start": start} for text, start in pairs]
+    if not isinstance(answers or [], list):
         raise place.error("answers", "is not a list; rebuild the row")
     spans = set()
-    for answer in answers:
+    for answer in answers or []:
         if not isinstance(answer, dict):
             raise place.error("answers", "must contain objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
@@ -242,26 +246,8 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
     return tuple(sorted(spans))
 
 
-def _from_columns(columns: dict, place: Place) -> list[dict]:
-    """Answers as the library datasets has them, ``{"text": [...], "answer_start": [...]}``.
-
-    simpletransformers and others have a single answer there, as an object.
-    """
-    texts, starts = columns.get("text"), columns.get("answer_start")
-    if isinstance(texts, str):
-        texts, starts = [texts], [starts]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        problem = "is an object without two equally long lists 'text' and 'answer_start'"
-        raise place.error("answers", f"{problem}; rebuild the row")
-    return [{"text": text, "answer_start": at} for text, at in zip(texts, starts, strict=True)]
-
-
 def _locate(text: str, start: int, context: str, place: Place) -> Span:
-    """The span of an answer without the space around it.
-
-    ``answer_start`` may point to the leading space or to the first character after it: there is
-    only space in between, so both mean the same place.
-    """
+    """The span of an answer without the space around it, to which ``start`` may point as well."""
     bare = text.strip()
     if not bare:
         raise InputError(f"{place.where}: answer {text!r} is blank; remove or rebuild it")
@@ -284,25 +270,16 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
 def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. A joined context has ``snippets``: the index,
-    document and offset of each.
+    Offsets are characters of the row's context. A joined context has its ``snippets`` as well.
     """
-    lines = []
-    for row in rows:
-        line = {
-            "id": row.id,
-            "question_id": row.question_id,
-            "snippet": row.snippet,
-            "document": row.document,
-            "spans": [[span.start, span.end] for span in row.spans],
-        }
-        if row.parts:
-            line["snippets"] = [
-                {"snippet": n, "document": document, "offset": offset}
-                for n, document, offset in row.parts
-            ]
-        lines.append(line)
-    return _write_lines(path, lines)
+
+    def as_json(row: Example) -> dict:
+        line = {name: getattr(row, name) for name in ("id", "question_id", "snippet", "document")}
+        line["spans"] = [[span.start, span.end] for span in row.spans]
+        parts = [{"snippet": n, "document": name, "offset": at} for n, name, at in row.parts]
+        return line | ({"snippets": parts} if parts else {})
+
+    return _write_lines(path, map(as_json, rows))
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:

@@ -58,12 +58,17 @@ class _Unsafe(Exception):
     """Raised for an archive that we refuse to unpack."""
 
 
-class _Again(Exception):
+class Again(Exception):
     """Raised if an attempt may be repeated after ``pause`` seconds, as the server requests."""
 
     def __init__(self, reason: str, pause: float | None = None):
         super().__init__(reason)
         self.pause = pause
+
+    def wait(self, failures: int) -> None:
+        """Pause as the server requests, or 1, 2, 4, ... seconds after 1, 2, 3, ... failures."""
+        pause = 2.0 ** (failures - 1) if self.pause is None else self.pause
+        time.sleep(min(pause, LONGEST_PAUSE))
 
 
 @dataclass(frozen=True)
@@ -148,13 +153,12 @@ def download(
             return _attempt(url, part, size, headers or {}, hashed)
         except NotHere as reason:
             raise NotHere(f"{url}: {reason}") from None
-        except _Again as reason:
+        except Again as reason:
             failures = 1 if _size(part) >= best + PROGRESS else failures + 1
             best = max(best, _size(part))
             if failures >= ATTEMPTS:
                 raise NotHere(f"{url}: {reason}, {failures} times in a row") from None
-            pause = 2.0 ** (failures - 1) if reason.pause is None else reason.pause
-            time.sleep(min(pause, LONGEST_PAUSE))
+            reason.wait(failures)
 
 
 def get_json(url: str, headers: dict | None = None) -> Any:
@@ -178,8 +182,8 @@ def _mark(part: Path) -> Path:
 
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
-    """Request the bytes that ``part`` lacks. Raises ``_Again`` or ``NotHere``."""
-    import requests  # here, because importing it takes longer than importing most of the kit
+    """Request the bytes that ``part`` lacks. Raises ``Again`` or ``NotHere``."""
+    import requests  # here, because importing it takes longer than most of the kit
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
     unknown = not tag and not (hashed and size is not None)
@@ -204,20 +208,19 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise NotHere(in_words(error)) from None
-            raise _Again(f"connection lost after {_size(part)} bytes ({in_words(error)})") from None
+            raise Again(f"connection lost after {_size(part)} bytes ({in_words(error)})") from None
         if size is not None and _size(part) < size:
-            raise _Again(f"connection lost after {_size(part)} of {size} bytes")
+            raise Again(f"connection lost after {_size(part)} of {size} bytes")
     _mark(part).unlink(missing_ok=True)
 
 
 def _check_status(answer, part: Path, have: int) -> None:
     """Reject a response that is not the file, or the rest of it from byte ``have`` on."""
+    check_busy(answer)
     status, start = answer.status_code, answer.headers.get("Content-Range", "")
-    if status in RETRY_STATUS:
-        raise _Again(f"HTTP {status}", asked_pause(answer.headers.get("Retry-After", "")))
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
         part.unlink(missing_ok=True)
-        raise _Again("the server did not continue where the last attempt stopped", 0)
+        raise Again("the server did not continue where the last attempt stopped", 0)
     if status not in (200, 206):
         raise NotHere(f"HTTP {status} {answer.reason or ''}".rstrip())
     if "text/html" in answer.headers.get("Content-Type", ""):
@@ -254,6 +257,13 @@ def _save(answer, part: Path, size: int | None) -> None:
             out.write(chunk)
             out.flush()
             bar.update(len(chunk))
+
+
+def check_busy(answer) -> None:
+    """Raise ``Again`` if the status means that the server may accept the request later."""
+    if answer.status_code in RETRY_STATUS:
+        pause = asked_pause(answer.headers.get("Retry-After", ""))
+        raise Again(f"HTTP {answer.status_code}", pause)
 
 
 def asked_pause(after: str) -> float | None:

@@ -1,15 +1,16 @@
 """Several runs in one table: one row per configuration, averaged over its seeds.
 
-Runs that differ only in the seed form one row, with the mean and spread over seeds and an interval
-over questions. Published rows follow with their sources. The rows are plain data
-(``results.json``), and the tables of docs/results.md and of a terminal are written from them.
+A row has the mean and spread over seeds and an interval over questions. Published rows follow with
+their sources. The rows are plain data (``results.json``); all tables are written from them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
+import operator
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,10 @@ from helpers.io import read_text, sha256
 from helpers.run import reproduce
 from helpers.run.folder import MANIFEST, NEUTRAL, as_recorded
 from helpers.run.scores import RANKS, THIS_RUN
+from helpers.scoring import uncertainty
 from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as, judge, summarize
 from helpers.scoring.metrics import MEASURES, question_values
-from helpers.scoring.uncertainty import (
-    exact_interval,
-    paired_difference,
-    sources,
-)
+from helpers.scoring.uncertainty import exact_interval
 
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
@@ -46,23 +44,8 @@ class RunResult:
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
-
-    @property
-    def seed(self) -> int:
-        return self.manifest["settings"]["seed"]
-
-    @property
-    def configuration(self) -> str:
-        """Everything that determines the result except the seed."""
-        settings = self.manifest["settings"]
-        weights = self.manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
-        # Settings that only early versions had do not count, except looser matches ("rungs").
-        counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
-        counted -= {"seed", *NEUTRAL}
-        given = {name: value for name, value in settings.items() if name in counted}
-        files = sorted(reproduce.input_files(self.manifest).values())
-        version = self.manifest["kit"]["version"]
-        return json.dumps([given, files, sorted(weights.values()), version], sort_keys=True)
+    seed: int
+    configuration: str  # everything that determines the result except the seed
 
 
 def read(folder: str | Path) -> RunResult:
@@ -72,17 +55,21 @@ def read(folder: str | Path) -> RunResult:
     for name in names:
         if not (folder / name).is_file():
             raise InputError(f"{folder}: has no {name}; give the folder of a finished run")
-    manifest, scores, ranks = (read_json(folder / name) for name in names)
+    manifest, scores, by_batch = (read_json(folder / name) for name in names)
     try:
-        flat = {name: _flat(batches) for name, batches in ranks.items()}
-        strata = {question: name for name, batch in ranks[THIS_RUN].items() for question in batch}
-        found = RunResult(folder, as_recorded(folder, manifest), scores, flat, strata)
-        found.configuration, found.seed, manifest["hardware"], scores["enriched"]
-        for name in names[1:]:
-            entry = manifest["files"].get(name)
-            if entry and entry["sha256"] != sha256(folder / name):
+        ranks = {
+            system: functools.reduce(operator.or_, batches.values(), {})
+            for system, batches in by_batch.items()
+        }
+        strata = {q: name for name, batch in by_batch[THIS_RUN].items() for q in batch}
+        manifest = as_recorded(folder, manifest)
+        seed, configuration = manifest["settings"]["seed"], _configuration(manifest)
+        manifest["hardware"], scores["enriched"]  # the table needs them
+        for path in (folder / name for name in names[1:]):
+            entry = manifest["files"].get(path.name)
+            if entry and entry["sha256"] != sha256(path):
                 raise InputError(
-                    f"{folder / name}: has changed since it was recorded; "
+                    f"{path}: has changed since it was recorded; "
                     "run notebook 05_reproduce_metrics again"
                 )
     except (KeyError, TypeError, AttributeError) as error:
@@ -90,11 +77,19 @@ def read(folder: str | Path) -> RunResult:
             f"{folder}: was written by another version of the kit, or is damaged ({error!r}); "
             "run it again"
         ) from None
-    return found
+    return RunResult(folder, manifest, scores, ranks, strata, seed, configuration)
 
 
-def _flat(batches: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    return {question: rank for ranks in batches.values() for question, rank in ranks.items()}
+def _configuration(manifest: Mapping) -> str:
+    settings = manifest["settings"]
+    weights = manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
+    # Settings that only early versions had do not count, except looser matches ("rungs").
+    counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
+    counted -= {"seed", *NEUTRAL}
+    given = {name: value for name, value in settings.items() if name in counted}
+    files = sorted(reproduce.input_files(manifest).values())
+    version = manifest["kit"]["version"]
+    return json.dumps([given, files, sorted(weights.values()), version], sort_keys=True)
 
 
 def runs_by_seed(folder: str | Path) -> list[RunResult]:
@@ -136,17 +131,30 @@ def rows(runs: Sequence[RunResult]) -> list[dict]:
 
 
 def _row(members: Sequence[RunResult], system: str) -> dict:
-    first = members[0]
+    first, seeds, commits = members[0], [run.seed for run in members], []
+    for run in members:  # the code that trained the model and the code that scored it
+        scored = str(run.manifest["kit"]["commit"])
+        model = run.manifest["files"].get("model/model.nemo", {})
+        commits += [(model.get("commit") or scored)[:7], scored[:7]]
     settings, hardware = first.manifest["settings"], first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or []) or "no GPU"
-    seeds = [run.seed for run in members]
-    spread = sources([run.ranks[system] for run in members], first.strata)
     name = _NAMES.get(settings["model"], Path(settings["model"]).name)
     portable = settings | {"wandb_mode": Settings.wandb_mode}
     portable |= {name: Path(settings[name]).name for name in ("squad_file", "squad_dev")}
     portable["bioasq_dir"] = "DIR" if settings["bioasq_dir"] else ""
     options = reproduce.options(portable, seed=False)
     command = ["python", "-m", "helpers.batch", "seeds", *options, "--seeds", *map(str, seeds)]
+    spread = uncertainty.sources([run.ranks[system] for run in members], first.strata)
+    measures = {
+        measure: {
+            "mean": found.mean,
+            "sd": found.seed_sd if len(seeds) > 1 else None,
+            "low": found.question_low,
+            "high": found.question_high,
+            "by_seed": list(found.seeds),
+        }
+        for measure, found in spread.items()
+    }
     return {
         "name": "lexical baseline" if system == "lexical" else name,
         "profile": first.manifest["profile"],
@@ -160,31 +168,15 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
         "n": len(first.strata),
         "ceiling": first.scores["pooled"]["ceiling"],
         "seeds": seeds,
-        "measures": {
-            measure: {
-                "mean": found.mean,
-                "sd": found.seed_sd if len(seeds) > 1 else None,
-                "low": found.question_low,
-                "high": found.question_high,
-                "by_seed": list(found.seeds),
-            }
-            for measure, found in spread.items()
-        },
+        "measures": measures,
         "command": shlex.join(command),
-        "commits": list(dict.fromkeys(itertools.chain(*(_commits(run) for run in members)))),
+        "commits": list(dict.fromkeys(commits)),
         "hardware": f"{hardware['cores']} cores of {hardware['cpu']}, {gpus}",
         "seconds": {
             step: sum(run.scores["seconds"][step] for run in members) / len(members)
             for step in ("train", "predict")
         },
     }
-
-
-def _commits(run: RunResult) -> tuple[str, str]:
-    """The code that trained the model and the code that scored it."""
-    scored = str(run.manifest["kit"]["commit"])
-    model = run.manifest["files"].get("model/model.nemo", {})
-    return (model.get("commit") or scored)[:7], scored[:7]
 
 
 def _training(scores: Mapping, system: str) -> str:
@@ -201,36 +193,34 @@ def _training(scores: Mapping, system: str) -> str:
     }.get(system, system)
 
 
-def published(claims: Sequence[Claim] = CLAIMS) -> list[dict]:
+def published() -> list[dict]:
     """The published rows on all 162 questions, in the same shape, without spread and seeds.
 
     The interval is the exact binomial one of a pooled run on 162 questions. A figure has one only
     if exactly one number of right answers prints as that figure.
     """
-    found = []
-    for claim in claims:
-        if claim.n < 100 or claim.unit != 100 or claim.unusable:
-            continue  # single batches, and the notebook's rounded copy of the model cards
-        measures = {}
-        for measure in MEASURES:
-            counts = counts_that_print_as(claim.corrected[measure], claim.n)
-            exact = measure != "MRR" and len(counts) == 1
-            low, high = exact_interval(counts[0], claim.n) if exact else (None, None)
-            value = claim.value(measure)
-            measures[measure] = {"mean": value, "sd": None, "low": low, "high": high}
-        found.append(
-            {
-                "name": claim.system,
-                "key": claim.key,
-                "context": claim.protocol.context,
-                "training": claim.protocol.training,
-                "n": claim.n,
-                "measures": measures,
-                "printed": dict(claim.corrected),
-                "source": claim.source,
-            }
-        )
-    return found
+    # Without single batches, and without the notebook's rounded copy of the model cards.
+    used = [c for c in CLAIMS if c.n >= 100 and c.unit == 100 and not c.unusable]
+    return [
+        {
+            "name": claim.system,
+            "key": claim.key,
+            "context": claim.protocol.context,
+            "training": claim.protocol.training,
+            "n": claim.n,
+            "measures": {measure: _published_figure(claim, measure) for measure in MEASURES},
+            "printed": dict(claim.corrected),
+            "source": claim.source,
+        }
+        for claim in used
+    ]
+
+
+def _published_figure(claim: Claim, measure: str) -> dict:
+    counts = counts_that_print_as(claim.corrected[measure], claim.n)
+    exact = measure != "MRR" and len(counts) == 1
+    low, high = exact_interval(counts[0], claim.n) if exact else (None, None)
+    return {"mean": claim.value(measure), "sd": None, "low": low, "high": high}
 
 
 def differences(runs: Sequence[RunResult]) -> list[dict]:
@@ -244,21 +234,16 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
         strata = first[0].strata
         if strata != second[0].strata:
             continue
-        names = [members[0].manifest["profile"] for members in (first, second)]
-        means = [_question_means(members) for members in (first, second)]
+        sides = {"first": first[0].manifest["profile"], "second": second[0].manifest["profile"]}
+        values = [
+            [question_values([run.ranks[THIS_RUN][name] for name in strata]) for run in members]
+            for members in (first, second)
+        ]
         for measure in MEASURES:
-            change = paired_difference(*(mean[measure] for mean in means), list(strata.values()))
-            found.append(
-                {"first": names[0], "second": names[1], "measure": measure, **vars(change)}
-            )
+            means = (np.mean([run[measure] for run in members], axis=0) for members in values)
+            change = uncertainty.paired_difference(*means, list(strata.values()))
+            found.append({**sides, "measure": measure, **vars(change)})
     return found
-
-
-def _question_means(members: Sequence[RunResult]) -> dict[str, np.ndarray]:
-    """Each measure's value of every question, averaged over seeds."""
-    ranks = [[run.ranks[THIS_RUN][name] for name in members[0].strata] for run in members]
-    values = [question_values(row) for row in ranks]
-    return {measure: np.mean([row[measure] for row in values], axis=0) for measure in MEASURES}
 
 
 def verdicts(runs: Sequence[RunResult]) -> list[dict]:
@@ -316,6 +301,21 @@ def facts(ours: Sequence[Mapping]) -> str:
         for row in ours
         if row["system"] == THIS_RUN
     )
+
+
+def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence) -> str:
+    """``results.md``: the table, what produced it, the paired differences, and the verdicts."""
+    text = f"{markdown(ours, theirs)}\n{facts(ours)}"
+    for change in changes:
+        mean, low, high = (f"{100 * change[name]:+.1f}" for name in ("mean", "low", "high"))
+        text += (
+            f"- {change['second']} minus {change['first']}, {change['measure']}: {mean} points, "
+            f"95% interval {low} to {high}, permutation test p = {change['p']:.3f}\n"
+        )
+    for verdict in verdicts:
+        text += f"\nVerdicts on {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
+        text += "".join(f"- {line}\n" for line in verdict["summary"])
+    return text
 
 
 def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:

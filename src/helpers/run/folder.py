@@ -1,10 +1,9 @@
 """A run's folder and its ``manifest.json``: the stages, their files, and what produced each.
 
-Notebooks pass files to each other through this folder, never kernel state. Each stage of a run
-records, in the manifest's ``notes``, the settings that determine its output, the hashes of what it
-read, one hash of everything it wrote, and the code and machine that ran it. The next stage checks
-these records. A notebook that runs out of order, or with other settings, therefore stops with a
-message instead of producing a wrong score.
+Notebooks pass files to each other through this folder, never kernel state. Each stage records in
+the manifest's ``notes`` the settings that determine its output, the hashes of what it read, one
+hash of everything it wrote, and the code and machine that ran it. The next stage checks these
+records, so a notebook that runs out of order or with other settings stops with a message.
 """
 
 from __future__ import annotations
@@ -50,36 +49,24 @@ _TRAINING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
 _PREDICTION = (*_WINDOWS, "nbest", "max_answer", "merge")
 STAGES = {
     "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
-    "data": Stage(
-        "02_bioasq_to_squad",
-        ("profile", "bioasq_dir", "context", "snippets", "dev_fraction", "seed",
-         "allow_leak"),
-    ),
+    "data": Stage("02_bioasq_to_squad", ("profile", "bioasq_dir", "context", "snippets",
+                                         "dev_fraction", "seed", "allow_leak")),
     "squad_step": Stage(
         "03_fine_tune",
         (*_TRAINING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
          "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two: its F1
         ("checkpoint",),
     ),
-    "model": Stage(
-        "03_fine_tune",
-        (*_TRAINING, "epochs", "batch_size", "learning_rate"),
-        ("checkpoint", "squad_step", "data"),
-    ),
+    "model": Stage("03_fine_tune", (*_TRAINING, "epochs", "batch_size", "learning_rate"),
+                   ("checkpoint", "squad_step", "data")),
     "answers": Stage("04_error_analysis", _PREDICTION, ("model", "data")),
-    "baselines": Stage(
-        "04_error_analysis", (*_PREDICTION, "seed"), ("checkpoint", "squad_step", "data")
-    ),
-    "scores": Stage(
-        "05_reproduce_metrics", ("missing",), ("answers", "baselines", "model", "data")
-    ),
+    "baselines": Stage("04_error_analysis", (*_PREDICTION, "seed"),
+                       ("checkpoint", "squad_step", "data")),
+    "scores": Stage("05_reproduce_metrics", ("missing",),
+                    ("answers", "baselines", "model", "data")),
 }  # fmt: skip
-# Settings that no stage's output depends on, with the reason.
-NEUTRAL = {
-    "run": "names the folder",
-    "runs_dir": "names the folder's parent",
-    "wandb_mode": "logging only",
-}
+# No stage's output depends on these settings: the folder's name, its parent, and logging.
+NEUTRAL = ("run", "runs_dir", "wandb_mode")
 
 
 def dependencies(stage: str) -> list[str]:
@@ -92,28 +79,28 @@ def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[
 
     Raises ``InputError`` if one is missing, or if a stage has run again since the next read it.
     """
-    record, rerun = notes.get(stage, {}), f"run notebook {STAGES[stage].notebook}"
-    if "sha256" not in record:
-        raise InputError(
-            f"{folder / MANIFEST}: the stage {stage!r} is not finished, or was recorded by an "
-            f"older version of the kit; {rerun}"
-        )
-    for name in STAGES[stage].reads:
-        yield from checked_records(folder, notes, name)
-        if record["inputs"].get(name) != notes[name]["sha256"]:
+    for name in dependencies(stage):
+        record, rerun = notes.get(name, {}), f"run notebook {STAGES[name].notebook}"
+        if "sha256" not in record:
             raise InputError(
-                f"{folder}: the stage {name!r} has been run again since {stage!r} read it; "
-                f"{rerun} again"
+                f"{folder / MANIFEST}: the stage {name!r} is not finished, or was recorded by an "
+                f"older version of the kit; {rerun}"
             )
-    yield stage, record
+        for read in STAGES[name].reads:
+            if record["inputs"].get(read) != notes[read]["sha256"]:
+                raise InputError(
+                    f"{folder}: the stage {read!r} has been run again since {name!r} read it; "
+                    f"{rerun} again"
+                )
+        yield name, record
 
 
 def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
     """A run's manifest with the settings, code and machine that produced ``stage``.
 
-    The manifest's own values describe whoever opened the run last. They stay if an older kit wrote
-    it, without records. The machine is the one that trained the model. Raises ``InputError`` like
-    ``checked_records``.
+    The machine is the one that trained the model. If an older kit wrote the manifest, without
+    records, its own values stay; they describe whoever opened the run last. Raises ``InputError``
+    like ``checked_records``.
     """
     notes = manifest.get("notes", {})
     found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
@@ -150,10 +137,14 @@ class Run:
         check_kernel()
         run = cls(settings.run_dir, settings)
         check_outputs([run.folder / MANIFEST])
-        known = run.manifest()
         if (run.folder / MANIFEST).exists():
-            run._save(_new_manifest(settings, known))
-        _remove_latest(run.folder)
+            run._save(_new_manifest(settings, run.manifest()))
+        link = run.folder.parent / LATEST
+        if link.is_symlink() and link.readlink() == Path(run.folder.name):
+            link.unlink()
+        text = link.with_suffix(".txt")
+        if text.is_file() and text.read_text(encoding="utf-8").strip() == run.folder.name:
+            text.unlink()
         return run
 
     def manifest(self) -> dict[str, Any]:
@@ -169,7 +160,7 @@ class Run:
             raise InputError(
                 f"{path}: has schema {found}, but this kit reads {SCHEMA_VERSION}; {remedy}"
             )
-        return data
+        return {"notes": {}, **data}
 
     def path(self, name: str) -> Path:
         """The path of this run's file ``name``, which may not exist yet; its folder is created."""
@@ -184,9 +175,8 @@ class Run:
     def begin(self, stage: str) -> None:
         """Remove a stage's record, so that files half-written from now on never count."""
         known = self.manifest()
-        files, notes = known["files"], known.get("notes", {})
-        files = {name: entry for name, entry in files.items() if entry.get("stage") != stage}
-        notes = {name: note for name, note in notes.items() if name != stage}
+        files = {k: entry for k, entry in known["files"].items() if entry.get("stage") != stage}
+        notes = {k: note for k, note in known["notes"].items() if k != stage}
         self._save({**known, "files": files, "notes": notes})
         self._begun.add(stage)
 
@@ -216,7 +206,7 @@ class Run:
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
-        """Enter a finished file, or every file of a folder, into the manifest.
+        """Record a finished file, or every file of a folder, in the manifest.
 
         ``made_by`` is a stage, or the notebook or script behind a file that no later stage reads.
         ``extra`` holds facts about the file, as JSON values. The entries of a folder replace those
@@ -225,7 +215,7 @@ class Run:
         path = Path(path)
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
-            raise InputError(f"{path}: cannot be recorded, because it is no file of the run")
+            raise InputError(f"{path}: cannot be recorded, because it is not a file of the run")
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: cannot be recorded, because the folder holds no file")
@@ -273,7 +263,7 @@ class Run:
     def note(self, key: str, value: Any) -> None:
         """Keep a fact that is not in any file of this folder, such as the checkpoint's path."""
         known = self.manifest()
-        self._save({**known, "notes": {**known.get("notes", {}), key: value}})
+        self._save({**known, "notes": {**known["notes"], key: value}})
 
     def noted(self, key: str, notebook: str) -> Any:
         """A fact kept by ``note``, or the facts of a finished stage.
@@ -281,7 +271,7 @@ class Run:
         A stage is checked together with everything it read: it must be finished, made with these
         settings, and made from what is there now. Raises ``InputError`` naming the notebook to run.
         """
-        notes = self.manifest().get("notes", {})
+        notes = self.manifest()["notes"]
         if key not in notes:
             raise self._not_made(f"{self.folder / MANIFEST}: has no entry {key!r}", notebook)
         if key not in STAGES:
@@ -302,12 +292,11 @@ class Run:
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
         for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
-            for setting in STAGES[stage].settings:
-                before = notes[stage]["settings"].get(setting, getattr(Settings, setting))
-                now = getattr(self.settings, setting)
-                if before != now:
-                    how = f"was made with {setting}={before!r}, now it is {now!r}"
-                    changed.setdefault(setting, f"the stage {stage!r} {how}")
+            for name in STAGES[stage].settings:
+                before = notes[stage]["settings"].get(name, getattr(Settings, name))
+                if before != (now := getattr(self.settings, name)):
+                    how = f"was made with {name}={before!r}, now it is {now!r}"
+                    changed.setdefault(name, f"the stage {stage!r} {how}")
                     notebooks.add(STAGES[stage].notebook)
         if changed:
             raise InputError(
@@ -342,7 +331,7 @@ class Run:
         try:
             return path.resolve().relative_to(self.folder.resolve()).as_posix()
         except ValueError:
-            raise InputError(f"{path}: lies outside the run's folder {self.folder}") from None
+            raise InputError(f"{path}: is outside the run's folder {self.folder}") from None
 
     def _save(self, manifest: dict[str, Any]) -> None:
         write_json(self.folder / MANIFEST, manifest)
@@ -391,13 +380,3 @@ def _hash_now(path: str) -> str:
 @functools.lru_cache(maxsize=256)
 def _hash_of_version(path: str, changed_at: int, size: int) -> str:
     return sha256(path)
-
-
-def _remove_latest(folder: Path) -> None:
-    """Remove ``latest`` if it points to this folder."""
-    link = folder.parent / LATEST
-    text = link.with_suffix(".txt")
-    if link.is_symlink() and link.readlink() == Path(folder.name):
-        link.unlink()
-    if text.is_file() and text.read_text(encoding="utf-8").strip() == folder.name:
-        text.unlink()

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil  # Jupyter's kernel requires it
+import psutil
 
 from helpers import __version__
 from helpers.io import sha256
@@ -36,7 +36,8 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
 
     ``gpus`` are the names to record while torch is not imported (see ``gpu_names``).
     """
-    found = gpu_names()
+    names = gpu_names()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "kit": {
             "name": "biomegatron-bioasq-kit",
@@ -45,13 +46,16 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
             "source_sha256": source_hash(),
         },
         "python": platform.python_version(),
-        "packages": {name: _package_version(name) for name in PACKAGES},
+        "packages": {
+            name: next((found.version for found in metadata.distributions(name=name)), None)
+            for name in PACKAGES
+        },
         "hardware": {
             "platform": platform.platform(),
             "cpu": _cpu_model(),
-            "cores": _cores(),
+            "cores": cores,  # that this process may use: a container can allow fewer than there are
             "memory_bytes": psutil.virtual_memory().total,
-            "gpus": gpus if found is None else found,
+            "gpus": gpus if names is None else names,
         },
     }
 
@@ -124,18 +128,10 @@ def source_hash() -> str:
 
 
 def gpu_names() -> list[str] | None:
-    """Names of the GPUs, or None while torch is not imported: asking is no reason to import it."""
-    torch = sys.modules.get("torch")
-    if torch is None:
+    """Names of the GPUs, or None while torch is not imported, because its import takes long."""
+    if (torch := sys.modules.get("torch")) is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def _package_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_model() -> str:
@@ -144,8 +140,3 @@ def _cpu_model() -> str:
     except OSError:  # not Linux
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _cores() -> int | None:
-    """Cores this process may use. A container or a cluster can allow fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -27,52 +27,7 @@ PLACES = {
 }  # fmt: skip
 _NO_OVERRIDE = ("profile", "run", "runs_dir", "seed", "bioasq_dir")  # never given with --set
 
-_TEMPLATE = r"""#!/usr/bin/env bash
-# Repeats the run [[ "%r" | format(run) ]] and compares its scores. Call it in a clone of the kit
-# at commit [[ commit ]], after `make setup`.
-# Made on [[ hardware.cpu ]], [[ hardware.cores ]] cores, GPU: [[ gpus ]], [[ hardware.platform ]],
-# Python [[ python ]]; manifest.json lists the packages and every file's SHA-256.
-# Other hardware or packages can round differently, which may change the answer to a close question.
-set -euo pipefail
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-python="${PYTHON:-.venv/bin/python}"
-{% for variable, path in places.items() %}
-default=[[ path | quote ]]
-[[ variable ]]="${[[ variable ]]:-$default}"
-{% endfor %}
-
-# 1. The same code
-wanted=[[ commit | replace("+changes", "") | quote ]]
-have="$(git rev-parse HEAD 2>/dev/null || echo unknown)"
-if [ "$have" != "$wanted" ]; then
-  echo "note: this clone is at $have, the run was made at $wanted" >&2
-fi
-{% if commit.endswith("+changes") %}
-echo "note: the run was made with uncommitted changes to $wanted" >&2
-{% endif %}
-
-# 2. The same inputs
-{% if inputs %}
-sums() { if command -v sha256sum >/dev/null; then sha256sum -c -; else shasum -a 256 -c -; fi; }
-{
-{% for digest, path in inputs %}
-  printf "%s  %s\n" [[ digest ]] [[ path ]]
-{% endfor %}
-} | sums >&2 || {
-  echo "these are not the run's files; give their paths: [[ variables ]]" >&2
-  exit 2
-}
-{% else %}
-# They come with the kit.
-{% endif %}
-
-# 3. The run
-"$python" -m helpers.batch run \
-  --run [[ again ]] [[ options ]]
-
-# 4. The same scores
-"$python" -m helpers.batch same "$here" runs/[[ again ]]
-"""
+_TEMPLATE = Path(__file__).with_name("reproduce.sh.jinja")
 
 
 def options(settings: Mapping, *, seed: bool = True) -> list[str]:
@@ -118,7 +73,7 @@ def script(manifest: Mapping) -> str:
         keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["quote"] = shlex.quote
-    return environment.from_string(_TEMPLATE).render(
+    return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=settings["run"],
         again=shlex.quote(f"{settings['run']}-again"),
         commit=manifest["kit"]["commit"] or "unknown",
@@ -156,13 +111,16 @@ def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]
     old, new = _circumstances(Path(first)), _circumstances(Path(second))
     changed = [what for what, value in old.items() if value != new.get(what)]
     lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
-    if "input files" in changed:  # their hashes would tell nobody anything
+    if "input files" in changed:  # nobody wants to read their hashes
         lines[0] = "input files: differ"
     rows, others = _score_rows(Path(first)), _score_rows(Path(second))
-    differing = [batch for batch in rows | others if not _equal(rows.get(batch), others.get(batch))]
-    for batch in differing:
-        lines.append(f"scores of {batch}: {_short(rows.get(batch))}, now {others.get(batch)}")
-    return not differing, lines
+    equal = True
+    for batch in rows | others:
+        row, other = rows.get(batch), others.get(batch)
+        if not (row and other and all(abs(row[name] - other[name]) <= 1e-9 for name in row)):
+            lines.append(f"scores of {batch}: {_short(row)}, now {other}")
+            equal = False
+    return equal, lines
 
 
 def _circumstances(folder: Path) -> dict[str, object]:
@@ -190,12 +148,6 @@ def _score_rows(folder: Path) -> dict[str, dict]:
         raise InputError(f"{folder / 'scores.json'}: not a run's scores; finish the run first")
     names = ("counted", "hits_strict", "hits_lenient", "mrr")
     return {row["batch"]: {name: row[name] for name in names} for row in rows}
-
-
-def _equal(first: Mapping | None, second: Mapping | None) -> bool:
-    if first is None or second is None:
-        return False
-    return all(abs(first[name] - second[name]) <= 1e-9 for name in first)
 
 
 def _short(value: object) -> str:

@@ -40,6 +40,9 @@ class ScoredBatch(TestBatch):
     score: metrics.BatchScore
 
 
+Systems = dict[str, list[ScoredBatch]]  # of the run itself (key ``THIS_RUN``) and its baselines
+
+
 def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
     """Score a run's answer files, batch by batch. ``answers`` is their folder within the run.
 
@@ -71,7 +74,7 @@ def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
     return batches
 
 
-def read_systems(run: Run) -> dict[str, list[ScoredBatch]]:
+def read_systems(run: Run) -> Systems:
     """The scored batches of the run itself (key ``THIS_RUN``) and of each of its baselines."""
     run.noted("baselines", PREDICT)
     files = run.manifest()["files"].items()
@@ -81,15 +84,12 @@ def read_systems(run: Run) -> dict[str, list[ScoredBatch]]:
     }
 
 
-def score_run(
-    run: Run, seconds: dict[str, float], systems: dict[str, list[ScoredBatch]] | None = None
-) -> dict:
+def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
     """All of ``scores.json``: fractions of 1, settings as the stages recorded them.
 
-    ``systems`` is the result of ``read_systems``, if the caller has it. Writes nothing.
+    ``systems`` is the result of ``read_systems``. Writes nothing.
     """
     used = as_recorded(run.folder, run.manifest(), "answers")["settings"]
-    systems = systems or read_systems(run)
     batches = systems[THIS_RUN]
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -103,10 +103,10 @@ def score_run(
         **metrics.summary([batch.score for batch in batches]),
         "seconds": seconds,
     }
-    counts = [_pair_counts(run, batch) for batch in batches]
+    counts = [(*batch.ceiling, *_pair_counts(run, batch)) for batch in batches]
     for row, count, batch in zip(result["batches"], counts, batches, strict=True):
-        row |= _shares(count) | {"questions": questions_mark(q.id for q in batch.golds)}
-    total = _shares({name: sum(count[name] for count in counts) for name in counts[0]})
+        row |= _shares(*count) | {"questions": questions_mark(q.id for q in batch.golds)}
+    total = _shares(*map(sum, zip(*counts, strict=True)))
     result["pooled"] |= total
     result["weighted"] |= total
     for name in ("ceiling", "pair_em"):
@@ -119,7 +119,7 @@ def score_run(
     return result
 
 
-def write_scores(run: Run, scores: dict, systems: dict[str, list[ScoredBatch]]) -> Path:
+def write_scores(run: Run, scores: dict, systems: Systems) -> Path:
     """Write and record ``scores.json`` and ``ranks.json``, the stage "scores".
 
     ``ranks.json`` maps system -> batch -> question id -> rank of the first right answer (0: none),
@@ -161,21 +161,19 @@ def score_text(scores: Mapping) -> str:
     return text
 
 
-def _pair_counts(run: Run, batch: ScoredBatch) -> dict[str, int]:
-    """Counts behind the ceiling and the pair exact match of one batch."""
-    possible, questions = batch.ceiling
+def _pair_counts(run: Run, batch: ScoredBatch) -> tuple[int, int]:
+    """Pairs of a batch whose best span is an answer, and all pairs that contain one."""
     synonyms = {question.id: question.synonyms() for question in batch.golds}
     nbest = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
     examples, candidates = [e for e, _ in nbest], [c for _, c in nbest]
     spans = {e.id: gold_spans(e.context, synonyms.get(e.question_id, ())) for e in examples}
-    hits, pairs = pair_exact_match(examples, candidates, spans)
-    return {"possible": possible, "questions": questions, "pair_hits": hits, "pairs": pairs}
+    return pair_exact_match(examples, candidates, spans)
 
 
-def _shares(counts: Mapping[str, int]) -> dict:
+def _shares(possible: int, questions: int, pair_hits: int, pairs: int) -> dict:
     return {
-        "ceiling": counts["possible"] / counts["questions"],
-        "hits_ceiling": counts["possible"],
-        "pair_em": counts["pair_hits"] / counts["pairs"] if counts["pairs"] else 0.0,
-        "pairs": counts["pairs"],
+        "ceiling": possible / questions,
+        "hits_ceiling": possible,
+        "pair_em": pair_hits / pairs if pairs else 0.0,
+        "pairs": pairs,
     }

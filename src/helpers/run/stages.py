@@ -16,23 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from helpers.config import InputError, Settings
+from helpers.data import squad
 from helpers.data.bioasq import Remarks, raw_questions, read_json, read_questions
-from helpers.data.convert import contexts_of, convert
+from helpers.data.convert import convert, pairs_of
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, run_abstracts
-from helpers.data.leaks import Leak, compare_parts, find_leaks, refuse_shared, split_dev
+from helpers.data.leaks import Leak, find_leaks, refuse_shared, split_dev
 from helpers.data.mini import DATA
-from helpers.data.squad import (
-    Drop,
-    Example,
-    answered_rows,
-    by_pair,
-    one_span_rows,
-    question_texts,
-    read_squad,
-    write_drops,
-    write_ids,
-    write_squad,
-)
+from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch import fetch
 from helpers.fetch.registry import REGISTRY
 from helpers.io import sha256
@@ -41,9 +31,7 @@ from helpers.model.checkpoints import save_nemo
 from helpers.model.decoding import Reader, squad_em_and_f1
 from helpers.run.folder import Run
 
-FOLDER = "squad"  # in the run's folder
 SQUAD_MODEL = "model/squad_step.nemo"  # the model after the SQuAD step, in the run's folder
-SQUAD_STEP = "squad_step"
 
 
 @dataclass(frozen=True)
@@ -91,10 +79,9 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
 
     The organizers' training file is converted by the strict rule. A ready SQuAD file is used as it
     is, without the rows that have no answer. Training questions that a test batch also asks, by id
-    or by wording, are dropped unless ``allow_leak`` is set: some public training files of later
-    years contain them. Questions with a near-equal wording are listed among the leaks and kept,
-    because only a reader can judge them. Raises ``InputError`` for anything wrong in a file, and
-    when no training question remains.
+    or by wording, are dropped unless ``allow_leak`` is set. Near-equal wordings are listed among
+    the leaks and kept, because only a reader can judge them. Raises ``InputError`` for anything
+    wrong in a file, and when no training question remains.
     """
     inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
@@ -104,10 +91,8 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
                 f"{path}: no question has a text to read under context {settings.context!r}; "
                 "choose another context"
             )
-    if files.train is None:
-        raise InputError("no training file among these files; add one to the folder")
-    read = _read_squad_training if files.train_is_squad else _read_bioasq_training
-    pairs, drops, leaks, steps, pair_steps = read(files, questions_of_tests(batches), settings)
+    tests = questions_of_tests(batches)
+    pairs, drops, leaks, steps, pair_steps = _read_training(files, tests, settings)
     if not pairs:
         reasons = ", ".join(sorted({drop.reason for drop in drops}))
         raise InputError(f"{files.train}: no question is left to train on ({reasons})")
@@ -116,8 +101,8 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
         files=files,
         settings=settings,
         inputs=inputs,
-        train=tuple(one_span_rows(train)),
-        dev=tuple(by_pair(dev)),
+        train=tuple(squad.one_span_rows(train)),
+        dev=tuple(squad.by_pair(dev)),
         batches=tuple(batches),
         drops=(*drops, *test_drops),
         steps=tuple(steps.items()),
@@ -134,68 +119,53 @@ def questions_of_tests(batches: Iterable[TestBatch]) -> dict[str, str]:
     return found
 
 
-def _read_bioasq_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
+def _read_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
     """Pairs, drops, leaks, and the questions and pairs that remain after each step."""
-    data = read_json(files.train)
-    total = len(raw_questions(data, files.train))
-    factoids = read_questions(files.train, answers="required", data=data)
-    leaks, drops = _find_leaks({q.id: q.body for q in factoids}, tests, settings)
-    leaked = {drop.question_id for drop in drops}
-    questions = [question for question in factoids if question.id not in leaked]
-    abstracts = run_abstracts(files, questions, settings.context)
-    pairs, unanswered = convert(questions, context=settings.context, abstracts=abstracts)
-    given = [
-        (question.id, context.text)
-        for question in questions
-        for context in contexts_of(question, settings.context, abstracts.texts)
-    ]
-    steps = {
-        "all types": total,
-        "factoid": len(factoids),
-        "not in a test batch": len(questions),
-        "with an exact answer": sum(any(map(str.strip, q.synonyms())) for q in questions),
-        "answer found in a context": _counts(pairs)["questions"],
-    }
-    pair_steps = {
-        "question and context": len(given),
-        "distinct": len(set(given)),
-        "answer found in the context": len(pairs),
-        "rows: one per occurrence": sum(len(pair.spans) for pair in pairs),
-    }
-    return pairs, drops + unanswered, leaks, steps, pair_steps
-
-
-def _read_squad_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
-    """The same from a file that is already in the SQuAD format."""
-    rows = read_squad(files.train)
-    questions = question_texts(rows)
-    leaks, drops = _find_leaks(questions, tests, settings)
-    leaked = {drop.question_id for drop in drops}
-    kept, unanswered = answered_rows([row for row in rows if row.question_id not in leaked])
-    steps = {
-        "in the SQuAD file": len(questions),
-        "not in a test batch": len(questions) - len(leaked),
-        "with an answer": _counts(kept)["questions"],
-    }
-    pair_steps = {
-        "question and context": _counts(rows)["pairs"],
-        "with an answer": _counts(kept)["pairs"],
-        "rows: one per occurrence": sum(len(row.spans) for row in kept),
-    }
-    return kept, drops + unanswered, leaks, steps, pair_steps
-
-
-def _find_leaks(
-    questions: Mapping[str, str], tests: Mapping[str, str], settings: Settings
-) -> tuple[list[Leak], list[Drop]]:
-    """All leaks, and those to drop: by id or by wording, unless they are allowed."""
-    leaks = find_leaks(questions, tests)
+    if files.train_is_squad:
+        rows = read_squad(files.train)
+        asked = question_texts(rows)
+        steps = {"in the SQuAD file": len(asked)}
+    else:
+        data = read_json(files.train)
+        questions = read_questions(files.train, answers="required", data=data)
+        asked = {question.id: question.body for question in questions}
+        steps = {"all types": len(raw_questions(data, files.train)), "factoid": len(asked)}
+    leaks = find_leaks(asked, tests)
     drops = [
         Drop(leak.question_id, leak.question, "also a test question", leak.how)
         for leak in leaks
         if leak.certain and not settings.allow_leak
     ]
-    return leaks, drops
+    leaked = {drop.question_id for drop in drops}
+    steps["not in a test batch"] = len(asked) - len(leaked)
+    if files.train_is_squad:
+        pairs, unanswered = squad.answered_rows(
+            [row for row in rows if row.question_id not in leaked]
+        )
+        steps["with an answer"] = _counts(pairs)["questions"]
+        pair_steps = {
+            "question and context": _counts(rows)["pairs"],
+            "with an answer": _counts(pairs)["pairs"],
+        }
+    else:
+        questions = [question for question in questions if question.id not in leaked]
+        abstracts = run_abstracts(files, questions, settings.context)
+        pairs, unanswered = convert(questions, context=settings.context, abstracts=abstracts)
+        given = [
+            (question.id, pair.context)
+            for question in questions
+            for pair in pairs_of(question, settings.context, abstracts.texts)
+        ]
+        answered = [q for q in questions if any(map(str.strip, q.synonyms()))]
+        steps["with an exact answer"] = len(answered)
+        steps["answer found in a context"] = _counts(pairs)["questions"]
+        pair_steps = {
+            "question and context": len(given),
+            "distinct": len(set(given)),
+            "answer found in the context": len(pairs),
+        }
+    pair_steps["rows: one per occurrence"] = sum(len(pair.spans) for pair in pairs)
+    return pairs, drops + unanswered, leaks, steps, pair_steps
 
 
 def _counts(rows: Sequence[Example]) -> dict[str, int]:
@@ -221,13 +191,11 @@ def write_run(converted: ConvertedRun, run: Run) -> dict:
     parts |= {batch.name: batch.examples for batch in converted.batches}
     written = {}
     for name, entries in (("drops", converted.drops), ("leaks", converted.leaks)):
-        written[write_drops(run.path(f"{FOLDER}/{name}.jsonl"), entries)] = len(entries)
+        written[squad.write_drops(run.path(f"squad/{name}.jsonl"), entries)] = len(entries)
     for name, rows in parts.items():
-        path, ids = run.path(f"{FOLDER}/{name}.json"), run.path(f"{FOLDER}/{name}.ids.jsonl")
-        write_squad(path, rows)
-        write_ids(ids, rows)
-        written |= {path: len(rows), ids: len(rows)}
-    for path in (run.folder / FOLDER).iterdir():
+        written[squad.write_squad(run.path(f"squad/{name}.json"), rows)] = len(rows)
+        written[squad.write_ids(run.path(f"squad/{name}.ids.jsonl"), rows)] = len(rows)
+    for path in (run.folder / "squad").iterdir():
         if path.suffix in (".json", ".jsonl") and path not in written:
             path.unlink()
     for path, count in written.items():
@@ -260,11 +228,12 @@ class SquadData:
 
 def check_squad_step(settings: Settings) -> None:
     """Raise ``InputError`` when the step's settings contradict each other or name no file."""
+    known = [name.lower() for name in REGISTRY]
     for name in ("squad_file", "squad_dev"):
         value = getattr(settings, name)
         if value and not settings.squad_epochs:
             raise InputError(f"{name}: is given, but squad_epochs is 0; set squad_epochs=2 as well")
-        if value and not _in_registry(value) and not Path(value).expanduser().is_file():
+        if value and value.lower() not in known and not Path(value).expanduser().is_file():
             raise InputError(f"{name}: {value}: no such file; give one in the SQuAD v1.1 format")
     if settings.squad_epochs and not settings.squad_file:
         raise InputError(
@@ -279,16 +248,15 @@ def read_squad_data(settings: Settings) -> SquadData:
     Without ``squad_dev``, the questions of ``dev_fraction`` of the paragraphs are held out. With a
     fraction of 0 there are none, and the step is not evaluated.
     """
-    check_squad_step(settings)
-    files = [_local(settings.squad_file)]
-    train = _read_answered(files[0])
+    path, train = _read_answered(settings.squad_file)
+    files = [path]
     if settings.squad_dev:
-        files.append(_local(settings.squad_dev))
-        dev = _read_answered(files[1])
+        path, dev = _read_answered(settings.squad_dev)
+        files.append(path)
         # SQuAD's own two files share wordings ("What did he write?") about different texts. Only a
         # question about the same text, or with the same id, is a leak.
-        shared, _ = compare_parts(train, dev)
-        for remark in refuse_shared(*files, shared, allow=settings.allow_leak):
+        allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
+        for remark in allowed:
             print(remark, file=sys.stderr)
     else:
         # Hold out whole paragraphs: the evaluation must not use a text seen in training.
@@ -299,6 +267,26 @@ def read_squad_data(settings: Settings) -> SquadData:
     return SquadData(tuple(train), tuple(dev), {str(path): sha256(path) for path in files})
 
 
+def _read_answered(name: str) -> tuple[Path, list[Example]]:
+    """A file of the user's, or the only file of a data set in the registry, and its questions."""
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        found = fetch.fetch(name)
+        path = found.folder / next(iter(found.files))
+        if len(found.files) > 1 or path.suffix != ".json":
+            remedy = "give one, or squad-train or squad-dev"
+            raise InputError(f"{name}: is not a file of questions; {remedy}")
+    remarks = Remarks()
+    rows = read_squad(path, remarks)
+    remarks.print(path)
+    if unanswered := [row.id for row in rows if not row.spans]:
+        raise InputError(
+            f"{path}: question {unanswered[0]!r} has no answer; the SQuAD step needs v1.1, where "
+            "every question has one"
+        )
+    return path, rows
+
+
 def run_squad_step(reader: Reader, folder: Run) -> dict:
     """Train the reader's model on SQuAD, in place, and record the stage in the run's manifest.
 
@@ -307,10 +295,10 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
     """
     settings = reader.settings
     check_squad_step(settings)
-    folder.begin(SQUAD_STEP)
+    folder.begin("squad_step")
     if not settings.squad_epochs:
         folder.path(SQUAD_MODEL).unlink(missing_ok=True)  # of other settings
-        folder.finish(SQUAD_STEP)
+        folder.finish("squad_step")
         return {}
     data = read_squad_data(settings)
     step_settings = replace(
@@ -319,13 +307,9 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
         batch_size=settings.squad_batch_size,
         learning_rate=settings.squad_learning_rate,
     )
-    done = training.fine_tune(
-        replace(reader, settings=step_settings),
-        data.train,
-        folder.path("training_squad"),
-        resume=None,
-    )
-    folder.record(save_nemo(reader, folder.path(SQUAD_MODEL)), SQUAD_STEP)
+    learner = replace(reader, settings=step_settings)  # of the same model
+    done = training.fine_tune(learner, data.train, folder.path("training_squad"), resume=None)
+    folder.record(save_nemo(reader, folder.path(SQUAD_MODEL)), "squad_step")
     facts = {
         "files": data.files,
         "train_questions": len(data.train),
@@ -333,33 +317,5 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
         "seconds": round(done.seconds, 1),
         "judged": squad_em_and_f1(reader, data.dev) if data.dev else {},
     }
-    folder.finish(SQUAD_STEP, data.files, **facts)
+    folder.finish("squad_step", data.files, **facts)
     return facts
-
-
-def _in_registry(name: str) -> bool:
-    return name.lower() in map(str.lower, REGISTRY)
-
-
-def _local(name: str) -> Path:
-    """The user's file of this name, or the only file of a data set in the registry."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path.resolve()
-    files = list(fetch.fetch(name).files) if _in_registry(name) else []
-    if len(files) != 1 or not files[0].endswith(".json"):
-        raise InputError(f"{name}: is no file of questions; give one, or squad-train or squad-dev")
-    return fetch.fetch(name).folder / files[0]
-
-
-def _read_answered(path: Path) -> list[Example]:
-    remarks = Remarks()
-    rows = read_squad(path, remarks)
-    remarks.print(path)
-    for row in rows:
-        if not row.spans:
-            raise InputError(
-                f"{path}: question {row.id!r} has no answer; the SQuAD step needs v1.1, where "
-                "every question has one"
-            )
-    return rows

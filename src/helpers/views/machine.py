@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from helpers.data.layout import find_files
 from helpers.fetch import registry
 from helpers.fetch.download import offline
 from helpers.io import free_memory
-from helpers.run.provenance import version
 
 PYTHON = ((3, 11), (3, 13))  # first version that works, first that does not; see pyproject.toml
 PACKAGES = (
@@ -126,7 +126,7 @@ def read_pins(path: Path) -> dict[str, str]:
 
 
 def _package(name: str, pin: str | None) -> Row:
-    found, needed = version(name), pin or "any version"
+    found, needed = _version(name), pin or "any version"
     # A build suffix (2.13.0+cpu, +cu130) does not make it another version.
     ok = found is not None and (pin is None or found.partition("+")[0] == pin.partition("+")[0])
     return _required(name, found or "not installed", needed, ok, SET_UP)
@@ -135,6 +135,13 @@ def _package(name: str, pin: str | None) -> Row:
 def _plain(name: str) -> str:
     """A package's name as pip compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cores(settings: Settings) -> Iterator[Row]:
@@ -196,7 +203,7 @@ def _checkpoint(settings: Settings) -> Iterator[Row]:
 
 
 def _is_packaged(entry: registry.Entry) -> bool:
-    return version(entry.package.partition("==")[0]) is not None
+    return _version(entry.package.partition("==")[0]) is not None
 
 
 def _missing_bytes(settings: Settings) -> int:
