@@ -53,7 +53,7 @@ class Settings:
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = _setting("snippet", choices=CONTEXTS)
-    snippets: str = _setting("official", choices=SNIPPETS)  # for tests; golden files have more
+    snippets: str = _setting("official", choices=SNIPPETS)  # for test data; golden files have more
     max_length: int = _setting(384, at_least=16)
     step: int = _setting(128, at_least=1)  # from the start of one window to the next (doc_stride)
     max_query: int = _setting(64, at_least=1)
@@ -187,7 +187,7 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if "choices" in limits and value not in limits["choices"]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(limits['choices'])}")
     if kind is float and not math.isfinite(value):
-        raise InputError(f"{name}: {value!r} is not a finite number; choose another")
+        raise InputError(f"{name}: {value!r} must be a finite number")
     if kind is int and value > 2**31 - 1:
         raise InputError(f"{name}: {value!r} is too large; it must be below 2**31")
     if "at_least" in limits and value < limits["at_least"]:

@@ -45,7 +45,7 @@ def read_text(path: str | Path) -> str:
     for start, what, remedy in _OTHER_FORMATS:
         if raw.startswith(start):
             raise InputError(f"{path}: is {what}, not text; {remedy}")
-    encoding = json.detect_encoding(raw).upper()  # from a byte order mark or the zero bytes
+    encoding = json.detect_encoding(raw).upper()  # from the byte order mark or zero bytes
     if not encoding.startswith("UTF-8"):
         encoding = re.sub("-([BL]E)$", r"\1", encoding)  # as iconv spells it
         raise InputError(
@@ -138,9 +138,7 @@ def write_text(path: str | Path, text: str) -> Path:
             waiting.append((part, real))
             kept = True
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{path}: cannot be written with half a character ({error.reason})"
-        ) from None
+        raise InputError(f"{path}: cannot encode half a character ({error.reason})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
@@ -166,14 +164,14 @@ def _writable(path: str | Path) -> Path:
         raise InputError(f"{path}: is a device or another special file; specify a regular file")
     above = next(folder for folder in real.parents if folder.exists())
     if not above.is_dir():
-        raise InputError(f"{path}: cannot be written, because {above} is a file, not a folder")
+        raise InputError(f"{path}: {above} is a file, not a folder; specify a different folder")
     if not os.access(above, os.W_OK):
-        raise InputError(f"{path}: cannot be written, because {above} does not permit writing")
+        raise InputError(f"{path}: cannot be written without write permission in {above}")
     return real
 
 
 def free_memory(swap: bool = False) -> int | None:
-    """Return the bytes that a new program can use, or None without psutil (part of ipykernel)."""
+    """Return the bytes that a new program can use, or ``None`` without psutil."""
     try:
         import psutil
     except ImportError:

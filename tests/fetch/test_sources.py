@@ -187,7 +187,7 @@ def test_what_cannot_be_a_checkpoint_is_not_recorded(server, cache, tmp_path, na
     with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
         for name in names:
             archive.writestr(name, b"text")
-    with pytest.raises(InputError, match="not a checkpoint, because it contains"):
+    with pytest.raises(InputError, match="not a checkpoint; it contains"):
         fetch.fetch(NAME, source=tmp_path / "own.zip")
     assert not registry.lock_file().exists()
     assert fetch.fetch(NAME).folder == cache and held(cache) == CONTENT

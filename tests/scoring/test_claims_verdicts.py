@@ -219,7 +219,7 @@ def test_a_base_model_after_all_of_squad_is_the_published_checkpoint():
 
 def test_merging_by_max_is_another_protocol():
     result = verdict(get("card"), [run(78, 103, merge="max")])
-    assert "merges by max, the claim's script by sum" in result.sentence
+    assert "merging by max in the run, by sum in the claim" in result.sentence
 
 
 def test_the_squad_row_is_judged_on_all_of_squads_dev_set():

@@ -229,7 +229,7 @@ def test_every_ignored_entry_is_named(save):
     assert "without an id, ignored: 2 questions ('2', '3')" in said
     assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
     assert "first answers count: 1 question ('a1')" in said
-    assert "they change no factoid score here: 1 question ('y1')" in said
+    assert "changes no factoid score here: 1 question ('y1')" in said
     assert "even in an ignored entry; scoring goes on here as the other remarks say" in said
 
 

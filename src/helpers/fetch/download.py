@@ -33,12 +33,12 @@ from helpers.io import sha256
 
 CHUNK = 1 << 16  # bytes per piece; a lost connection loses at most one piece
 TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
-ATTEMPTS = 4  # consecutive failures; an attempt that adds PROGRESS bytes resets the count
+ATTEMPTS = 4  # consecutive failures allowed; an attempt that adds PROGRESS bytes resets the count
 PROGRESS = 1 << 20
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 LONGEST_PAUSE = 20.0  # seconds between attempts, even if the server asks for more
 LOCK_PATIENCE = 1800  # seconds to wait for another process that is fetching the same files
-INCOMING = ".incoming"  # the folder in a target folder for files that are not verified yet
+INCOMING = ".incoming"  # subfolder of a target for files that are not verified yet
 MEMBERS = 10_000  # maximum number of files in an archive; checkpoints have only a few
 TOTAL = 16 << 30  # maximum bytes after unpacking; the 345M checkpoint has 0.7 GB
 RATIO = 200  # maximum ratio of unpacked to packed bytes: weights reach 2, text 20, zip bombs 1,000
@@ -59,7 +59,7 @@ class _Unsafe(Exception):
 
 
 class Again(Exception):
-    """Raised if an attempt may be repeated after ``pause`` seconds, as the server requests."""
+    """Raised if another attempt may succeed after ``pause`` seconds (requested by the server)."""
 
     def __init__(self, reason: str, pause: float | None = None):
         super().__init__(reason)
@@ -235,9 +235,9 @@ def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None
         return have + int(length)
     if length.isdigit() and have + int(length) != size:
         raise NotHere(f"the server offers {have + int(length)} bytes, but we expect {size}")
-    chunked = "chunked" in answer.headers.get("Transfer-Encoding", "")  # which has its own end mark
+    chunked = "chunked" in answer.headers.get("Transfer-Encoding", "")  # the encoding marks its end
     if size is None and not chunked and "json" not in answer.headers.get("Content-Type", ""):
-        raise NotHere("the server does not send the file's size, so we cannot detect a loss")
+        raise NotHere("the server does not send the file's size, so we cannot verify completeness")
     return size
 
 
@@ -277,12 +277,12 @@ def asked_pause(after: str) -> float | None:
 
 
 def hopeless(error: Exception) -> bool:
-    """Return whether there was no connection at all, for example because of an unknown host."""
+    """Return whether no connection could be established, for example to an unknown host."""
     import urllib3
     from requests import exceptions
 
     if error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
-        return True  # how urllib3 reports errors before it sends the request
+        return True  # urllib3 raises it if it could not send the request
     cut = (exceptions.ConnectionError, exceptions.ReadTimeout, exceptions.ChunkedEncodingError)
     return not isinstance(error, cut)
 
@@ -316,7 +316,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
     Returns the paths of the files. If a single folder contains everything else in the archive, we
     unpack its content instead. Raises ``InputError`` that names the archive and any unsafe member.
     We refuse the whole archive if it contains absolute paths, ``..``, drive letters, links, devices
-    or encrypted members, or if its size is one that no checkpoint has.
+    or encrypted members, or if it is too large for a checkpoint.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
@@ -345,8 +345,8 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
     # Neither library reads more bytes of a member than its declared size.
     packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
     if total > TOTAL or (total > SMALL and total > RATIO * packed):
-        sizes = f"{packed / 1e6:.1f} MB would unpack to {total / 1e6:.0f} MB"
-        raise _Unsafe(f"{sizes}, as no checkpoint does")
+        sizes = f"its {packed / 1e6:.1f} MB would unpack to {total / 1e6:.0f} MB"
+        raise _Unsafe(f"{sizes}, which no checkpoint does")
     if len(members) > MEMBERS:
         raise _Unsafe(f"it contains {len(members)} files, more than {MEMBERS}")
     check_disk(folder, total)
@@ -368,7 +368,7 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
 
 
 def _is_shadow(name: str) -> bool:
-    """Return whether this is a file that macOS adds to an archive for each real file."""
+    """Return whether this is one of the metadata files that macOS adds to archives."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or (bool(parts) and parts[-1].startswith("._"))
 

@@ -86,7 +86,7 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
 
 
 def _own_checkpoint(path: Path, name: str) -> Checkpoint:
-    """Return the user's own folder or file as a checkpoint, without any change."""
+    """Return the user's own folder or file unchanged, as a checkpoint."""
     if path.is_dir():
         found, origin = sorted(p for p in path.iterdir() if p.is_file()), "your folder"
         if not found:
@@ -196,8 +196,8 @@ def _check_names(origin: str, names: list[str]) -> None:
     vocabulary += [name for name in names if name == "tokenizer.json"]
     if not weights or not (vocabulary or weights[0].endswith(".nemo")):
         raise InputError(
-            f"{origin}: not a checkpoint, because it contains {', '.join(names[:8]) or 'nothing'}; "
-            f"expected weights ({', '.join(f'*{end}' for end in _WEIGHTS)}) and a vocabulary "
+            f"{origin}: not a checkpoint; it contains {', '.join(names[:8]) or 'nothing'}, but we "
+            f"need weights ({', '.join(f'*{end}' for end in _WEIGHTS)}) and a vocabulary "
             "(*vocab*.txt or tokenizer.json)"
         )
 
@@ -214,7 +214,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _offered(source: Path, target: Path, names: Collection[str] = ()) -> list[Path]:
-    """Return the files of the user's source, unpacking an archive, without changing the source.
+    """Return the files in the user's source, after unpacking an archive. The source is unchanged.
 
     ``names`` lists the files that we look for. It is empty at the first fetch, which takes all.
     """
@@ -225,7 +225,7 @@ def _offered(source: Path, target: Path, names: Collection[str] = ()) -> list[Pa
     elif source.name in names or (not names and source.suffix == ".nemo"):
         found = [source]
     elif is_archive(source):
-        shutil.rmtree(target / INCOMING / "files", ignore_errors=True)  # of an earlier attempt
+        shutil.rmtree(target / INCOMING / "files", ignore_errors=True)  # from an earlier attempt
         (target / INCOMING).mkdir(exist_ok=True)
         found = unpack(source, target / INCOMING / "files")
     elif names:

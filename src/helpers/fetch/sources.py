@@ -138,7 +138,7 @@ def _ngc_zip(model: str, version: str, incoming: Path) -> list[Path]:
     """Fetch all files of a version as one zip and unpack it into ``incoming/files``."""
     part = incoming / f"version-{version}.zip.part"
     _ngc(lambda url: download(url, part, None, headers()), _ZIP, model, version=version)
-    shutil.rmtree(incoming / "files", ignore_errors=True)  # of an interrupted attempt
+    shutil.rmtree(incoming / "files", ignore_errors=True)  # from an interrupted attempt
     try:
         return unpack(part, incoming / "files")
     finally:
@@ -306,7 +306,7 @@ def _hub_files(entry: Entry) -> tuple[list[File], str]:
         info = HfApi(_hub(), token=False).model_info(
             entry.repo, revision=entry.revision, files_metadata=True, timeout=10
         )
-    except Exception as error:  # errors of the network, hub and format have no common class
+    except Exception as error:  # network, hub and parsing errors have no common class
         raise NotHere(f"{_hub()}: {entry.repo}: {in_words(error)}") from None
     there = {file.rfilename: file for file in info.siblings or []}
     matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)

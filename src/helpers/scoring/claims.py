@@ -1,7 +1,7 @@
 """Published scores, the errors found in them, and verdicts on whether our runs reproduce them.
 
 Each row of ``CLAIMS`` keeps the digits that its source prints, because they show whether a figure
-can be a proportion of n questions at all. Corrections stay visible, each with its reason.
+can be a proportion of n questions at all. Each correction is listed with its reason.
 
 A verdict compares a row with our runs on the *same* questions, so only the random seed differs
 between training runs. We therefore derive the margin from the variation over seeds, not over
@@ -63,7 +63,7 @@ class Claim:
     batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> question count
     models: tuple[str, ...] = ()  # the model's names, reduced to lower-case letters and digits
     parameters: int = 0  # number of weights, 0 if the source does not state it
-    unusable: str = ""  # why no run is comparable with the row, "" if runs can be
+    unusable: str = ""  # why no run can be compared with the row, or ""
 
     @property
     def printed(self) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Claim:
 
     @property
     def n(self) -> int:
-        return sum(self.batches.values())  # 0 if the source does not say which questions
+        return sum(self.batches.values())  # number of questions, or 0 if they are unknown
 
     def value(self, measure: str) -> float | None:
         """Return the corrected figure as a fraction of 1, or ``None`` if the source has none."""
@@ -132,13 +132,13 @@ CLAIMS = (
     Claim("notebook-7b-4", _BIOMEGATRON, _ONE_BATCH, _NEMO,
           "0.6470588235/0.8235294118/0.7254901961", unit=1, **_345M_CHECKPOINT,
           data="BioASQ-7b factoid test, batch 4", batches={"7B4": TEST_7B["7B4"]},
-          reason="The only exact target. SAcc is 22 and LAcc is 28 of the batch's 34 questions."),
+          reason="The only exact target: 22 (SAcc) and 28 (LAcc) of the batch's 34 questions."),
     Claim("notebook-7b-4-biobert", _BIOBERT, _ONE_BATCH, _NEMO,
           "0.45161290322580644/0.6774193548387096/0.5403225806451613", unit=1,
-          **_BIOBERT_CHECKPOINT, data="said to be BioASQ-7b factoid test, batch 4", batches={},
+          **_BIOBERT_CHECKPOINT, data="labeled BioASQ-7b factoid test, batch 4", batches={},
           unusable="the questions that it was scored on are unknown",
-          reason="SAcc is 14 and LAcc is 21 of 31 questions, but the batch has 34. The figures "
-          "belong to another batch, or three questions were dropped. They are not a target."),
+          reason="The figures mean 14 (SAcc) and 21 (LAcc) of 31 questions, but the batch has 34. "
+          "They belong to another batch, or three questions were dropped. They are not a target."),
     Claim("paper-biobert-base", "BioBERT-Base 110M", _PAPER, _TABLE_2, "30.8/64.1/41.1"),
     Claim("paper-biobert-large", "BioBERT-Large 345M", _PAPER, _TABLE_2, "42.8/62.8/50.1"),
     Claim("paper-345m", "BioMegatron 345M uncased", _PAPER, _TABLE_2, "46.2/62.6/52.5",
@@ -161,7 +161,7 @@ CLAIMS = (
 
 
 def get(key: str) -> Claim:
-    """Return the claim with this key. Raises ``KeyError`` with the known keys."""
+    """Return the claim with this key. Raises ``KeyError`` that lists the known keys."""
     known = {claim.key: claim for claim in CLAIMS}
     if key in known:
         return known[key]
@@ -177,11 +177,11 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
     """Return every k from 0 to n for which k/n, rounded or truncated, prints as ``digits``.
 
     "48" allows 78 of 162 (48.148); "48.00" allows no k. An empty list proves that the figure is not
-    a proportion of n questions, although it may be a mean of rounded proportions. A list with
-    entries proves nothing.
+    a proportion of n questions, although it may be a mean of rounded proportions. A non-empty
+    list proves nothing.
     """
     printed = Fraction(digits)
-    # The official evaluator prints all digits of a double, so the last ones hold rounding errors.
+    # The official evaluator prints all digits of a double; the last ones may be rounding errors.
     step = max(Fraction(1, 10 ** len(digits.partition(".")[2])), Fraction(unit, 2**53))
     shares = ((k, Fraction(k * unit, n)) for k in range(n + 1))
     return [k for k, share in shares if -step / 2 <= share - printed < step]
@@ -243,7 +243,7 @@ def _rows(claim: Claim, run: Mapping) -> list[Mapping]:
 def _other_questions(claim: Claim, run: Mapping) -> str | None:
     sizes = {row["batch"]: row["n"] for row in run["batches"]}
     same = {row["batch"]: row["n"] for row in _rows(claim, run)} == claim.batches != {}
-    # A claim on one batch fits a run that includes it. A claim on more needs exactly its batches.
+    # A claim on one batch only needs that batch in the run. A claim on more needs an exact match.
     if not same or (len(claim.batches) > 1 and sizes != claim.batches):
         need = f"{claim.n} questions of " if claim.n else ""
         return (f"different data (the run has {sum(sizes.values())} questions in "
@@ -256,7 +256,7 @@ def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
     # A folder, a .nemo file and a different spelling of a name can mean the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if run["squad_step"]:  # training on all of SQuAD v1.1 makes NVIDIA's ...SQuADv1
+    if run["squad_step"]:  # training on all of SQuAD v1.1 yields NVIDIA's ...SQuADv1
         questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
@@ -333,7 +333,7 @@ BIOASQ_TESTS = (
     Requirement("merging", "adds up the probabilities of equal answers",
                 "the published script does the same",
                 lambda claim, run: run["merge"] != "sum",
-                "different protocol (the run merges by {run[merge]}, the claim's script by sum)"),
+                "different protocol (merging by {run[merge]} in the run, by sum in the claim)"),
 )  # fmt: skip
 SQUAD_TESTS = (
     Requirement("SQuAD questions",
@@ -360,7 +360,7 @@ class Verdict:
 
 
 def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
-    """Judge whether our runs reproduce a claim, by ``RULE``.
+    """Judge by ``RULE`` whether our runs reproduce a claim.
 
     ``runs`` holds the contents of each run's ``scores.json``. The runs may differ only in their
     seed. If two runs have the same seed, only the last one counts.
@@ -391,7 +391,7 @@ def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
     if outside:
         outcome, reason = "not reproduced", f"figures outside it: {', '.join(outside)}"
     elif len(runs) < MIN_SEEDS:
-        outcome, reason = "compatible", f"{MIN_SEEDS} seeds are needed to say more"
+        outcome, reason = "compatible", f"{MIN_SEEDS} seeds are needed for a stronger verdict"
     elif spread > widest(questions):
         outcome, reason = "compatible", f"a standard deviation of {spread:.2f} points is too large"
     else:

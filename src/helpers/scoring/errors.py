@@ -117,7 +117,7 @@ def _shares_words(answer: str, golds: Sequence[str], spans: Mapping[str, Sequenc
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Count the questions per cause and batch, with totals (``all``, and ``percent`` of them).
+    """Count the questions per cause and batch, with their total (``all``) and its ``percent``.
 
     The index lists every cause in the order of the rules, even if no question has it.
     """

@@ -19,14 +19,14 @@ from helpers.scoring import metrics
 
 Pair = tuple[str | Path, str | Path]  # gold file, answer file
 STOPS = (
-    "correct these answers, because their type does not match the question's, which stops the "
-    "official program; they change no factoid score here"
+    "correct these answers, whose wrong type stops the official program but changes no factoid "
+    "score here"
 )
 
 
 @dataclass
 class Evaluation:
-    """JSON-ready scores as fractions of 1, and one line per batch that shows them in percent."""
+    """JSON-ready scores (fractions of 1), one line per batch in percent, and remarks."""
 
     scores: dict
     lines: list[str]
@@ -177,7 +177,7 @@ def _predictions(path: str | Path, gold_file: str | Path, odd: Remarks) -> dict[
         )
     wrong = next((name for name, text in data.items() if not isinstance(text, str)), None)
     if wrong is not None:
-        raise InputError(f"{path}: the answer to {wrong!r} is not a string; write {{row id: text}}")
+        raise InputError(f"{path}: the answer to {wrong!r} is not a string; use {{row id: text}}")
     return data
 
 

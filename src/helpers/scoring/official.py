@@ -29,7 +29,7 @@ from helpers.scoring.evaluate import STOPS, Pair, pair_up, read_pair
 
 MAIN = "evaluation.EvaluatorTask1b"
 EDITION = 5  # the program's name for the rules of BioASQ 5 and later, which include task 7b
-# Positions in the line of figures. Versions since 2018 also print three F1 scores (yes/no).
+# Positions in the program's line of figures. Since 2018, it also has three F1 scores (yes/no).
 FACTOID = {"SAcc": 1, "MRR": 3, "LAcc": 2}
 TOLERANCE = 1e-9
 _SECONDS = 120
@@ -103,7 +103,7 @@ def _checked_jar(jar: str | Path) -> str:
             "BioASQ/Evaluation-Measures, with the folder lib next to it"
         )
     if os.pathsep in str(path):
-        raise InputError(f"{jar}: Java does not allow {os.pathsep!r} in this path; move the jar")
+        raise InputError(f"{jar}: Java does not allow {os.pathsep!r} in a jar's path; move it")
     return str(path)
 
 

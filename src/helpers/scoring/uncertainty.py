@@ -22,7 +22,7 @@ from helpers.scoring.metrics import MEASURES, question_values
 
 # Importing ``scipy.stats`` takes up to a second, so only the two functions that use it import it.
 _FEW = 64  # up to this many distinct values, drawing counts is faster than drawing questions
-_CHUNK = 100  # number of resamples drawn at once when drawing questions, to limit the memory
+_CHUNK = 100  # number of resamples drawn at once when drawing questions, to limit memory use
 _ALPHA, _BETA = map(statistics.NormalDist().inv_cdf, (0.975, 0.8))  # two-sided 5%, power 80%
 
 
@@ -98,7 +98,7 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two systems question by question: mean difference, 95% interval and p value.
+    """Compare two systems by question and return the mean difference, 95% interval and p value.
 
     Each resampled question keeps the values of both systems together, so a question that is hard
     for both does not count as a difference.
