@@ -1,8 +1,8 @@
-"""Every setting of a run in one frozen dataclass, and the profiles that fill it.
+"""All settings of a run in one frozen dataclass, and the profiles that fill it.
 
-A profile is only a set of values: every profile runs the same notebooks and the same code.
-``from_parameters`` is the only way in from a notebook, a command line or papermill, so it catches
-a misspelled name, a wrong type or a value out of range.
+A profile is only a set of values; all profiles run the same notebooks and the same code. Notebooks,
+command lines and papermill all pass their parameters to ``from_parameters``, which catches
+misspelled names, wrong types and values out of range.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]  # the clone, if the kit was not installed
+ROOT = Path(__file__).resolve().parents[2]  # the root of the clone, unless the kit is installed
 CONTEXTS = ("snippet", "appended", "abstract")
 SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
@@ -25,10 +25,10 @@ QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.model.row_order
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave us; the message names it and says what to do.
+    """A mistake in the user's input; the message names it and says how to correct it.
 
-    Command lines print the message on one line and exit with status 2. A notebook shows the same
-    line without a stack trace.
+    Command lines print the message on one line and exit with status 2. Notebooks show the same line
+    without a stack trace.
     """
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
@@ -49,31 +49,31 @@ class Settings:
     runs_dir: str = "runs"
     seed: int = _setting(0, at_least=0)
     model: str = "minilm"  # a registry name, a folder, or a .nemo file
-    qkv_order: str = _setting("", choices=QKV_ORDERS)  # of Megatron's rows; empty: try each
+    qkv_order: str = _setting("", choices=QKV_ORDERS)  # of Megatron's rows; empty: try all
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = _setting("snippet", choices=CONTEXTS)
-    snippets: str = _setting("official", choices=SNIPPETS)  # of the test; golden files hold more
+    snippets: str = _setting("official", choices=SNIPPETS)  # for test data; golden files have more
     max_length: int = _setting(384, at_least=16)
-    step: int = _setting(128, at_least=1)  # from one window's start to the next (doc_stride)
+    step: int = _setting(128, at_least=1)  # from the start of one window to the next (doc_stride)
     max_query: int = _setting(64, at_least=1)
-    dev_fraction: float = _setting(0.1, at_least=0, below=1)  # of the training questions, held out
+    dev_fraction: float = _setting(0.1, at_least=0, below=1)  # of training questions, held out
     allow_leak: bool = False  # train even if test questions are in the training data
     # The SQuAD step before BioASQ, if any (see helpers.run.stages).
-    squad_epochs: int = _setting(0, at_least=0)  # 0: no such step
+    squad_epochs: int = _setting(0, at_least=0)  # 0: no SQuAD step
     squad_file: str = ""  # SQuAD v1.1 training questions: a file or a name in the registry
     squad_dev: str = ""  # SQuAD v1.1 dev questions; empty: the dev fraction of squad_file
     squad_batch_size: int = _setting(16, at_least=1)
     squad_learning_rate: float = _setting(1e-4, above=0)
-    # How it learns.
+    # How the model learns.
     epochs: int = _setting(3, at_least=1)
     batch_size: int = _setting(16, at_least=1)  # windows
     learning_rate: float = _setting(1e-4, above=0)
-    warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps, then linear decay
+    warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps, before linear decay
     weight_decay: float = _setting(0.0, at_least=0)
     dropout: float = _setting(0.0, at_least=0, below=1)
     wandb_mode: str = _setting("offline", choices=WANDB_MODES)
-    # How it answers.
+    # How the model answers.
     nbest: int = _setting(20, at_least=1)
     max_answer: int = _setting(30, at_least=1)
     merge: str = _setting("sum", choices=MERGES)
@@ -81,10 +81,10 @@ class Settings:
 
     @property
     def run_dir(self) -> Path:
-        """Folder that holds everything this run writes.
+        """The folder for everything that this run writes.
 
-        JupyterLab starts a notebook in the notebook's folder, papermill in the folder where it was
-        called; both mean the project's folder.
+        JupyterLab starts a notebook in the notebook's folder, and papermill starts it in the
+        current folder. In both cases, ``runs_dir`` is relative to the project's folder.
         """
         here = Path.cwd()
         root = here.parent if here.name == "notebooks" else here
@@ -92,7 +92,7 @@ class Settings:
 
 
 # Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert has the same
-# numbers), with full abstracts for training and test; dropout is Megatron's.
+# numbers), with full abstracts for training and testing, and with Megatron's dropout.
 _STEP_B = {
     "context": "abstract",
     "epochs": 5,
@@ -103,13 +103,13 @@ _STEP_B = {
     "dev_fraction": 0.0,
 }
 # We chose the learning rate and epochs on held-out training questions, never on a test batch
-# (docs/results.md says how). With real data the final training takes all questions, as the
+# (docs/results.md explains how). With real data, the final training uses all questions, as the
 # published recipes do, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
     "biomegatron": {"model": "BioMegatron345mUncasedSQuADv1", **_STEP_B},
-    # Step A, which made the checkpoint above: NeMo 0.11 question_answering_squad.py.
+    # Step A, which produced the checkpoint above (NeMo 0.11 question_answering_squad.py).
     "biomegatron-from-squad": {
         "model": "BioMegatron345mUncased",
         "squad_epochs": 2,
@@ -119,7 +119,7 @@ PROFILES: dict[str, dict] = {
         "squad_learning_rate": 3e-5,
         **_STEP_B,
     },
-    # The same two steps for the small model, with a SQuAD file that the user names.
+    # The same two steps for the small model, with a SQuAD file that the user specifies.
     "squad-then-bioasq-cpu": {"squad_epochs": 2, "epochs": 3, "dev_fraction": 0.0},
 }
 
@@ -132,14 +132,14 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 def from_parameters(profile: str = "mini", overrides: str = "", **parameters) -> Settings:
     """Build the settings of a run from a profile and a few overrides.
 
-    ``None`` keeps the profile's value; ``overrides`` is a string of ``name=value`` pairs, such as
-    ``"epochs=4 learning_rate=2e-4"``; a value with spaces needs quotes, as in a shell. Raises
-    ``InputError`` on an unknown profile or name, a wrong type, or a value out of range.
+    ``None`` keeps the profile's value. ``overrides`` is a string of ``name=value`` pairs, such as
+    ``"epochs=4 learning_rate=2e-4"``, in which a value with spaces needs quotes, as in a shell.
+    Raises ``InputError`` for an unknown profile or name, a wrong type, or a value out of range.
     """
     try:
         words = shlex.split(overrides)
     except ValueError as error:
-        raise InputError(f"overrides: {overrides!r} cannot be read ({error}); close it") from None
+        raise InputError(f"overrides: {overrides!r} cannot be read ({error}); correct it") from None
     parameters |= dict(map(parse_override, words))
     profile = parameters.pop("profile", profile)
     if profile not in PROFILES:
@@ -156,7 +156,7 @@ def from_parameters(profile: str = "mini", overrides: str = "", **parameters) ->
 
 
 def parse_override(text: str) -> tuple[str, object]:
-    """Turn ``name=value`` into a typed pair."""
+    """Parse ``name=value`` into a name and a value of the right type."""
     name, equals, raw = text.partition("=")
     if not equals:
         raise InputError(f"{text!r}: write name=value, such as epochs=4")
@@ -171,12 +171,12 @@ def _field(name: str) -> dataclasses.Field:
     if name in _FIELDS:
         return _FIELDS[name]
     near = difflib.get_close_matches(name, _FIELDS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_FIELDS)}"
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(_FIELDS)}"
     raise InputError(f"parameter {name!r} is unknown; {hint}")
 
 
 def _checked(field: dataclasses.Field, value: object) -> object:
-    """The value in the field's type; ``InputError`` if the type or the limits do not allow it."""
+    """Return the value in the field's type. Raises ``InputError`` for a wrong type or range."""
     name, kind, limits = field.name, _TYPES[field.type], field.metadata
     if isinstance(value, Path):
         value = str(value)
@@ -187,11 +187,11 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if "choices" in limits and value not in limits["choices"]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(limits['choices'])}")
     if kind is float and not math.isfinite(value):
-        raise InputError(f"{name}: {value!r} is not a finite number; choose one")
+        raise InputError(f"{name}: {value!r} must be a finite number")
     if kind is int and value > 2**31 - 1:
-        raise InputError(f"{name}: {value!r} is too large; stay below 2**31")
+        raise InputError(f"{name}: {value!r} is too large; it must be below 2**31")
     if "at_least" in limits and value < limits["at_least"]:
-        raise InputError(f"{name}: {value!r} is below {limits['at_least']}, the least that works")
+        raise InputError(f"{name}: {value!r} must be at least {limits['at_least']}")
     if "above" in limits and value <= limits["above"]:
         raise InputError(f"{name}: {value!r} must be greater than {limits['above']}, such as 1e-4")
     if "below" in limits and value >= limits["below"]:

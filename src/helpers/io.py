@@ -1,4 +1,4 @@
-"""Text files read as UTF-8 and written whole or not at all; hashes of files; free memory."""
+"""Read and write UTF-8 files (completely or not at all), hash files, and measure free memory."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ from typing import Any
 from helpers.config import InputError
 
 _OTHER_FORMATS = (  # first bytes, what the file is, what to do
-    (b"\x1f\x8b", "a gzip file", "unpack it: gunzip -c FILE > NEW.json"),
-    (b"PK\x03\x04", "a zip file", "unpack it: unzip FILE"),
-    (b"BZh", "a bzip2 file", "unpack it: bunzip2 -k FILE"),
-    (b"\xfd7zXZ\x00", "an xz file", "unpack it: xz -dk FILE"),
-    (b"(\xb5/\xfd", "a zstd file", "unpack it: zstd -dk FILE"),
-    (b"7z\xbc\xaf'\x1c", "a 7-Zip archive", "unpack it: 7z x FILE"),
+    (b"\x1f\x8b", "a gzip file", "unpack it with gunzip -c FILE > NEW.json"),
+    (b"PK\x03\x04", "a zip file", "unpack it with unzip FILE"),
+    (b"BZh", "a bzip2 file", "unpack it with bunzip2 -k FILE"),
+    (b"\xfd7zXZ\x00", "an xz file", "unpack it with xz -dk FILE"),
+    (b"(\xb5/\xfd", "a zstd file", "unpack it with zstd -dk FILE"),
+    (b"7z\xbc\xaf'\x1c", "a 7-Zip archive", "unpack it with 7z x FILE"),
     (b"PAR1", "a Parquet file", "export it as JSON, for example with pandas"),
-    (b"%PDF", "a PDF file", "give the JSON file"),
-    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    (b"%PDF", "a PDF file", "specify the JSON file"),
+    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
 )
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file without its byte order mark.
+    """Return the text of a UTF-8 file without its byte order mark.
 
-    Raises ``InputError`` for anything else, naming what the file is (another encoding, a
+    Raises ``InputError`` for any other file, stating what the file is (a different encoding, a
     compressed file, a web page) and how to convert it. We never guess an encoding, because a wrong
-    one changes Greek letters and quotation marks without an error.
+    guess changes Greek letters and quotation marks without an error.
     """
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; name one file in it") from None
+        raise InputError(f"{path}: is a folder; specify a file in it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     for start, what, remedy in _OTHER_FORMATS:
         if raw.startswith(start):
             raise InputError(f"{path}: is {what}, not text; {remedy}")
-    encoding = json.detect_encoding(raw).upper()  # by a byte order mark, or by where zeros are
+    encoding = json.detect_encoding(raw).upper()  # from the byte order mark or zero bytes
     if not encoding.startswith("UTF-8"):
         encoding = re.sub("-([BL]E)$", r"\1", encoding)  # as iconv spells it
         raise InputError(
-            f"{path}: is in {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8 "
+            f"{path}: is in {encoding}, not UTF-8; convert it with iconv -f {encoding} -t UTF-8 "
             "FILE > NEW.json"
         )
     try:
@@ -68,15 +68,15 @@ def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
     if error.reason == "unexpected end of data":
         return f"ends in the middle of a character ({place}); download it again"
     if not raw[: error.start].removeprefix(b"\xef\xbb\xbf").isascii():
-        return f"is only partly UTF-8, damaged or mixed at {place}; repair the text there"
+        return f"is only partly UTF-8 ({place} is damaged or not UTF-8); repair the text there"
     near = raw[max(0, error.start - 20) : error.start + 20]
     try:
         shown = near.decode("cp1252")
     except UnicodeDecodeError:
         return f"is not UTF-8 ({place}); save it as UTF-8 in the program that wrote it"
     return (
-        f"is not UTF-8 ({place}); if {shown!r} reads well, it is in Windows-1252: "
-        "iconv -f CP1252 -t UTF-8 FILE > NEW.json"
+        f"is not UTF-8 ({place}); if {shown!r} looks right, the file is in Windows-1252, so "
+        "convert it with iconv -f CP1252 -t UTF-8 FILE > NEW.json"
     )
 
 
@@ -86,13 +86,13 @@ def check_outputs(
     """Refuse outputs that cannot be written or would destroy something, before any work is done.
 
     An output must not be an input, another output, a folder, or a special file such as a device,
-    and we must have permission to write it. ``None`` stands for an output or input not given.
+    and we must have permission to write it. ``None`` stands for a missing output or input.
     """
     taken = {os.path.realpath(path) for path in inputs if path is not None}
     for path in (path for path in outputs if path is not None):
         real = str(_writable(path))
         if real in taken:
-            raise InputError(f"{path}: would be overwritten; give each output a name of its own")
+            raise InputError(f"{path}: would be overwritten; give each output its own name")
         taken.add(real)
 
 
@@ -101,9 +101,9 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """Files written inside get their names together at the end, or none of them does.
+    """Files written in this block are renamed into place together at the end, or not at all.
 
-    If the disk is full at the last file, no half of a result remains and no old file is lost.
+    If the disk fills up at the last file, no partial result remains and no old file is lost.
     """
     waiting: list[tuple[Path, Path]] = []
     token = _waiting.set(waiting)
@@ -121,10 +121,10 @@ def all_or_none() -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text in one step: readers see the old file or the whole new one.
+    """Write UTF-8 text in one step, so that readers see either the old file or all of the new one.
 
-    A symbolic link stays a link, and the file it leads to is replaced. Inside ``all_or_none`` the
-    file gets its name at the end of that.
+    A symbolic link stays a link, and the file that it points to is replaced. Inside
+    ``all_or_none``, the file gets its name at the end of the block.
     """
     real = _writable(path)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
@@ -138,11 +138,11 @@ def write_text(path: str | Path, text: str) -> Path:
             waiting.append((part, real))
             kept = True
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: cannot write half a character ({error.reason})") from None
+        raise InputError(f"{path}: cannot encode half a character ({error.reason})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        if not kept and os.path.isfile(part):  # False, not an error, for a name that is too long
+        if not kept and os.path.isfile(part):  # False, not an error, if the name is too long
             part.unlink()
     return Path(path)
 
@@ -153,52 +153,52 @@ def write_json(path: str | Path, data: Any) -> Path:
 
 
 def _writable(path: str | Path) -> Path:
-    """Where a file of this name really goes; ``InputError`` when none can or may go there."""
+    """Return the real path of an output. Raises ``InputError`` if we cannot write a file there."""
     if not str(path):
-        raise InputError("output: the name is empty; give a file name")
+        raise InputError("output: the name is empty; specify a file name")
     real = Path(os.path.realpath(path))
     if os.path.isdir(real):
-        raise InputError(f"{path}: cannot be written (Is a directory); name a file in it")
+        raise InputError(f"{path}: cannot be written (Is a directory); specify a file in it")
     # The target of /dev/stdout may be a pipe without a name, so we also check the path as given.
     if any(os.path.exists(name) and not os.path.isfile(name) for name in (real, path)):
-        raise InputError(f"{path}: is a device or another special file; name a regular file")
+        raise InputError(f"{path}: is a device or another special file; specify a regular file")
     above = next(folder for folder in real.parents if folder.exists())
     if not above.is_dir():
-        raise InputError(f"{path}: cannot be written, {above} is a file; name another folder")
+        raise InputError(f"{path}: {above} is a file, not a folder; specify a different folder")
     if not os.access(above, os.W_OK):
-        raise InputError(f"{path}: cannot be written, no permission in {above}")
+        raise InputError(f"{path}: cannot be written without write permission in {above}")
     return real
 
 
 def free_memory(swap: bool = False) -> int | None:
-    """Bytes that a new program can use, or None without psutil (a dependency of ipykernel)."""
+    """Return the bytes that a new program can use, or ``None`` without psutil."""
     try:
         import psutil
     except ImportError:
         return None
     free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
-    try:  # a container's own limit, which psutil does not see
+    try:  # psutil does not see the limit of a container
         folder = Path("/sys/fs/cgroup")
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used -= int(stat["inactive_file"])  # files it has read, dropped when memory is needed
+        used -= int(stat["inactive_file"])  # file cache, which is freed on demand
         return min(free, max(0, limit - used))
-    except (OSError, ValueError, KeyError):  # no container, or "max"
+    except (OSError, ValueError, KeyError):  # no container, or its limit is "max"
         return free
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file as 64 hex digits; the file is read in pieces."""
+    """Return the SHA-256 of a file as 64 hex digits, reading the file in pieces."""
     try:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check it") from None
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file") from None
 
 
 def hashes(path: str | Path) -> dict[str, str]:
-    """Full path -> SHA-256 of a file, or of each file directly in a folder."""
+    """Map the full path of a file, or of each file directly in a folder, to its SHA-256."""
     path = Path(path).resolve()
     found = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     return {str(p): sha256(p) for p in found}

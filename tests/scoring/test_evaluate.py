@@ -91,8 +91,8 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
         "field 'exact_answer' stops the official program, even in an ignored entry; scoring "
         "goes on here as the other remarks say; correct the field: 1 question ('a3')",
         "field 'exact_answer' is a flat list, read as synonyms of one answer: 1 question ('a3')",
-        "an answer equals a gold except for the space around them, so it counts as wrong, as in "
-        "the official program: 1 question ('a3')",
+        "only surrounding space makes an answer differ from a gold answer, so it counts as wrong, "
+        "as in the official program: 1 question ('a3')",
     ]
     assert [line.split() for line in printed.out.splitlines()] == [
         "7B1 SAcc 33.33 (1 of 3) MRR 50.00 (mean of 3) LAcc 66.67 (2 of 3)".split(),
@@ -119,8 +119,8 @@ def test_odd_ids_are_reported_and_the_first_of_a_repeated_id_counts(files, save,
     assert "(0 of 3)" in printed.out.splitlines()[0]
     *_, again, missing, unknown = printed.err.splitlines()
     assert "'a1'" in again and "first" in again
-    assert missing.endswith("without an entry and counted as wrong: 2 questions ('a2', 'a3')")
-    assert unknown.endswith("and ignored: 1 question ('elsewhere')")
+    assert missing.endswith("no entry, so counted as wrong: 2 questions ('a2', 'a3')")
+    assert unknown.endswith("so ignored: 1 question ('elsewhere')")
 
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -134,7 +134,7 @@ CASES = Path(__file__).parents[1] / "cases"
         ("answers/number_gold", "answers/number", "100.00 (2 of 2)",
          ["an answer is a number, read as written (9.0 is not 9): 1 question"]),
         ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
-         ["is a text, for which the official program gives 0", "would give: SAcc 100.00 (4 of 4)"]),
+         ["is a text, for which the official program gives 0", "would give SAcc 100.00 (4 of 4)"]),
         ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
          ["a question occurs twice and counts twice: 1 question ('000000000000000000007c01')"]),
     ],
@@ -179,7 +179,7 @@ def test_a_plain_gold_text_is_no_gold_and_a_bare_number_is_one(save):
     assert hits == 1
     assert any("is a number, read as the only answer: 1 question ('b')" in r for r in remarks)
     assert not any("one string" in remark for remark in remarks)
-    assert remarks[-1] == "without a gold answer and counted as wrong: 1 question ('a')"
+    assert remarks[-1] == "no gold answer, so counted as wrong: 1 question ('a')"
 
 
 def test_a_question_twice_with_different_golds_is_named(save):
@@ -202,7 +202,7 @@ def test_a_bare_number_is_treated_like_a_plain_text(save):
     hits, remarks = remarks_of(save, [("a", [["9"]])], a=9)
     assert hits == 0
     assert any("is a number, which counts as wrong; make it a list of lists" in r for r in remarks)
-    assert "as lists of lists these texts would give: SAcc 100.00" in remarks[-1]
+    assert "as lists of lists, these strings would give SAcc 100.00" in remarks[-1]
 
 
 def test_answers_that_only_space_makes_wrong_are_counted(save):
@@ -210,7 +210,7 @@ def test_answers_that_only_space_makes_wrong_are_counted(save):
     answers = {"a": [["BRAF "]], "b": [["q"], ["KRAS"]], "c": [["x"], ["x "]], "d": [["z "]]}
     hits, remarks = remarks_of(save, golds, **answers)
     assert hits == 1 and len(remarks) == 1
-    assert "except for the space around them" in remarks[0]
+    assert "only surrounding space makes an answer differ" in remarks[0]
     assert remarks[0].endswith("2 questions ('a', 'b')")
 
 
@@ -229,7 +229,7 @@ def test_every_ignored_entry_is_named(save):
     assert "without an id, ignored: 2 questions ('2', '3')" in said
     assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
     assert "first answers count: 1 question ('a1')" in said
-    assert "it changes no factoid score here; correct it: 1 question ('y1')" in said
+    assert "changes no factoid score here: 1 question ('y1')" in said
     assert "even in an ignored entry; scoring goes on here as the other remarks say" in said
 
 
@@ -263,7 +263,7 @@ def test_dropped_questions_leave_counts_and_weights(files, save, tmp_path, capsy
     assert evaluate.main([*call, "--json", str(tmp_path / "s.json")]) == 0
     printed = capsys.readouterr()
     assert "(2 of 3 questions dropped)" in printed.out.splitlines()[0]
-    assert "without an entry and dropped: 2 questions" in printed.err
+    assert "no entry, so dropped: 2 questions" in printed.err
     weighted = json.loads((tmp_path / "s.json").read_text())["weighted"]
     assert (weighted["n"], weighted["counted"], weighted["sacc"]) == (4, 2, 0.5)
 
@@ -272,7 +272,7 @@ def test_same_question_in_two_batches_and_files_that_do_not_belong(files):
     golds, answers = files
     twice = evaluate_files([golds[0], golds[0]], [answers[0], answers[0]])
     assert any("counted twice" in remark for remark in twice.remarks)
-    with pytest.raises(InputError, match="answers no question of .* in the same order"):
+    with pytest.raises(InputError, match="answers no question in .* in the same order"):
         evaluate_files(golds, answers[::-1])
 
 
@@ -280,7 +280,7 @@ def test_gold_without_an_answer_is_wrong_and_reported(save):
     gold = save("g.json", {"questions": [question("a1", []), question("a2", [["x"]])]})
     result = evaluate_files([gold], [save("a.json", system(a1=[["x"]], a2=[["x"]]))])
     assert result.scores["pooled"]["hits_strict"] == 1
-    assert any("without a gold answer" in remark for remark in result.remarks)
+    assert any("no gold answer" in remark for remark in result.remarks)
 
 
 def test_long_lists_of_ids_are_cut(save):
@@ -341,11 +341,11 @@ def unanswered():
         ({"questions": [question("a1", float("nan"))]}, ANSWERS_1, "'a1': field 'exact_answer'"),
         ({"questions": [{"id": "a1", "type": "factoid"}]}, ANSWERS_1, "this is a test input"),
         (GOLD_1, {"s_001": "insulin"}, "not a BioASQ file"),
-        (GOLD_1, SQUAD, "change places"),
+        (GOLD_1, SQUAD, "did you swap --gold and --answers?"),
         (GOLD_1, system(a1=[[True]]), "'a1'"),
-        (SQUAD, ANSWERS_1, "is a SQuAD file; give the golden file"),
+        (SQUAD, ANSWERS_1, "is a SQuAD file; specify the golden file"),
         (SQUAD, ["insulin"], "{row id: text}"),
-        (unanswered(), {"s_001": "insulin"}, "'s_002' has no answer"),
+        (unanswered(), {"s_001": "insulin"}, "'s_002' has no gold answer"),
     ],
 )
 def test_bad_input_is_one_line_status_2_and_no_file(gold, answers, said, save, tmp_path, capsys):

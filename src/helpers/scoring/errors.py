@@ -1,7 +1,7 @@
-"""What went wrong with each question, as a table.
+"""Build a table that shows what went wrong with each question.
 
 ``CAUSES`` lists the rules that decide the cause of an error; the first rule that applies counts.
-They need only n-best lists, so they also work on a saved ``nbest`` file, without a model.
+The rules need only n-best lists, so they also work without a model, on a saved ``nbest`` file.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from helpers.scoring.metrics import hit_rank, lower
 KEPT = 5  # answers per question that count
 RIGHT, LATE, WRITING, NONE = "right", "right at 2-5", "writing", "no snippet holds it"
 BOUNDARY, OUTVOTED, BELOW, NOT_FOUND = "boundary", "outvoted", "ranked below 5", "not found"
-# In the order of the tests in ``cause``. An "answer" is one of the five, a "gold" any synonym.
+# In the order in which ``cause`` tests them. An "answer" is one of the system's five answers; a
+# "gold answer" is any synonym.
 CAUSES: dict[str, str] = {
-    RIGHT: "the first answer equals a gold",
-    LATE: "the second to fifth answer equals a gold",
-    WRITING: "one of the five equals a gold except for accents, punctuation, hyphens, spaces, "
+    RIGHT: "the first answer equals a gold answer",
+    LATE: "one of the second to fifth answers equals a gold answer",
+    WRITING: "an answer equals a gold answer except for accents, punctuation, hyphens, spaces, "
     "articles, a plural or possessive s, or a Greek letter written as its name",
-    NONE: "no snippet contains a gold word for word, so no span can be right",
-    BOUNDARY: "the first answer and a gold share words: one is cut too long or too short",
-    OUTVOTED: "a gold was the best span of one snippet, but other texts won the merge",
-    BELOW: "a gold is in the n-best of a snippet, but never its best, and not among the five",
-    NOT_FOUND: "a snippet contains a gold, but no n-best does",
+    NONE: "no snippet contains a gold answer verbatim, so no span can be right",
+    BOUNDARY: "the first answer and a gold answer share words, but one is too long or too short",
+    OUTVOTED: "a gold answer was the best span of a snippet, but different answers won the merge",
+    BELOW: "a gold answer is in a snippet's n-best list, but neither its best span nor an answer",
+    NOT_FOUND: "a snippet contains a gold answer, but no n-best list does",
 }
 
 
@@ -41,13 +42,14 @@ def table(
     ranked: Mapping[str, Sequence[tuple[str, float]]],
     batch: str = "",
 ) -> pd.DataFrame:
-    """One row per question of a golden file.
+    """Return a table with one row per question of a golden file.
 
-    ``candidates[i]`` is the n-best of ``examples[i]``, best first: objects with text, start, end
-    and probability. ``ranked`` is what ``decoding.rank_answers`` made of them. Columns: id,
-    batch, question, gold (the first synonym), synonyms (a tuple of all), answer (the first, "" when
-    there is none), score, rank (of the first gold among the five, 0 when none is), snippets,
-    with_answer (how many of them contain a gold), opinions (different best spans), cause.
+    ``candidates[i]`` is the n-best list of ``examples[i]``, best first; its items have a text,
+    start, end and probability. ``ranked`` is what ``decoding.rank_answers`` returns for them. The
+    columns are id, batch, question, gold (the first synonym), synonyms (a tuple of all), answer
+    (the first one, or "" if there is none), score, rank (of the first right answer among the five,
+    or 0), snippets (how many there are), with_answer (how many of them contain a gold answer),
+    opinions (the number of distinct best spans) and cause.
     """
     pairs = by_question(examples, candidates)
     rows = []
@@ -81,7 +83,7 @@ def cause(
     contexts: Sequence[str],
     candidates: Sequence[Sequence],
 ) -> str:
-    """The first of ``CAUSES`` that applies to one question; ``candidates`` as in ``table``."""
+    """Return the first of ``CAUSES`` that applies, given one n-best list per context."""
     answers = answers[:KEPT]
     rank = hit_rank(answers, golds)
     if rank:
@@ -102,7 +104,7 @@ def cause(
 
 
 def _shares_words(answer: str, golds: Sequence[str], spans: Mapping[str, Sequence]) -> bool:
-    """Whether all words of one are in the other, in order, or the two overlap in a context."""
+    """Return whether one text contains the other's words in order, or both overlap in a context."""
     said, *known = (f" {' '.join(words(text))} " for text in (answer, *golds))
     if any(gold.strip() and said.strip() and (gold in said or said in gold) for gold in known):
         return True
@@ -115,9 +117,9 @@ def _shares_words(answer: str, golds: Sequence[str], spans: Mapping[str, Sequenc
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Number of questions per cause and batch, with their sum (``all``) and its share in percent.
+    """Count the questions per cause and batch, with their total (``all``) and its ``percent``.
 
-    Index: every cause in the order of the rules, also those without a question.
+    The index lists every cause in the order of the rules, even if no question has it.
     """
     counts = pd.crosstab(df["cause"], df["batch"]).reindex(list(CAUSES), fill_value=0)
     counts.columns.name = None
@@ -126,10 +128,11 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFrame:
-    """The ``n`` worst wrong first answers: those without a right one among the five, then others.
+    """Return the ``n`` worst rows among those whose first answer is wrong.
 
-    Within both, the highest score comes first. ``answerable`` keeps only questions with a gold in
-    some snippet, so that there is something to compare.
+    Rows without a right answer among the five come first. Within each group, the highest score
+    comes first. ``answerable`` keeps only questions with a gold answer in a snippet, so that there
+    is something to compare.
     """
     wrong = df[(df["rank"] != 1) & ((df["with_answer"] > 0) | (not answerable))]
     order = wrong.assign(_late=wrong["rank"] > 0).sort_values(
@@ -139,13 +142,13 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
 
 
 def telling(df: pd.DataFrame) -> dict:
-    """A row worth a closer look: an answerable question with few snippets that disagree."""
+    """Return a row worth a closer look: an answerable question whose few snippets disagree."""
     order = df.assign(_clear=df["with_answer"] > 0, _many=df["opinions"].clip(upper=3))
     by = ["_clear", "_many", "snippets"]
     return df.loc[order.sort_values(by, ascending=[False, False, True]).index[0]].to_dict()
 
 
 def save(df: pd.DataFrame, path: str | Path) -> Path:
-    """Write the table as CSV, synonyms joined by " | "."""
+    """Write the table as CSV, with the synonyms joined by " | "."""
     flat = df.assign(synonyms=df["synonyms"].map(" | ".join))
     return write_text(path, flat.to_csv(index=False, lineterminator="\n"))

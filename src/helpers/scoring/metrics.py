@@ -1,16 +1,16 @@
 """Scores of ranked answers: BioASQ factoid accuracy and MRR, SQuAD exact match and F1.
 
-The BioASQ part counts what the organizers' Java program counts (``EvaluatorTask1b``, phase B,
+The BioASQ part scores answers as the organizers' Java program does (``EvaluatorTask1b``, phase B,
 edition 5, which scored task 7b):
 
-- An answer is right when its lower-cased text equals any synonym in any inner list of the gold.
-  Nothing is trimmed; punctuation and articles stay.
-- In a system's list of lists only the first string of each inner list counts. Empty inner lists
-  are dropped, so later answers move up. ``""`` and repeated answers keep their rank. There is no
-  cut at five: whoever writes the answers respects the limit of the task.
-- Strict accuracy (SAcc) needs a right answer at rank 1, lenient accuracy (LAcc) at any rank. The
-  reciprocal rank is 1 / rank of the first right answer. All three are plain means over the gold's
-  factoids; a factoid that is listed twice counts twice.
+- An answer is right if it equals, in lower case, any synonym in any inner list of the gold answer.
+  Nothing is trimmed, and punctuation and articles count.
+- In a system's list of lists, only the first string of each inner list counts. Empty inner lists
+  are dropped, so later answers move up. ``""`` and repeated answers keep their ranks. We do not cut
+  the list at five answers; the code that writes it must respect the limit of the task.
+- Strict accuracy (SAcc) requires a right answer at rank 1, and lenient accuracy (LAcc) requires one
+  at any rank. MRR is the mean reciprocal rank, which is 1 / rank of the first right answer. All
+  three are plain means over the gold file's factoids; a factoid that occurs twice counts twice.
 
 The functions take plain mappings and sequences; ``evaluate`` reads the files.
 """
@@ -37,12 +37,12 @@ _ARTICLE = re.compile(r"\b(a|an|the)\b")
 # A word of Java's ``BreakIterator``: letters (L) or numbers (N) with marks (i, f) and single
 # punctuation between letters (-), between digits (,) or between either (").
 _WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
-_CLASSES = {  # of single characters and of Unicode categories
+_CLASSES = {  # character or Unicode category -> class
     '"': '"', "'": '"', ".": '"', ",": ",", "\u066b": ",", "\u00ad": "-", "\u2027": "-",
     "Pd": "-", "Pc": "-", "Mn": "i", "Me": "i", "Cf": "f", "Mc": "L",
 }  # fmt: skip
 _NO_LETTER = re.compile("[\u3005\u3041-\u30fe\u4e00-\u9fa5\uf900-\ufa2d\U00010000-\U0010ffff]")
-_CASED = re.compile(  # in Java, besides the letters of category Lu, Ll and Lt
+_CASED = re.compile(  # cased in Java, in addition to the letters of category Lu, Ll and Lt
     "[\u02b0-\u02b8\u02c0\u02c1\u02e0-\u02e4\u0345\u037a\u1d2c-\u1d61\u2160-\u217f\u24b6-\u24e9]"
 )
 
@@ -50,19 +50,19 @@ _CASED = re.compile(  # in Java, besides the letters of category Lu, Ll and Lt
 @dataclass(frozen=True)
 class _Counts:
     batch: str
-    n: int  # gold factoids
-    counted: int  # factoids in the means: n, or fewer when missing answers are dropped
+    n: int  # number of factoids in the gold file
+    counted: int  # number of factoids in the means, below n if missing answers are dropped
     hits_strict: int
     hits_lenient: int
 
     def as_row(self) -> dict:
-        """The score as one row of ``scores.json``; accuracies and MRR are fractions of 1."""
+        """Return the score as one row of ``scores.json``, with measures as fractions of 1."""
         return {name: getattr(self, name) for name in ("batch", *_COUNTS, "sacc", "mrr", "lacc")}
 
 
 @dataclass(frozen=True)
 class BatchScore(_Counts):
-    """One batch: ``sacc``, ``lacc`` and ``mrr`` are means over the questions that count."""
+    """The score of one batch; ``sacc``, ``lacc`` and ``mrr`` are means over counted questions."""
 
     reciprocal_sum: float
 
@@ -89,11 +89,12 @@ class Average(_Counts):
 
 
 def lower(text: str) -> str:
-    """Lower-case a text as Java's ``toLowerCase`` does in the official program.
+    """Lower-case a string as Java's ``toLowerCase`` does in the official program.
 
-    Python and Java disagree only about a capital sigma: whether it ends a word. For Java, a word
-    may contain single punctuation marks ("A-Σ", "1.5Σ"). Not followed: letters newer than Java's
-    Unicode tables, letters beyond U+FFFF next to a sigma, Turkish and Lithuanian locales.
+    Python and Java disagree only on whether a capital sigma ends a word. For Java, a word may
+    contain single punctuation marks ("A-Σ", "1.5Σ"). We do not reproduce Java's results for letters
+    newer than Java's Unicode tables, for letters beyond U+FFFF next to a sigma, or in the Turkish
+    and Lithuanian locales.
     """
     if "Σ" not in text:
         return text.lower()
@@ -116,7 +117,7 @@ def _word_class(letter: str) -> str:
 
 
 def ranked_strings(exact_answer: Sequence | None) -> list[str]:
-    """The ranked strings that the official program reads from a system's exact answer.
+    """Return the ranked strings that the official program reads from a system's exact answer.
 
     Each entry is a string or a list of synonyms, of which the first counts. ``None`` and ``[]``
     mean that the system gave no answer.
@@ -128,21 +129,21 @@ def ranked_strings(exact_answer: Sequence | None) -> list[str]:
 
 
 def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
-    """Rank (from 1) of the first right answer, 0 when none is right."""
+    """Return the rank (from 1) of the first right answer, or 0 if no answer is right."""
     if isinstance(synonyms, str):
-        raise TypeError(f"expected the gold synonyms as a sequence, got {synonyms!r}")
+        raise TypeError(f"expected a sequence of gold synonyms, got {synonyms!r}")
     right = {lower(synonym) for synonym in synonyms}
     return next((rank for rank, text in enumerate(ranking, 1) if lower(text) in right), 0)
 
 
 def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong") -> dict:
-    """Rank of the first right answer for each question that counts, in the order of the gold.
+    """Return the rank of the first right answer to each counted question, in the order of ``gold``.
 
-    ``gold`` maps a question id to all its synonyms, or lists such pairs (the first pair of a
-    repeated id counts here, each pair in ``score_batch``). ``answers`` maps ids to rankings as in
-    ``ranked_strings``; ids that the gold does not have are ignored. A question without an entry is
-    missing: "wrong" gives it rank 0, "dropped" leaves it out, as the evaluators did up to 2020. An
-    empty entry is not missing: it is wrong either way.
+    ``gold`` maps each question id to all synonyms of its answer, or lists such pairs. If an id is
+    repeated, only its first pair counts here, but each pair counts in ``score_batch``. ``answers``
+    maps ids to rankings as in ``ranked_strings``; ids that are not in ``gold`` are ignored. If a
+    question has no entry, ``missing="wrong"`` gives it rank 0 and ``missing="dropped"`` leaves it
+    out, as the evaluators did until 2020. An empty entry counts as wrong in both cases.
     """
     ranks: dict[str, int] = {}
     for question, rank in _ranks(gold, answers, missing):
@@ -151,7 +152,7 @@ def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong
 
 
 def check_missing(missing: str) -> None:
-    """Raise ``InputError`` unless ``missing`` says what to do with unanswered questions."""
+    """Raise ``InputError`` unless ``missing`` is one of ``MISSING``."""
     if missing not in MISSING:
         raise InputError(f"missing: {missing!r} is not one of {', '.join(MISSING)}")
 
@@ -166,7 +167,7 @@ def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tu
 
 
 def question_values(ranks: Sequence[int]) -> dict[str, list[float]]:
-    """Each measure's value for each question, from the rank of its first right answer (0: none)."""
+    """Return each measure's value per question, given the rank of its first right answer or 0."""
     return {
         "SAcc": [float(rank == 1) for rank in ranks],
         "MRR": [1 / rank if rank else 0.0 for rank in ranks],
@@ -177,36 +178,36 @@ def question_values(ranks: Sequence[int]) -> dict[str, list[float]]:
 def score_batch(
     batch: str, gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong"
 ) -> BatchScore:
-    """Score one batch; arguments as for ``hit_ranks``.
+    """Score one batch. The arguments are those of ``hit_ranks``.
 
-    Raises ``InputError`` when no question is left to count.
+    Raises ``InputError`` if no question is left to score.
     """
     ranks = [rank for _, rank in _ranks(gold, answers, missing)]
     if not ranks:
-        why = "every question is missing and dropped" if gold else "the gold has no question"
-        raise InputError(f"{batch}: nothing to score, {why}; check that the files belong together")
+        why = "every question is missing and dropped" if gold else "the gold file has no questions"
+        raise InputError(f"{batch}: nothing to score ({why}); check that the files belong together")
     strict, reciprocal, lenient = (math.fsum(v) for v in question_values(ranks).values())
     return BatchScore(batch, len(gold), len(ranks), int(strict), int(lenient), reciprocal)
 
 
 def pooled(scores: Sequence[BatchScore]) -> BatchScore:
-    """All questions of all batches as one batch."""
+    """Return the score of all questions of all batches, as if they were one batch."""
     reciprocal_sum = math.fsum(score.reciprocal_sum for score in scores)
     return BatchScore("pooled", **_totals(scores), reciprocal_sum=reciprocal_sum)
 
 
 def weighted(scores: Sequence[BatchScore]) -> Average:
-    """Mean of the batch scores, weighted by the questions counted; equals the pooled score."""
+    """Return the mean of the batch scores, weighted by counted questions, as in ``pooled``."""
     return _average("weighted", scores, [score.counted for score in scores])
 
 
 def macro(scores: Sequence[BatchScore]) -> Average:
-    """Mean of the batch scores, in which every batch has the same weight."""
+    """Return the mean of the batch scores, with the same weight for every batch."""
     return _average("macro", scores, [1] * len(scores))
 
 
 def summary(scores: Sequence[BatchScore]) -> dict:
-    """The rows of ``scores.json``: ``batches`` (a list), ``weighted``, ``pooled``, ``macro``."""
+    """Return the rows of ``scores.json`` (a list for ``batches``, one row for each average)."""
     means = (weighted(scores), pooled(scores), macro(scores))
     return {"batches": [s.as_row() for s in scores], **{m.batch: m.as_row() for m in means}}
 
@@ -226,7 +227,7 @@ def _average(name: str, scores: Sequence[BatchScore], weights: Sequence[float]) 
 
 
 def as_line(score: BatchScore | Average) -> str:
-    """One line for a terminal: percentages with the counts behind them."""
+    """Return one line for a terminal, with percentages and the counts behind them."""
     n = score.counted
     dropped = f"  ({score.n - n} of {score.n} questions dropped)" if n < score.n else ""
     return (
@@ -240,15 +241,15 @@ def as_line(score: BatchScore | Average) -> str:
 def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> None:
     """Raise ``ValueError`` unless SAcc ≤ MRR ≤ LAcc ≤ ceiling, all fractions of 1.
 
-    The first two hold for any ranking: a hit at rank 1 adds 1 to all three sums; a later hit adds
-    0, 1/rank and 1. The ceiling is the share of questions that an extractive system can answer
-    from its contexts (``spans.ceiling``), over the same questions as the score.
+    The first two inequalities hold for any ranking, because a hit at rank 1 adds 1 to all three
+    sums, and a later hit adds 0, 1/rank and 1. The ceiling is the proportion of the same questions
+    that an extractive system can answer from its contexts (``spans.ceiling``).
     """
     chain = [(name, getattr(score, name.lower())) for name in MEASURES]
     if ceiling is not None:
         chain.append(("ceiling", ceiling))
     for (low_name, low), (high_name, high) in itertools.pairwise(chain):
-        if not low <= high + 1e-9:  # allows rounding of the means, refuses NaN
+        if not low <= high + 1e-9:  # allows for rounding of the means, rejects NaN
             raise ValueError(
                 f"{score.batch}: {low_name} {100 * low:.2f} is above {high_name} "
                 f"{100 * high:.2f}, which is impossible; are the labels or the questions mixed up?"
@@ -256,7 +257,7 @@ def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> N
 
 
 def normalize_answer(text: str) -> str:
-    """A text as SQuAD v1.1 compares it: lower case, no ASCII punctuation, articles or extra space.
+    """Lower-case a string and remove ASCII punctuation, articles and extra space, as in SQuAD v1.1.
 
     Punctuation is removed before articles: "T-cell" becomes "tcell", and "a.b" becomes "ab".
     """
@@ -265,10 +266,10 @@ def normalize_answer(text: str) -> str:
 
 
 def squad_em_f1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
-    """Exact match (0 or 1) and token F1 (0 to 1) of one answer, each the best over the golds.
+    """Return exact match (0 or 1) and token F1 (0 to 1) of an answer, each the best over ``golds``.
 
-    As in SQuAD v1.1, where every question has an answer, F1 is 0 without a shared token, even when
-    both texts normalize to nothing. Raises ``ValueError`` when there is no gold.
+    As in SQuAD v1.1, where every question has an answer, F1 is 0 if no token is shared, even if
+    both strings are empty after normalization. Raises ``ValueError`` if ``golds`` is empty.
     """
     if isinstance(golds, str) or not golds:
         raise ValueError(f"expected one or more gold answers, got {golds!r}")
@@ -285,7 +286,7 @@ def _token_f1(given: list[str], wanted: list[str]) -> float:
 def squad_scores(
     gold: Mapping[str, Sequence[str]], answers: Mapping[str, str], missing: str = "wrong"
 ) -> dict[str, tuple[float, float]]:
-    """(exact match, F1) of each SQuAD question; without an answer (0, 0), or dropped."""
+    """Return (exact match, F1) per SQuAD question; missing answers get (0, 0) or are dropped."""
     check_missing(missing)
     return {
         name: squad_em_f1(answers[name], golds) if name in answers else (0.0, 0.0)

@@ -1,14 +1,14 @@
-"""The organizers' evaluator, run on our files and compared with our figures.
+"""Run the organizers' evaluator on our files and compare its figures with ours.
 
 ``BioASQEvaluation.jar`` is part of https://github.com/BioASQ/Evaluation-Measures (folder
 ``flat/BioASQEvaluation/dist``; keep its folder ``lib`` next to it). Its class ``EvaluatorTask1b``
-reads a golden and an answer file, prints one line of figures, and crashes on some files that are
-not the organizers' own. We run it on exact copies first. Only if it stops do we change in the
-copies what it cannot read, and we list every change. Our scores come from the original files, so
+reads a golden file and an answer file, prints one line of figures, and crashes on some files that
+are not the organizers' own. We first run it on exact copies. Only if it stops do we edit what it
+cannot read in the copies, and we list every change. Our scores come from the original files, so
 the two programs can disagree.
 
-The version that scored 7b leaves unanswered questions out of the means. Where it reads the files
-as they are, our figures leave them out too (``missing="dropped"``).
+The version that scored 7b leaves unanswered questions out of the means. If it can read the files
+as they are, our figures leave out these questions as well (``missing="dropped"``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from helpers.scoring.evaluate import STOPS, Pair, pair_up, read_pair
 
 MAIN = "evaluation.EvaluatorTask1b"
 EDITION = 5  # the program's name for the rules of BioASQ 5 and later, which include task 7b
-# Positions in its line of figures. Versions since 2018 print three more, F1 of yes/no questions.
+# Positions in the program's line of figures. Since 2018, it also has three F1 scores (yes/no).
 FACTOID = {"SAcc": 1, "MRR": 3, "LAcc": 2}
 TOLERANCE = 1e-9
 _SECONDS = 120
@@ -37,20 +37,20 @@ _SECONDS = 120
 
 @dataclass(frozen=True)
 class Comparison:
-    """One batch by both programs. ``official`` and ``ours`` map a measure to a fraction of 1."""
+    """One batch scored by both programs; ``official`` and ``ours`` map measure -> fraction of 1."""
 
     batch: str
     official: dict[str, float]
     ours: dict[str, float]
-    repairs: tuple[str, ...]  # what was changed in the copies or left out, one sentence each
+    repairs: tuple[str, ...]  # one sentence for each thing changed in or left out of the copies
 
     @property
     def agrees(self) -> bool:
-        """Whether all figures are the same within ``TOLERANCE``."""
+        """True if all figures agree within ``TOLERANCE``."""
         return all(abs(self.official[m] - self.ours[m]) <= TOLERANCE for m in FACTOID)
 
     def line(self) -> str:
-        """Both programs' figures with all digits, for a terminal."""
+        """Return one line for a terminal, with both programs' figures in full precision."""
         figures = "  ".join(f"{m} {self.official[m]!r} {self.ours[m]!r}" for m in FACTOID)
         return f"{self.batch:<10}  {figures}  {'agree' if self.agrees else 'DIFFER'}"
 
@@ -64,19 +64,19 @@ def compare_files(
     edition: int = EDITION,
     names: Sequence[str] = (),
 ) -> list[Comparison]:
-    """Score each pair of golden and answer file with the organizers' program and with ours.
+    """Score each pair of golden file and answer file with the organizers' program and with ours.
 
-    Raises ``InputError`` when Java or the jar is missing, when a file cannot be read, or when the
-    program fails; the message then quotes the program.
+    Raises ``InputError`` if Java or the jar is missing, a file cannot be read, or the program
+    fails. In the last case, the message quotes the program.
     """
     pairs = pair_up(gold_files, answer_files)
     metrics.check_missing(missing)
     if edition != EDITION:
         raise InputError(
-            f"edition: {edition} has other rules (before BioASQ 5 systems sent synonyms) and would "
-            f"not be comparable with our figures; give {EDITION}"
+            f"edition: {edition} has different rules (before BioASQ 5, systems sent synonyms), so "
+            f"its figures are not comparable with ours; specify {EDITION}"
         )
-    # By default the program decodes files and lower-cases text as this machine's settings say.
+    # By default, the file encoding and lower-casing depend on the settings of this machine.
     command = [_java(), "-Dfile.encoding=UTF-8", "-Duser.language=en", "-cp", _checked_jar(jar),
                MAIN, "-phaseB", "-e", str(edition)]  # fmt: skip
     names = names or [Path(path).stem for path in gold_files]
@@ -99,27 +99,27 @@ def _checked_jar(jar: str | Path) -> str:
     path = Path(jar).expanduser().resolve()
     if not path.is_file():
         raise InputError(
-            f"{jar}: no such file; give BioASQEvaluation.jar from the organizers' repository "
-            "BioASQ/Evaluation-Measures, with the folder lib beside it"
+            f"{jar}: no such file; specify BioASQEvaluation.jar from the organizers' repository "
+            "BioASQ/Evaluation-Measures, with the folder lib next to it"
         )
     if os.pathsep in str(path):
-        raise InputError(f"{jar}: Java reads {os.pathsep!r} as the end of a path; move the jar")
+        raise InputError(f"{jar}: Java does not allow {os.pathsep!r} in a jar's path; move it")
     return str(path)
 
 
 def _compare(command: list[str], pair: Pair, missing: str) -> tuple[dict, dict, tuple[str, ...]]:
-    """Figures of both programs on one pair of files, and what was changed or left out for it."""
+    """Return both programs' figures for a pair of files, and what was changed or left out."""
     gold_file, answer_file = pair
     golds, answers = read_pair(gold_file, answer_file)
     asked = dict(golds.scored)
     absent = [name for name in asked if name not in answers.ranked]
     if len(absent) == len(asked):
         raise InputError(
-            f"{answer_file}: answers none of the questions of {gold_file}; pair up the files by "
-            "their order"
+            f"{answer_file}: answers no question in {gold_file}; "
+            "specify the gold and answer files in the same order"
         )
     repairs, rule = [], "dropped"
-    left = "and left out of the means by the official program, so here by ours too"
+    left = "left out of the means by the official program and therefore also by ours"
     with tempfile.TemporaryDirectory(prefix="bioasq-official-") as folder:
         copies = Path(folder) / "golden.json", Path(folder) / "answers.json"
         for file, copy in zip(pair, copies, strict=True):
@@ -127,19 +127,19 @@ def _compare(command: list[str], pair: Pair, missing: str) -> tuple[dict, dict, 
         try:
             official = _run(command, copies)
         except InputError as error:
-            rule, left = missing, "an empty answer put in" if missing == "wrong" else "left out"
+            rule, left = missing, "given an empty answer" if missing == "wrong" else "left out"
             repairs = [f"{answer_file}: the program cannot read the files as they are ({error})"]
             repairs += golds.remarks.lines(gold_file) + answers.remarks.lines(answer_file)
             _repair(golds, answers, absent, missing, copies)
             official = _run(command, copies)
     if absent and (repairs or missing == "wrong"):
-        repairs.append(f"{answer_file}: missing, {left}: {some_ids(absent)}")
+        repairs.append(f"{answer_file}: missing, so {left}: {some_ids(absent)}")
     score = metrics.score_batch("", golds.scored, answers.ranked, rule)
     return official, {m: getattr(score, m.lower()) for m in FACTOID}, tuple(repairs)
 
 
 def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: tuple) -> None:
-    """Write copies in which only what stops the program is changed or left out."""
+    """Write copies of the files in which only what stops the program is changed or left out."""
 
     def readable(item: dict) -> dict:
         bad = unreadable_fields(item)
@@ -174,7 +174,7 @@ def _run(command: list[str], files: Sequence[Path]) -> dict[str, float]:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{jar}: gave no result in {_SECONDS} seconds; is it the evaluator?"
+            f"{jar}: returned no result within {_SECONDS} seconds; is it the evaluator?"
         ) from None
     except OSError as error:
         raise InputError(f"{java}: cannot be started ({error.strerror})") from None
@@ -183,22 +183,22 @@ def _run(command: list[str], files: Sequence[Path]) -> dict[str, float]:
         figures = [float(word) for word in lines[-1].split()]
     except (IndexError, ValueError):
         figures = []
-    # It logs some errors, continues with half a file, prints figures, and ends with status 0.
+    # After some errors, the program reads only half a file but prints figures and returns status 0.
     if done.returncode or "Exception" in done.stderr or len(figures) <= max(FACTOID.values()):
         raise InputError(f"{jar}: {_why([*done.stderr.splitlines(), *lines])}")
     return {measure: figures[place] for measure, place in FACTOID.items()}
 
 
 def _why(said: Sequence[str]) -> str:
-    """The program's failure on one line."""
+    """Return a one-line description of the program's failure."""
     lines = [line.strip() for line in said if line.strip()]
     if not lines:
         return "it printed nothing; is it the evaluator?"
     for line in (line for line in lines if "NoClassDefFoundError" in line):
         name = line.rpartition(" ")[2]
-        return f"lacks a library ({name}); keep the folder lib beside the jar"
+        return f"lacks a library ({name}); keep the folder lib next to the jar"
     words = next((line for line in lines if "Exception" in line or "Error" in line), lines[-1])
     if "find or load main class" in words:
-        return f"has no class {MAIN}, so it is not the evaluator's jar; give BioASQEvaluation.jar"
+        return f"has no class {MAIN}, so it is not the evaluator's jar; use BioASQEvaluation.jar"
     words = words.removeprefix('Exception in thread "main" ')
     return f"the evaluator failed: {words[:300]}"

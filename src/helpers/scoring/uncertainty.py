@@ -1,11 +1,11 @@
-"""How certain a score is: intervals over questions, tests for pairs of runs, spread over seeds.
+"""Measure the uncertainty of scores with intervals over questions, paired tests, and seeds.
 
-Two things move a score. Another sample of *questions* would have given another score: the bootstrap
-and the exact binomial interval estimate by how much. Another *random seed* trains another model on
-the same data: only training again shows by how much. Neither includes the other, so we keep them
-apart.
+A score varies for two reasons. A different sample of *questions* would have given a different
+score; the bootstrap and the exact binomial interval estimate by how much. A different *random seed*
+trains a different model on the same data; only more training runs show by how much. Neither kind of
+variation includes the other, so we report them separately.
 
-Values are one number per question: 0 or 1 for an accuracy, the reciprocal rank for MRR.
+The functions take one value per question: 0 or 1 for an accuracy, the reciprocal rank for MRR.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from helpers.config import InputError
 from helpers.scoring.metrics import MEASURES, question_values
 
-# ``scipy.stats`` takes up to a second to import, so the two functions that use it import it.
-_FEW = 64  # distinct values up to which drawing counts is faster than drawing questions
-_CHUNK = 100  # resamples drawn at once where questions are drawn: bounds the memory
+# Importing ``scipy.stats`` takes up to a second, so only the two functions that use it import it.
+_FEW = 64  # up to this many distinct values, drawing counts is faster than drawing questions
+_CHUNK = 100  # number of resamples drawn at once when drawing questions, to limit memory use
 _ALPHA, _BETA = map(statistics.NormalDist().inv_cdf, (0.975, 0.8))  # two-sided 5%, power 80%
 
 
@@ -34,11 +34,11 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean of ``values`` [questions], resampling questions.
+    """Return the percentile interval of the mean of ``values`` [questions], resampling questions.
 
-    ``strata`` [questions] names the batch of each question: every resample then draws as many
-    questions from each batch as the data have. Pass hits (0 or 1) for an accuracy, reciprocal ranks
-    for MRR, or the differences between two systems for a paired difference.
+    ``strata`` [questions] names the batch of each question; every resample then draws as many
+    questions from each batch as the data contain. Pass hits (0 or 1) for an accuracy, reciprocal
+    ranks for MRR, or the differences between two systems for a paired difference.
     """
     values = _checked(values)
     labels = np.zeros(len(values)) if strata is None else np.asarray(strata)
@@ -46,10 +46,10 @@ def bootstrap_interval(
         raise ValueError(f"expected one value and one stratum per question: {len(values)} values")
     rng = np.random.default_rng(seed)
     totals = np.zeros(resamples)
-    for label in np.unique(labels):  # scipy's bootstrap would refuse a batch of one question
+    for label in np.unique(labels):  # scipy's bootstrap would reject a batch of one question
         own = values[labels == label]
         distinct, counts = np.unique(own, return_counts=True)
-        if len(distinct) <= _FEW:  # hits and ranks: how often each is drawn is multinomial
+        if len(distinct) <= _FEW:  # for hits and ranks, the counts drawn are multinomial
             totals += rng.multinomial(len(own), counts / len(own), size=resamples) @ distinct
             continue
         for start in range(0, resamples, _CHUNK):
@@ -67,27 +67,27 @@ def _checked(values: Sequence[float]) -> np.ndarray:
 
 
 def exact_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The Clopper-Pearson interval of the share ``hits`` of ``n`` (Biometrika 26, 1934).
+    """Return the Clopper-Pearson interval of the proportion ``hits / n`` (Biometrika 26, 1934).
 
-    It covers the true share in at least ``level`` of all samples. It also works at 0 and at n hits,
-    where every resample of the bootstrap is the same.
+    It covers the true proportion in at least ``level`` of all samples. It also works for 0 hits and
+    n hits, for which all resamples of the bootstrap are the same.
     """
     from scipy.stats import binomtest
 
     if not 0 <= hits <= n or n < 1:
-        raise ValueError(f"{hits} hits of {n} questions")
+        raise ValueError(f"{hits} hits of {n} questions are impossible")
     low, high = binomtest(hits, n).proportion_ci(level, method="exact")
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second system's mean minus the first's on the same questions, fractions of 1."""
+    """The second system's mean minus the first's on the same questions, as fractions of 1."""
 
     mean: float
     low: float
     high: float
-    p: float  # of the paired permutation test, two-sided
+    p: float  # two-sided, from the paired permutation test
 
 
 def paired_difference(
@@ -98,10 +98,10 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two systems question by question: mean difference, 95% interval and p value.
+    """Compare two systems by question and return the mean difference, 95% interval and p value.
 
-    Each resampled question brings the values of both systems, so a question that is hard for both
-    does not count as a difference.
+    Each resampled question keeps the values of both systems together, so a question that is hard
+    for both does not count as a difference.
     """
     first, second = _checked(first), _checked(second)
     if first.shape != second.shape:
@@ -115,21 +115,21 @@ def paired_difference(
 def permutation_test(
     first: Sequence[float], second: Sequence[float], *, resamples: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p value of the paired permutation test for a difference of means.
+    """Return the two-sided p value of the paired permutation test for a difference of means.
 
-    If the two systems were equally good, we could swap the two values of any question. The p value
-    is the share of all swaps whose difference is at least as large as the observed one. With more
-    than ``resamples`` possible swaps, it is estimated from that many random ones and the observed
-    one (Phipson and Smyth 2010), so it is never 0.
+    If the two systems were equally good, we could swap their values for any question. The p value
+    is the proportion of all possible swaps that give at least the observed difference. If more than
+    ``resamples`` swaps are possible, we estimate it from that many random swaps and the observed
+    values (Phipson and Smyth 2010), so it is never 0.
     """
     from scipy.stats import permutation_test as sign_flips
 
     def size(differences: np.ndarray, axis: int) -> np.ndarray:
-        return np.abs(differences.sum(axis=axis)).round(9)  # equal sums differ in their last bits
+        return np.abs(differences.sum(axis=axis)).round(9)  # equal sums may differ in rounding
 
     differences = _checked(second) - _checked(first)
     changed = differences[differences != 0]
-    if len(changed) < 2:  # swapping one question changes only the sign, which two-sided ignores
+    if len(changed) < 2:  # a single swap changes only the sign, which a two-sided test ignores
         return 1.0
     test = sign_flips(
         (changed,), size, permutation_type="samples", alternative="greater", vectorized=True,
@@ -139,16 +139,17 @@ def permutation_test(
 
 
 def seed_spread(means: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation of one score per seed; NaN deviation for one seed."""
+    """Return the mean and sample standard deviation over seeds; the latter is NaN for one seed."""
     return statistics.fmean(means), statistics.stdev(means) if len(means) > 1 else math.nan
 
 
 def questions_to_tell(first: float, second: float, disagree: float | None = None) -> int:
-    """Questions per system needed to detect the difference between two accuracies.
+    """Return how many questions per system are needed to detect a difference of two accuracies.
 
-    The two-sided test at the 5% level then finds it four times out of five. With ``disagree``, both
-    systems answer the same questions and exactly one of them is right on that share (McNemar's
-    test; Connor, Biometrics 43, 1987). Without it, each answers its own questions.
+    The two-sided test at the 5% level then detects the difference in 80% of all cases. With
+    ``disagree``, both systems answer the same questions, and exactly one of them is right on that
+    proportion of the questions (McNemar's test; Connor, Biometrics 43, 1987). Without it, the two
+    systems answer different questions.
     """
     change = abs(second - first)
     if disagree is None:
@@ -159,32 +160,32 @@ def questions_to_tell(first: float, second: float, disagree: float | None = None
 
 
 def seeds_to_tell(change: float, seed_sd: float) -> int:
-    """Seeds per system needed to detect a difference ``change`` of mean scores, questions fixed.
+    """Return how many seeds per system are needed to detect a difference ``change`` of mean scores.
 
-    ``seed_sd`` is the standard deviation over seeds of each system, taken as known; test and power
-    are those of ``questions_to_tell``.
+    The questions are fixed. ``seed_sd`` is each system's standard deviation over seeds, assumed to
+    be known. The test and its power are those of ``questions_to_tell``.
     """
     return math.ceil(2 * ((_ALPHA + _BETA) * seed_sd / change) ** 2)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What moves one measure, in fractions of 1."""
+    """The sources of uncertainty of one measure, in fractions of 1."""
 
     seeds: tuple[float, ...]  # one score per seed
     mean: float
     seed_sd: float  # standard deviation over seeds; NaN for one seed
-    question_low: float  # interval of the mean over seeds when questions are resampled
+    question_low: float  # interval of the mean over seeds, from resampled questions
     question_high: float
 
 
 def sources(
     runs: Sequence[Mapping[str, int]], strata: Mapping[str, str] | None = None
 ) -> dict[str, Sources]:
-    """Seeds and questions as separate sources of uncertainty: measure -> ``Sources``.
+    """Map each measure to its ``Sources``, which separate the effects of seeds and questions.
 
-    ``runs`` holds, for each seed, question id -> rank of the first right answer, all on the same
-    questions. ``strata`` maps question ids to batches.
+    ``runs`` has one mapping per seed, from question id to the rank of the first right answer. All
+    runs have the same questions. ``strata`` maps question ids to batches.
     """
     if not runs or any(set(run) != set(runs[0]) for run in runs):
         raise InputError("seeds: the runs do not count the same questions; use missing=wrong")
