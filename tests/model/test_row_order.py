@@ -208,7 +208,7 @@ def test_the_tag_and_the_scores_must_agree(trained, tmp_path):
     path = files.write(tmp_path / "a", "2.0", version=2, **how)
     assert checkpoints.load(path, SETTINGS).origin["qkv"]["kind"] == "answers"
     path = files.write(tmp_path / "b", "2.0", version=0, **how)
-    with pytest.raises(InputError, match="tagged as version 0, but does best as 2.0"):
+    with pytest.raises(InputError, match="tagged as version 0 but scores best as 2.0"):
         checkpoints.load(path, SETTINGS)
 
 
