@@ -426,7 +426,7 @@ def an_index(text):
         (weights(lambda s: s.pop("qa_outputs.bias")), "missing weight 'qa_outputs.bias'"),
         (weights(uneven), r"self\.query\.weight' has shape \(40, 32\), not \(32, 32\)"),
         (a_part_lost, r"model-00002-of-.*no such file, but the folder's index lists it"),
-        (a_weight_lost, r"lacks 'a', but model\.safetensors\.index\.json lists it there"),
+        (a_weight_lost, r"lacks 'a', which model\.safetensors\.index\.json assigns to"),
         (an_index("{}"), "index.json: not a valid weight index"),
         (an_index('{"weight_map": {"a": "../b.bin"}}'), "'../b.bin' is not a plain name"),
         (

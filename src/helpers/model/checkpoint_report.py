@@ -139,7 +139,7 @@ def _order(reader: Reader) -> list[str]:
 
 
 def gelu_lines(reader: Reader) -> list[str]:
-    """Return ``gelu_evidence`` as a Markdown table, and state what it does and does not show."""
+    """Format ``gelu_evidence`` as a Markdown table, with a statement on what it shows."""
     if reader.fresh_head:
         return ["These files contain no span head, so the two forms of GELU cannot be compared."]
     found = gelu_evidence(reader)
@@ -162,9 +162,9 @@ def gelu_lines(reader: Reader) -> list[str]:
 def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
     """For each GELU, compute F1 on the ``row_order`` questions and the mean loss of the gold spans.
 
-    The loss of a question is minus the natural log-probability of its gold start and end.
-    ``better_by`` is how much lower the mean loss is than with the other GELU, and ``error`` is the
-    standard error of that difference over questions.
+    The loss of a question is the negative log-probability (natural logarithm) of its gold start and
+    end. ``better_by`` is how much lower the mean loss is than with the other GELU, and ``error`` is
+    the standard error of that difference over questions.
     """
     losses = {gelu: _losses(_with_gelu(reader, gelu)) for gelu in GELUS}
     found = {}
@@ -188,7 +188,7 @@ def _with_gelu(reader: Reader, gelu: str) -> Reader:
 
 
 def _losses(reader: Reader) -> np.ndarray:
-    """Return minus the log-probability of each gold start and end, float ``[questions]``."""
+    """Return each question's negative log-probability of the gold span, float ``[questions]``."""
     examples = [
         replace(example, spans=tuple(find_spans(example.context, [answer])[:1]))
         for example, answer in row_order.questions()

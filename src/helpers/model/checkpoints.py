@@ -41,7 +41,7 @@ MODEL_CARD = Path(__file__).with_name("model_card.md")
 _SAVED = {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
           "model.safetensors", "README.md"}  # fmt: skip
 _TYPES = {"bert": False, "megatron-bert": True}  # maps model_type to norm_first
-# Options in config.json that change the logits, and the only value that this encoder supports.
+# Options in config.json that change the logits, with the only value that we support for each.
 _ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
@@ -51,8 +51,8 @@ def load(path: str | Path, settings: Settings) -> Reader:
 
     If the checkpoint has no span head, ``Reader.fresh_head`` is true, and ``settings.seed``
     determines the random weights of a new head. For converted weights, ``Reader.origin`` records
-    the source and how the row order was found. Raise ``InputError`` if the checkpoint cannot be
-    loaded, naming the file and the problem.
+    the source and how the row order was found. If the checkpoint cannot be loaded, raise
+    ``InputError`` and name the file and the problem.
     """
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
@@ -96,7 +96,7 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     names = {n.ours: [n.megatron] for n in weight_names(file.config)}
     state = assemble(path, file.weights, names, model)
     for name, value in state.items():
-        if not torch.stack(value.aminmax()).isfinite().all():  # saves memory over isfinite
+        if not torch.stack(value.aminmax()).isfinite().all():  # uses less memory than isfinite
             raise InputError(f"{path}: {name} contains non-finite values; fetch the file again")
     reader = Reader(model.eval(), file.vocab, settings, "head.weight" not in state)
     _fill(model, state, settings.seed)
@@ -264,7 +264,7 @@ def prepare(path: str | Path, settings: Settings) -> Path:
 
 
 def _code() -> str:
-    """Return a SHA-256 of the code that determines a conversion and of the files it reads."""
+    """Return the SHA-256 hash of the code that converts and of the data files that it reads."""
     sources = [*sorted(Path(__file__).parent.glob("*.py")), MODEL_CARD]
     sources += [Path(spans.__file__), Path(registry.__file__), row_order.QUESTIONS]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -34,9 +34,9 @@ LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
 @dataclass(frozen=True)
 class Candidate:
-    """One span of a context with its logits and its probability among the pair's n-best.
+    """One span of a context with its logits and its probability among the n-best of its pair.
 
-    start, end: character offsets in the context. ``text`` contains single spaces only.
+    start, end: character offsets in the context. ``text`` has single spaces between words.
     """
 
     text: str
@@ -141,7 +141,7 @@ def best_spans(
     ranks = windows.bounds[:-1, None] + np.arange(size)  # [windows, size]
     exists = ranks < windows.bounds[1:, None]  # a window may have fewer than ``size`` tokens
     window = np.repeat(np.arange(len(windows)), windows.lengths)
-    orders = (np.lexsort((-column, window)) for column in logits.T)  # stable: ties in text order
+    orders = (np.lexsort((-column, window)) for column in logits.T)  # stable: ties keep text order
     starts, ends = (order[np.where(exists, ranks, 0)] for order in orders)
     may_start = exists & windows.can_start[starts]
     may_end = exists & (windows.token[ends] >= 0)
@@ -170,7 +170,7 @@ def nbest(
     The texts, order and probabilities match Google's ``write_predictions``, with two exceptions.
     If no span is left, Google's code invents the answer "empty", but we return an empty list. In
     Google's code, padding also takes some of the ``size`` places. For one ``bioasq-cpu`` model,
-    padding to 384 tokens changed 476 of 512 lists, mostly near the end, and the top answer in 14.
+    padding to 384 tokens changed 476 of 512 lists, mostly near their ends, and 14 top answers.
     The scores changed by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
     """
     window, first, last = best_spans(windows, logits, size, max_answer)
@@ -187,7 +187,7 @@ def nbest(
 
 
 def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
-    """Return the first ``size`` spans with distinct texts, and a softmax over these spans.
+    """Return the first ``size`` spans with distinct texts, with a softmax over their scores.
 
     spans: (first token, last token, start logit, end logit), best first. ``decode`` maps the tokens
     of a span to (start character, end character, text).
@@ -224,7 +224,7 @@ def rank_answers(
         by_question[example.question_id] += found
     ranked = {}
     for question, found in by_question.items():
-        answers: dict[str, tuple[str, float]] = {}  # lower-cased text -> (text, score)
+        answers: dict[str, tuple[str, float]] = {}  # lowercased text -> (text, score)
         # dmis-lab's later version also sorts by probability, but then reads the rows by their old
         # positions (``iloc``), in arbitrary order. That cannot change a sum, only the casing of an
         # answer and the order of equal sums. Here, both follow the probabilities.
@@ -243,7 +243,8 @@ def tidy(text: str) -> str:
     """Clean up one answer as dmis-lab does; return "" if the answer is to be discarded.
 
     Only the first matching rule applies. Remove a final comma, period or space. Remove the only
-    pair of parentheses if it encloses the whole text. Discard a text with only "(" or only ")".
+    pair of parentheses if it encloses the whole text. Discard a text with "(" but without ")", or
+    with ")" but without "(".
     """
     if text.endswith((",", ".", " ")):
         return text[:-1]
@@ -283,7 +284,7 @@ def pair_exact_match(
     """Return (hits, pairs): how often the best span is a gold span, and how many pairs have one.
 
     ``gold_spans`` maps an example's id to the gold spans of its context. The comparison uses the
-    lower-cased texts, so another occurrence of the same words also counts as a hit.
+    lowercased texts, so another occurrence of the same words also counts as a hit.
     """
     hits = pairs = 0
     for example, found in zip(examples, candidates, strict=True):

@@ -6,8 +6,8 @@ et al. 2019, §3 and figure 7) normalizes the input of each block and once at th
 changes the residual path from the embeddings to the last layer. It therefore trains stably at 345M
 parameters and more. Either model can use either of two forms of GELU.
 
-The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so no layer
-processes padding, and only attention needs to know where a window ends. On a CPU, attention
+The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
+layers skip padding, and only attention needs to know where a window ends. On a CPU, attention
 processes windows of equal length together (``_attend_by_length``). On a GPU, it pads the windows
 for a single call (``_attend_padded``).
 """

@@ -153,7 +153,7 @@ def _cut(tokens: int, room: int, step: int) -> list[Cut]:
     low = np.asarray(lows)
     high = np.minimum(low + room, tokens)
     at = np.arange(tokens)[:, None]
-    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative if not in it
+    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative: outside the window
     score = np.where(smaller < 0, -np.inf, smaller + 0.01 * (high - low))
     best = score.argmax(axis=1)  # never decreases from token to token
     first, last = (np.searchsorted(best, np.arange(len(low)), side) for side in ("left", "right"))
@@ -161,7 +161,7 @@ def _cut(tokens: int, room: int, step: int) -> list[Cut]:
 
 
 def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[str, np.ndarray]:
-    """Return the token columns of ``Windows`` for one cut; ``before``: ids before the context."""
+    """Return the token columns of ``Windows`` for a cut; ``before`` has the ids before it."""
     low, high, best_low, best_high = cut
     token = np.asarray([-1] * len(before) + [*range(low, high), -1])
     outside = [(0, 0)]
@@ -290,7 +290,7 @@ class Detokenizer:
 def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:
     """Read the tokens of BERT's ``vocab.txt``, which has one per line in the order of their ids.
 
-    Raise ``InputError`` if the file is missing, not UTF-8 or without one of the ``special`` tokens.
+    Raise ``InputError`` if the file is missing, is not UTF-8 or lacks a ``special`` token.
     """
     path = Path(path)
     if not path.is_file():
@@ -330,7 +330,7 @@ def is_cased(tokens: Sequence[str]) -> bool:
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Tokenizer:
-    """Build a BERT WordPiece tokenizer that lower-cases only if the vocabulary has no capitals."""
+    """Build a BERT WordPiece tokenizer that lowercases only if the vocabulary has no capitals."""
     ids = {token: number for number, token in enumerate(tokens)}
     bert = BertWordPieceTokenizer(ids, lowercase=not is_cased(tokens))
     return Tokenizer.from_str(bert.to_str())
@@ -367,7 +367,7 @@ def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         template = tokenizer.encode("", "")
-    except Exception as error:  # transformers, tokenizers and json each raise different types
+    except Exception as error:  # transformers, tokenizers and json each raise different errors
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(
             f"{files[0]}: not a BERT tokenizer ({why[:120]}); fetch it again"

@@ -59,7 +59,7 @@ class MegatronFile:
 
 
 def is_megatron(path: Path) -> bool:
-    """Return whether a path is a Megatron folder or archive or a ``.nemo`` file from NeMo 1.x."""
+    """Return whether a path is a Megatron folder or archive, or a NeMo 1.x ``.nemo`` file."""
     if path.is_dir():
         others = any((path / name).exists() for name in WEIGHT_FILES)
         return not others and bool(_weight_files(path))
@@ -75,14 +75,14 @@ def _is_nemo_1(path: Path) -> bool:
                     start = archive.extractfile(member).read(1 << 20)
                     return b"target: nemo.collections.nlp" in start
     except (tarfile.TarError, OSError, EOFError):
-        pass  # the code that reads the file later reports what is wrong
+        pass  # the error is reported when the file is read
     return False
 
 
 def read(path: Path, dropout: float) -> MegatronFile:
     """Read a folder, a zip archive of a folder, or a ``.nemo`` file from NeMo 1.x.
 
-    If anything is missing or contradictory, raise ``InputError`` and name the file.
+    If anything is missing or contradictory, raise ``InputError`` and name the file and the problem.
     """
     with _unpacked(path) as folder:
         files = _weight_files(folder)
@@ -139,7 +139,7 @@ def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """Return the SHA-256, by name, of an archive or of each model file in a folder."""
+    """Return the SHA-256 hash of an archive, or of each model file in a folder, by file name."""
     if path.is_file():
         return {path.name: sha256(path)}
     files = [*_weight_files(path), *_find(path, "*vocab*.txt"), *_find(path, "*config.json")]
@@ -173,7 +173,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield the Megatron-LM arguments (with version tag) and the tensors by name of each file."""
+    """Yield, file by file, Megatron-LM's arguments (with version tag) and the tensors by name."""
     for file in _weight_files(folder):
         data = read_file(file, f"{path}: {file.name}")
         data = data if isinstance(data, dict) else {}
@@ -181,7 +181,7 @@ def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[s
         arguments = dict(vars(saved)) if isinstance(saved, argparse.Namespace) else {}
         if "checkpoint_version" in data:
             arguments["checkpoint_version"] = data["checkpoint_version"]
-        for inner in ("model", "state_dict", "module"):  # next to these: optimizer, random state
+        for inner in ("model", "state_dict", "module"):  # skip optimizer and random state
             data = data[inner] if isinstance(data.get(inner), dict) else data
         yield arguments, dict(_flatten(data))
 
@@ -219,7 +219,7 @@ def _split(path: Path, which: str) -> InputError:
     return InputError(
         f"{path}: the weights are split over tensor-parallel ranks ({which}), which the kit cannot "
         "merge; use Megatron-LM's tools/merge_mp_partitions.py (2021 releases) or "
-        "tools/checkpoint/convert.py (current releases) with target size 1 and specify the result"
+        "tools/checkpoint/convert.py (current releases) with target size 1, and specify the result"
     )
 
 

@@ -1,8 +1,8 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
 This module also defines what we pass to Lightning's trainer: ``Recorder`` and ``PlainCheckpoints``.
-NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which rejected
-Megatron-BERT even before that. We therefore build on what NeMo 3 still provides: ``ModelPT``,
+NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had rejected
+Megatron-BERT even earlier. We therefore build on what NeMo 3 still provides: ``ModelPT``,
 ``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and
 ``checkpoints`` import this module, and only when they need it.
 """
@@ -48,7 +48,7 @@ with warnings.catch_warnings():
 
 
 class ExtractiveQAModel(ModelPT):
-    """A model of start and end logits per token, trained with the mean of two cross-entropies.
+    """A model that predicts start and end logits, trained with the mean of the two cross-entropies.
 
     ``cfg`` contains ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (written by
     the tokenizers library; older archives have ``vocab_file`` with one token per line), ``origin``
@@ -74,10 +74,10 @@ class ExtractiveQAModel(ModelPT):
         return self.net(batch).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss; dropout depends only on seed and step, so a resumed run repeats it."""
+        """Return the loss. Dropout depends only on seed and step, so a resumed run repeats it."""
         torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
         loss = self.span_loss(self(batch), batch)
-        # Lightning averages over windows but cannot count them in an unpadded batch.
+        # The logged mean is over windows, which Lightning cannot count in an unpadded batch.
         self.log("train_loss", loss, batch_size=len(batch.lengths))
         return loss
 
@@ -116,12 +116,12 @@ class ExtractiveQAModel(ModelPT):
 
     @classmethod
     def list_available_models(cls) -> list:
-        """Return no models; NeMo requires this method, but ``helpers.fetch`` downloads them."""
+        """Return no models; NeMo requires this method, but ``helpers.fetch`` gets checkpoints."""
         return []
 
 
 class LossNotFinite(InputError):
-    """An error that means the loss is infinite or not a number, so the weights are useless."""
+    """An error for an infinite or NaN loss, which makes the weights useless."""
 
 
 class Recorder(Callback):
@@ -143,8 +143,8 @@ class Recorder(Callback):
         self.rows = self.rows[:done]
         if [row[0] for row in self.rows] != list(range(1, done + 1)):
             raise InputError(
-                f"{self.history}: damaged because it lacks steps before the checkpoint's step, "
-                f"{done}; delete {self.history.parent} and train from scratch"
+                f"{self.history}: damaged (it lacks steps before the checkpoint at step {done}); "
+                f"delete {self.history.parent} and train from scratch"
             )
         self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
         write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
@@ -199,7 +199,7 @@ class PlainCheckpoints(TorchCheckpointIO):
     """Resumable checkpoints, written completely or not at all, and read without running code."""
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
-        """Write only tensors, numbers and strings; loading NeMo's settings would run code."""
+        """Write only tensors, numbers and strings; NeMo's settings object could run code."""
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         plain = {k: v for k, v in checkpoint.items() if not k.startswith(("hparams", "hyper_"))}
@@ -222,7 +222,7 @@ class PlainCheckpoints(TorchCheckpointIO):
             if {"state_dict", "optimizer_states", "loops"} <= set(found):
                 return found
             raise ValueError("not a training checkpoint")
-        except Exception as error:  # zipfile, pickle and torch each raise different types
+        except Exception as error:  # zipfile, pickle and torch each raise different errors
             raise InputError(
                 f"{path}: damaged, or it contains objects that could run code (none was run); "
                 "delete it to train from scratch"

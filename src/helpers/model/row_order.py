@@ -1,4 +1,4 @@
-"""Find the order of a Megatron checkpoint's query-key-value rows by testing the model in each.
+"""Find the order of a Megatron checkpoint's query-key-value rows by testing each possible order.
 
 Megatron-LM changed the order of the rows twice without changing their shape (see
 ``checkpoint_version`` and ``fix_query_key_value_ordering`` in ``megatron/checkpointing.py``):
@@ -51,16 +51,16 @@ MEASURES = {
     "given": "the qkv_order setting",
 }
 Measure = Callable[[Reader], float]  # 0 to 1
-_BETTER = 0.1  # a head count that scores this much higher refutes the stated one
+_BETTER = 0.1  # reject the stated head count if another scores this much higher
 _EVERY = 6  # we mask one word in six
-_LEAST_WORDS = 60  # an English biomedical vocabulary contains twice as many
+_LEAST_WORDS = 60  # an English biomedical vocabulary has twice as many of them
 _REMEDY = f"if you know the order, set qkv_order ({', '.join(ORDERS)})"
 
 
 def find_order(
     reader: Reader, path: Path, version: str, lm_head: Mapping[str, torch.Tensor]
 ) -> dict:
-    """Find the order of the rows as read from the file at ``path``, and convert them to our order.
+    """Find the row order of the model read from ``path``, and convert its rows to our order.
 
     The setting ``qkv_order`` takes precedence. Otherwise, the order is the one in which the model
     scores best with its span head or, without one, with the masked-word head ``lm_head``. If it has
@@ -207,8 +207,8 @@ def _try_heads(
     likely = max(found, key=found.__getitem__)
     if found[likely] > max(scores[best] + _BETTER, NEEDED[kind][0]):
         raise InputError(
-            f"{path}: num-attention-heads is {stated}, but with {likely} heads the model scores "
-            f"{found[likely]:.2f} and with {stated} only {scores[best]:.2f} ({MEASURES[kind]}); "
+            f"{path}: num-attention-heads is {stated}, but the model scores {found[likely]:.2f} "
+            f"with {likely} heads and only {scores[best]:.2f} with {stated} ({MEASURES[kind]}); "
             "correct num-attention-heads in config.json"
         )
     return found
@@ -229,7 +229,7 @@ def questions() -> list[tuple[Example, str]]:
 
 
 def plain(reader: Reader) -> Reader:
-    """Return the reader with default settings, because a user's settings suit other questions."""
+    """Return the reader with default settings, as the user's are meant for other questions."""
     longest = min(Settings.max_length, reader.model.config.positions)
     return replace(reader, settings=Settings(max_length=longest))
 
@@ -274,7 +274,7 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """Mask some words in the contexts; return the batch, the masked positions and the word ids.
 
     We mask only words that consist of one token and have more than three letters. A guess is then
-    either right or wrong, and the word is not one that fits any text.
+    either right or wrong, and we avoid words that would fit into any text.
     """
     windows = plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))
@@ -286,8 +286,8 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     ]
     if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
         raise InputError(
-            f"only {len(known)} words of the vocabulary occur in the test contexts, or it lacks "
-            "[MASK], so the row order cannot be determined"
+            f"only {len(known)} words of the vocabulary occur in the built-in questions, or "
+            "it lacks [MASK], so the row order cannot be determined"
         )
     masked = torch.tensor(known[::_EVERY])
     truth = batch.ids[masked]

@@ -39,7 +39,7 @@ _DECISIVE = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction",
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop training; the message, one line in a notebook, says how to continue."""
+    """A request to stop training; its one-line message says how to continue."""
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
         return [f"Stopped: {self}"]
@@ -117,7 +117,7 @@ def fine_tune(
     reader.model.eval()
     _note_origin(reader, plan, len(batches), len(windows))
     if progress and before == len(batches):
-        print(f"{folder}: already trained with these settings; loaded", file=sys.stderr)
+        print(f"{folder}: already trained with these settings; loaded the result", file=sys.stderr)
     return Trained(len(batches), before, len(windows), history[-1][3], history)
 
 
@@ -246,12 +246,12 @@ def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> Non
     if need > free:
         raise InputError(
             f"batch_size: {reader.settings.batch_size} windows of up to {lengths.max()} tokens "
-            f"need at least {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; lower it"
+            f"need at least {need / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; lower it"
         )
 
 
 def _plan(reader: Reader, windows: Windows, trainer) -> dict:
-    """Return what determines the outcome: settings, data, starting weights and devices."""
+    """Return what determines the result: settings, data, starting weights and devices."""
     data, start = hashlib.sha256(), hashlib.sha256()
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(np.ascontiguousarray(array))
@@ -271,7 +271,7 @@ def _plan(reader: Reader, windows: Windows, trainer) -> dict:
 
 
 def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
-    """Keep or remove the contents of ``folder``, or raise an error; then write the plan."""
+    """Keep or remove the contents of ``folder`` (or raise an error), then write the plan."""
     check_replaceable(folder)
     path = folder / PLAN
     changed = []

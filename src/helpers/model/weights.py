@@ -1,7 +1,7 @@
 """The contents of a checkpoint's files: weight names, sizes in config.json, and the weights.
 
 The names come from ``modeling_bert`` and ``modeling_megatron_bert`` in transformers, and from
-``model/language_model.py`` and ``model/transformer.py`` in Megatron-LM of 2020-2021. NeMo 1.x wraps
+``model/language_model.py`` and ``model/transformer.py`` in Megatron-LM (2020-2021). NeMo 1.x wraps
 the Megatron-LM model as ``bert_model`` and adds a ``classifier``.
 """
 
@@ -50,7 +50,7 @@ _MEGATRON_BERT = {  # names in transformers' BERT -> names in its Megatron-BERT
     "attention.output.LayerNorm": "attention.ln",
     "output.LayerNorm": "ln",
 }
-# Prefixes from wrappers around the encoder in files of that time, in any combination.
+# Prefixes from wrappers around the encoder in files from 2020-2021, in any combination.
 _WRAPPERS = re.compile(
     r"^(model\.|module\.|bert_model\.|bert\.|encoder_model\.|language_model\.|_orig_mod\.)+"
 )
@@ -64,7 +64,7 @@ _UNUSED_TRANSFORMERS = (
 
 
 class Names(NamedTuple):
-    """Our name for a weight, Megatron's, and transformers' (three for query, key and value)."""
+    """A weight's names in the kit, Megatron and transformers (three for query, key and value)."""
 
     ours: str
     megatron: str
@@ -208,7 +208,7 @@ HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for each
 
 
 def read_config(path: Path, shown: str = "") -> dict:
-    """Read a JSON or YAML settings file; errors call it ``shown`` (by default, its path)."""
+    """Read a JSON or YAML settings file; ``shown`` replaces its path in error messages."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; a transformers folder needs one")
     try:
@@ -273,7 +273,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
         if not isinstance(part, dict) or not all(map(torch.is_tensor, part.values())):
             raise InputError(f"{path}: contains something other than named weights; fetch it again")
         if absent := sorted(names - part.keys()):
-            raise InputError(f"{path}: lacks {absent[0]!r}, but {first} lists it there")
+            raise InputError(f"{path}: lacks {absent[0]!r}, which {first} assigns to this file")
         state |= {name: part[name] for name in names or part}
     return state
 
@@ -297,7 +297,7 @@ def _parts(first: Path) -> dict[str, set[str]]:
 def read_file(path: Path, shown: str = "") -> Any:
     """Read a weight file without running code; map it into memory if its format allows.
 
-    Raise ``InputError``, with ``shown`` (by default, the path) for the file, if it is unreadable.
+    If it is unreadable, raise ``InputError``; ``shown`` replaces the path in the message.
     """
     try:
         if path.suffix == ".safetensors":
@@ -305,7 +305,7 @@ def read_file(path: Path, shown: str = "") -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):  # for Megatron-LM's "args"
             mapped = zipfile.is_zipfile(path)  # torch's older format must be read whole
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # safetensors, zipfile, pickle and torch raise many types
+    except Exception as error:  # safetensors, zipfile, pickle and torch raise many errors
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         why = f" ({first[:120]}); fetch it again"
         # Torch's own message would advise the user to run the code.
