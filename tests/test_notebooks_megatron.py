@@ -92,4 +92,4 @@ def test_both_saved_models_answer_as_transformers_does(run):
     assert torch.allclose(out.start_logits[0], ours[:, 0], atol=1e-4)
     assert torch.allclose(out.end_logits[0], ours[:, 1], atol=1e-4)
     card = (saved / "README.md").read_text()
-    assert f"read in order {ORDER}" in card and "Fine-tuned by the kit" in card
+    assert f"rows in order {ORDER}" in card and "The kit fine-tuned this model" in card

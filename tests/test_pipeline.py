@@ -139,8 +139,8 @@ def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, cap
 
 def test_a_folder_of_the_users_is_never_removed(task, tmp_path, capsys):
     for name, words in (
-        ("training", "no training (no plan.json)"),
-        ("transformers", "not of a saved"),
+        ("training", "no training run (no plan.json)"),
+        ("transformers", "not part of a saved"),
     ):
         own = tmp_path / name / name / "mine.txt"
         own.parent.mkdir(parents=True)

@@ -65,7 +65,7 @@ def test_the_report_says_what_was_found(known, tmp_path):
     text = output.read_text()
     for digest in reader.origin["files"].values():
         assert digest in text
-    assert "read in order 1.0" in text
+    assert "rows in order 1.0" in text
     for order, score in reader.origin["qkv"]["scores"].items():
         assert f"| {order} | {score:.4f} |" in text
     for count, score in reader.origin["qkv"]["heads"].items():
@@ -81,10 +81,10 @@ def test_the_model_is_described_as_the_files_have_it(tmp_path, with_head):
     path = checkpoints.save_transformers(made, tmp_path / "t", with_head=with_head)
     output = tmp_path / "report.md"
     checkpoint_report.write_report("X", path, output, made.settings)
-    text = output.read_text().partition("## Model as this kit builds it")[2].partition("##")[0]
+    text = output.read_text().partition("## Model as built by this kit")[2].partition("##")[0]
     part = made.model if with_head else made.model.encoder
     assert f"| parameters | {sum(p.numel() for p in part.parameters())} |" in text
-    assert f"| span head | {'in the files' if with_head else 'missing'} |" in text
+    assert f"| span head | {'included' if with_head else 'missing'} |" in text
     assert "| gelu | erf (in a config.json, `hidden_act`: gelu or" in text
     assert "dropout" not in text
 
@@ -106,7 +106,7 @@ def test_a_file_that_does_not_load_is_still_reported(tmp_path):
     output = tmp_path / "report.md"
     checkpoint_report.write_report("X", path, output, files.SETTINGS)
     text = output.read_text()
-    assert "no order of its query-key-value rows stands out" in text
+    assert "no order of the query-key-value rows stands out" in text
     assert "1.0: 0." in text  # with the scores of the three orders
     assert "query_key_value.weight" in text and "could not be loaded" in text
     assert str(tmp_path) not in text
@@ -145,7 +145,7 @@ def test_the_command_line_writes_it(known, tmp_path):
     command = [sys.executable, ROOT / "data_scripts" / "download_checkpoint.py", path]
     done = subprocess.run([*command, "--report", output], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert str(output) in done.stdout and "read in order 1.0" in output.read_text()
+    assert str(output) in done.stdout and "rows in order 1.0" in output.read_text()
     wrong = subprocess.run([*command, "--squad-dev", "x.json"], capture_output=True, text=True)
     assert wrong.returncode == 2 and "--report" in wrong.stderr
 

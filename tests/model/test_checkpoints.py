@@ -94,38 +94,44 @@ def as_bin(data):
     ("damage", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json: no such file"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: not a model's settings"),
-        (lambda f: (f / "config.json").write_text("[]"), "config.json: not a model's settings"),
+        (
+            lambda f: (f / "config.json").write_text("{"),
+            "config.json: not a valid model configuration",
+        ),
+        (
+            lambda f: (f / "config.json").write_text("[]"),
+            "config.json: not a valid model configuration",
+        ),
         (
             lambda f: [(f / n).unlink() for n in ("vocab.txt", "tokenizer.json")],
             "neither tokenizer.json nor vocab.txt",
         ),
         (
             lambda f: (f / "vocab.txt").open("a").write("more\n"),
-            "and None in tokenizer",
+            "but None in tokenizer",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
         (
             lambda f: (f / "model.safetensors").write_bytes(b"<html>"),
             "cannot be read as plain weights",
         ),
-        (break_config(model_type="gpt2"), "model_type is 'gpt2', expected 'bert' or"),
+        (break_config(model_type="gpt2"), "model_type is 'gpt2'; expected 'bert' or"),
         (break_config(hidden_act="relu"), "relu"),
         (
             break_config(intermediate_size=65),
-            r"has shape \(64, 32\), expected \(65, 32\); does config",
+            r"has shape \(64, 32\), not \(65, 32\); does config",
         ),
         (
             break_config(num_hidden_layers=3),
-            r"no weight 'encoder\.layer\.2.*does config\.json belong",
+            r"missing weight 'encoder\.layer\.2.*does config\.json belong",
         ),
         (break_config(num_hidden_layers=1), r"unknown weight 'encoder\.layer\.1"),
         (break_config(num_attention_heads=5), "heads"),
         (break_config(num_attention_heads=0), "num_attention_heads is 0"),
         (break_config(vocab_size="128"), "vocab_size is '128'"),
-        (as_bin([1, 2]), "holds something other than named weights"),
-        (as_bin({"a": torch.ones(2, dtype=torch.long)}), "a is int64, expected float16"),
-        (as_bin(torch.nn.Linear(2, 2)), "holds objects or code"),
+        (as_bin([1, 2]), "contains something other than named weights"),
+        (as_bin({"a": torch.ones(2, dtype=torch.long)}), "a is int64; expected float16"),
+        (as_bin(torch.nn.Linear(2, 2)), "contains objects or code"),
         (break_weights(lambda s: s.update(extra=torch.zeros(1))), "unknown weight 'extra'"),
     ],
 )
@@ -141,7 +147,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such checkpoint"):
         checkpoints.load(tmp_path / "nothing", SETTINGS)
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(InputError, match="neither a folder"):
+    with pytest.raises(InputError, match="not a checkpoint folder"):
         checkpoints.load(tmp_path / "a.txt", SETTINGS)
     (tmp_path / "a.nemo").write_text("x")
     with pytest.raises(InputError, match="not a readable .nemo"):
@@ -156,7 +162,7 @@ def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
     checkpoints.save_nemo(reader, tmp_path / "m.nemo")
     for name in ("m", "m.nemo"):
         damaged = checkpoints.load(tmp_path / name, reader.settings)
-        with pytest.raises(InputError, match="head.weight holds numbers that are not finite"):
+        with pytest.raises(InputError, match="head.weight contains non-finite values"):
             damaged.predict(tiny_examples(3), progress=False)
 
 
@@ -182,7 +188,7 @@ def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
             for name, value in tiny_reader(1).model.state_dict().items()
         )
     else:
-        with pytest.raises(InputError, match="holds a helpers.qa_model.Another"):
+        with pytest.raises(InputError, match="contains helpers.qa_model.Another"):
             checkpoints.load(old, SETTINGS)
 
 

@@ -111,7 +111,7 @@ def test_a_converted_folder_needs_no_order(tmp_path, order):
     again = checkpoints.load(checkpoints.save_transformers(reader, tmp_path / "out"), SETTINGS)
     assert compare(again) < 1e-5
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"read in order {order}" in card
+    assert f"rows in order {order}" in card
     assert all(digest in card for digest in reader.origin["files"].values())
 
 
@@ -136,14 +136,17 @@ def config_of(folder, **settings):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda f: change(f, input_layernorm__bias=None), r"no weight .*input_layernorm\.bias"),
+        (
+            lambda f: change(f, input_layernorm__bias=None),
+            r"missing weight .*input_layernorm\.bias",
+        ),
         (
             lambda f: change(f, layers__1__mlp__dense_4h_to_h__bias=lambda k, v: {k + "es": v}),
-            r"unknown weight .*dense_4h_to_h\.biases'; nearest: transformer\.layers\.1\.mlp",
+            r"unknown weight .*dense_4h_to_h\.biases'; similar names: transformer\.layers\.1\.mlp",
         ),
         (
             lambda f: change(f, layers__0__attention__dense__weight=lambda k, v: {k: v[:5]}),
-            r"has shape \(5, 32\), expected \(32, 32\)",
+            r"has shape \(5, 32\), not \(32, 32\)",
         ),
         (
             lambda f: change(f, position_embeddings__weight=lambda k, v: {k: v.long()}),
@@ -151,17 +154,23 @@ def config_of(folder, **settings):
         ),
         (
             lambda f: change(f, "TokenClassifier-EPOCH-2.pt", bias=None),
-            "no weight 'mlp.layer0.bias'",
+            "missing weight 'mlp.layer0.bias'",
         ),
         (lambda f: (f / "MegatronBERT.pt").write_bytes(b"\x80junk"), "cannot be read as plain"),
         (lambda f: torch.save({"a": print}, f / "MegatronBERT.pt"), "cannot be read as plain"),
-        (lambda f: torch.save({}, f / "MegatronBERT.pt"), "no weight 'embedding.word_embeddings"),
+        (
+            lambda f: torch.save({}, f / "MegatronBERT.pt"),
+            "missing weight 'embedding.word_embeddings",
+        ),
         (lambda f: (f / "copy.pt").write_bytes((f / "MegatronBERT.pt").read_bytes()), "two files"),
         (lambda f: (f / "vocab.txt").unlink(), "one vocabulary file"),
         (lambda f: (f / "vocab.txt").write_text("\n".join(VOCAB * 3)), "the model embeds 128"),
-        (lambda f: config_of(f, hidden_size=64), "hidden_size 64, the"),
-        (lambda f: (f / "config.json").write_text('{"num-attention-heads": 5}'), "5 heads do not"),
-        (lambda f: (f / "config.json").write_text("["), "not a model's settings"),
+        (lambda f: config_of(f, hidden_size=64), "hidden_size is 64 in config.json but"),
+        (
+            lambda f: (f / "config.json").write_text('{"num-attention-heads": 5}'),
+            "divisible by 5 heads",
+        ),
+        (lambda f: (f / "config.json").write_text("["), "not a valid model configuration"),
     ],
 )
 def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
@@ -175,11 +184,11 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"vocab-size": 999}, "vocab_size 999, the weights have 128"),
-        ({"max-seq-length": 128}, "max_seq_length 128, the weights have 64"),
-        ({"num_hidden_layers": 9}, "num_hidden_layers 9, the weights have 2"),
-        ({"num-attention-heads": "4"}, "num_attention_heads is '4', expected a number of 1"),
-        ({"num-attention-heads": 0}, "num_attention_heads is 0, expected a number of 1"),
+        ({"vocab-size": 999}, "vocab_size is 999 in config.json but 128 in"),
+        ({"max-seq-length": 128}, "max_seq_length is 128 in config.json but 64 in"),
+        ({"num_hidden_layers": 9}, "num_hidden_layers is 9 in config.json but 2 in"),
+        ({"num-attention-heads": "4"}, "num_attention_heads is '4'; expected an integer of 1"),
+        ({"num-attention-heads": 0}, "num_attention_heads is 0; expected an integer of 1"),
     ],
 )
 def test_a_config_of_another_model(tmp_path, settings, said):
@@ -201,7 +210,9 @@ def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
     state = torch.load(folder / "MegatronBERT.pt", weights_only=True) | {far: torch.ones(32)}
     torch.save(state, folder / "MegatronBERT.pt")
-    with pytest.raises(InputError, match=r"no weight 'transformer\.layers\.2\.input_layernorm"):
+    with pytest.raises(
+        InputError, match=r"missing weight 'transformer\.layers\.2\.input_layernorm"
+    ):
         load(folder, "0")
 
 
@@ -209,14 +220,14 @@ def test_weights_that_are_not_finite_are_refused_in_any_order(tmp_path):
     w = reference.random_weights(**SIZES)
     w["final"][0][3] = float("nan")
     folder = write(tmp_path / "m", w=w)
-    with pytest.raises(InputError, match=r"encoder\.norm\.weight holds numbers that"):
+    with pytest.raises(InputError, match=r"encoder\.norm\.weight contains non-finite"):
         load(folder, "0")
 
 
 def test_code_in_a_pickle_is_refused_without_advice_to_run_it(tmp_path):
     folder = write(tmp_path / "m")
     torch.save(torch.nn.Linear(2, 2), folder / "MegatronBERT.pt")
-    with pytest.raises(InputError, match="holds objects or code") as error:
+    with pytest.raises(InputError, match="contains objects or code") as error:
         load(folder, "0")
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
 
@@ -264,14 +275,14 @@ def test_tensor_parallel_ranks_are_refused_together_and_alone(tmp_path, name):
         load(folder, "0")
     assert "tools/checkpoint/convert.py" in str(error.value) and "\n" not in str(error.value)
     (folder / name.format(1)).unlink()
-    with pytest.raises(InputError, match=r"ranks \(it is one of 2\)"):
+    with pytest.raises(InputError, match=r"ranks \(this is one of 2\)"):
         load(folder, "0")
 
 
 @pytest.mark.parametrize("name", ["tensor_model_parallel_size", "model_parallel_size"])
 def test_one_rank_is_refused_by_its_arguments(tmp_path, name):
     folder = write(tmp_path / "m", layout="nested", args={name: 4})
-    with pytest.raises(InputError, match=r"ranks \(it is one of 4\)"):
+    with pytest.raises(InputError, match=r"ranks \(this is one of 4\)"):
         load(folder, "0")
 
 
@@ -282,7 +293,7 @@ def test_a_head_count_that_nothing_states_is_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json states num-attention-heads"):
         load(folder, "0")
     (folder / "config.json").write_text('{"num-layers": 2}')
-    with pytest.raises(InputError, match=r'add the file with \{"num-attention-heads": …\}'):
+    with pytest.raises(InputError, match=r'add a config\.json with \{"num-attention-heads": …\}'):
         load(folder, "0")
     (folder / "config.json").write_text('{"num-attention-heads": 4}')
     assert compare(load(folder, "0")) < 1e-5
@@ -296,7 +307,7 @@ def test_megatrons_own_arguments_state_heads_and_gelu(tmp_path):
     assert compare(reader, gelu="erf") < 1e-5 < compare(reader)
     assert reader.origin["gelu"] == {"form": "erf", "reason": "stated with the weights"}
     (folder / "config.json").write_text('{"num-attention-heads": 8}')
-    with pytest.raises(InputError, match="num_attention_heads is 8 in its config file and 4 in"):
+    with pytest.raises(InputError, match="num_attention_heads is 8 in the config file but 4 in"):
         load(folder, "0")
     fused = write(tmp_path / "n", layout="nested", args=args | {"bias_gelu_fusion": True})
     assert compare(load(fused, "0")) < 1e-5
@@ -312,7 +323,7 @@ def test_gelu_of_the_config_file_goes_before_the_registry(tmp_path, form):
     reader = load(folder, "0")
     assert compare(reader, gelu=form) < 1e-5
     out = checkpoints.save_transformers(reader, tmp_path / "out")
-    assert f"GELU was read in the {form} form (stated" in (out / "README.md").read_text()
+    assert f"The kit used the {form} form of GELU (stated" in (out / "README.md").read_text()
     theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
     batch = gather(reader.windows(tiny_examples(1)), [0])
     with torch.inference_mode():
@@ -320,17 +331,17 @@ def test_gelu_of_the_config_file_goes_before_the_registry(tmp_path, form):
         logits = torch.stack([found.start_logits[0], found.end_logits[0]], -1)
         torch.testing.assert_close(reader.model(batch), logits, rtol=1e-4, atol=1e-5)
     config_of(folder, hidden_act="relu")
-    with pytest.raises(InputError, match="hidden_act is 'relu'; known: gelu"):
+    with pytest.raises(InputError, match="hidden_act is 'relu'; expected gelu"):
         load(folder, "0")
 
 
 def test_integers_and_another_vocabulary_are_refused(tmp_path):
     folder = write(tmp_path / "m")
     change(folder, layers__1__mlp__dense_4h_to_h__weight=lambda k, v: {k: v.to(torch.int8)})
-    with pytest.raises(InputError, match=r"dense_4h_to_h\.weight is int8, expected float16.*quant"):
+    with pytest.raises(InputError, match=r"dense_4h_to_h\.weight is int8; expected float16.*quant"):
         load(folder, "0")
     w = reference.random_weights(**SIZES | {"words": 100})
-    with pytest.raises(InputError, match=r"has \d+ tokens, the model embeds 100; it belongs"):
+    with pytest.raises(InputError, match=r"has \d+ tokens, but the model embeds 100; it belongs"):
         load(write(tmp_path / "n", w=w), "0")
 
 

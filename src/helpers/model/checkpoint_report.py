@@ -1,9 +1,10 @@
-"""A report on a checkpoint to share with others: what its files hold and what the model can do.
+"""A shareable report on a checkpoint: what its files contain and what the model can do.
 
-NVIDIA's files of 2021 come without a published list of names, a version tag or the form of GELU
-that they were trained with. Whoever opens them first can send this page, which contains files,
-hashes, names and scores but no path of the machine. If a part cannot be determined, the page says
-why and continues with the next: a file that the kit cannot load is the one worth reporting.
+NVIDIA published its 2021 files without a list of weight names, a version tag or the form of GELU
+used in training. If you are the first to open them, you can send this report to others: it lists
+files, hashes, weight names and scores, but no path on your machine. If a section cannot be
+completed, the report says why and continues with the next section, because a checkpoint that the
+kit cannot load is the one most worth reporting.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from helpers.model.encoder import GELUS, SpanModel
 from helpers.model.row_order import markdown_table
 from helpers.model.weights import read_weights
 
-_LONGEST = 4000  # characters shown of a configuration
-_LAYER = re.compile(r"(?<=layers\.)\d+|(?<=layer\.)\d+")  # the number of a layer in a name
+_LONGEST = 4000  # maximum number of characters to show from a configuration file
+_LAYER = re.compile(r"(?<=layers\.)\d+|(?<=layer\.)\d+")  # the layer number in a weight name
 
 
 def write_report(
     name: str, path: Path, output: str | Path, settings: Settings, squad_dev: str = ""
 ) -> Path:
-    """Write the report on the checkpoint at ``path`` as Markdown; returns ``output``.
+    """Write a Markdown report on the checkpoint at ``path`` to ``output``, and return ``output``.
 
-    ``squad_dev`` is a SQuAD file to measure EM and F1 on, which is the best evidence on the GELU;
-    it takes about a second per question for 345M parameters on two cores. Raises ``InputError``
-    when ``output`` cannot be written or ``squad_dev`` cannot be read.
+    ``squad_dev`` is a SQuAD file for measuring EM and F1, which give the best evidence of the form
+    of GELU. This takes about one second per question with 345M parameters on two cores. Raise
+    ``InputError`` if ``output`` cannot be written or ``squad_dev`` cannot be read.
     """
     examples = read_squad(squad_dev) if squad_dev else []
     lines = [
@@ -64,12 +65,12 @@ def write_report(
     add("Files", _files, path)
     add("Settings", _settings, path)
     add("Stored weights", _stored, path)
-    add("Model as this kit builds it", load)
+    add("Model as built by this kit", load)
     for reader in readers:
         add("Order of the query-key-value rows", _order, reader)
         add("GELU", gelu_lines, reader)
         if examples:
-            title = f"SQuAD, {len(examples)} rows of {Path(squad_dev).name}"
+            title = f"SQuAD scores on {len(examples)} rows of {Path(squad_dev).name}"
             add(title, _squad, reader, examples)
     if not readers:
         lines += ["", "The model could not be loaded, so nothing was measured."]
@@ -83,7 +84,7 @@ def _files(path: Path) -> list[str]:
     rows = [
         (f"`{name}`", f"{file.stat().st_size:,}", f"`{sha256(file)}`")
         for file, name in names.items()
-        if not name.startswith(".")  # the cache's own, such as the lock
+        if not name.startswith(".")  # skip the cache's own files, such as the lock
     ]
     return markdown_table(("file", "bytes", "SHA-256"), rows)
 
@@ -93,14 +94,14 @@ def _settings(path: Path) -> list[str]:
     for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
         text = file.read_text(encoding="utf-8", errors="replace").strip()
         lines += ["", f"`{file.name}`:", "", "```json", text[:_LONGEST], "```"]
-    return lines[1:] or ["There is no config.json outside an archive."]
+    return lines[1:] or ["No config.json was found; archives are not searched."]
 
 
 def _stored(path: Path) -> list[str]:
     if megatron.is_megatron(path):
         tensors, arguments = megatron.stored(path)
     elif path.suffix == ".nemo":
-        raise InputError(f"{path}: written by this kit, which does not list its own files' names")
+        raise InputError(f"{path}: this kit wrote the file, so its weight names are not listed")
     else:
         tensors, arguments = read_weights(path), {}
     rows = [(f"`{name}`", *kind) for name, *kind in stored_weights(tensors)]
@@ -113,9 +114,9 @@ def _stored(path: Path) -> list[str]:
 
 
 def stored_weights(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, str]]:
-    """(name, data type, shape) of each tensor, in the order of ``tensors``.
+    """Return (name, data type, shape) for each tensor, in the order of ``tensors``.
 
-    Names that differ only in the number of a layer share a row, with the numbers as a range.
+    Names that differ only in the layer number share a row that shows the numbers as a range.
     """
     rows: dict[tuple[str, str, str], list[int]] = {}
     for name, value in tensors.items():
@@ -124,7 +125,7 @@ def stored_weights(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, 
     found = []
     for (name, dtype, shape), numbers in rows.items():
         shown = ", ".join(map(str, sorted(numbers)))
-        if numbers and len(numbers) == max(numbers) - min(numbers) + 1 > 1:  # without a gap
+        if numbers and len(numbers) == max(numbers) - min(numbers) + 1 > 1:  # there are no gaps
             shown = f"{min(numbers)}-{max(numbers)}"
         found.append((name.replace("#", f"{{{shown}}}"), dtype, shape))
     return found
@@ -134,36 +135,36 @@ def _order(reader: Reader) -> list[str]:
     found = reader.origin.get("qkv")
     if found:
         return row_order.order_lines(found)
-    return ["Query, key and value are three separate matrices, so there was nothing to decide."]
+    return ["Query, key and value are separate matrices, so there was no row order to determine."]
 
 
 def gelu_lines(reader: Reader) -> list[str]:
-    """``gelu_evidence`` as a table in Markdown, with what follows from it and what does not."""
+    """Format ``gelu_evidence`` as a Markdown table, with a statement on what it shows."""
     if reader.fresh_head:
-        return ["No span head in these files, so the two forms cannot be compared."]
+        return ["These files contain no span head, so the two forms of GELU cannot be compared."]
     found = gelu_evidence(reader)
-    keys = {"f1": "F1", "loss": "loss", "better_by": "lower than the other by",
+    keys = {"f1": "F1", "loss": "loss", "better_by": "loss advantage",
             "error": "standard error"}  # fmt: skip
     rows = [(gelu, *(f"{row[key]:.4f}" for key in keys)) for gelu, row in found.items()]
     best = max(found, key=lambda gelu: found[gelu]["better_by"])
-    verdict = "The difference is within two standard errors: these questions do not decide."
+    verdict = "The difference is within two standard errors, so these questions are not conclusive."
     if found[best]["better_by"] > 2 * found[best]["error"]:
-        verdict = f"The files fit the {best} form better, by more than two standard errors."
+        verdict = f"The weights fit the {best} form better, by more than two standard errors."
     return [
-        f"The model was read with the {reader.model.config.gelu} form.",
+        f"The kit loaded the model with the {reader.model.config.gelu} form of GELU.",
         "",
         *markdown_table(("GELU", *keys.values()), rows),
         "",
-        f"{verdict} We measured on the {len(row_order.questions())} questions of the row order.",
+        f"{verdict} We used the {len(row_order.questions())} questions that test the row order.",
     ]
 
 
 def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
-    """For each GELU: F1 on the questions of ``row_order`` and the mean loss of their gold spans.
+    """For each GELU, compute F1 on the ``row_order`` questions and the mean loss of the gold spans.
 
-    The loss is the mean over questions of minus the log-probability of the gold start and end,
-    natural logarithm; ``better_by`` is how much lower it is than with the other GELU, and
-    ``error`` the standard error of that difference over questions.
+    The loss of a question is the negative log-probability (natural logarithm) of its gold start and
+    end. ``better_by`` is how much lower the mean loss is than with the other GELU, and ``error`` is
+    the standard error of that difference over questions.
     """
     losses = {gelu: _losses(_with_gelu(reader, gelu)) for gelu in GELUS}
     found = {}
@@ -179,7 +180,7 @@ def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
 
 
 def _with_gelu(reader: Reader, gelu: str) -> Reader:
-    """The same weights in a model with the given GELU; they are shared, not copied."""
+    """Return a reader with the given GELU that shares the weights instead of copying them."""
     with torch.device("meta"):
         model = SpanModel(replace(reader.model.config, gelu=gelu))
     model.load_state_dict(reader.model.state_dict(), assign=True)
@@ -187,7 +188,7 @@ def _with_gelu(reader: Reader, gelu: str) -> Reader:
 
 
 def _losses(reader: Reader) -> np.ndarray:
-    """Minus the log-probability of each question's gold start and end, float ``[questions]``."""
+    """Return each question's negative log-probability of the gold span, float ``[questions]``."""
     examples = [
         replace(example, spans=tuple(find_spans(example.context, [answer])[:1]))
         for example, answer in row_order.questions()
@@ -203,11 +204,11 @@ def _losses(reader: Reader) -> np.ndarray:
 
 def _squad(reader: Reader, examples: list[Example]) -> list[str]:
     if reader.fresh_head:
-        return ["No span head in these files, so nothing can be measured."]
+        return ["These files contain no span head, so nothing can be measured."]
     rows = []
     for gelu in GELUS:
         score = squad_em_and_f1(_with_gelu(reader, gelu), examples)
         low, high = score["f1_interval"]
         percents = (f"{100 * value:.2f}" for value in (score["em"], score["f1"]))
         rows.append((gelu, *percents, f"{100 * low:.1f} to {100 * high:.1f}"))
-    return markdown_table(("GELU", "EM (%)", "F1 (%)", "95% interval of F1"), rows)
+    return markdown_table(("GELU", "EM (%)", "F1 (%)", "95% confidence interval of F1"), rows)

@@ -1,8 +1,8 @@
-"""Checkpoints on disk: load any of the formats, save, and convert Megatron's files once.
+"""Checkpoints on disk: load any supported format, save, and convert Megatron files once.
 
-The formats are transformers' folders (BERT, Megatron-BERT), our ``.nemo`` files, and Megatron's
-files of 2021 (module ``megatron``). Names, sizes and files of weights are in ``weights``; the order
-of Megatron's query-key-value rows is decided in ``row_order``.
+The formats are transformers folders (BERT, Megatron-BERT), the kit's own ``.nemo`` files and
+Megatron files from 2021 (module ``megatron``). The module ``weights`` handles weight names, sizes
+and weight files; ``row_order`` determines the order of Megatron's query-key-value rows.
 """
 
 from __future__ import annotations
@@ -40,22 +40,23 @@ from helpers.model.weights import (
 MODEL_CARD = Path(__file__).with_name("model_card.md")
 _SAVED = {"config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json",
           "model.safetensors", "README.md"}  # fmt: skip
-_TYPES = {"bert": False, "megatron-bert": True}  # model_type -> norm_first
-# Switches of config.json that change the logits, and the one value that this encoder computes.
+_TYPES = {"bert": False, "megatron-bert": True}  # maps model_type to norm_first
+# Options in config.json that change the logits, with the only value that we support for each.
 _ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
 def load(path: str | Path, settings: Settings) -> Reader:
-    """Read a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file of ours or
-    of NeMo 1.x, or a folder or archive with Megatron's ``.pt`` files.
+    """Load a checkpoint: a transformers folder (BERT, Megatron-BERT), a ``.nemo`` file from the kit
+    or from NeMo 1.x, or a folder or archive with Megatron's ``.pt`` files.
 
-    If there is no span head, ``Reader.fresh_head`` is true and the head is random, the same for the
-    same ``settings.seed``. ``Reader.origin`` keeps the source of converted weights, and how the
-    order of their rows was found. Raises ``InputError`` that names the file and what is wrong.
+    If the checkpoint has no span head, ``Reader.fresh_head`` is true, and ``settings.seed``
+    determines the random weights of a new head. For converted weights, ``Reader.origin`` records
+    the source and how the row order was found. If the checkpoint cannot be loaded, raise
+    ``InputError`` and name the file and the problem.
     """
     path = Path(path)
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
-        raise InputError(f"{path}: a folder of fine_tune.py; give {path / 'model.nemo'}")
+        raise InputError(f"{path}: fine_tune.py wrote this folder; specify {path / 'model.nemo'}")
     if megatron.is_megatron(path):
         reader = _load_megatron(path, settings)
     elif path.is_dir():
@@ -63,7 +64,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     elif path.suffix == ".nemo":
         reader = _load_nemo(path, settings)
     else:
-        what = "neither a folder or archive with a checkpoint nor a .nemo file"
+        what = "not a checkpoint folder, checkpoint archive or .nemo file"
         raise InputError(f"{path}: {what if path.exists() else 'no such checkpoint'}")
     reader.model.eval()
     return reader
@@ -76,14 +77,14 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     origin = raw.get("origin") if isinstance(raw.get("origin"), dict) else {}
     with torch.device("meta"):
         model = SpanModel(config)
-    # Made before the weights are read, since it refuses windows that the model cannot read.
+    # Create the reader before reading the weights: it rejects windows too long for the model.
     reader = Reader(model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer)
     tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
     hint = "; does config.json belong to these weights?"
     state = assemble(folder, tensors, names, model, hint)
-    # Numbers that are not finite show in the first logits (``decoding``): looking for them here
-    # would read a file that is only mapped into memory.
+    # ``decoding`` detects non-finite weights from the first logits. A check here would read the
+    # whole file, which is only mapped into memory.
     _fill(model, state, settings.seed)
     return replace(reader, fresh_head="head.weight" not in state)
 
@@ -95,8 +96,8 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     names = {n.ours: [n.megatron] for n in weight_names(file.config)}
     state = assemble(path, file.weights, names, model)
     for name, value in state.items():
-        if not torch.stack(value.aminmax()).isfinite().all():  # takes no memory, unlike isfinite
-            raise InputError(f"{path}: {name} holds numbers that are not finite; fetch it again")
+        if not torch.stack(value.aminmax()).isfinite().all():  # uses less memory than isfinite
+            raise InputError(f"{path}: {name} contains non-finite values; fetch the file again")
     reader = Reader(model.eval(), file.vocab, settings, "head.weight" not in state)
     _fill(model, state, settings.seed)
     origin = {
@@ -110,13 +111,13 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
 
 
 def _fill(model: SpanModel, state: dict[str, torch.Tensor], seed: int) -> None:
-    """Put weights into a model on the meta device, and a random span head if they have none."""
+    """Load weights into a model on the meta device; add a random span head if they lack one."""
     fresh_head = "head.weight" not in state
     model.load_state_dict(state, assign=True, strict=not fresh_head)
     if fresh_head:
         model.head.to_empty(device="cpu")
         model.new_head(seed)
-    model.requires_grad_()  # assigned tensors come without it
+    model.requires_grad_()  # assigned tensors do not require gradients
 
 
 def _load_nemo(path: Path, settings: Settings) -> Reader:
@@ -131,7 +132,7 @@ def _load_nemo(path: Path, settings: Settings) -> Reader:
 
 
 def save_nemo(reader: Reader, path: str | Path) -> Path:
-    """Write a ``.nemo`` archive that ``load`` restores to equal logits. Imports NeMo."""
+    """Write a ``.nemo`` archive that ``load`` restores with identical logits; this imports NeMo."""
     from helpers.model import qa_model
 
     qa_model.quiet_nemo()
@@ -139,11 +140,12 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
 
 
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
-    """Write a folder that ``transformers.AutoModelForQuestionAnswering`` loads to equal logits.
+    """Write a folder that ``AutoModelForQuestionAnswering`` loads with identical logits.
 
-    It holds weights, configuration, tokenizer and a model card (README.md), appears only when it is
-    complete, and replaces an older one. ``with_head=False`` leaves out a head that is only random.
-    Raises ``InputError`` when the folder holds anything that this function does not write.
+    The folder contains the weights, configuration, tokenizer and a model card (README.md). It
+    appears only when it is complete, and it replaces an older one. Pass ``with_head=False`` to omit
+    a span head that is still random. Raise ``InputError`` if an existing folder contains anything
+    that this function does not write.
     """
     folder = Path(folder).resolve()
     check_replaceable(folder)
@@ -163,16 +165,16 @@ def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = T
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise ``InputError`` unless ``folder`` is absent or holds only what we would write there."""
+    """Raise ``InputError`` if ``folder`` is a file or contains anything that we would not write."""
     if folder.is_dir():
         others = sorted({path.name for path in folder.iterdir()} - _SAVED)
         if others:
             raise InputError(
-                f"{folder}: holds {others[0]}, which is not part of a saved model; "
+                f"{folder}: contains {others[0]}, which is not part of a saved model; "
                 "move it away or choose another folder"
             )
     elif folder.exists():
-        raise InputError(f"{folder}: is a file; choose a folder")
+        raise InputError(f"{folder}: this is a file; choose a folder")
 
 
 def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
@@ -193,7 +195,7 @@ def _write_folder(reader: Reader, folder: Path, with_head: bool) -> None:
 
 
 def _tokenizer_config(reader: Reader) -> dict:
-    """Settings under which ``AutoTokenizer`` takes tokenizer.json as it is, whatever is in it."""
+    """Return settings that make ``AutoTokenizer`` use tokenizer.json without any changes."""
     tokens, (cls, sep) = reader.vocab, reader.tokenizer.encode("").ids
     names = {"cls_token": tokens[cls], "sep_token": tokens[sep], "pad_token": "[PAD]",
              "unk_token": reader.tokenizer.model.unk_token, "mask_token": "[MASK]"}  # fmt: skip
@@ -210,12 +212,12 @@ def _from_config(path: Path, raw: dict, dropout: float) -> EncoderConfig:
     kind, epsilon = raw.get("model_type"), raw["layer_norm_eps"]
     if not isinstance(kind, str) or kind not in _TYPES:
         what = "missing" if kind is None else repr(kind)
-        raise InputError(f"{path}: model_type is {what}, expected {' or '.join(map(repr, _TYPES))}")
+        raise InputError(f"{path}: model_type is {what}; expected {' or '.join(map(repr, _TYPES))}")
     for name, only in _ONLY.items():
         if raw.get(name, only) != only:
             raise InputError(f"{path}: {name} is {raw[name]!r}; only {only!r} is supported")
     if type(epsilon) is not float or not 0 < epsilon < 1:
-        raise InputError(f"{path}: layer_norm_eps is {epsilon!r}, expected a number such as 1e-12")
+        raise InputError(f"{path}: layer_norm_eps is {epsilon!r}; expected a number such as 1e-12")
     sizes = {size.field: raw.get(size.transformers) for size in SIZES}
     others = {"norm_first": _TYPES[kind], "epsilon": epsilon, "dropout": dropout}
     return make_config(path, sizes, raw["hidden_act"], **others)
@@ -237,11 +239,11 @@ def _to_config(config: EncoderConfig) -> dict:
 
 
 def prepare(path: str | Path, settings: Settings) -> Path:
-    """The folder to load instead of Megatron's files; any other path comes back as it is.
+    """Return the folder to load in place of Megatron files; return any other path unchanged.
 
-    Megatron's files are converted once and mapped into memory from then on. The folder's name in
-    the cache follows from their bytes, ``settings.qkv_order`` and the code that converts, so that a
-    change of any makes a new folder. Raises ``InputError`` as ``load`` does.
+    We convert Megatron files once; later loads map the result into memory. The name of the cached
+    folder depends on the bytes of the files, ``settings.qkv_order`` and the conversion code, so a
+    change to any of these creates a new folder. Raise ``InputError`` as ``load`` does.
     """
     path = Path(path)
     if not megatron.is_megatron(path):
@@ -253,31 +255,32 @@ def prepare(path: str | Path, settings: Settings) -> Path:
     if (folder / "config.json").is_file():
         return folder
     with locked(folder.parent, path.name):
-        for stale in folder.parent.glob(".saving-*"):  # of a process that was killed
+        for stale in folder.parent.glob(".saving-*"):  # left by a process that was killed
             shutil.rmtree(stale, ignore_errors=True)
-        if not (folder / "config.json").is_file():  # another process may have made it meanwhile
+        if not (folder / "config.json").is_file():  # another process may have just made it
             reader = load(path, settings)
             save_transformers(reader, folder, with_head=not reader.fresh_head)
     return folder
 
 
 def _code() -> str:
-    """SHA-256 of the code that decides what a conversion holds: this room, and what it reads."""
+    """Return the SHA-256 hash of the code that converts and of the data files that it reads."""
     sources = [*sorted(Path(__file__).parent.glob("*.py")), MODEL_CARD]
     sources += [Path(spans.__file__), Path(registry.__file__), row_order.QUESTIONS]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def model_card(reader: Reader, with_head: bool = True) -> str:
-    """What the weights are, where they come from (by ``Reader.origin``) and how to use them."""
+    """Return a card that says what the weights are, where they come from and how to use them."""
     origin = reader.origin
     kind = "Megatron-BERT" if reader.model.config.norm_first else "BERT"
     warning = "\n**This encoder has no span head: fine-tune it before you ask questions.**\n"
     source = []
     if tuned := origin.get("fine_tuned"):
         source += [
-            f"Fine-tuned by the kit: {tuned['windows']} windows of text, {tuned['steps']} steps, "
-            f"learning rate {tuned['learning_rate']:g}, seed {tuned['seed']}.",
+            f"The kit fine-tuned this model on {tuned['windows']} windows of text in "
+            f"{tuned['steps']} steps (learning rate {tuned['learning_rate']:g}, "
+            f"seed {tuned['seed']}).",
             "",
         ]
     if files := origin.get("files"):
@@ -286,10 +289,10 @@ def model_card(reader: Reader, with_head: bool = True) -> str:
         source += [f"- `{name}`, SHA-256 `{digest}`" for name, digest in files.items()]
         source += ["", *row_order.order_lines(origin["qkv"])]
         if gelu := origin.get("gelu"):
-            source += ["", f"GELU was read in the {gelu['form']} form ({gelu['reason']})."]
+            source += ["", f"The kit used the {gelu['form']} form of GELU ({gelu['reason']})."]
     else:
-        source += ["The source of the original weights is not recorded here. The `manifest.json` "
-                   "of a run names it, with hashes."]  # fmt: skip
+        source += ["The source of the original weights is not recorded here. A run's "
+                   "`manifest.json` names it and lists the hashes."]  # fmt: skip
     return MODEL_CARD.read_text(encoding="utf-8").format(
         tag=kind.lower(),
         kind=kind,
@@ -300,12 +303,12 @@ def model_card(reader: Reader, with_head: bool = True) -> str:
 
 
 def model_table(reader: Reader, with_head: bool) -> list[str]:
-    """The model's sizes and its form of GELU as a table in Markdown."""
+    """Return the model's sizes and its form of GELU as a Markdown table."""
     counted = reader.model if with_head else reader.model.encoder
     facts = {**vars(reader.model.config), "vocabulary": len(reader.vocab)}
-    del facts["dropout"]  # a setting of our training, not of the checkpoint
+    del facts["dropout"]  # a training setting, not part of the checkpoint
     names = [name for name, form in GELU_NAMES.items() if form == facts["gelu"]]
     facts["gelu"] += f" (in a config.json, `hidden_act`: {' or '.join(names)})"
     facts["parameters"] = sum(p.numel() for p in counted.parameters())
-    facts["span head"] = "in the files" if with_head else "missing"
+    facts["span head"] = "included" if with_head else "missing"
     return row_order.markdown_table(("field", "value"), facts.items())

@@ -1,9 +1,10 @@
-"""Logits become ranked answers: best spans per window, n-best per pair, one list per question.
+"""From logits to ranked answers: best spans per window, n-best per pair, one list per question.
 
-``best_spans`` finds the answers. The n-best then follows Google BERT's SQuAD code, which NeMo 0.11
-kept: the best spans of all windows of one question-context pair, distinct texts only, and a
-softmax over their start + end logits. ``rank_answers`` merges the n-best lists of a question's
-contexts as dmis-lab's ``transform_n2b_factoid`` does, which NVIDIA used for its published figures.
+``best_spans`` finds the answers. ``nbest`` then follows Google BERT's SQuAD code, which NeMo 0.11
+also used: it takes the best spans from all windows of one question-context pair, keeps only
+distinct texts, and applies a softmax to the sums of their start and end logits. ``rank_answers``
+merges the n-best lists of a question's contexts in the same way as ``transform_n2b_factoid`` from
+dmis-lab, which NVIDIA used for its published results.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from helpers.model.features import Windows, gather, make_tokenizer, make_windows
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 
-LONGEST = 100  # characters; dmis-lab discards longer answers
+LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One span of a context with its logits and its probability among the pair's n-best.
+    """One span of a context with its logits and its probability among the n-best of its pair.
 
-    start, end: characters of the context; ``text`` has single spaces even if the context does not.
+    start, end: character offsets in the context. ``text`` has single spaces between words.
     """
 
     text: str
@@ -50,10 +51,10 @@ class Candidate:
 class Reader:
     """A model with its vocabulary and settings: everything needed to answer questions.
 
-    vocab: tokens in the order of their ids; the tokenizer is made from them if none is given.
-    fresh_head: the span head is random, so fine-tune before you believe an answer.
+    vocab: tokens in the order of their ids; the tokenizer is built from them if none is given.
+    fresh_head: whether the span head is random; if so, fine-tune before you trust any answer.
     origin: where the weights come from (files, hashes, row order, fine-tuning).
-    trained_into: folders of the trainings that changed this model since it was loaded.
+    trained_into: folders of the training runs that changed this model since it was loaded.
     """
 
     model: SpanModel
@@ -65,7 +66,7 @@ class Reader:
     trained_into: set[Path] = field(default_factory=set)
 
     def __post_init__(self):
-        """Raise ``InputError`` if the settings' windows are longer than the model can read."""
+        """Raise ``InputError`` if ``settings.max_length`` is more than the model can read."""
         longest, positions = self.settings.max_length, self.model.config.positions
         if longest > positions:
             raise InputError(
@@ -75,7 +76,7 @@ class Reader:
         self.tokenizer = self.tokenizer or make_tokenizer(self.vocab)
 
     def windows(self, examples: Sequence[Example], training: bool = False) -> Windows:
-        """The examples' windows under this reader's settings."""
+        """Cut the examples into windows according to this reader's settings."""
         s = self.settings
         return make_windows(
             examples, self.tokenizer, max_length=s.max_length, step=s.step,
@@ -83,7 +84,7 @@ class Reader:
         )  # fmt: skip
 
     def predict(self, examples: Sequence[Example], progress: bool = True) -> list[list[Candidate]]:
-        """The n-best candidates of each example, best first, in the order of the examples."""
+        """Return the n-best candidates for each example, best first, in the order of examples."""
         if not examples:
             return []
         windows = self.windows(examples)
@@ -92,15 +93,16 @@ class Reader:
         return nbest(windows, logits, examples, size=s.nbest, max_answer=s.max_answer)
 
     def answer(self, question: str, context: str) -> list[Candidate]:
-        """The n-best answers to one question about one context."""
+        """Return the n-best answers to one question about one context."""
         return self.predict([Example("0_001", "0", question, context)], progress=False)[0]
 
 
 def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -> np.ndarray:
-    """Start and end logits of every token, float32 ``[total_tokens, 2]``, in the windows' order.
+    """Compute the start and end logits of every token, in window order: ``[total_tokens, 2]``.
 
-    The logits of a window depend only on its own tokens, not on the rest of its batch. Raises
-    ``InputError`` if they are not finite, naming the weights that are not.
+    The result is a float32 array. The logits of a window depend only on its own tokens, not on the
+    rest of its batch. If any logits are not finite, raise ``InputError`` and name the weight at
+    fault.
     """
     device = next(model.parameters()).device
     result = np.empty((len(windows.ids), 2), np.float32)
@@ -109,7 +111,7 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
     plan = prediction_batches(windows.lengths)
     bar = tqdm(plan, desc="predicting", unit="batch", disable=not progress)
     try:
-        with torch.inference_mode(), bar:  # the bar is closed even when a cell is interrupted
+        with torch.inference_mode(), bar:  # closes the bar even if a cell is interrupted
             for rows in bar:
                 batch = gather(windows, rows).to(device)
                 logits = model(batch).float().cpu().split(batch.lengths)
@@ -119,9 +121,9 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
         model.train(was_training)
     if not np.isfinite(result).all():
         bad = (name for name, p in model.named_parameters() if not torch.isfinite(p).all())
-        name = next(bad, "its output")
+        name = next(bad, "the output")
         raise InputError(
-            f"model: {name} holds numbers that are not finite; fetch or train it again"
+            f"model: {name} contains non-finite values; fetch or train the model again"
         )
     return result
 
@@ -129,16 +131,17 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
 def best_spans(
     windows: Windows, logits: np.ndarray, size: int, max_answer: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every span from one of its window's best starts to one of its best ends.
+    """Find every span from one of the best starts of a window to one of its best ends.
 
-    The best are the ``size`` highest logits among all tokens of a window, including the question.
-    Returns the window and the first and last token (an index into ``[total_tokens]``) of each
-    span, int64 ``[spans]`` each: window by window, better starts first, then better ends.
+    The best starts and ends are the tokens with the ``size`` highest logits in a window, which
+    includes the question. Return three int64 arrays ``[spans]``: the window of each span and its
+    first and last token (indices into ``[total_tokens]``). Spans are sorted by window, then by
+    start logit, then by end logit, highest first.
     """
     ranks = windows.bounds[:-1, None] + np.arange(size)  # [windows, size]
-    exists = ranks < windows.bounds[1:, None]  # a window can have fewer tokens
+    exists = ranks < windows.bounds[1:, None]  # a window may have fewer than ``size`` tokens
     window = np.repeat(np.arange(len(windows)), windows.lengths)
-    orders = (np.lexsort((-column, window)) for column in logits.T)  # stable: ties in text order
+    orders = (np.lexsort((-column, window)) for column in logits.T)  # stable: ties keep text order
     starts, ends = (order[np.where(exists, ranks, 0)] for order in orders)
     may_start = exists & windows.can_start[starts]
     may_end = exists & (windows.token[ends] >= 0)
@@ -162,13 +165,13 @@ def nbest(
     size: int = 20,
     max_answer: int = 30,
 ) -> list[list[Candidate]]:
-    """The ``size`` best spans of every example, distinct by text, probabilities summing to 1.
+    """Return the ``size`` best spans of each example with distinct texts; probabilities sum to 1.
 
-    Texts, order and probabilities are those of Google's ``write_predictions``, with two
-    exceptions. If no span is left, that code invents the answer "empty"; this list is empty. And
-    there padding takes some of the ``size`` places. For one model of ``bioasq-cpu`` padded to 384
-    that changed 476 of 512 lists, mostly at their ends, 14 first texts, and the scores by 0
-    (SAcc), 0.08 (MRR) and 0 (LAcc) points.
+    The texts, order and probabilities match Google's ``write_predictions``, with two exceptions.
+    If no span is left, Google's code invents the answer "empty", but we return an empty list. In
+    Google's code, padding also takes some of the ``size`` places. For one ``bioasq-cpu`` model,
+    padding to 384 tokens changed 476 of 512 lists, mostly near their ends, and 14 top answers.
+    The scores changed by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
     """
     window, first, last = best_spans(windows, logits, size, max_answer)
     pair = windows.pair[window]
@@ -184,9 +187,10 @@ def nbest(
 
 
 def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
-    """The first ``size`` spans with different texts, and the softmax over them.
+    """Return the first ``size`` spans with distinct texts, with a softmax over their scores.
 
-    spans: (first token, last token, start logit, end logit), best first; ``decode`` makes the text.
+    spans: (first token, last token, start logit, end logit), best first. ``decode`` maps the tokens
+    of a span to (start character, end character, text).
     """
     chosen: dict[str, tuple] = {}
     for first, last, *logits in spans:
@@ -210,20 +214,20 @@ def rank_answers(
     merge: str = "sum",
     keep: int = 5,
 ) -> dict[str, list[tuple[str, float]]]:
-    """One ranked list of (answer, score) per question, from the n-best lists of its contexts.
+    """Merge the n-best lists of each question's contexts into one ranked list of (answer, score).
 
-    Texts that are equal in lower case are one answer, written as in its most probable candidate.
-    Its score is the sum of their probabilities, or the largest with ``merge="max"``.
+    Texts that differ only in case count as one answer, spelled as in its most probable candidate.
+    Its score is the sum of the candidates' probabilities, or their maximum with ``merge="max"``.
     """
     by_question: dict[str, list[Candidate]] = {e.question_id: [] for e in examples}
     for example, found in zip(examples, candidates, strict=True):
         by_question[example.question_id] += found
     ranked = {}
     for question, found in by_question.items():
-        answers: dict[str, tuple[str, float]] = {}  # lower-cased text: (text, score)
-        # dmis-lab's later version sorts by probability too but then reads rows by their old
-        # numbers (``iloc``), in arbitrary order. That cannot change a sum, only the casing of an
-        # answer and the order of equal sums; here both follow the probabilities.
+        answers: dict[str, tuple[str, float]] = {}  # lowercased text -> (text, score)
+        # dmis-lab's later version also sorts by probability, but then reads the rows by their old
+        # positions (``iloc``), in arbitrary order. That cannot change a sum, only the casing of an
+        # answer and the order of equal sums. Here, both follow the probabilities.
         for candidate in sorted(found, key=lambda c: -c.probability):
             text = tidy(candidate.text)
             if text and len(text) <= LONGEST:
@@ -236,10 +240,11 @@ def rank_answers(
 
 
 def tidy(text: str) -> str:
-    """dmis-lab's clean-up of one answer; empty if the answer is to be discarded.
+    """Clean up one answer as dmis-lab does; return "" if the answer is to be discarded.
 
-    The first rule that fits applies: remove a final comma, period or space; remove the only pair
-    of round brackets if it encloses everything; discard a text with brackets on one side only.
+    Only the first matching rule applies. Remove a final comma, period or space. Remove the only
+    pair of parentheses if it encloses the whole text. Discard a text with "(" but without ")", or
+    with ")" but without "(".
     """
     if text.endswith((",", ".", " ")):
         return text[:-1]
@@ -251,7 +256,7 @@ def tidy(text: str) -> str:
 def write_nbest(
     path: str | Path, examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
 ) -> Path:
-    """Write one JSON line per pair: its id, question, snippet number, document and n-best."""
+    """Write one JSON line per pair with its ids, snippet number, document, context and n-best."""
     lines = []
     for example, found in zip(examples, candidates, strict=True):
         names = ("id", "question_id", "snippet", "document", "context")
@@ -262,7 +267,7 @@ def write_nbest(
 
 
 def read_nbest(path: str | Path) -> list[tuple[Example, list[Candidate]]]:
-    """Read what ``write_nbest`` wrote; the text of the question stays empty."""
+    """Read a file written by ``write_nbest``; it does not contain the question texts."""
     rows = []
     with Path(path).open(encoding="utf-8") as file:
         for row in map(json.loads, file):
@@ -276,10 +281,10 @@ def pair_exact_match(
     candidates: Sequence[Sequence[Candidate]],
     gold_spans: Mapping[str, Sequence[Span]],
 ) -> tuple[int, int]:
-    """(hits, pairs): how often the best span is a gold span, over pairs that have one.
+    """Return (hits, pairs): how often the best span is a gold span, and how many pairs have one.
 
-    ``gold_spans`` maps an example's id to the gold spans of its context. Texts are compared in
-    lower case, so another occurrence of the same words counts.
+    ``gold_spans`` maps an example's id to the gold spans of its context. The comparison uses the
+    lowercased texts, so another occurrence of the same words also counts as a hit.
     """
     hits = pairs = 0
     for example, found in zip(examples, candidates, strict=True):
@@ -291,9 +296,9 @@ def pair_exact_match(
 
 
 def squad_em_and_f1(reader: Reader, examples: Sequence[Example], progress: bool = True) -> dict:
-    """EM and F1 of the reader's best spans by the rules of SQuAD v1.1, as fractions of 1.
+    """Return EM and F1 of the reader's best spans under the SQuAD v1.1 rules, as fractions of 1.
 
-    ``f1_interval`` is the 95% bootstrap confidence interval over questions.
+    ``f1_interval`` is the 95% confidence interval of F1 from a bootstrap over questions.
     """
     best = reader.predict(examples, progress=progress)
     answers = {e.id: c[0].text if c else "" for e, c in zip(examples, best, strict=True)}
@@ -305,14 +310,14 @@ def squad_em_and_f1(reader: Reader, examples: Sequence[Example], progress: bool 
 
 
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
-    """How well the reader answers held-out examples.
+    """Score the reader's answers to held-out examples.
 
-    Returns the number of ``questions`` and of distinct ``pairs``, and as fractions of 1 ``sacc``,
-    ``mrr`` and ``lacc`` over questions and ``pair_em`` over pairs. The gold answers of a question
-    are all spans of its examples.
+    Return the number of ``questions`` and of distinct ``pairs``, the scores ``sacc``, ``mrr`` and
+    ``lacc`` over questions, and ``pair_em`` over pairs. All scores are fractions of 1. The gold
+    answers of a question are the texts of all spans in its examples.
     """
     golds: dict[str, set[str]] = {}
-    pairs: dict[tuple[str, str], Example] = {}  # an example that repeats a pair counts once
+    pairs: dict[tuple[str, str], Example] = {}  # repeated pairs count once
     for e in examples:
         golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
         pairs.setdefault((e.question_id, e.context), e)

@@ -1,15 +1,15 @@
 """BERT and Megatron-BERT on one page, computed without padding.
 
-The two differ in the position of LayerNorm, which is ``norm_first`` here. BERT (Devlin et al. 2019)
-normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi et al.
-2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing touches
-the residual path from the embeddings to the last layer; therefore it trains stably at 345M
-parameters and more. Either model can have either of two forms of GELU.
+The two models differ in the position of LayerNorm, which ``norm_first`` selects. BERT (Devlin et
+al. 2019) normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi
+et al. 2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing
+changes the residual path from the embeddings to the last layer. It therefore trains stably at 345M
+parameters and more. Either model can use either of two forms of GELU.
 
-The windows of a batch lie one after the other in one long tensor ``[total_tokens, hidden]``, so all
-layers skip padding; only attention needs to know where a window ends. On a CPU it takes the windows
-of one length together (``_attend_by_length``); on a GPU it pads for that one call
-(``_attend_padded``).
+The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
+layers skip padding, and only attention needs to know where a window ends. On a CPU, attention
+processes windows of equal length together (``_attend_by_length``). On a GPU, it pads the windows
+for a single call (``_attend_padded``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from helpers.model.features import Batch
 
-# Names in transformers' config files for the two forms of GELU (Hendrycks and Gimpel 2016): the
-# exact one, and its approximation by tanh, which differs by up to 5e-4.
+# The names in transformers' config files for the two forms of GELU (Hendrycks and Gimpel 2016):
+# the exact function and its tanh approximation, which differs from it by up to 5e-4.
 GELU_NAMES = {
     "gelu": "erf", "gelu_python": "erf", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
     "gelu_python_tanh": "tanh", "gelu_fast": "tanh", "gelu_accurate": "tanh",
@@ -36,10 +36,10 @@ GELUS = tuple(_APPROXIMATE)
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Sizes of an encoder; defaults are BioMegatron 345M's, with Megatron's LayerNorm epsilon.
+    """Configuration of an encoder; the defaults match BioMegatron 345M.
 
-    ``gelu`` is ``"erf"`` (BERT's, and that of files written before this field existed) or
-    ``"tanh"``; for Megatron's files see ``registry.MEGATRON_GELU``.
+    ``gelu`` is ``"erf"`` (as in BERT and in files written before this field existed) or ``"tanh"``.
+    For Megatron files, see ``registry.MEGATRON_GELU``. The default ``epsilon`` is Megatron's.
     """
 
     vocab_size: int = 30592
@@ -56,12 +56,12 @@ class EncoderConfig:
 
 
 class Attention(nn.Module):
-    """Self-attention within each window; ``[total_tokens, hidden]`` in and out."""
+    """Self-attention within each window; input and output are ``[total_tokens, hidden]``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
-        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)  # rows: all queries, keys, values
+        self.qkv = nn.Linear(config.hidden, 3 * config.hidden)  # rows: queries, keys, values
         self.out = nn.Linear(config.hidden, config.hidden)
 
     def forward(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer, pre- or post-LayerNorm; ``[total_tokens, hidden]`` both ways."""
+    """One pre- or post-LayerNorm layer; input and output are ``[total_tokens, hidden]``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -97,7 +97,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, then the layers: from a batch to ``[total_tokens, hidden]``."""
+    """Embeddings followed by layers, which map a batch to ``[total_tokens, hidden]``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         self.words = nn.Embedding(config.vocab_size, config.hidden)
         self.positions = nn.Embedding(config.positions, config.hidden)
         self.token_types = nn.Embedding(config.token_types, config.hidden)
-        # After the embeddings in BERT, after the last layer in Megatron-BERT.
+        # We apply this after the embeddings in BERT and after the last layer in Megatron-BERT.
         self.norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
 
 
 class SpanModel(nn.Module):
-    """An encoder and a span head: start and end logits for every token, ``[total_tokens, 2]``."""
+    """An encoder with a span head, which computes start and end logits, ``[total_tokens, 2]``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -132,14 +132,14 @@ class SpanModel(nn.Module):
         return self.head(self.encoder(batch))
 
     def new_head(self, seed: int) -> None:
-        """Give the head random weights, as BERT does (normal, 0.02), the same for the same seed."""
+        """Initialize the head from ``seed`` as BERT does (normal, standard deviation 0.02)."""
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             self.head.weight.normal_(0, 0.02, generator=generator)
             self.head.bias.zero_()
 
     def set_dropout(self, share: float) -> None:
-        """Change the dropout that the model was built with."""
+        """Change the dropout rate of the model."""
         self.config = self.encoder.config = replace(self.config, dropout=share)
         for part in self.modules():
             if isinstance(part, nn.Dropout):
@@ -149,12 +149,12 @@ class SpanModel(nn.Module):
 
 
 def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> float:
-    """A lower bound of the memory in bytes that a training step needs besides the weights.
+    """Return a lower bound, in bytes, on the memory for a training step, excluding the weights.
 
-    lengths: tokens of each window in the batch. Gradients and Adam's two moments take 12 bytes per
-    parameter; each layer keeps activations for the backward pass, and with dropout the attention
-    weights too. The factors are 5% to 35% below our measurements on a CPU (float32, 4 to 12 layers
-    of 128 to 768, windows of 70 and 384 tokens).
+    lengths: the number of tokens in each window of the batch. Gradients and Adam's two moments take
+    12 bytes per parameter. Each layer keeps its activations for the backward pass and, with
+    dropout, its attention weights too. The factors are 5% to 35% below our measurements on a CPU
+    (float32, 4 to 12 layers of size 128 to 768, windows of 70 and 384 tokens).
     """
     config = model.config
     per_token = (16 if dropout else 11) * config.hidden + 2 * config.feed_forward
@@ -165,7 +165,7 @@ def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> flo
 
 
 def pad(values: torch.Tensor, lengths: tuple[int, ...], fill: float) -> torch.Tensor:
-    """Unpadded ``[total_tokens, ...]`` to ``[windows, longest, ...]``, the rest set to ``fill``."""
+    """Pad ``[total_tokens, ...]`` with ``fill`` to ``[windows, longest, ...]``."""
     mask = _token_mask(lengths, values.device)
     padded = values.new_full((*mask.shape, *values.shape[1:]), fill)
     padded[mask] = values
@@ -173,7 +173,7 @@ def pad(values: torch.Tensor, lengths: tuple[int, ...], fill: float) -> torch.Te
 
 
 def _attend_by_length(query, key, value, lengths, dropout):
-    """One attention call per run of equally long windows; all ``[total_tokens, heads, size]``."""
+    """Attend once per run of equal-length windows; tensors are ``[total_tokens, heads, size]``."""
     runs = [(len(list(run)), length) for length, run in groupby(lengths)]
     sizes = [count * length for count, length in runs]
     done = []
@@ -185,7 +185,7 @@ def _attend_by_length(query, key, value, lengths, dropout):
 
 
 def _attend_padded(query, key, value, lengths, dropout):
-    """The same result from one padded call: on a GPU, many small calls cost more than padding."""
+    """Attend in one padded call, because many small calls cost more than padding on a GPU."""
     mask = _token_mask(lengths, query.device)
     q, k, v = (pad(t, lengths, 0.0).transpose(1, 2) for t in (query, key, value))
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
@@ -193,6 +193,6 @@ def _attend_padded(query, key, value, lengths, dropout):
 
 
 def _token_mask(lengths: tuple[int, ...], device) -> torch.Tensor:
-    """True where a padded row holds a token: bool ``[windows, longest]``."""
+    """Return a bool mask ``[windows, longest]`` that is true where a padded row has a token."""
     lengths = torch.tensor(lengths, device=device)
     return torch.arange(int(lengths.max()), device=device) < lengths[:, None]

@@ -1,10 +1,10 @@
-"""Questions and contexts become windows of tokens; windows become batches without padding.
+"""Turn questions and contexts into windows of tokens, and windows into batches without padding.
 
-A context that does not fit into one window is read through several overlapping ones (Devlin et
+We split a context that does not fit into one window into several overlapping windows (Devlin et
 al. 2019, §4.2; ``doc_stride`` in Google's ``run_squad.py``). ``Windows`` stores all windows one
-after the other in flat arrays, and ``gather`` copies those of one batch. No array ever holds
-padding: BioASQ pairs average 69 tokens, so padding them to 384 would waste four fifths of the
-work. ``encoder`` explains how attention keeps the windows of a batch apart.
+after another in flat arrays, and ``gather`` copies those of one batch. No array ever contains
+padding, because BioASQ pairs average 69 tokens, and padding them to 384 would waste four fifths of
+the work. The module ``encoder`` explains how attention keeps the windows of a batch apart.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from helpers.data.spans import WORD, Span
 from helpers.data.squad import Example
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
-Cut = tuple[int, int, int, int]  # low, high, best_low, best_high: see ``_cut``
+Cut = tuple[int, int, int, int]  # (low, high, best_low, best_high); see ``_cut``
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of tokens in flat arrays: window ``i`` owns tokens ``bounds[i]:bounds[i + 1]``.
+    """Windows of tokens in flat arrays; window ``i`` owns tokens ``bounds[i]:bounds[i + 1]``.
 
     ids, token_types, positions: int64 ``[total_tokens]``.
-    chars: int64 ``[total_tokens, 2]``, the token's characters in its context.
-    token: int64 ``[total_tokens]``, the token's index in its context, -1 outside the context.
-    can_start: bool ``[total_tokens]``, where an answer may start: each context token in exactly
-    one window, the one that gives it the most context on both sides. An answer may end anywhere.
+    chars: int64 ``[total_tokens, 2]``, the token's start and end character in its context.
+    token: int64 ``[total_tokens]``, the token's index in its context, or -1 outside the context.
+    can_start: bool ``[total_tokens]``, whether an answer may start at the token. Each context token
+    can start an answer only in the window that gives it the most context on both sides. An answer
+    may end at any context token.
     bounds: int64 ``[windows + 1]``; pair: int64 ``[windows]``, the index of the example.
     start, end: int64 ``[windows]``, the answer's first and last token within the window; both
-    are 0 ([CLS]) if the window does not hold the whole answer.
-    detokenizers: one per example, to turn tokens into text; empty when made for training.
+    are 0 ([CLS]) if the window does not contain the whole answer.
+    detokenizers: one per example, for turning tokens into text; empty in windows for training.
     """
 
     ids: np.ndarray
@@ -62,13 +63,13 @@ class Windows:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens per window, int64 ``[windows]``."""
+        """The number of tokens in each window, int64 ``[windows]``."""
         return np.diff(self.bounds)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows for one forward pass, without padding.
+    """The windows for one forward pass, without padding.
 
     ids, token_types, positions: int64 ``[total_tokens]``; start, end: int64 ``[windows]``.
     """
@@ -81,7 +82,7 @@ class Batch:
     end: torch.Tensor
 
     def to(self, device) -> Batch:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         tensors = {name: value for name, value in vars(self).items() if name != "lengths"}
         moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
         return Batch(lengths=self.lengths, **moved)
@@ -98,9 +99,9 @@ def make_windows(
 ) -> Windows:
     """Cut every example into windows ``[CLS] question [SEP] part of the context [SEP]``.
 
-    ``step`` counts tokens from the start of one window to the start of the next. With
-    ``training``, every gold span gets windows of its own, as in the published training files,
-    which repeat a pair for each occurrence of its answer. Raises ``InputError`` if a question
+    ``step`` is the number of tokens from the start of one window to the start of the next. With
+    ``training=True``, every gold span gets separate windows, as in the published training files,
+    which repeat a pair for each occurrence of its answer. Raise ``InputError`` if a question
     leaves no room for the context.
     """
     encoded = _encode(tokenizer, examples)
@@ -111,8 +112,8 @@ def make_windows(
         room = max_length - len(before) - 1
         if room < 1:
             raise InputError(
-                f"question {example.id}: {len(before) - 2} tokens leave no room in windows of "
-                f"{max_length}; raise max_length or lower max_query"
+                f"question {example.id}: {len(before) - 2} tokens leave no room for the context in "
+                f"windows of {max_length} tokens; raise max_length or lower max_query"
             )
         context = encoded[example.context]
         answers = [_tokens_at(context, span) for span in example.spans] if training else [None]
@@ -135,16 +136,16 @@ def make_windows(
 
 
 def _encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> dict[str, Encoding]:
-    """Tokenize every distinct text once; BioASQ repeats a question for each of its snippets."""
+    """Tokenize each distinct text once; BioASQ repeats a question for each of its snippets."""
     texts = list(dict.fromkeys(text for e in examples for text in (e.question, e.context)))
     return dict(zip(texts, tokenizer.encode_batch(texts, add_special_tokens=False), strict=True))
 
 
 def _cut(tokens: int, room: int, step: int) -> list[Cut]:
-    """Windows over a context's tokens: (low, high) and the part they are the best window for.
+    """Cut a context into windows; return (low, high) and the range for which each window is best.
 
-    A token's best window is the one where the smaller of its left and right contexts is largest
-    (``_check_is_max_context`` in Google's ``run_squad.py``); the first of several equal ones.
+    A token's best window is the one in which the shorter of its left and right contexts is longest
+    (``_check_is_max_context`` in Google's ``run_squad.py``). If windows tie, the first one is best.
     """
     lows = [0]
     while lows[-1] + room < tokens:
@@ -152,15 +153,15 @@ def _cut(tokens: int, room: int, step: int) -> list[Cut]:
     low = np.asarray(lows)
     high = np.minimum(low + room, tokens)
     at = np.arange(tokens)[:, None]
-    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative: not shown
+    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative: outside the window
     score = np.where(smaller < 0, -np.inf, smaller + 0.01 * (high - low))
-    best = score.argmax(axis=1)  # never decreases from one token to the next
+    best = score.argmax(axis=1)  # never decreases from token to token
     first, last = (np.searchsorted(best, np.arange(len(low)), side) for side in ("left", "right"))
     return list(zip(*(a.tolist() for a in (low, high, first, last)), strict=True))
 
 
 def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[str, np.ndarray]:
-    """The token columns of ``Windows`` for one cut; ``before`` holds the ids up to the context."""
+    """Return the token columns of ``Windows`` for a cut; ``before`` has the ids before it."""
     low, high, best_low, best_high = cut
     token = np.asarray([-1] * len(before) + [*range(low, high), -1])
     outside = [(0, 0)]
@@ -175,14 +176,14 @@ def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[s
 
 
 def _tokens_at(context: Encoding, span: Span) -> tuple[int, int] | None:
-    """First and last token that overlap the characters of a span; None if there are none."""
+    """Return the first and last token that overlap a span, or None if no token does."""
     start, end = np.asarray(context.offsets).reshape(-1, 2).T
     touched = np.flatnonzero((start < span.end) & (end > span.start)).tolist()
     return (touched[0], touched[-1]) if touched else None
 
 
 def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int, int]:
-    """The answer's first and last token in a window; (0, 0) if the window lacks part of it."""
+    """Return the answer's first and last token in a window; (0, 0) if part of it is missing."""
     low, high, *_ = cut
     if answer is None or answer[0] < low or answer[1] >= high:
         return 0, 0
@@ -190,7 +191,7 @@ def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int,
 
 
 def gather(windows: Windows, rows: Sequence[int]) -> Batch:
-    """The batch of the given windows, in the given order."""
+    """Return a batch of the given windows, in the given order."""
     take = np.concatenate([np.arange(windows.bounds[r], windows.bounds[r + 1]) for r in rows])
     tokens = (windows.ids[take], windows.token_types[take], windows.positions[take])
     rows = np.asarray(rows)
@@ -202,10 +203,11 @@ def gather(windows: Windows, rows: Sequence[int]) -> Batch:
 def training_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """One epoch's batches of rows: shuffled, similar lengths together, the same for one seed.
+    """Return one epoch's batches of rows, shuffled but with similar lengths together.
 
-    Rows are shuffled, divided into pools of 16 batches, sorted by length within each pool and
-    divided into batches, which are then shuffled. Windows of one length share an attention call.
+    We shuffle the rows, divide them into pools of 16 batches, sort each pool by length, divide it
+    into batches and shuffle all batches. The same seed and epoch always give the same batches.
+    Windows of equal length share an attention call.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -219,7 +221,7 @@ def training_batches(
 
 
 def prediction_batches(lengths: Sequence[int], tokens: int = 4096) -> list[list[int]]:
-    """Batches of at most ``tokens`` tokens, longest windows first: memory peaks at the start."""
+    """Return batches of up to ``tokens`` tokens; the longest come first, so memory peaks early."""
     batches: list[list[int]] = []
     used = 0
     for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
@@ -232,27 +234,28 @@ def prediction_batches(lengths: Sequence[int], tokens: int = 4096) -> list[list[
 
 
 class Detokenizer:
-    """Turns tokens of one context back into text, as ``get_final_text`` in ``run_squad.py`` does.
+    """A converter from the tokens of one context to text, modeled on Google's ``get_final_text``.
 
-    Google's code has no character offsets. It takes the words that an answer touches, normalizes
-    them as the tokenizer does, searches the answer's tokens in the result and maps the position
-    back to the words, counting characters without spaces. If that fails, it keeps whole words.
+    Google's code (``run_squad.py``) has no character offsets. It takes the words that an answer
+    touches, normalizes them as the tokenizer does, searches the result for the answer's tokens and
+    maps the position back to the words by counting the characters other than spaces. If that fails,
+    it keeps whole words.
     """
 
     def __init__(self, context: str, encoding: Encoding, tokenizer: Tokenizer):
         self.context = context
         words = WORD.findall(context)
         self.has_single_spaces = " ".join(words) == context
-        self.before = [0, *accumulate(map(len, words))]  # characters before a word, no spaces
+        self.before = [0, *accumulate(map(len, words))]  # characters before each word, no spaces
         self.starts = [match.start() for match in WORD.finditer(context)]
         offsets, tokens = encoding.offsets, encoding.tokens
-        self.word = [bisect_right(self.starts, low) - 1 for low, _ in offsets]  # of each token
+        self.word = [bisect_right(self.starts, low) - 1 for low, _ in offsets]  # per token
         self.unknown = [number for number, token in enumerate(tokens) if token == "[UNK]"]
         for number in self.unknown:
             low, high = offsets[number]
             tokens[number] = tokenizer.normalizer.normalize_str(context[low:high]).strip()
         normalized = ""
-        self.at: list[tuple[int, int]] = []  # each token's characters in ``normalized``
+        self.at: list[tuple[int, int]] = []  # each token's range in ``normalized``
         for token in tokens:
             piece = token.removeprefix("##")
             normalized += piece if token.startswith("##") else f" {piece}"
@@ -260,7 +263,7 @@ class Detokenizer:
         self.normalized = normalized
 
     def decode(self, first: int, last: int) -> tuple[int, int, str]:
-        """Start and end character, and the text, of the answer from token ``first`` to ``last``.
+        """Return the (start character, end character, text) of tokens ``first`` to ``last``.
 
         The text has a single space between words, whatever separates them in the context.
         """
@@ -279,25 +282,25 @@ class Detokenizer:
         return start, end, text if self.has_single_spaces else " ".join(WORD.findall(text))
 
     def _with_spaces(self, number: int) -> int:
-        """The index in the context of a character that is counted without spaces."""
+        """Convert a character position that ignores spaces to an index in the context."""
         word = bisect_right(self.before, number) - 1
         return self.starts[word] + number - self.before[word]
 
 
 def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:
-    """The tokens of BERT's ``vocab.txt``, one per line, in the order of their ids.
+    """Read the tokens of BERT's ``vocab.txt``, which has one per line in the order of their ids.
 
-    Raises ``InputError`` if the file is missing or lacks one of the ``special`` tokens.
+    Raise ``InputError`` if the file is missing, is not UTF-8 or lacks a ``special`` token.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"{path}: no such vocabulary; expected BERT's vocab.txt, one token per line"
+            f"{path}: no such vocabulary; expected BERT's vocab.txt with one token per line"
         )
     try:
         tokens = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}); fetch it again") from None
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); fetch the file again") from None
     _check_special(path, special, tokens)
     return tokens
 
@@ -305,53 +308,53 @@ def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:
 def _check_special(path: Path, special: Sequence[str], tokens) -> None:
     missing = sorted(str(token) for token in set(special) - set(tokens))
     if missing:
-        raise InputError(f"{path}: not a BERT vocabulary, it lacks {', '.join(missing)}")
+        raise InputError(f"{path}: not a BERT vocabulary because it lacks {', '.join(missing)}")
 
 
 def check_vocab_size(path: Path, tokens: int, rows: int) -> None:
-    """Raise ``InputError`` unless the embeddings have one row per token, or padding on top.
+    """Raise ``InputError`` unless the embeddings have one row per token, apart from padding rows.
 
-    Padding makes the number of rows a multiple of a power of two, from 8 to 1024.
+    Padding rounds the number of rows up to a multiple of a power of two from 8 to 1024.
     """
     if rows not in (tokens, *(-(-tokens // 2**n) * 2**n for n in range(3, 11))):
         raise InputError(
-            f"{path}: the vocabulary has {tokens} tokens, the model embeds {rows}; it belongs to "
-            "another model"
+            f"{path}: the vocabulary has {tokens} tokens, but the model embeds {rows}; it belongs "
+            "to a different model"
         )
 
 
 def is_cased(tokens: Sequence[str]) -> bool:
-    """Whether more than 1% of the tokens have capitals; special tokens do not count."""
+    """Return whether more than 1% of the tokens contain capitals, ignoring special tokens."""
     capitals = sum(token != token.lower() for token in tokens if not token.startswith("["))
     return 100 * capitals > len(tokens)
 
 
 def make_tokenizer(tokens: Sequence[str]) -> Tokenizer:
-    """BERT's WordPiece tokenizer; it lower-cases unless the vocabulary has capitals (BioBERT's)."""
+    """Build a BERT WordPiece tokenizer that lowercases only if the vocabulary has no capitals."""
     ids = {token: number for number, token in enumerate(tokens)}
     bert = BertWordPieceTokenizer(ids, lowercase=not is_cased(tokens))
     return Tokenizer.from_str(bert.to_str())
 
 
 def tokens_of(tokenizer: Tokenizer) -> list[str]:
-    """All tokens in the order of their ids, added ones too; "" for an unused id."""
+    """Return all tokens, including added ones, in the order of their ids; "" for unused ids."""
     by_id = {number: token for token, number in tokenizer.get_vocab().items()}
     return [by_id.get(number, "") for number in range(max(by_id) + 1)]
 
 
 def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
-    """The tokenizer of a transformers folder, built by ``AutoTokenizer`` from all of its files.
+    """Read the tokenizer of a transformers folder with ``AutoTokenizer``, which uses all its files.
 
-    There is one difference: if no file states ``do_lower_case`` and the vocabulary has capitals,
-    as in BioBERT's first release, we keep them; transformers would turn them into ``[UNK]``.
-    Raises ``InputError`` if the tokenizer is not BERT's WordPiece, if its vocabulary does not
-    fit ``rows`` of embeddings, or if the folder's two vocabularies disagree.
+    We differ from transformers in one case. If no file states ``do_lower_case`` and the vocabulary
+    has capitals, as in BioBERT's first release, we keep capitals, while transformers would turn
+    them into ``[UNK]``. Raise ``InputError`` if the tokenizer is not BERT's WordPiece, if its
+    vocabulary does not fit ``rows`` embeddings, or if the folder's two vocabularies disagree.
     """
-    from transformers import AutoTokenizer, logging  # takes half a second
+    from transformers import AutoTokenizer, logging  # this import takes half a second
 
     files = [path for name in ("tokenizer.json", "vocab.txt") if (path := folder / name).is_file()]
     if not files:
-        raise InputError(f"{folder}: neither tokenizer.json nor vocab.txt in this folder")
+        raise InputError(f"{folder}: contains neither tokenizer.json nor vocab.txt")
     try:
         logging.set_verbosity_error()
         options = folder / "tokenizer_config.json"
@@ -364,7 +367,7 @@ def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         template = tokenizer.encode("", "")
-    except Exception as error:  # transformers, tokenizers and json each raise their own
+    except Exception as error:  # transformers, tokenizers and json each raise different errors
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(
             f"{files[0]}: not a BERT tokenizer ({why[:120]}); fetch it again"
@@ -372,7 +375,7 @@ def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
     if not isinstance(tokenizer.model, WordPiece) or template.type_ids != [0, 0, 1]:
         kind = type(tokenizer.model).__name__
         raise InputError(
-            f"{files[0]}: a {kind} tokenizer; expected BERT's WordPiece, [CLS] and [SEP]"
+            f"{files[0]}: a {kind} tokenizer; expected BERT's WordPiece with [CLS] and [SEP]"
         )
     special = (theirs.unk_token, theirs.cls_token, theirs.sep_token, theirs.pad_token)
     _check_special(files[0], special, tokenizer.get_vocab(with_added_tokens=False))
@@ -380,9 +383,9 @@ def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
     if len(files) == 2:
         ids = {token: n for n, token in enumerate(read_vocab(folder / "vocab.txt", special))}
         for token in ids:
-            if token and tokenizer.token_to_id(token) != ids[token]:  # "": an unused id
+            if token and tokenizer.token_to_id(token) != ids[token]:  # "" marks an unused id
                 raise InputError(
-                    f"{folder}: {token!r} is token {ids[token]} in vocab.txt and "
-                    f"{tokenizer.token_to_id(token)} in tokenizer.json; remove the wrong file"
+                    f"{folder}: {token!r} has id {ids[token]} in vocab.txt but "
+                    f"{tokenizer.token_to_id(token)} in tokenizer.json; remove the incorrect file"
                 )
     return tokenizer

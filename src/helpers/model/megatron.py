@@ -1,12 +1,13 @@
-"""Megatron checkpoints of 2020-2021 as NVIDIA published them, read without trusting them.
+"""Read the Megatron checkpoints that NVIDIA published in 2020-2021, without trusting them.
 
-There are two layouts: a folder with ``.pt`` files (one with the encoder and one with the head, or
-both in one; names vary), ``config.json`` and ``vocab.txt``; and the ``.nemo`` archive of NeMo 1.x.
-Names may be flat or nested, wrapped and spelled in several ways (``weights.canonical_megatron``);
-numbers have 16 or 32 bits; vocabularies may be padded. All sizes but the number of heads follow
-from the weights' shapes. That number and the form of GELU are in ``config.json``, in the arguments
-that Megatron-LM saves with its weights or, for NVIDIA's 345M, in ``registry``.
-Pickles are read with ``weights_only=True``, which runs no code.
+There are two layouts. One is a folder with ``config.json``, ``vocab.txt`` and ``.pt`` files: one
+file for the encoder and one for the head, or one for both, under various names. The other is the
+``.nemo`` archive of NeMo 1.x. Weight names may be flat or nested, with various wrappers and
+spellings (``weights.canonical_megatron``). The weights have 16 or 32 bits, and the vocabulary may
+be padded. The shapes of the weights determine all sizes except the number of heads. That number and
+the form of GELU are in ``config.json``, in the arguments that Megatron-LM saves with its weights
+or, for NVIDIA's 345M models, in ``registry``. We read pickles with ``weights_only=True``, which
+runs no code.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ _LM_HEAD = re.compile(r"(.*\.)?lm_head\.(.+)")
 
 @dataclass
 class MegatronFile:
-    """What a checkpoint holds; its query-key-value rows are still in the file's order."""
+    """The contents of a checkpoint, with query-key-value rows still in the order of the file."""
 
     config: EncoderConfig
-    weights: dict[str, torch.Tensor]  # as stored, by ``canonical_megatron``
+    weights: dict[str, torch.Tensor]  # as stored, with names from ``canonical_megatron``
     vocab: list[str]
-    version: str  # the file's own tag of the row order, "" when it has none
-    gelu_reason: str  # why ``config.gelu`` is what it is
-    lm_head: dict[str, torch.Tensor]  # the masked-word head of pre-training, if any
+    version: str  # the row-order tag in the file, or "" if it has none
+    gelu_reason: str  # why we chose ``config.gelu``
+    lm_head: dict[str, torch.Tensor]  # the masked-word head from pre-training, if any
 
 
 def is_megatron(path: Path) -> bool:
-    """Whether a path holds Megatron's files: a folder or archive, or a ``.nemo`` of NeMo 1.x."""
+    """Return whether a path is a Megatron folder or archive, or a NeMo 1.x ``.nemo`` file."""
     if path.is_dir():
         others = any((path / name).exists() for name in WEIGHT_FILES)
         return not others and bool(_weight_files(path))
@@ -66,7 +67,7 @@ def is_megatron(path: Path) -> bool:
 
 
 def _is_nemo_1(path: Path) -> bool:
-    """Whether the configuration in an archive names a class of NVIDIA's."""
+    """Return whether the configuration in an archive names an NVIDIA class."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
@@ -74,21 +75,21 @@ def _is_nemo_1(path: Path) -> bool:
                     start = archive.extractfile(member).read(1 << 20)
                     return b"target: nemo.collections.nlp" in start
     except (tarfile.TarError, OSError, EOFError):
-        pass  # whoever reads the file reports what is wrong with it
+        pass  # the error is reported when the file is read
     return False
 
 
 def read(path: Path, dropout: float) -> MegatronFile:
-    """Read a folder, a zip of one, or the ``.nemo`` file of NeMo 1.x.
+    """Read a folder, a zip archive of a folder, or a ``.nemo`` file from NeMo 1.x.
 
-    Raises ``InputError`` that names the file and what is missing or contradictory in it.
+    If anything is missing or contradictory, raise ``InputError`` and name the file and the problem.
     """
     with _unpacked(path) as folder:
         files = _weight_files(folder)
         if not files:
             raise InputError(
-                f"{path}: holds no .pt or .ckpt file with weights; if it is an archive of another "
-                "kind of checkpoint, unpack it and give the folder"
+                f"{path}: contains no .pt or .ckpt weight file; if it is an archive of a different "
+                "kind of checkpoint, unpack it and specify the folder"
             )
         ranks = {m[0] for file in files if (m := _RANK.search(str(file.relative_to(folder))))}
         if len(ranks) > 1:
@@ -98,14 +99,14 @@ def read(path: Path, dropout: float) -> MegatronFile:
         stated: dict[str, Any] = {}
         for arguments, tensors in _contents(path, folder):
             if twice := sorted(raw.keys() & tensors.keys()):
-                raise InputError(f"{path}: {twice[0]!r} is in two files; keep one of them")
+                raise InputError(f"{path}: {twice[0]!r} is in two files; keep only one of them")
             raw |= tensors
             stated |= _stated(path, arguments)
         settings = _read_settings(path, folder)
     for name in stated.keys() & settings.keys():
         if stated[name] != settings[name]:
             raise InputError(
-                f"{path}: {name} is {settings[name]} in its config file and {stated[name]} in "
+                f"{path}: {name} is {settings[name]} in the config file but {stated[name]} in "
                 "the arguments saved with the weights; correct the config file"
             )
     stated |= settings
@@ -120,9 +121,9 @@ def read(path: Path, dropout: float) -> MegatronFile:
 
 
 def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """All tensors by their names in the files, and Megatron-LM's arguments without any path.
+    """Return all tensors by their names in the files, and Megatron-LM's arguments except paths.
 
-    Unknown names are no error here, but a file that cannot be read is an ``InputError``.
+    Unknown names are not an error here, but an unreadable file raises ``InputError``.
     """
     tensors, arguments = {}, {}
     with _unpacked(path) as folder:
@@ -138,7 +139,7 @@ def stored(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def hashes(path: Path) -> dict[str, str]:
-    """SHA-256 by name: of an archive, or of the files in a folder that a model is read from."""
+    """Return the SHA-256 hash of an archive, or of each model file in a folder, by file name."""
     if path.is_file():
         return {path.name: sha256(path)}
     files = [*_weight_files(path), *_find(path, "*vocab*.txt"), *_find(path, "*config.json")]
@@ -150,7 +151,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _find(folder: Path, pattern: str) -> list[Path]:
-    """Files by name, however deep, without hidden ones (macOS puts ``._name`` beside ``name``)."""
+    """Find files at any depth, except hidden files (macOS adds ``._name`` next to ``name``)."""
     hidden = (".", "__MACOSX")
     return sorted(
         path
@@ -162,7 +163,7 @@ def _find(folder: Path, pattern: str) -> list[Path]:
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """The folder itself, or an archive unpacked for as long as it is read."""
+    """Yield the folder itself, or a temporary folder with the unpacked archive."""
     if path.is_dir():
         yield path
         return
@@ -172,7 +173,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Of each file: Megatron-LM's arguments with the version tag, and tensors by dotted name."""
+    """Yield, file by file, Megatron-LM's arguments (with version tag) and the tensors by name."""
     for file in _weight_files(folder):
         data = read_file(file, f"{path}: {file.name}")
         data = data if isinstance(data, dict) else {}
@@ -180,7 +181,7 @@ def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[s
         arguments = dict(vars(saved)) if isinstance(saved, argparse.Namespace) else {}
         if "checkpoint_version" in data:
             arguments["checkpoint_version"] = data["checkpoint_version"]
-        for inner in ("model", "state_dict", "module"):  # beside them: optimizer, random state
+        for inner in ("model", "state_dict", "module"):  # skip optimizer and random state
             data = data[inner] if isinstance(data.get(inner), dict) else data
         yield arguments, dict(_flatten(data))
 
@@ -194,14 +195,14 @@ def _flatten(data: dict, before: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the arguments say of the model: the row order's tag, the heads and the GELU.
+    """Return what the arguments state about the model: the row-order tag, the heads and the GELU.
 
-    Megatron-LM's ``ParallelMLP`` computes GELU by tanh when the bias is fused in or when OpenAI's
-    form is asked for.
+    Megatron-LM's ``ParallelMLP`` uses the tanh form of GELU if the bias is fused in or if OpenAI's
+    form is requested.
     """
     for name in ("tensor_model_parallel_size", "model_parallel_size"):
         if arguments.get(name, 1) != 1:
-            raise _split(path, f"it is one of {arguments[name]}")
+            raise _split(path, f"this is one of {arguments[name]}")
     found = {}
     tag = arguments.get("checkpoint_version")
     if isinstance(tag, (int, float)):
@@ -216,36 +217,35 @@ def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _split(path: Path, which: str) -> InputError:
     return InputError(
-        f"{path}: the weights are split over tensor-parallel ranks ({which}), which the kit does "
-        "not merge; use Megatron-LM's tools/merge_mp_partitions.py (releases of 2021) or "
-        "tools/checkpoint/convert.py (today) with target size 1, then give the result"
+        f"{path}: the weights are split over tensor-parallel ranks ({which}), which the kit cannot "
+        "merge; use Megatron-LM's tools/merge_mp_partitions.py (2021 releases) or "
+        "tools/checkpoint/convert.py (current releases) with target size 1, and specify the result"
     )
 
 
 def _config(path: Path, weights: dict, stated: dict, dropout: float) -> EncoderConfig:
-    """The sizes that the weights' shapes show, checked against those that the files state."""
+    """Infer the sizes from the shapes of the weights; check them against the stated sizes."""
 
     def length(weight: str, axis: int) -> int:
         name = f"{weight}.weight"
         if name not in weights or weights[name].dim() <= axis:
-            raise bad_name(path, "no weight", name, weights)
+            raise bad_name(path, "missing weight", name, weights)
         return weights[name].shape[axis]
 
     layers = {int(m[1]) for n in weights if (m := re.match(r"transformer\.layers\.(\d+)\.", n))}
     if gaps := set(range(len(layers))) - layers:
-        raise bad_name(
-            path, "no weight", f"transformer.layers.{min(gaps)}.input_layernorm.weight", weights
-        )
+        gap = f"transformer.layers.{min(gaps)}.input_layernorm.weight"
+        raise bad_name(path, "missing weight", gap, weights)
     sizes = {size.field: length(size.weight, size.axis) for size in SIZES if size.weight}
     rows = length("transformer.layers.0.attention.query_key_value", 0)
     if 0 < rows < 3 * sizes["hidden"] and 3 * sizes["hidden"] % rows == 0:
-        raise _split(path, f"it is one of {3 * sizes['hidden'] // rows}")
+        raise _split(path, f"this is one of {3 * sizes['hidden'] // rows}")
     known = MEGATRON_HEADS.get((len(layers), sizes["hidden"]))
     sizes |= {"layers": len(layers), "heads": stated.get("num_attention_heads", known)}
     if sizes["heads"] is None:
         raise InputError(
-            f"{path}: no config.json states num-attention-heads, and the weights' shapes do not "
-            'show it; add the file with {"num-attention-heads": …}'
+            f"{path}: no config.json states num-attention-heads, and the shapes of the weights do "
+            'not reveal it; add a config.json with {"num-attention-heads": …}'
         )
     act = stated.get("hidden_act", HIDDEN_ACT[MEGATRON_GELU])
     config = make_config(path, sizes, act, dropout=dropout)
@@ -256,17 +256,17 @@ def _config(path: Path, weights: dict, stated: dict, dropout: float) -> EncoderC
             padded = size.field in ("vocab_size", "positions") and isinstance(value, int)
             if value != of_weights and not (padded and 0 < value < of_weights):
                 raise InputError(
-                    f"{path}: config.json says {name} {value}, the weights have {of_weights}; "
-                    "they belong to two different models"
+                    f"{path}: {name} is {value} in config.json but {of_weights} in the weights; "
+                    "they belong to different models"
                 )
     return config
 
 
 def _read_settings(path: Path, folder: Path) -> dict:
-    """The model's settings, with underscores for the dashes of 2020; empty when there are none.
+    """Read the model's settings, with the dashes used in 2020 replaced by underscores.
 
-    They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the part
-    ``language_model.config`` of its ``model_config.yaml``.
+    They are in ``config.json``, which NeMo 1.x stores under a longer name, or in the section
+    ``language_model.config`` of its ``model_config.yaml``. The result is empty if neither exists.
     """
     files = _find(folder, "*config.json") + _find(folder, "model_config.yaml")
     if not files:
@@ -282,7 +282,7 @@ def _read_settings(path: Path, folder: Path) -> dict:
 
 def _read_vocab(path: Path, folder: Path) -> list[str]:
     found = _find(folder, "*vocab*.txt")
-    if len({file.read_bytes() for file in found}) != 1:  # NeMo 1.x may hold it twice
+    if len({file.read_bytes() for file in found}) != 1:  # NeMo 1.x may store it twice
         names = ", ".join(file.name for file in found) or "none"
-        raise InputError(f"{path}: one vocabulary file *vocab*.txt is needed, found {names}")
+        raise InputError(f"{path}: expected one vocabulary file *vocab*.txt but found {names}")
     return read_vocab(found[0])

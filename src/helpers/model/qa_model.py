@@ -1,10 +1,10 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
-It also holds what Lightning's trainer gets from us: ``Recorder`` and ``PlainCheckpoints``.
-NVIDIA's own question-answering classes ended with NeMo 2.4.1 (and rejected Megatron-BERT before
-that), so we build on what NeMo 3 still provides: ``ModelPT``, ``SpanningLoss`` and
-``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and ``checkpoints`` import
-this module, and only when they need it.
+This module also defines what we pass to Lightning's trainer: ``Recorder`` and ``PlainCheckpoints``.
+NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had rejected
+Megatron-BERT even earlier. We therefore build on what NeMo 3 still provides: ``ModelPT``,
+``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and
+``checkpoints`` import this module, and only when they need it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from helpers.io import write_text
 from helpers.model.encoder import EncoderConfig, SpanModel, pad
 from helpers.model.features import Batch, make_tokenizer, read_vocab
 
-_HEADER = ("step", "loss", "learning_rate", "seconds")  # of history.csv
-_OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # the target in .nemo files of earlier versions
+_HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
+_OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier versions
 _SAVES = 10  # resumable checkpoints per run
 
-# NVIDIA's telemetry prints, at import, that it sends nothing.
+# On import, NVIDIA's telemetry library prints that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # hundreds of lines about optional parts of NeMo
+    warnings.simplefilter("ignore")  # hides hundreds of lines about optional parts of NeMo
     from nemo.collections.common.losses import SpanningLoss
     from nemo.core.classes import ModelPT
     from nemo.core.optim.lr_scheduler import WarmupAnnealing
@@ -48,12 +48,12 @@ with warnings.catch_warnings():
 
 
 class ExtractiveQAModel(ModelPT):
-    """Start and end logits per token, trained with the mean of the two cross-entropies.
+    """A model that predicts start and end logits, trained with the mean of the two cross-entropies.
 
-    ``cfg`` holds ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (written by the
-    tokenizers library; older archives have ``vocab_file``, one token per line), ``origin`` (of the
-    weights: a JSON object as text, missing in old files) and, for training, ``optim`` (``lr``,
-    ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
+    ``cfg`` contains ``encoder`` (the fields of ``EncoderConfig``), ``tokenizer_file`` (written by
+    the tokenizers library; older archives have ``vocab_file`` with one token per line), ``origin``
+    (a JSON string that describes the source of the weights; missing in old files) and, for
+    training, ``optim`` (``lr``, ``weight_decay``, ``warmup_steps``, ``max_steps``) and ``seed``.
     """
 
     def __init__(self, cfg: DictConfig, trainer=None):
@@ -70,22 +70,22 @@ class ExtractiveQAModel(ModelPT):
         self.origin = dict(json.loads(cfg.get("origin", "{}")))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits ``[total_tokens, 2]``, float32."""
+        """Return the logits ``[total_tokens, 2]``, float32."""
         return self.net(batch).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One step. Its dropout depends on seed and step only, so a resumed run repeats it."""
+        """Return the loss. Dropout depends only on seed and step, so a resumed run repeats it."""
         torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
         loss = self.span_loss(self(batch), batch)
-        # Windows, not tokens, weigh the mean; Lightning cannot count them in an unpadded batch.
+        # The logged mean is over windows, which Lightning cannot count in an unpadded batch.
         self.log("train_loss", loss, batch_size=len(batch.lengths))
         return loss
 
     def span_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Mean of start and end cross-entropy over each window's own tokens.
+        """Return the mean of the start and end cross-entropies over each window's own tokens.
 
-        NeMo's loss wants padded rows. Padding them with minus infinity takes the padding out of
-        the softmax; the loss of transformers' QA models leaves it in and so depends on it.
+        NeMo's loss requires padded rows. Padding with minus infinity excludes the padding from the
+        softmax. The loss in transformers' QA models includes the padding and so depends on it.
         """
         padded = pad(logits, batch.lengths, float("-inf"))
         loss, _, _ = self.loss(
@@ -94,7 +94,7 @@ class ExtractiveQAModel(ModelPT):
         return loss
 
     def configure_optimizers(self):
-        """Fused AdamW (3.8 times faster here than the default) and NeMo's linear schedule."""
+        """Return fused AdamW (3.8 times as fast here as the default) and NeMo's linear schedule."""
         optim = self.cfg.optim
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, eps=1e-8, fused=True
@@ -105,35 +105,36 @@ class ExtractiveQAModel(ModelPT):
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
-        """Lightning cannot move our batch, which is not a tensor."""
+        """Move the batch for Lightning, which cannot move a batch that is not a tensor."""
         return batch.to(device)
 
     def setup_training_data(self, train_data_config=None):
-        """NeMo requires this method; ``training`` gives its batches to the trainer."""
+        """Do nothing; NeMo requires this method, but ``training`` passes batches to the trainer."""
 
     def setup_validation_data(self, val_data_config=None):
-        """NeMo requires this method; ``decoding`` computes the dev scores after training."""
+        """Do nothing; NeMo requires this method, but ``decoding`` computes the dev scores later."""
 
     @classmethod
     def list_available_models(cls) -> list:
-        """NeMo requires this method; ``helpers.fetch`` downloads pretrained checkpoints."""
+        """Return no models; NeMo requires this method, but ``helpers.fetch`` gets checkpoints."""
         return []
 
 
 class LossNotFinite(InputError):
-    """The loss is infinite or not a number, so the weights are useless."""
+    """An error for an infinite or NaN loss, which makes the weights useless."""
 
 
 class Recorder(Callback):
-    """Writes history.csv and the checkpoint, and shows a bar with the loss and the time left.
+    """A callback that writes history.csv and the checkpoint and shows the loss in a progress bar.
 
-    rows: (step, loss, learning rate, seconds so far) per step; before: steps of earlier calls.
+    rows: (step, loss, learning rate, elapsed seconds) per step.
+    before: number of steps that earlier calls took.
     """
 
     def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
         self.history, self.checkpoint = history, checkpoint
         self.steps, self.progress = steps, progress
-        self.before = steps  # Lightning calls no hook if no step is left
+        self.before = steps  # Lightning calls no hook if no steps are left
         self.rows = _read_history(history) if history.exists() else []
         self.file = self.bar = None
 
@@ -142,13 +143,13 @@ class Recorder(Callback):
         self.rows = self.rows[:done]
         if [row[0] for row in self.rows] != list(range(1, done + 1)):
             raise InputError(
-                f"{self.history}: damaged, it lacks steps before {done}, the checkpoint's; "
-                f"delete {self.history.parent} and train anew"
+                f"{self.history}: damaged (it lacks steps before the checkpoint at step {done}); "
+                f"delete {self.history.parent} and train from scratch"
             )
         self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
         write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
         self.file = self.history.open("a", buffering=1)
-        # Plain tqdm: the automatic one freezes at 0% in a notebook saved by papermill.
+        # We use plain tqdm because tqdm.auto freezes at 0% in a notebook saved by papermill.
         self.bar = tqdm(
             total=self.steps, initial=done, desc="training", unit="step",
             disable=not self.progress or trainer.global_rank > 0, mininterval=2,
@@ -159,7 +160,7 @@ class Recorder(Callback):
         if not math.isfinite(loss):
             raise LossNotFinite(
                 f"training: the loss is {loss} at step {step}; "
-                f"set a lower learning_rate than {module.cfg.optim.lr}"
+                f"set learning_rate below {module.cfg.optim.lr}"
             )
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         row = (step, round(loss, 6), rate, round(time.monotonic() - self.started, 3))
@@ -172,7 +173,7 @@ class Recorder(Callback):
             trainer.save_checkpoint(self.checkpoint)
 
     def close(self):
-        """Close the bar and the file; Lightning calls no hook that fits an interrupted run."""
+        """Close the bar and the file; Lightning has no suitable hook for an interrupted run."""
         for opened in (self.bar, self.file):
             if opened is not None:
                 opened.close()
@@ -183,7 +184,7 @@ def _csv_line(row: tuple) -> str:
 
 
 def _read_history(path: Path) -> list[tuple[int, float, float, float]]:
-    """The rows of a ``history.csv``, without an incomplete last line, which a full disk leaves."""
+    """Read the rows of ``history.csv``, except an incomplete last line left by a full disk."""
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         if header != ",".join(_HEADER):
@@ -191,63 +192,63 @@ def _read_history(path: Path) -> list[tuple[int, float, float, float]]:
         rows = (line.split(",") for line in lines)
         return [(int(a), float(b), float(c), float(d)) for a, b, c, d in rows]
     except ValueError:
-        raise InputError(f"{path}: damaged; delete {path.parent} and train anew") from None
+        raise InputError(f"{path}: damaged; delete {path.parent} and train from scratch") from None
 
 
 class PlainCheckpoints(TorchCheckpointIO):
-    """Resumable checkpoints that are written whole or not at all, and read without running code."""
+    """Resumable checkpoints, written completely or not at all, and read without running code."""
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
-        """Write tensors, numbers and text; NeMo's settings object would be code to read."""
+        """Write only tensors, numbers and strings; NeMo's settings object could run code."""
         path = Path(path)
         part = path.with_name(f".{path.name}.part")
         plain = {k: v for k, v in checkpoint.items() if not k.startswith(("hparams", "hyper_"))}
         try:
             torch.save(plain, part)
             os.replace(part, path)
-        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError for both
+        except (OSError, RuntimeError) as error:  # torch may raise RuntimeError for a full disk
             part.unlink(missing_ok=True)
             why = getattr(error, "strerror", None) or "is the disk full?"
             raise InputError(
-                f"{path}: cannot be written ({why}); make room and start again in the same way"
+                f"{path}: cannot be written ({why}); free some disk space and repeat the same call"
             ) from error
 
     def load_checkpoint(self, path, map_location=None) -> dict:
-        """Read what ``save_checkpoint`` wrote. Raises ``InputError``; no code in it is run."""
+        """Read a checkpoint without running any code in it; if damaged, raise ``InputError``."""
         try:
-            if zipfile.ZipFile(path).testzip():  # torch does not compare the checksums
+            if zipfile.ZipFile(path).testzip():  # torch does not verify the checksums
                 raise ValueError("wrong checksum")
             found = torch.load(path, map_location="cpu", weights_only=True)
             if {"state_dict", "optimizer_states", "loops"} <= set(found):
                 return found
-            raise ValueError("not a checkpoint of a training")
-        except Exception as error:  # zipfile, pickle and torch each raise their own
+            raise ValueError("not a training checkpoint")
+        except Exception as error:  # zipfile, pickle and torch each raise different errors
             raise InputError(
-                f"{path}: damaged, or it holds objects, which could run code (none was run); "
-                "delete it, and training begins again"
+                f"{path}: damaged, or it contains objects that could run code (none was run); "
+                "delete it to train from scratch"
             ) from error
 
 
 def build(net: SpanModel, tokenizer: Tokenizer, folder: Path, *, optim=None, seed=0, origin=None):
-    """Wrap a span model as a NeMo model that shares its weights.
+    """Wrap a span model in a NeMo model that shares its weights.
 
-    NeMo keeps the tokenizer as a file, so we write it to ``folder/tokenizer.json`` first.
+    NeMo stores the tokenizer as a file, so we write it to ``folder/tokenizer.json`` first.
     """
     file = Path(folder) / "tokenizer.json"
     tokenizer.save(str(file))
-    # OmegaConf would read "${" in a file's name as a reference, so we escape the dollar sign.
+    # OmegaConf would treat "${" in a file name as a reference, so we escape the dollar sign.
     text = json.dumps(origin or {}).replace("$", "\\u0024")
     cfg = {"encoder": asdict(net.config), "tokenizer_file": str(file), "seed": seed, "origin": text}
     if optim:
         cfg["optim"] = optim
-    with torch.device("meta"):  # no second set of random weights
+    with torch.device("meta"):  # avoids a second set of random weights
         model = ExtractiveQAModel(OmegaConf.create(cfg))
     model.net = net
     return model
 
 
 def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=None) -> Path:
-    """Write a ``.nemo`` archive, which gets its name only when it is complete."""
+    """Write a ``.nemo`` archive, which appears under its final name only when complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".nemo-") as folder:
@@ -258,32 +259,32 @@ def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=Non
 
 
 def restore_nemo(path: str | Path) -> ExtractiveQAModel:
-    """Restore a ``.nemo`` file of ours. Raises ``InputError`` for that of another class.
+    """Restore a ``.nemo`` file written by the kit; raise ``InputError`` for any other class.
 
-    NeMo 3 refuses targets outside ``nemo.*`` because a target is code to run. We check that the
-    target is this class, and only then drop it and let the class restore itself.
+    NeMo 3 rejects targets outside ``nemo.*`` because a target names code to run. We check that the
+    target is this class, and only then remove it and let the class restore itself.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         cfg = ExtractiveQAModel.restore_from(str(path), return_config=True)
-    except Exception as error:  # NeMo raises whatever tarfile, yaml or its own checks raise
+    except Exception as error:  # NeMo passes on errors from tarfile, yaml and its own checks
         raise InputError(f"{path}: not a readable .nemo archive ({error})") from error
     ours = f"{ExtractiveQAModel.__module__}.{ExtractiveQAModel.__qualname__}"
     target = cfg.get("target")
     if target not in (ours, _OLD_NAME):
-        raise InputError(f"{path}: holds a {target}, not a {ours}; convert it to a folder first")
+        raise InputError(f"{path}: contains {target}, not {ours}; convert it to a folder first")
     del cfg.target
     try:
         return ExtractiveQAModel.restore_from(
             str(path), override_config_path=cfg, map_location="cpu"
         )
-    except Exception as error:  # whatever tarfile, torch or our own checks raise
+    except Exception as error:  # from tarfile, torch or our own checks
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"{path}: damaged inside, make or fetch it again ({why})") from error
+        raise InputError(f"{path}: damaged inside ({why}); create or fetch it again") from error
 
 
 def quiet_nemo() -> None:
-    """Let NeMo log errors only; its other messages would fill a notebook."""
+    """Make NeMo log only errors, because its other messages would fill a notebook."""
     nemo_logging.setLevel(nemo_logging.ERROR)

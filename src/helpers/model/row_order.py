@@ -1,20 +1,20 @@
-"""Decide the order of a Megatron checkpoint's query-key-value rows by what the model can do.
+"""Find the order of a Megatron checkpoint's query-key-value rows by testing each possible order.
 
-Megatron-LM changed the order of the rows twice without a change of shape (``checkpoint_version`` in
-``megatron/checkpointing.py``, ``fix_query_key_value_ordering``):
+Megatron-LM changed the order of the rows twice without changing their shape (see
+``checkpoint_version`` and ``fix_query_key_value_ordering`` in ``megatron/checkpointing.py``):
 
 ======= ====================== =======================================================
-version rows run over           since
+version axes of the rows       since
 ======= ====================== =======================================================
 0       [3, heads, dimension]  the first release; all queries, then keys, then values
 1.0     [heads, dimension, 3]  2020
 2.0     [heads, 3, dimension]  2021
 ======= ====================== =======================================================
 
-NVIDIA's files do not name their order, and the wrong one loads without an error and makes every
-answer useless (NeMo pull request 3435). Only in the right order is the model any good. So
-``find_order`` tries each order on questions that a trained model answers or, for a model without a
-span head, on words that it was pre-trained to guess. If no order stands out, it decides nothing.
+NVIDIA's files do not state their order. The wrong order loads without an error and makes every
+answer useless (NeMo pull request 3435). ``find_order`` therefore tries each order on questions that
+a trained model can answer or, for a model without a span head, on words that it was pre-trained to
+guess. If no order stands out, ``find_order`` raises an error.
 """
 
 from __future__ import annotations
@@ -37,37 +37,38 @@ from helpers.model.encoder import SpanModel
 from helpers.model.features import Batch, gather
 from helpers.scoring.metrics import squad_em_f1
 
-# order: what its rows run over, from slow to fast: 0 query, key or value, 1 head, 2 dimension
+# The axes of each order's rows, slowest first: 0 = query, key or value; 1 = head; 2 = dimension
 _RUNS = {"0": (0, 1, 2), "1.0": (1, 2, 0), "2.0": (1, 0, 2)}
 ORDERS = tuple(_RUNS)
 QUESTIONS = Path(__file__).with_name("row_order_questions.json")
-# The best score must reach the first number and lead by the second. The small model of the tests
-# answers at F1 0.72 in its own order and at 0.17 in the others, where it points at random words.
+# The best score must reach the first number and exceed all others by the second. The small model in
+# the tests scores F1 0.72 in its own order and 0.17 in the others, where its answers are random.
 NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
 MEASURES = {
-    "answers": "mean token F1 on the questions of row_order_questions.json",
-    "words": "share of masked words guessed by the pre-training head",
-    "tag": "the file's own checkpoint_version",
-    "given": "the setting qkv_order",
+    "answers": "mean token F1 on the questions in row_order_questions.json",
+    "words": "proportion of masked words guessed by the pre-training head",
+    "tag": "the checkpoint_version stored in the file",
+    "given": "the qkv_order setting",
 }
 Measure = Callable[[Reader], float]  # 0 to 1
-_BETTER = 0.1  # another head count that scores this much higher refutes the stated one
-_EVERY = 6  # one word in six is masked
-_LEAST_WORDS = 60  # a vocabulary of English and biomedicine knows twice as many
-_REMEDY = f"name the order with qkv_order ({', '.join(ORDERS)}) if you know it"
+_BETTER = 0.1  # reject the stated head count if another scores this much higher
+_EVERY = 6  # we mask one word in six
+_LEAST_WORDS = 60  # an English biomedical vocabulary has twice as many of them
+_REMEDY = f"if you know the order, set qkv_order ({', '.join(ORDERS)})"
 
 
 def find_order(
     reader: Reader, path: Path, version: str, lm_head: Mapping[str, torch.Tensor]
 ) -> dict:
-    """Decide the order of the rows, which are as in the file at ``path``, and bring them into ours.
+    """Find the row order of the model read from ``path``, and convert its rows to our order.
 
-    The setting ``qkv_order`` decides; else how well the model does with its span head or, without
-    one, with the masked-word head ``lm_head``; else the file's ``version`` tag. Returns, ready for
-    JSON, the ``order``, the ``kind`` of decision (a key of ``MEASURES``), its ``measure`` in words,
-    and the ``scores`` (0 to 1) of the orders and of the numbers of ``heads`` tried. Raises
-    ``InputError`` when nothing decides, when scores and tag disagree, or when the model is clearly
-    better with another number of heads than the stated one.
+    The setting ``qkv_order`` takes precedence. Otherwise, the order is the one in which the model
+    scores best with its span head or, without one, with the masked-word head ``lm_head``. If it has
+    neither head, the ``version`` tag of the file decides. Return a JSON-ready dict: the ``order``,
+    the ``kind`` of decision (a key of ``MEASURES``), a description of the ``measure``, and the
+    ``scores`` (0 to 1) of the orders and of the numbers of ``heads`` tried. Raise ``InputError`` if
+    the order cannot be determined, if scores and tag disagree, or if the model scores clearly
+    higher with a number of heads other than the stated one.
     """
     order, scores, heads = reader.settings.qkv_order, {}, {}
     if order:
@@ -80,8 +81,8 @@ def find_order(
         order, kind = version, "tag"
     else:
         raise InputError(
-            f"{path}: no span head, no masked-word head and no version tag, so nothing shows the "
-            f"order of its query-key-value rows; {_REMEDY}"
+            f"{path}: no span head, no masked-word head and no version tag, so the order of the "
+            f"query-key-value rows cannot be determined; {_REMEDY}"
         )
     reorder(reader.model, "0", order)
     found = {"order": order, "kind": kind, "scores": scores, "heads": heads}
@@ -89,9 +90,9 @@ def find_order(
 
 
 def order_lines(found: Mapping) -> list[str]:
-    """What ``find_order`` returned, as lines of Markdown."""
+    """Format the result of ``find_order`` as lines of Markdown."""
     order, measure = found["order"], found["measure"]
-    lines = [f"The query-key-value rows were read in order {order}, decided by {measure}."]
+    lines = [f"The kit read the query-key-value rows in order {order}, based on {measure}."]
     for title, tried in (("order", "scores"), ("number of heads", "heads")):
         if scores := found.get(tried):
             rows = [(name, f"{score:.4f}") for name, score in scores.items()]
@@ -100,30 +101,30 @@ def order_lines(found: Mapping) -> list[str]:
 
 
 def markdown_table(titles: Sequence[str], rows: Iterable[Sequence]) -> list[str]:
-    """The lines of a table in Markdown."""
+    """Return the lines of a Markdown table."""
     lines = [titles, ["---"] * len(titles), *rows]
     return ["| " + " | ".join(map(str, cells)) + " |" for cells in lines]
 
 
 def to_ours(rows: torch.Tensor, heads: int, order: str) -> torch.Tensor:
-    """Rows ``[3 × hidden, ...]`` of a given order, as all queries, then keys, then values."""
+    """Convert rows ``[3 × hidden, ...]`` from ``order`` to all queries, then keys, then values."""
     return rows[_places(len(rows), heads, order)]
 
 
 def from_ours(rows: torch.Tensor, heads: int, order: str) -> torch.Tensor:
-    """The inverse of ``to_ours``."""
+    """Apply the inverse of ``to_ours``."""
     return rows[_places(len(rows), heads, order).argsort()]
 
 
 def _places(count: int, heads: int, order: str) -> torch.Tensor:
-    """For each of our rows, its place among the rows of another order: int64 ``[count]``."""
+    """Return the index of each of our rows among the rows of ``order``: int64 ``[count]``."""
     sizes, runs = (3, heads, count // (3 * heads)), _RUNS[order]
     places = torch.arange(count).view([sizes[axis] for axis in runs])
     return places.permute([runs.index(axis) for axis in range(3)]).flatten()
 
 
 def reorder(model: SpanModel, now: str, wanted: str) -> None:
-    """Take rows that were read as order ``now`` for rows of order ``wanted``, layer by layer."""
+    """Reinterpret rows that were read in order ``now`` as rows in order ``wanted``."""
     if now == wanted:
         return
     with torch.no_grad():
@@ -136,7 +137,7 @@ def reorder(model: SpanModel, now: str, wanted: str) -> None:
 def try_orders(
     reader: Reader, measure: Measure, orders: Collection[str] = ORDERS
 ) -> dict[str, float]:
-    """The measure under each order; the model's rows are in "0" before and after."""
+    """Return the measure for each order; the rows are in order "0" before and after the call."""
     scores, now = {}, "0"
     try:
         for order in tqdm(orders, desc="query-key-value order", unit="order", delay=5):
@@ -149,7 +150,7 @@ def try_orders(
 
 
 def choose(scores: Mapping[str, float], kind: str) -> str | None:
-    """The order that stands out as ``NEEDED`` says, or None."""
+    """Return the order that stands out by the criteria in ``NEEDED``, or None."""
     least, lead = NEEDED[kind]
     best, second, *_ = sorted(scores, key=scores.__getitem__, reverse=True)
     clear = scores[best] >= least and scores[best] - scores[second] >= lead
@@ -159,7 +160,7 @@ def choose(scores: Mapping[str, float], kind: str) -> str | None:
 def _by_trying(
     reader: Reader, path: Path, kind: str, measure: Measure, version: str
 ) -> tuple[str, dict[str, float], dict[str, float]]:
-    """The order in which the model does best, the scores of the orders and of the head counts."""
+    """Return the best order, the scores of the orders and the scores of the head counts."""
     try:
         scores = try_orders(reader, measure)
     except InputError as error:
@@ -169,12 +170,12 @@ def _by_trying(
     shown = ", ".join(f"{order}: {score:.2f}" for order, score in scores.items())
     if best is None:
         raise InputError(
-            f"{path}: no order of its query-key-value rows stands out ({MEASURES[kind]}: "
-            f"{shown}), so it is damaged, not trained, or not what it claims to be; {_REMEDY}"
+            f"{path}: no order of the query-key-value rows stands out ({MEASURES[kind]}: {shown}), "
+            f"so the checkpoint is damaged, untrained or not what it claims to be; {_REMEDY}"
         )
     if version in ORDERS and version != best:
         raise InputError(
-            f"{path}: tagged as version {version}, but does best as {best} ({shown}); {_REMEDY}"
+            f"{path}: tagged as version {version} but scores best as {best} ({shown}); {_REMEDY}"
         )
     return best, scores, heads
 
@@ -182,12 +183,12 @@ def _by_trying(
 def _try_heads(
     reader: Reader, path: Path, kind: str, scores: Mapping[str, float], measure: Measure
 ) -> dict[str, float]:
-    """The best score under the stated head count and at most four others, by count.
+    """Return the best score for the stated head count and for up to four others, by head count.
 
-    The weights fit any count that divides the width, and with a wrong one the model still answers
-    some questions. We try heads of 64 numbers, which nearly all models of this kind have, and the
-    counts nearest to the stated one; each in the order that is best so far and in "2.0", the only
-    one in which a wrong count mixes queries, keys and values.
+    The weights fit any count that divides the hidden size, and a model with the wrong count still
+    answers some questions. We try heads of size 64, which nearly all models of this kind have, and
+    the counts nearest to the stated one. We try each count in the order that is best so far and in
+    "2.0", the only order in which a wrong count mixes queries, keys and values.
     """
     model, best = reader.model, max(scores, key=scores.__getitem__)
     hidden, stated = model.config.hidden, model.config.heads
@@ -206,8 +207,8 @@ def _try_heads(
     likely = max(found, key=found.__getitem__)
     if found[likely] > max(scores[best] + _BETTER, NEEDED[kind][0]):
         raise InputError(
-            f"{path}: num-attention-heads is {stated}, but with {likely} heads the model scores "
-            f"{found[likely]:.2f} and with {stated} only {scores[best]:.2f} ({MEASURES[kind]}); "
+            f"{path}: num-attention-heads is {stated}, but the model scores {found[likely]:.2f} "
+            f"with {likely} heads and only {scores[best]:.2f} with {stated} ({MEASURES[kind]}); "
             "correct num-attention-heads in config.json"
         )
     return found
@@ -219,7 +220,7 @@ def _set_heads(model: SpanModel, count: int) -> None:
 
 
 def questions() -> list[tuple[Example, str]]:
-    """Questions with their answers; each context holds the answer and another of its kind."""
+    """Return questions and answers; each context contains the answer and a similar distractor."""
     items = json.loads(QUESTIONS.read_text(encoding="utf-8"))["items"]
     return [
         (Example(f"{n:024x}_001", f"{n:024x}", i["question"], i["context"], ()), i["answer"])
@@ -228,13 +229,13 @@ def questions() -> list[tuple[Example, str]]:
 
 
 def plain(reader: Reader) -> Reader:
-    """The reader with default settings: the user's are for the user's questions."""
+    """Return the reader with default settings, as the user's are meant for other questions."""
     longest = min(Settings.max_length, reader.model.config.positions)
     return replace(reader, settings=Settings(max_length=longest))
 
 
 def answer_score(reader: Reader) -> float:
-    """Mean token F1 of the best answers to ``questions``, whatever settings the reader has."""
+    """Return the mean token F1 of the best answers to ``questions`` under default settings."""
     examples, answers = zip(*questions(), strict=True)
     found = plain(reader).predict(examples, progress=False)
     texts = [best[0].text if best else "" for best in found]
@@ -243,7 +244,7 @@ def answer_score(reader: Reader) -> float:
 
 
 def _fits(lm_head: Mapping[str, torch.Tensor], model: SpanModel) -> bool:
-    """Whether the head of pre-training has all its parts and fits the model."""
+    """Return whether the pre-training head is complete and fits the model."""
     hidden, words = model.config.hidden, model.config.vocab_size
     shapes = {"dense.weight": (hidden, hidden), "bias": (words,)}
     shapes |= dict.fromkeys(("dense.bias", "layernorm.weight", "layernorm.bias"), (hidden,))
@@ -251,14 +252,14 @@ def _fits(lm_head: Mapping[str, torch.Tensor], model: SpanModel) -> bool:
 
 
 def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
-    """A measure: the share of masked words that the pre-training head guesses."""
+    """Return a measure, the proportion of masked words that the pre-training head guesses."""
     head = {name: value.float() for name, value in lm_head.items()}
 
     def measure(reader: Reader) -> float:
         batch, masked, truth = mask_words(reader)
         with torch.inference_mode():
             x = reader.model.encoder(batch)[masked]
-            # The exact GELU: Megatron-LM's BertLMHead does not use the fused one of its layers.
+            # Megatron-LM's BertLMHead uses the exact GELU, not the fused one used in its layers.
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
             size = (x.shape[-1],)
             x = F.layer_norm(x, size, head["layernorm.weight"], head["layernorm.bias"], 1e-5)
@@ -270,10 +271,10 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
 
 
 def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-    """The contexts with some words masked: the batch, the places in it, the words' ids.
+    """Mask some words in the contexts; return the batch, the masked positions and the word ids.
 
-    Only words that are one token and longer than three letters are masked: a guess is then right
-    or wrong, and not a word that would fit any text.
+    We mask only words that consist of one token and have more than three letters. A guess is then
+    either right or wrong, and we avoid words that would fit into any text.
     """
     windows = plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))
@@ -285,8 +286,8 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     ]
     if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
         raise InputError(
-            f"only {len(known)} words of the vocabulary are in the questions' texts (or it lacks "
-            "[MASK]), too few to find the row order by"
+            f"only {len(known)} words of the vocabulary occur in the built-in questions, or "
+            "it lacks [MASK], so the row order cannot be determined"
         )
     masked = torch.tensor(known[::_EVERY])
     truth = batch.ids[masked]

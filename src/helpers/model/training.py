@@ -1,9 +1,9 @@
-"""Fine-tuning with NeMo and Lightning: batches in a fixed order, checkpoints, resume, logging.
+"""Fine-tuning with NeMo and Lightning: batch order, checkpoints, resuming and logging.
 
-The random seed alone decides the batches of all epochs, and a resumed run continues with the batch
-after its checkpoint. Dropout is seeded per step (see ``qa_model``), so a resumed run ends with the
-weights of an uninterrupted one. Every file that a resumed run reads is written whole or not at all,
-so you can kill a training at any moment.
+The random seed alone determines the batches of all epochs, and a resumed run continues with the
+batch after its checkpoint. Dropout is seeded per step (see ``qa_model``), so a resumed run ends
+with the same weights as an uninterrupted one. Every file that a resumed run reads is written
+completely or not at all, so you can kill a training run at any moment.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from helpers.model.features import Windows, gather, training_batches
 
 PLAN = "plan.json"
 LAST = "last.ckpt"
-_PROJECT = "biomegatron-bioasq-kit"  # in wandb
+_PROJECT = "biomegatron-bioasq-kit"  # project name in wandb
 _DECISIVE = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
 
 
 class Stopped(KeyboardInterrupt):
-    """Someone stopped the training; the message, one line in a notebook, says how to continue."""
+    """A request to stop training; its one-line message says how to continue."""
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
         return [f"Stopped: {self}"]
@@ -47,11 +47,11 @@ class Stopped(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did; ``seconds`` include all parts of a resumed run.
+    """A summary of a training run; ``seconds`` covers all parts of a resumed run.
 
-    steps: all steps, of which earlier calls took ``before`` (all if the model was only loaded).
-    windows: training windows per epoch.
-    history: (step, loss, learning rate, seconds so far) per step.
+    steps: all steps, of which earlier calls took ``before`` (all if we only loaded the model).
+    windows: number of training windows per epoch.
+    history: (step, loss, learning rate, elapsed seconds) per step.
     """
 
     steps: int
@@ -69,13 +69,13 @@ def fine_tune(
     resume: bool | None = False,
     progress: bool = True,
 ) -> Trained:
-    """Fine-tune the reader's model in place on the examples' spans; log into ``folder``.
+    """Fine-tune the reader's model in place on the spans of the examples; log to ``folder``.
 
     ``resume=True`` continues the run in ``folder``, which must have the same settings, seed, data
-    and starting weights; ``False`` removes it; ``None`` continues it if they are the same. Raises
-    ``InputError`` if no example has a span, a different run is to be resumed, one of its files is
-    damaged, disk or memory is too small, or the loss is not finite; and ``Stopped`` on Ctrl-C and
-    SIGTERM. After any of these, or a kill, the same call continues the run.
+    and starting weights; ``False`` removes that run; ``None`` continues it only if they are the
+    same. Raise ``InputError`` if no example has a span, if the run to resume is different or has a
+    damaged file, if disk or memory is too small, or if the loss is not finite. Raise ``Stopped`` on
+    Ctrl-C or SIGTERM. After any of these, or after a kill, the same call continues the run.
     """
     folder, settings = Path(folder), reader.settings
     examples = [example for example in examples if example.spans]
@@ -85,8 +85,8 @@ def fine_tune(
         )
     if folder.resolve() in reader.trained_into:
         raise InputError(
-            f"{folder}: this model was trained into it already, wholly or in part; load the "
-            "checkpoint again before training (in a notebook: run the cell that loads it)"
+            f"{folder}: this model was already trained into this folder, at least in part; load "
+            "the checkpoint again before training (in a notebook, run the cell that loads it)"
         )
     try:
         _prepare_wandb(settings)
@@ -100,31 +100,31 @@ def fine_tune(
         before, history = _fit(reader, windows, batches, folder, progress)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
         raise Stopped(
-            f"training stopped; to go on, load the checkpoint again and train into {folder} again "
-            "(in a notebook: run the cell that loads it, then this one)"
+            f"training stopped; to continue, load the checkpoint again and train into {folder} "
+            "(in a notebook, run the cell that loads the checkpoint, then this one)"
         ) from None
     except OSError as error:
         raise InputError(
-            f"{error.filename or folder}: {error.strerror or error}; fix that (a full disk: make "
-            "room) and start again in the same way"
+            f"{error.filename or folder}: {error.strerror or error}; fix this (for example, free "
+            "some disk space) and repeat the same call"
         ) from error
-    except RuntimeError as error:  # torch's, on a GPU and on a CPU
+    except RuntimeError as error:  # torch raises it on GPUs and CPUs
         if "out of memory" not in str(error) and "t allocate memory" not in str(error):
             raise
         raise InputError(
-            f"batch_size: {settings.batch_size} windows need more memory than there is; lower it"
+            f"batch_size: {settings.batch_size} windows need more memory than is free; lower it"
         ) from error
     reader.model.eval()
     _note_origin(reader, plan, len(batches), len(windows))
     if progress and before == len(batches):
-        print(f"{folder}: was trained before with these settings; loaded now", file=sys.stderr)
+        print(f"{folder}: already trained with these settings; loaded the result", file=sys.stderr)
     return Trained(len(batches), before, len(windows), history[-1][3], history)
 
 
 class _Batches:
-    """The batches of all epochs for this process; iteration starts at the trainer's step.
+    """The batches of all epochs for this process, starting at the trainer's current step.
 
-    Lightning restores its step counter on resume but starts a sampler from the beginning.
+    When Lightning resumes, it restores its step counter but restarts the sampler.
     """
 
     def __init__(self, lengths: np.ndarray, settings: Settings, trainer):
@@ -132,7 +132,7 @@ class _Batches:
         size, seed = settings.batch_size, settings.seed
         epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
         batches = [batch for epoch in epochs for batch in epoch]
-        # Several processes take turns; we drop the remainder so that all take as many steps.
+        # Several processes take turns; we drop the remainder so that all take equally many steps.
         world, rank = trainer.world_size, trainer.global_rank
         self.rows = batches[rank : len(batches) - len(batches) % world : world]
 
@@ -144,7 +144,7 @@ class _Batches:
 
 
 def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, progress: bool):
-    """Train or continue; return the number of steps taken before, and the history."""
+    """Train or continue training; return the number of earlier steps and the history."""
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
@@ -165,7 +165,7 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
     trainer.callbacks.append(recorder)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # advice on data loader workers, which we do not need
+            warnings.simplefilter("ignore")  # hides advice on data loader workers
             if settings.wandb_mode != "disabled":
                 name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
                 offline = settings.wandb_mode == "offline"
@@ -173,29 +173,29 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
             collate = partial(gather, windows)
             loader = DataLoader(range(len(windows)), batch_sampler=batches, collate_fn=collate)
             trainer.fit(model, loader, ckpt_path=str(last) if last.exists() else None)
-    except qa_model.LossNotFinite:  # the weights in the checkpoint may be useless, too
+    except qa_model.LossNotFinite:  # the weights in the checkpoint may also be useless
         _clear(folder)
         shutil.rmtree(folder)
         raise
     finally:
         recorder.close()
-        wandb.finish()  # otherwise this process's next training is logged as part of this one
+        wandb.finish()  # otherwise wandb logs the next training as part of this one
     if trainer.global_step < steps:
         raise KeyboardInterrupt
     return recorder.before, recorder.rows
 
 
 def _trainer():
-    """Lightning's trainer, without its own progress bar, checkpoints and messages."""
+    """Create a Lightning trainer without its own progress bar, checkpoints and messages."""
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
     from lightning.pytorch.trainer import call
 
-    from helpers.model import qa_model  # takes seconds: it imports NeMo
+    from helpers.model import qa_model  # takes seconds because it imports NeMo
 
     qa_model.quiet_nemo()
-    call.exit = sys.exit  # on Ctrl-C Lightning calls exit(1), which a Jupyter kernel lacks
+    call.exit = sys.exit  # on Ctrl-C, Lightning calls exit(1), which a Jupyter kernel lacks
     not_wanted = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
                   "use_distributed_sampler")  # fmt: skip
     return pl.Trainer(
@@ -207,17 +207,17 @@ def _trainer():
 
 
 def _prepare_wandb(settings: Settings) -> None:
-    """Keep wandb from printing and asking for a login; ``InputError`` if it needs a key."""
+    """Keep wandb from printing and prompting; raise ``InputError`` if it needs an API key."""
     os.environ["WANDB_MODE"] = settings.wandb_mode
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    # Set up before Lightning's logger, which would provoke a warning. Without a mode, wandb keeps
-    # that of an earlier training in this process.
+    # We set up wandb before Lightning's logger would, to avoid a warning. Without an explicit mode,
+    # wandb would keep the mode from an earlier training run in this process.
     host = wandb.setup(wandb.Settings(mode=settings.wandb_mode)).settings.base_url
     if settings.wandb_mode != "online":
         return
-    from wandb.sdk.lib import wbauth  # no public function looks for a key without asking
+    from wandb.sdk.lib import wbauth  # no public function looks for a key without prompting
 
     try:
         found = wbauth.authenticate_session(
@@ -227,15 +227,16 @@ def _prepare_wandb(settings: Settings) -> None:
         raise InputError(f"wandb_mode=online: {error}; fix it or set wandb_mode=offline") from None
     if not found:
         raise InputError(
-            f"wandb_mode=online: no API key for {host}; set WANDB_API_KEY or call wandb login, "
-            "or set wandb_mode=offline"
+            f"wandb_mode=online: no API key for {host}; set WANDB_API_KEY, run wandb login or "
+            "set wandb_mode=offline"
         )
 
 
 def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> None:
-    """Raise ``InputError`` if some batch certainly needs more memory than is free.
+    """Raise ``InputError`` if a batch certainly needs more memory than is free.
 
-    Only on a CPU, where the kernel would kill us; a GPU raises an error that ``fine_tune`` names.
+    We check only on a CPU, where the kernel would kill the process. A GPU raises an error instead,
+    which ``fine_tune`` reports.
     """
     free = free_memory(swap=True)
     if free is None or batches.trainer.strategy.root_device.type != "cpu":
@@ -245,16 +246,16 @@ def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> Non
     if need > free:
         raise InputError(
             f"batch_size: {reader.settings.batch_size} windows of up to {lengths.max()} tokens "
-            f"need at least {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; lower it"
+            f"need at least {need / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; lower it"
         )
 
 
 def _plan(reader: Reader, windows: Windows, trainer) -> dict:
-    """What decides the outcome of a training: settings, data, starting weights and devices."""
+    """Return what determines the result: settings, data, starting weights and devices."""
     data, start = hashlib.sha256(), hashlib.sha256()
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(np.ascontiguousarray(array))
-    # The whole configuration except the dropout, which is one of the settings.
+    # Hash the whole configuration except dropout, which is one of the settings.
     start.update(repr(replace(reader.model.config, dropout=0.0)).encode())
     for name, tensor in reader.model.state_dict().items():
         start.update(name.encode())
@@ -270,7 +271,7 @@ def _plan(reader: Reader, windows: Windows, trainer) -> dict:
 
 
 def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
-    """Keep what ``folder`` holds, remove it, or refuse to; then write the plan into it."""
+    """Keep or remove the contents of ``folder`` (or raise an error), then write the plan."""
     check_replaceable(folder)
     path = folder / PLAN
     changed = []
@@ -280,12 +281,12 @@ def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
             changed = [name for name in plan if plan[name] != old.get(name)]
         except (ValueError, AttributeError, RecursionError):
             raise InputError(
-                f"{path}: damaged, it is not a JSON object; delete {folder} and train anew"
+                f"{path}: damaged (not a JSON object); delete {folder} and train from scratch"
             ) from None
     if resume and changed:
         raise InputError(
-            f"{folder}: cannot resume, {', '.join(changed)} changed since; "
-            "restore it or train anew without --resume"
+            f"{folder}: cannot resume because {', '.join(changed)} changed; "
+            "undo the change or train from scratch without --resume"
         )
     if (resume is False or changed) and folder.exists():
         _clear(folder)
@@ -293,22 +294,23 @@ def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Raise ``InputError`` if ``folder`` holds anything but a training."""
+    """Raise ``InputError`` if ``folder`` contains anything other than a training run."""
     if folder.exists() and not (folder / PLAN).is_file():
         if not folder.is_dir():
-            raise InputError(f"{folder}: is a file; a folder has to go there")
-        # A training that was killed at the very beginning leaves half a plan.
+            raise InputError(f"{folder}: this is a file; specify a folder")
+        # A training run that was killed at the very start leaves a partial plan.
         if any(not path.name.startswith(f".{PLAN}.") for path in folder.iterdir()):
             raise InputError(
-                f"{folder}: holds files but no training (no {PLAN}); "
+                f"{folder}: contains files but no training run (no {PLAN}); "
                 "move it away or choose another output"
             )
 
 
 def _clear(folder: Path) -> None:
-    """Remove everything but the plan, the checkpoint first, so that a kill halfway does no harm.
+    """Remove the checkpoint first, then everything else except the plan.
 
-    Without a plan we would refuse the folder; a checkpoint without a history looks damaged.
+    This order makes a kill halfway harmless: we would reject a folder without a plan, and a
+    checkpoint without a history would look damaged.
     """
     for path in sorted(folder.iterdir(), key=lambda path: path.name != LAST):
         if path.name != PLAN:
@@ -316,7 +318,7 @@ def _clear(folder: Path) -> None:
 
 
 def _note_origin(reader: Reader, plan: dict, steps: int, windows: int) -> None:
-    """Add to the reader's origin what it was fine-tuned on, and from which weights."""
+    """Record in the reader's origin how its model was fine-tuned, and from which weights."""
     names = ("learning_rate", "seed", "epochs", "batch_size", "dropout", "data", "checkpoint")
     note = {"steps": steps, "windows": windows, **{name: plan[name] for name in names}}
     if earlier := reader.origin.get("fine_tuned"):  # such as the SQuAD step

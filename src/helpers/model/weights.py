@@ -1,8 +1,8 @@
-"""What the files of a checkpoint hold: names of weights, sizes in config.json, and numbers.
+"""The contents of a checkpoint's files: weight names, sizes in config.json, and the weights.
 
-Sources of the names: transformers' ``modeling_bert`` and ``modeling_megatron_bert``; Megatron-LM's
-``model/language_model.py`` and ``model/transformer.py`` of 2020-2021. NeMo 1.x wraps the latter as
-``bert_model`` and adds a ``classifier``.
+The names come from ``modeling_bert`` and ``modeling_megatron_bert`` in transformers, and from
+``model/language_model.py`` and ``model/transformer.py`` in Megatron-LM (2020-2021). NeMo 1.x wraps
+the Megatron-LM model as ``bert_model`` and adds a ``classifier``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from safetensors import safe_open
 from helpers.config import InputError
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 
-# --- Names of weights ----------------------------------------------------------------------------
-# Each part of the model: our name, Megatron's, and BERT's in transformers, which splits query, key
-# and value. Megatron's matrix of the three has its rows in one of several orders: see row_order.
+# --- Weight names --------------------------------------------------------------------------------
+# Each tuple names one part of the model: our name, Megatron's, and BERT's in transformers, which
+# splits query, key and value. See row_order for the row order of Megatron's combined matrix.
 _EMBEDDINGS = (
     ("words", "embedding.word_embeddings", "embeddings.word_embeddings"),
     ("positions", "embedding.position_embeddings", "embeddings.position_embeddings"),
@@ -45,16 +45,16 @@ _LAYER = (
     ("mlp_norm", "post_attention_layernorm", "output.LayerNorm"),
 )
 _HEAD = (("head", "mlp.layer0", "qa_outputs"),)
-_MEGATRON_BERT = {  # where transformers' Megatron-BERT has other names than its BERT
+_MEGATRON_BERT = {  # names in transformers' BERT -> names in its Megatron-BERT
     "embeddings.LayerNorm": "encoder.ln",
     "attention.output.LayerNorm": "attention.ln",
     "output.LayerNorm": "ln",
 }
-# Wrappers around the encoder in the files of the time, in any combination.
+# Prefixes from wrappers around the encoder in files from 2020-2021, in any combination.
 _WRAPPERS = re.compile(
     r"^(model\.|module\.|bert_model\.|bert\.|encoder_model\.|language_model\.|_orig_mod\.)+"
 )
-# Parts of pre-training, of other tasks and of the wrappers, and buffers: no span model uses them.
+# Buffers, and parts for pre-training, other tasks or wrappers, which no span model uses.
 _UNUSED_MEGATRON = re.compile(
     r"(.*\.)?(pooler|lm_head|binary_head|word_embeddings_for_head|position_ids)(\..*)?"
 )
@@ -64,7 +64,7 @@ _UNUSED_TRANSFORMERS = (
 
 
 class Names(NamedTuple):
-    """One weight's names: ours, Megatron's, transformers' (three for a query-key-value matrix)."""
+    """A weight's names in the kit, Megatron and transformers (three for query, key and value)."""
 
     ours: str
     megatron: str
@@ -72,10 +72,10 @@ class Names(NamedTuple):
 
 
 def weight_names(config: EncoderConfig) -> Iterator[Names]:
-    """The names of all weights, in the order in which the kit writes them.
+    """Yield the names of all weights in the order in which the kit writes them.
 
-    A layer's query, key and value follow each other, so that ``read_safetensors`` can map them as
-    one matrix.
+    A layer's query, key and value are adjacent, so that ``read_safetensors`` can map them as one
+    matrix.
     """
     renamed = _MEGATRON_BERT if config.norm_first else {}
 
@@ -98,7 +98,7 @@ def weight_names(config: EncoderConfig) -> Iterator[Names]:
 
 
 def canonical_megatron(name: str) -> str:
-    """A stored name as ``Names.megatron``; "" for a part that a span model does not use.
+    """Convert a stored name to ``Names.megatron``; return "" if a span model does not use it.
 
     ``module.language_model.encoder.layers.0.self_attention.dense.weight`` becomes
     ``transformer.layers.0.attention.dense.weight``.
@@ -110,7 +110,7 @@ def canonical_megatron(name: str) -> str:
 
 
 def canonical_transformers(name: str) -> str:
-    """A stored name without wrappers and in today's spelling; "" for a part that is not used.
+    """Remove wrappers and old spellings from a stored name; return "" for an unused part.
 
     ``module.bert.embeddings.LayerNorm.gamma`` becomes ``embeddings.LayerNorm.weight``.
     """
@@ -121,9 +121,9 @@ def canonical_transformers(name: str) -> str:
 def canonical(
     path: Path, raw: dict[str, torch.Tensor], rename: Callable[[str], str]
 ) -> dict[str, torch.Tensor]:
-    """The weights that a span model uses, by canonical name; ``raw`` is emptied.
+    """Return the weights that a span model uses, by canonical name, and empty ``raw``.
 
-    Raises ``InputError`` for weights stored twice or quantized (integers need a scale we lack).
+    Raise ``InputError`` if a weight is stored twice or is quantized (we lack the scale it needs).
     """
     tensors = {}
     for key in list(raw):
@@ -131,12 +131,12 @@ def canonical(
         if not name:
             continue
         if name in tensors:
-            raise InputError(f"{path}: {key!r} is there twice, with and without a wrapper")
+            raise InputError(f"{path}: {key!r} is stored twice, with and without a wrapper")
         if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             kind = str(value.dtype).removeprefix("torch.")
             raise InputError(
-                f"{path}: {key} is {kind}, expected float16, bfloat16 or float32; if the model is "
-                "quantized, get the one it was made from"
+                f"{path}: {key} is {kind}; expected float16, bfloat16 or float32; if the model is "
+                "quantized, use the original model"
             )
         tensors[name] = value
     return tensors
@@ -149,10 +149,11 @@ def assemble(
     model: SpanModel,
     hint: str = "",
 ) -> dict[str, torch.Tensor]:
-    """Float32 weights for ``model`` by our names; the span head may be missing.
+    """Return float32 weights for ``model`` by our names; the span head may be missing.
 
-    ``names`` lists the canonical names of each weight's parts. ``tensors`` is emptied one by one to
-    save memory. Raises ``InputError`` with the ``hint`` for unknown, missing or misshapen weights.
+    ``names`` lists the canonical names of the parts of each weight. To save memory, we remove each
+    tensor from ``tensors`` as we use it. Raise ``InputError`` with the ``hint`` if a weight is
+    unknown, missing or misshapen.
     """
     head = [*names["head.weight"], *names["head.bias"]]
     if not any(part in tensors for part in head):
@@ -162,7 +163,7 @@ def assemble(
     if unknown := sorted(tensors.keys() - wanted):
         raise bad_name(path, "unknown weight", unknown[0], missing or wanted, hint)
     if missing:
-        raise bad_name(path, "no weight", missing[0], tensors, hint)
+        raise bad_name(path, "missing weight", missing[0], tensors, hint)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     ours = {}
     for name, parts in names.items():
@@ -170,26 +171,26 @@ def assemble(
         expected = (rows // len(parts), *columns)
         for part in parts:
             if (found := tuple(tensors[part].shape)) != expected:
-                raise InputError(f"{path}: {part!r} has shape {found}, expected {expected}{hint}")
+                raise InputError(f"{path}: {part!r} has shape {found}, not {expected}{hint}")
         ours[name] = join([tensors.pop(part).to(torch.float32) for part in parts])
     return ours
 
 
 def bad_name(path: Path, what: str, name: str, known: Iterable[str], hint: str = "") -> InputError:
-    """An error about a weight, with the nearest of the ``known`` names."""
+    """Return an error about a weight that lists the most similar ``known`` names."""
     near = difflib.get_close_matches(name, list(known), cutoff=0.5)
-    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    nearest = f"; similar names: {', '.join(near)}" if near else ""
     return InputError(f"{path}: {what} {name!r}{nearest}{hint}")
 
 
 # --- Sizes and GELU in config.json ---------------------------------------------------------------
 class Size(NamedTuple):
-    """A size of ``EncoderConfig``, and where each format states or shows it."""
+    """A size in ``EncoderConfig``, and where each format states or implies it."""
 
     field: str
-    transformers: str  # in config.json
-    megatron: tuple[str, ...] = ()  # in Megatron's config.json
-    weight: str = ""  # Megatron's weight whose shape shows it
+    transformers: str  # its name in config.json
+    megatron: tuple[str, ...] = ()  # its names in Megatron's config.json
+    weight: str = ""  # the Megatron weight whose shape implies it
     axis: int = 0
 
 
@@ -203,13 +204,13 @@ SIZES = (
          "embedding.position_embeddings"),
     Size("token_types", "type_vocab_size", (), "embedding.tokentype_embeddings"),
 )  # fmt: skip
-HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for a form of GELU
+HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for each form of GELU
 
 
 def read_config(path: Path, shown: str = "") -> dict:
-    """The settings in a JSON or YAML file; ``InputError`` names it as ``shown`` (default: path)."""
+    """Read a JSON or YAML settings file; ``shown`` replaces its path in error messages."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a transformers folder has one")
+        raise InputError(f"{path}: no such file; a transformers folder needs one")
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
@@ -218,15 +219,16 @@ def read_config(path: Path, shown: str = "") -> dict:
     except (ValueError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise InputError(
-            f"{shown or path}: not a model's settings ({why}); fetch it again"
+            f"{shown or path}: not a valid model configuration ({why}); fetch it again"
         ) from None
     return data
 
 
 def make_config(path: Path, sizes: Mapping[str, Any], hidden_act: Any, **others) -> EncoderConfig:
-    """An encoder's configuration from sizes by our names and GELU by transformers' name.
+    """Build a configuration from sizes (with our names) and a GELU (with transformers' name).
 
-    Raises ``InputError`` that names the field as transformers does. ``others`` are trusted.
+    If a size or the GELU is invalid, raise ``InputError`` with transformers' name for the field. We
+    do not check ``others``.
     """
     for size in SIZES:
         value = sizes[size.field]
@@ -234,20 +236,20 @@ def make_config(path: Path, sizes: Mapping[str, Any], hidden_act: Any, **others)
         if type(value) is not int or value < least:
             what = "missing" if value is None else repr(value)
             raise InputError(
-                f"{path}: {size.transformers} is {what}, expected a number of {least} or more"
+                f"{path}: {size.transformers} is {what}; expected an integer of {least} or more"
             )
     if sizes["hidden"] % sizes["heads"]:
         raise InputError(
-            f"{path}: {sizes['heads']} heads do not divide hidden_size {sizes['hidden']}; correct "
-            "num_attention_heads in config.json"
+            f"{path}: hidden_size {sizes['hidden']} is not divisible by {sizes['heads']} heads; "
+            "correct num_attention_heads in config.json"
         )
     if not isinstance(hidden_act, str) or hidden_act not in GELU_NAMES:
-        raise InputError(f"{path}: hidden_act is {hidden_act!r}; known: {', '.join(GELU_NAMES)}")
+        raise InputError(f"{path}: hidden_act is {hidden_act!r}; expected {', '.join(GELU_NAMES)}")
     return EncoderConfig(**sizes, gelu=GELU_NAMES[hidden_act], **others)
 
 
-# --- Files of weights ----------------------------------------------------------------------------
-# Where transformers looks for weights, in its order; an index names the files of several parts.
+# --- Weight files --------------------------------------------------------------------------------
+# The names under which transformers looks for weights, in order; an index lists several shards.
 WEIGHT_FILES = (
     "model.safetensors", "model.safetensors.index.json",
     "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -255,72 +257,70 @@ WEIGHT_FILES = (
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of a transformers folder by their names there, in one file or in several.
+    """Read the weights of a transformers folder, by stored name, from one file or several shards.
 
-    Raises ``InputError`` that names the file.
+    If a file is missing or invalid, raise ``InputError`` and name the file.
     """
     first = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if first is None:
-        raise InputError(
-            f"{folder}: neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[2]} in this folder"
-        )
+        raise InputError(f"{folder}: contains neither {WEIGHT_FILES[0]} nor {WEIGHT_FILES[2]}")
     state = {}
     for file, names in _parts(folder / first).items():
         path = folder / file
         if not path.is_file():
-            raise InputError(f"{path}: no such file, but the folder's index names it; fetch it")
+            raise InputError(f"{path}: no such file, but the folder's index lists it; fetch it")
         part = read_file(path)
         if not isinstance(part, dict) or not all(map(torch.is_tensor, part.values())):
-            raise InputError(f"{path}: holds something other than named weights; fetch it again")
+            raise InputError(f"{path}: contains something other than named weights; fetch it again")
         if absent := sorted(names - part.keys()):
-            raise InputError(f"{path}: lacks {absent[0]!r}, which {first} places there")
+            raise InputError(f"{path}: lacks {absent[0]!r}, which {first} assigns to this file")
         state |= {name: part[name] for name in names or part}
     return state
 
 
 def _parts(first: Path) -> dict[str, set[str]]:
-    """File -> names of its weights (none: all in it), by transformers' index of several parts."""
+    """Map each file in a shard index to the names of its weights; an empty set means all."""
     if first.suffix != ".json":
         return {first.name: set()}
     parts: dict[str, set[str]] = {}
     try:
         for name, file in json.loads(first.read_text(encoding="utf-8"))["weight_map"].items():
             if Path(file).name != file or not file.endswith((".safetensors", ".bin")):
-                raise ValueError(f"{file!r} is not a plain name of a file with weights")
+                raise ValueError(f"{file!r} is not a plain name of a weight file")
             parts.setdefault(file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())
-        raise InputError(f"{first}: not an index of weights ({why}); fetch it again") from None
+        raise InputError(f"{first}: not a valid weight index ({why}); fetch it again") from None
     return parts
 
 
 def read_file(path: Path, shown: str = "") -> Any:
-    """What a file of weights holds, mapped into memory if its format allows; no code is run.
+    """Read a weight file without running code; map it into memory if its format allows.
 
-    Raises ``InputError`` that names the file as ``shown`` (default: its path).
+    If it is unreadable, raise ``InputError``; ``shown`` replaces the path in the message.
     """
     try:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # Megatron-LM's "args"
-            mapped = zipfile.is_zipfile(path)  # torch's older format can only be read whole
+        with torch.serialization.safe_globals([argparse.Namespace]):  # for Megatron-LM's "args"
+            mapped = zipfile.is_zipfile(path)  # torch's older format must be read whole
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # safetensors, zipfile, pickle and torch each raise their own
+    except Exception as error:  # safetensors, zipfile, pickle and torch raise many errors
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         why = f" ({first[:120]}); fetch it again"
-        # Torch's own message would advise to run the code.
+        # Torch's own message would advise the user to run the code.
         if "nsupported" in str(error) or "weights_only" in str(error).lower():
-            why = ": it holds objects or code, or is damaged; refused"
+            why = " because it contains objects or code, or is damaged"
         raise InputError(f"{shown or path}: cannot be read as plain weights{why}") from None
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """A file's tensors in its order; if all are float32, the file is mapped into memory as one.
+    """Read the tensors in file order; if all are float32, map the file into memory as one storage.
 
-    The library maps each tensor by itself; ``join`` needs neighbors in one storage. Writing to a
-    mapped tensor never changes the file. Raises ``safetensors.SafetensorError`` and ``OSError``.
+    The library maps each tensor separately, but ``join`` needs neighbors in one storage. Writing to
+    a mapped tensor never changes the file. Raise ``SafetensorError`` or ``OSError`` on failure.
     """
-    with safe_open(path, "pt") as file:  # the library checks the header: names, shapes, places
+    with safe_open(path, "pt") as file:  # the library checks names, shapes and offsets
         found = {name: file.get_slice(name) for name in file.offset_keys()}
         length, rest = divmod(path.stat().st_size, 4)
         if rest or any(part.get_dtype() != "F32" for part in found.values()):
@@ -333,11 +333,11 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as float32 in their given order, in the safetensors format.
+    """Write tensors as float32 in the given order, in the safetensors format.
 
-    The library would sort them by name, which puts a layer's query, key and value apart. Format:
-    8 bytes of header length, a JSON header with each tensor's place, the numbers
-    (github.com/huggingface/safetensors, README, "Format").
+    The library would sort them by name and so separate a layer's query, key and value. The format
+    consists of the header length (8 bytes), a JSON header with the offsets of each tensor, and the
+    values (github.com/huggingface/safetensors, README, "Format").
     """
     header: dict = {"__metadata__": {"format": "pt"}}
     place = 0
@@ -346,7 +346,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [place, end]}
         place = end
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8
+    text += b" " * (-len(text) % 8)  # the values start at a multiple of 8 bytes
     with path.open("wb") as out:
         out.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
@@ -354,7 +354,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack equally large parts: a view if they are adjacent in memory, else a copy."""
+    """Stack parts of equal size; return a view if they are adjacent in memory, else a copy."""
     first, size = parts[0], parts[0].numel()
     for n, part in enumerate(parts):
         same_file = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
