@@ -19,7 +19,7 @@ from helpers.run.folder import STAGES, Run
     [
         (["--profile", "maxi"], "'maxi' is unknown"),
         (["--set", "epoch=1"], "epoch"),
-        (["--set", "epochs=0"], "below 1"),
+        (["--set", "epochs=0"], "epochs must be at least 1"),
         (["--run", "a/b"], "plain folder name"),
         (["--run", "latest"], "latest"),
     ],

@@ -30,7 +30,7 @@ def test_overrides_win_and_none_keeps_the_profile():
         ({"epochs": 2.5}, "expected int"),
         ({"epochs": 0}, "must be at least 1"),
         ({"learning_rate": float("nan")}, "must be a finite number"),
-        ({"learning_rate": 0.0}, "learning_rate: 0.0 must be greater than 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be greater than 0, not 0.0"),
         ({"learning_rate": float("inf")}, "must be a finite number"),
         ({"seed": 10**20}, "too large"),
         ({"overrides": "model='a b"}, "cannot be read"),

@@ -187,13 +187,13 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if "choices" in limits and value not in limits["choices"]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(limits['choices'])}")
     if kind is float and not math.isfinite(value):
-        raise InputError(f"{name}: {value!r} must be a finite number")
+        raise InputError(f"{name} must be a finite number, not {value!r}")
     if kind is int and value > 2**31 - 1:
-        raise InputError(f"{name}: {value!r} is too large; it must be below 2**31")
+        raise InputError(f"{name} must be below 2**31, not {value!r}")
     if "at_least" in limits and value < limits["at_least"]:
-        raise InputError(f"{name}: {value!r} must be at least {limits['at_least']}")
+        raise InputError(f"{name} must be at least {limits['at_least']}, not {value!r}")
     if "above" in limits and value <= limits["above"]:
-        raise InputError(f"{name}: {value!r} must be greater than {limits['above']}, such as 1e-4")
+        raise InputError(f"{name} must be greater than {limits['above']}, not {value!r}")
     if "below" in limits and value >= limits["below"]:
-        raise InputError(f"{name}: {value!r} must be below {limits['below']}")
+        raise InputError(f"{name} must be below {limits['below']}, not {value!r}")
     return value

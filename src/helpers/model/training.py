@@ -238,9 +238,9 @@ def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> Non
     We check only on a CPU, where the kernel would kill the process. A GPU raises an error instead,
     which ``fine_tune`` reports.
     """
-    free = free_memory(swap=True)
-    if free is None or batches.trainer.strategy.root_device.type != "cpu":
+    if batches.trainer.strategy.root_device.type != "cpu":
         return
+    free = free_memory(swap=True)
     dropout = reader.settings.dropout
     need = max(training_bytes(reader.model, lengths[rows], dropout) for rows in batches.rows)
     if need > free:

@@ -154,10 +154,9 @@ def _cores(settings: Settings) -> Iterator[Row]:
 
 def _memory(settings: Settings) -> Iterator[Row]:
     free = free_memory()
-    found = "unknown" if free is None else f"{_gb(free)} free"
-    good = free is None or free >= MEMORY_BYTES
     advice = "close other programs; if a kernel dies, use batch_size=8"
-    yield _advised("memory", found, f"{_gb(MEMORY_BYTES)} recommended", good, advice)
+    needed = f"{_gb(MEMORY_BYTES)} recommended"
+    yield _advised("memory", f"{_gb(free)} free", needed, free >= MEMORY_BYTES, advice)
 
 
 def _gpu(settings: Settings) -> Iterator[Row]:
