@@ -166,7 +166,7 @@ def _writable(path: str | Path) -> Path:
         raise InputError(f"{path}: is a device or another special file; specify a regular file")
     above = next(folder for folder in real.parents if folder.exists())
     if not above.is_dir():
-        raise InputError(f"{path}: {above} is a file, not a folder; specify a different folder")
+        raise InputError(f"{path}: cannot be written, because {above} is a file; use a folder")
     if not os.access(above, os.W_OK):
         raise InputError(f"{path}: cannot be written without write permission in {above}")
     return real

@@ -196,7 +196,7 @@ def test_space_around_an_answer_is_no_part_of_it():
     [
         ("impossible_but_answered", "'q1': field 'is_impossible' is true"),
         ("onlyspace_answer", "'q1': answer ' ' is blank"),
-        ("utf16", "is in UTF-16, not UTF-8; convert it: iconv -f UTF-16 -t UTF-8"),
+        ("utf16", "is in UTF-16, not UTF-8; convert it with iconv -f UTF-16 -t"),
         ("cp1252", "“TP53” gene – here\",' looks right, the file is in Windows-1252, so convert"),
     ],
 )
