@@ -214,7 +214,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _offered(source: Path, target: Path, names: Collection[str] = ()) -> list[Path]:
-    """Return the files in the user's source, after unpacking an archive. The source is unchanged.
+    """Return the files in the user's source, unpacked first if it is an archive.
 
     ``names`` lists the files that we look for. It is empty at the first fetch, which takes all.
     """

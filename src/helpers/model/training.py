@@ -49,7 +49,7 @@ class Stopped(KeyboardInterrupt):
 class Trained:
     """A summary of a training run; ``seconds`` covers all parts of a resumed run.
 
-    steps: all steps, of which earlier calls took ``before`` (all if we only loaded the model).
+    steps: number of steps in total. ``before``: those of earlier calls (all if none was left).
     windows: number of training windows per epoch.
     history: (step, loss, learning rate, elapsed seconds) per step.
     """

@@ -161,7 +161,7 @@ CLAIMS = (
 
 
 def get(key: str) -> Claim:
-    """Return the claim with this key. Raises ``KeyError`` that lists the known keys."""
+    """Return the claim with this key. Raises a ``KeyError`` that lists the known keys."""
     known = {claim.key: claim for claim in CLAIMS}
     if key in known:
         return known[key]

@@ -91,7 +91,7 @@ class Average(_Counts):
 def lower(text: str) -> str:
     """Lower-case a string as Java's ``toLowerCase`` does in the official program.
 
-    Python and Java disagree only on whether a capital sigma ends a word. For Java, a word may
+    Python and Java disagree only on whether a capital sigma ends a word. In Java, a word may
     contain single punctuation marks ("A-Σ", "1.5Σ"). We do not reproduce Java's results for letters
     newer than Java's Unicode tables, for letters beyond U+FFFF next to a sigma, or in the Turkish
     and Lithuanian locales.

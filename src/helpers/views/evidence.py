@@ -223,7 +223,7 @@ def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> R
 
 
 def judge(found: Sequence[claims.Verdict]) -> Rows:
-    """Return the verdicts that are based on scores, and always the verdict on the model card."""
+    """Return the verdict on the model card and all other verdicts that are based on scores."""
     return [
         {"claim": one.claim, "system": claims.get(one.claim).system, "verdict": one.outcome,
          "why": one.sentence}
