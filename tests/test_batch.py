@@ -96,7 +96,7 @@ def test_seeds_gives_verdicts_and_counts_a_seed_once(tmp_path, monkeypatch, caps
     batch.seeds([0, 1, 0], {"profile": "mini"})
     assert made == [0, 1]
     printed = capsys.readouterr().out
-    assert "verdicts over the seeds:\n- not comparable (different: profile, questions" in printed
+    assert "verdicts across seeds:\n- not comparable (different: profile, questions" in printed
     assert "card, card-biobert" in printed
 
 

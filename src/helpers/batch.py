@@ -39,7 +39,7 @@ from helpers.views import machine
 
 HELPERS = Path(__file__).resolve().parent
 DONE = "notebooks_done"  # the manifest note with the fingerprint and seconds of each notebook
-START_SECONDS = 300  # a kernel can take long to start on a busy machine
+START_SECONDS = 300  # a kernel can take a long time to start on a busy machine
 _PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # of every notebook, besides overrides
 
 
@@ -54,9 +54,9 @@ def notebooks() -> list[Path]:
 def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     """Execute the notebooks and write the report; return the run folder.
 
-    ``parameters`` maps names of ``config.Settings`` to values. Finished notebooks are kept unless
-    ``fresh`` is true. ``until`` is the number of the last notebook to run. For example, "03" stops
-    after the dev scores, which compare settings without using any test question.
+    ``parameters`` maps names of ``config.Settings`` to values. Finished notebooks are not repeated
+    unless ``fresh`` is true. ``until`` is the number of the last notebook to run. For example, "03"
+    stops after the dev scores, with which you can compare settings without any test question.
     Raises ``InputError`` for bad input, including bad input that a notebook finds.
     """
     given, parameters = from_parameters(**parameters), dict(parameters)
@@ -79,7 +79,7 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     from helpers.run.report import write_report  # importing nbconvert takes a second
 
     report = write_report(folder)
-    print(f"\n{settings.profile}, seed {settings.seed}, context {settings.context}; in percent:")
+    print(f"\nScores in percent ({settings.profile}, seed {settings.seed}, {settings.context}):")
     print(scores.score_text(read_json(folder.folder / "scores.json")))
     print(f"\n{time.monotonic() - started:.0f} s in total. Report: {report}")
     return folder.folder
@@ -131,8 +131,8 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 str(notebook),
                 str(output),
                 parameters=given,
-                cwd=str(Path.cwd()),  # so that notebooks use the same runs folder
-                kernel_name="python3",  # papermill needs a name, but the arguments decide
+                cwd=str(Path.cwd()),  # so that the notebook uses the same runs folder
+                kernel_name="python3",  # papermill needs a name, but **arguments decides
                 progress_bar=False,
                 start_timeout=START_SECONDS,
                 stderr_file=sys.stderr,  # shows the progress of training and prediction
@@ -170,7 +170,7 @@ def _is_done(folder: Run, notebook: Path) -> bool:
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """Hash a notebook, the helpers and the settings. A changed hash means to run it again."""
+    """Hash a notebook, the helpers and the settings. If the hash changes, it runs again."""
     content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
@@ -212,7 +212,7 @@ def seeds(numbers: Sequence[int], parameters: Mapping, *, fresh: bool = False) -
         folder = run({**parameters, "run": f"{base}-seed{seed}", "seed": seed}, fresh=fresh)
         results.append(read_json(folder / "scores.json"))
     print(f"\n{spread(results)}")
-    print("\nverdicts over the seeds:", *summarize(judge(results)), sep="\n- ")
+    print("\nverdicts across seeds:", *summarize(judge(results)), sep="\n- ")
     path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
     print(f"written to {write_json(path, results)}")
     return results
@@ -222,7 +222,7 @@ def spread(results: Sequence[Mapping]) -> str:
     """Format the pooled scores per seed, their mean and sample standard deviation, in percent."""
     pooled = {str(result["seed"]): result["pooled"] for result in results}
     rows = 100 * pd.DataFrame(pooled).T[["sacc", "mrr", "lacc", "pair_em"]].astype(float)
-    summary = rows.agg(["mean", "std"]).dropna()  # one seed has no standard deviation
+    summary = rows.agg(["mean", "std"]).dropna()  # a single seed has no standard deviation
     table = pd.concat([rows, summary]).rename_axis(columns="seed")
     return table.to_string(float_format="{:.2f}".format)
 

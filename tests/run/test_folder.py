@@ -217,8 +217,11 @@ def test_what_cannot_be_recorded(run, tmp_path):
     [
         ("not json", r"manifest\.json"),
         ("[]", "is not a run manifest"),
-        ('{"files": {}}', "has schema None, but this kit reads 1"),
-        ('{"files": {}, "schema_version": 99}', "has schema 99, but this kit reads 1"),
+        ('{"files": {}}', "has schema version None, but this kit reads version 1"),
+        (
+            '{"files": {}, "schema_version": 99}',
+            "has schema version 99, but this kit reads version 1",
+        ),
     ],
 )
 def test_manifest_that_is_not_ours(run, content, words):

@@ -37,7 +37,7 @@ BEGIN, END = "<!-- results:", "<!-- end of results -->"
 
 @dataclass(frozen=True)
 class RunResult:
-    """The contents of the folder of a finished run."""
+    """The contents of a finished run folder."""
 
     folder: Path
     manifest: dict  # includes the settings, code and machine that produced the scores
@@ -67,7 +67,7 @@ def read(folder: str | Path) -> RunResult:
         (
             manifest["hardware"],
             scores["enriched"],
-        )  # raises KeyError if a value is missing that the table needs
+        )  # raise KeyError if a value that the table needs is missing
         for path in (folder / name for name in names[1:]):
             entry = manifest["files"].get(path.name)
             if entry and entry["sha256"] != sha256(path):
@@ -96,7 +96,7 @@ def _configuration(manifest: Mapping) -> str:
 
 
 def runs_by_seed(folder: str | Path) -> list[RunResult]:
-    """Return this run and the finished runs in the same folder that differ only in the seed."""
+    """Return this run and the finished runs next to it that differ only in the seed."""
     this = read(folder)
     found = {}
     for other in sorted(this.folder.resolve().parent.iterdir()):
@@ -197,7 +197,7 @@ def _training(scores: Mapping, system: str) -> str:
 
 
 def published() -> list[dict]:
-    """Return the published rows on all 162 questions in the same format, without seeds.
+    """Return the published rows on all 162 questions, formatted like ``rows`` but without seeds.
 
     The interval is the exact binomial interval of a pooled run on 162 questions. A score has an
     interval only if exactly one number of right answers rounds to that score.
@@ -296,7 +296,7 @@ def _cell(measure: Mapping, bold: bool) -> str:
 
 
 def facts(ours: Sequence[Mapping]) -> str:
-    """Format one list item per row of ours, with its command, commit, machine and time."""
+    """Format one list item per configuration: its command, commit, machine and time."""
     return "".join(
         f"- `{row['command']}`: {row['n']} questions, merge by {row['merge']}, missing answers "
         f"{row['missing']}; commit {', '.join(row['commits'])}; {row['hardware']}; "
@@ -317,7 +317,7 @@ def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence
             f"95% interval {low} to {high}, permutation test p = {change['p']:.3f}\n"
         )
     for verdict in verdicts:
-        text += f"\nVerdicts on {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
+        text += f"\nVerdicts from {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
         text += "".join(f"- {line}\n" for line in verdict["summary"])
     return text
 

@@ -30,12 +30,17 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 LATEST = "latest"
 PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
-_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # in the note of a stage, besides facts
+_RECORD = (
+    "settings",
+    "inputs",
+    "sha256",
+    *PROVENANCE,
+)  # in a stage record, besides its facts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, with its notebook, the settings it depends on, and the stages it reads.
+    """A stage: its notebook, the settings it depends on, and the stages whose output it reads.
 
     A setting that affects this stage only through an earlier stage belongs to the earlier stage.
     """
@@ -159,7 +164,8 @@ class Run:
             raise InputError(f"{path}: is not a run manifest; {remedy}")
         if (found := data.get("schema_version")) != SCHEMA_VERSION:
             raise InputError(
-                f"{path}: has schema {found}, but this kit reads {SCHEMA_VERSION}; {remedy}"
+                f"{path}: has schema version {found}, but this kit reads version "
+                f"{SCHEMA_VERSION}; {remedy}"
             )
         return {"notes": {}, **data}
 
@@ -291,7 +297,7 @@ class Run:
         return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
-        """Raise ``InputError`` if settings changed after a stage, or one that it reads, ran."""
+        """Raise ``InputError`` if settings have changed since a stage, or one it reads, ran."""
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
         for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
@@ -375,7 +381,7 @@ def _now() -> str:
 
 
 def _hash_now(path: str) -> str:
-    """Return the SHA-256 of a file, which is read again only if it has changed."""
+    """Return the SHA-256 of a file, rereading the file only if it has changed."""
     stat = os.stat(path)
     return _hash_of_version(path, stat.st_mtime_ns, stat.st_size)
 

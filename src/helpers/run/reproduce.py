@@ -36,7 +36,7 @@ def options(settings: Mapping, *, seed: bool = True) -> list[str]:
 
     Only settings that differ from the profile are included.
     """
-    # Early versions had looser matches ("rungs"). Their other old settings no longer matter.
+    # Early versions had looser matches ("rungs"). Their other obsolete settings do not matter.
     usual = {"rungs": ""} | dataclasses.asdict(from_parameters(settings["profile"]))
     arguments = ["--profile", settings["profile"]]
     arguments += ["--seed", str(settings["seed"])] if seed else []
@@ -113,7 +113,7 @@ def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]
     changed = [what for what, value in old.items() if value != new.get(what)]
     lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
     if "input files" in changed:  # the hashes would not help the reader
-        lines[0] = "input files: differ"
+        lines[0] = "input files: different"
     rows, others = _score_rows(Path(first)), _score_rows(Path(second))
     equal = True
     for batch in rows | others:

@@ -54,7 +54,7 @@ class ConvertedRun:
     leaks: tuple[Leak, ...]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Count the questions, pairs and rows of each part, by name."""
+        """Return part -> numbers of questions, pairs and rows."""
         parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
         return {name: _counts(rows) for name, rows in parts.items()}
 
@@ -89,7 +89,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     for path, batch in zip(files.tests, batches, strict=True):
         if not batch.examples:
             raise InputError(
-                f"{path}: no question has a text to read under context {settings.context!r}; "
+                f"{path}: no question has a text to read with context {settings.context!r}; "
                 "choose another context"
             )
     tests = questions_of_tests(batches)
@@ -220,7 +220,7 @@ def write_run(converted: ConvertedRun, run: Run) -> dict:
 
 @dataclass(frozen=True)
 class SquadData:
-    """Questions for training and (optionally) evaluation, and the files that they come from."""
+    """Questions for training, questions for evaluation (possibly none), and their source files."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -254,8 +254,8 @@ def read_squad_data(settings: Settings) -> SquadData:
     if settings.squad_dev:
         path, dev = _read_answered(settings.squad_dev)
         files.append(path)
-        # The two official SQuAD files ask some identical questions ("What did he write?") about
-        # different texts. A question is a leak only if its id, or both question and text, match.
+        # The two official SQuAD files contain identical questions ("What did he write?") about
+        # different texts. Such a question is a leak only if its text or its id is also the same.
         allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
         for remark in allowed:
             print(remark, file=sys.stderr)
