@@ -64,10 +64,7 @@ def read(folder: str | Path) -> RunResult:
         strata = {q: name for name, batch in by_batch[THIS_RUN].items() for q in batch}
         manifest = as_recorded(folder, manifest)
         seed, configuration = manifest["settings"]["seed"], _configuration(manifest)
-        (
-            manifest["hardware"],
-            scores["enriched"],
-        )  # raise KeyError if a value that the table needs is missing
+        manifest["hardware"], scores["enriched"]  # raise KeyError if either is missing
         for path in (folder / name for name in names[1:]):
             entry = manifest["files"].get(path.name)
             if entry and entry["sha256"] != sha256(path):

@@ -30,12 +30,7 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 LATEST = "latest"
 PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
-_RECORD = (
-    "settings",
-    "inputs",
-    "sha256",
-    *PROVENANCE,
-)  # in a stage record, besides its facts
+_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # in a stage record, besides facts
 
 
 @dataclass(frozen=True)
