@@ -96,7 +96,7 @@ def test_seeds_gives_verdicts_and_counts_a_seed_once(tmp_path, monkeypatch, caps
     batch.seeds([0, 1, 0], {"profile": "mini"})
     assert made == [0, 1]
     printed = capsys.readouterr().out
-    assert "verdicts over the seeds:\n- not comparable (different: profile, questions" in printed
+    assert "verdicts across seeds:\n- not comparable (different: profile, questions" in printed
     assert "card, card-biobert" in printed
 
 
@@ -153,7 +153,7 @@ def test_a_finished_run_is_not_replaced_without_a_line(scored):
     assert batch._replaced(scored) == ""
     other = Run(scored.folder, replace(scored.settings, merge="max", epochs=9, wandb_mode="online"))
     line = batch._replaced(other)
-    assert line.count("\n") == 1 and "epochs=2, now 9; merge='sum', now 'max'. Continuing" in line
+    assert line.count("\n") == 1 and "epochs=2 (now 9); merge='sum' (now 'max'). Continuing" in line
     scored.begin("data")  # its scores do not count any more
     assert batch._replaced(other) == ""
 
@@ -162,7 +162,7 @@ def test_the_line_comes_before_the_first_notebook(scored, capsys):
     args = ["run", "--run", "r", "--until", "00", "--set", "epochs=9"]
     assert batch.main([*args, "--set", f"runs_dir={scored.settings.runs_dir}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.index("epochs=2, now 9") < printed.index("[1/1] 00_start_here")
+    assert printed.index("epochs=2 (now 9)") < printed.index("[1/1] 00_start_here")
     assert "dev: not trained yet with these settings" in printed
 
 

@@ -132,7 +132,7 @@ def test_answers_are_what_the_organizers_read(mini_run):
 @pytest.mark.notebooks
 def test_the_report_stands_alone(mini_run):
     page = (mini_run / "index.html").read_text()
-    assert "<b>LAcc</b>: one at any rank is right" in page
+    assert "<b>LAcc</b>: the proportion of questions with a right answer at any rank" in page
     assert "teaching data" in page
     assert not re.search(r'(src|href)="https?://', page)
     assert page.count("data:image/png;base64,") >= 3

@@ -1,4 +1,4 @@
-"""Run all notebooks from the command line: one run, several seeds, tables of finished runs.
+"""Run all notebooks from the command line, with one seed or several, and compare finished runs.
 
 examples:
   python -m helpers.batch run --profile mini
@@ -38,60 +38,61 @@ from helpers.scoring.uncertainty import sources
 from helpers.views import machine
 
 HELPERS = Path(__file__).resolve().parent
-DONE = "notebooks_done"  # note in the manifest: notebook -> fingerprint and seconds
-START_SECONDS = 300  # a kernel can take long to start on a busy machine
-_PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # every notebook's, besides overrides
+DONE = "notebooks_done"  # the manifest note with the fingerprint and seconds of each notebook
+START_SECONDS = 300  # a kernel can take a long time to start on a busy machine
+_PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # of every notebook, besides overrides
 
 
 def notebooks() -> list[Path]:
-    """The numbered notebooks, in order."""
+    """Return the numbered notebooks in order."""
     found = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     if not found:
-        raise InputError(f"{ROOT / 'notebooks'}: no notebooks here; run from a clone of the kit")
+        raise InputError(f"{ROOT / 'notebooks'}: has no notebooks; run this in a clone of the kit")
     return found
 
 
 def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     """Execute the notebooks and write the report; return the run folder.
 
-    ``parameters`` are names of ``config.Settings``. Finished notebooks are kept unless ``fresh``.
-    ``until`` is the number of the last notebook to run: "03" gives the dev scores, which compare
-    settings without any test question. Raises ``InputError``, also for a notebook's bad input.
+    ``parameters`` maps names of ``config.Settings`` to values. Finished notebooks are not repeated
+    unless ``fresh`` is true. ``until`` is the number of the last notebook to run. For example, "03"
+    stops after the dev scores, with which you can compare settings without any test question.
+    Raises ``InputError`` for bad input, including bad input that a notebook finds.
     """
     given, parameters = from_parameters(**parameters), dict(parameters)
     for name in (name for name in reproduce.PLACES if parameters.get(name)):
         path = Path(getattr(given, name)).expanduser()
         if path.exists():  # otherwise it is a name in the registry
-            parameters[name] = str(path.resolve())  # reproduce.sh outlives this working directory
+            parameters[name] = str(path.resolve())  # reproduce.sh may run in another directory
     settings = from_parameters(**parameters)
     chosen = [path for path in notebooks() if not until or path.stem[:2] <= until]
-    find_run_files(settings)  # refuse bad input now rather than after a minute of notebooks
+    find_run_files(settings)  # refuse bad input before any notebook runs
     check_squad_step(settings)
     machine.check_model(settings)
-    folder = Run(settings.run_dir, settings)  # not opened: if no notebook runs, nothing changes
+    folder = Run(settings.run_dir, settings)  # unlike Run.open, this changes nothing
     started = time.monotonic()
     _run_notebooks(chosen, folder, parameters, fresh)
     if until:
         print(f"\nstopped after {chosen[-1].stem}; see {folder.folder / 'notebooks'}")
         print(f"dev: {_dev_scores(folder)}")
         return folder.folder
-    from helpers.run.report import write_report  # nbconvert takes a second to import
+    from helpers.run.report import write_report  # importing nbconvert takes a second
 
     report = write_report(folder)
-    print(f"\n{settings.profile}, seed {settings.seed}, context {settings.context}; in percent:")
+    print(f"\nScores in percent ({settings.profile}, seed {settings.seed}, {settings.context}):")
     print(scores.score_text(read_json(folder.folder / "scores.json")))
     print(f"\n{time.monotonic() - started:.0f} s in total. Report: {report}")
     return folder.folder
 
 
 def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fresh: bool) -> None:
-    """Execute the notebooks that are not done, and all after the first of them."""
+    """Execute the first notebook that is not done and all later ones."""
     new = not folder.folder.exists()
     done = folder.manifest()["notes"].get(DONE, {})
     kept = [] if fresh else list(itertools.takewhile(lambda path: _is_done(folder, path), chosen))
     labels = {path: f"[{n}/{len(chosen)}] {path.stem}" for n, path in enumerate(chosen, 1)}
     for path in kept:
-        print(f"{labels[path]}: kept, done in {done[path.stem]['seconds']:.0f} s before")
+        print(f"{labels[path]}: kept from an earlier run ({done[path.stem]['seconds']:.0f} s)")
     if len(kept) == len(chosen):
         return
     check_own_kernel()
@@ -104,7 +105,7 @@ def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fre
         try:
             seconds = _execute(path, folder, parameters)
         except InputError:
-            if new and not done:  # a start that fails leaves no folder
+            if new and not done:  # if the first notebook fails, no folder remains
                 shutil.rmtree(folder.folder, ignore_errors=True)
             raise
         fingerprint = _fingerprint(path, folder.settings)
@@ -114,14 +115,14 @@ def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fre
 
 
 def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
-    """Execute a notebook into the run folder; return the seconds it took."""
+    """Execute a notebook, save it in the run folder, and return the seconds it took."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     given = _for_notebooks(folder.settings, parameters)
     unknown = set(given) - set(papermill.inspect_notebook(str(notebook)))
     if unknown:  # papermill itself would only warn
-        raise InputError(f"{notebook}: its parameters cell lacks {', '.join(sorted(unknown))}")
+        raise InputError(f"{notebook}: the parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
     started = time.monotonic()
     try:
@@ -130,11 +131,11 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 str(notebook),
                 str(output),
                 parameters=given,
-                cwd=str(Path.cwd()),  # so that both use the same runs folder
-                kernel_name="python3",  # papermill needs a name; the arguments decide
+                cwd=str(Path.cwd()),  # so that the notebook uses the same runs folder
+                kernel_name="python3",  # papermill needs a name, but **arguments decides
                 progress_bar=False,
                 start_timeout=START_SECONDS,
-                stderr_file=sys.stderr,  # the progress bars of training and prediction
+                stderr_file=sys.stderr,  # shows the progress of training and prediction
                 **arguments,
             )
     except PapermillExecutionError as error:
@@ -146,13 +147,13 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
 
 
 def _for_notebooks(settings: Settings, parameters: Mapping) -> dict:
-    """The parameters that every notebook declares; ``overrides`` holds all others in one line."""
+    """Return the parameters that all notebooks declare; ``overrides`` contains all others."""
     others = [f"{name}={parameters[name]}" for name in parameters if name not in _PARAMETERS]
     return {k: getattr(settings, k) for k in _PARAMETERS} | {"overrides": shlex.join(others)}
 
 
 def _is_done(folder: Run, notebook: Path) -> bool:
-    """Whether the notebook ran as it is now, and its records fit these settings and inputs."""
+    """Return whether this version of the notebook ran with these settings and inputs."""
     manifest, name = folder.manifest(), notebook.stem
     done = manifest["notes"].get(DONE, {}).get(name, {})
     if done.get("fingerprint") != _fingerprint(notebook, folder.settings):
@@ -169,20 +170,20 @@ def _is_done(folder: Run, notebook: Path) -> bool:
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """A hash of the notebook, the helpers and the settings; another hash means to run it again."""
+    """Hash a notebook, the helpers and the settings. If the hash changes, it runs again."""
     content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
 def _replaced(folder: Run) -> str:
-    """A line to print before a finished run continues with other settings; otherwise nothing."""
+    """Return a warning if a finished run would continue with different settings, or ""."""
     manifest, now = folder.manifest(), vars(folder.settings)
     before = now
-    with suppress(InputError):  # if its scores no longer count
+    with suppress(InputError):  # raised if the scores are out of date
         if "scores" in manifest["notes"]:
             before = as_recorded(folder.folder, manifest)["settings"]
     changed = [
-        f"{name}={before.get(name)!r}, now {now[name]!r}"
+        f"{name}={before.get(name)!r} (now {now[name]!r})"
         for name in now
         if name not in NEUTRAL and before.get(name) != now[name]
     ]
@@ -195,55 +196,55 @@ def _replaced(folder: Run) -> str:
 
 
 def _dev_scores(folder: Run) -> str:
-    """The dev scores of the model trained with these settings, as text."""
+    """Format the dev scores of the model trained with these settings."""
     name = STAGES["model"].notebook
     if not _is_done(folder, next(path for path in notebooks() if path.stem == name)):
-        return f"not trained yet with these settings; notebook {name} does that"
+        return f"not trained yet with these settings; notebook {name} trains the model"
     found = read_json(folder.need("model/dev_scores.json", name))["fine_tuned"]
     return ", ".join(f"{k} {v:.3g}" for k, v in found.items()) or "no questions held out"
 
 
 def seeds(numbers: Sequence[int], parameters: Mapping, *, fresh: bool = False) -> list[dict]:
-    """One run per seed, named ``<run>-seed<n>``; prints scores, mean, spread and verdicts."""
+    """Run once per seed, as ``<run>-seed<n>``; print the scores, their spread and the verdicts."""
     base = parameters.get("run") or f"{parameters.get('profile', 'mini')}-seeds"
     results = []
-    for seed in dict.fromkeys(numbers):  # a repeated seed is one run
+    for seed in dict.fromkeys(numbers):  # a repeated seed counts once
         folder = run({**parameters, "run": f"{base}-seed{seed}", "seed": seed}, fresh=fresh)
         results.append(read_json(folder / "scores.json"))
     print(f"\n{spread(results)}")
-    print("\nverdicts over the seeds:", *summarize(judge(results)), sep="\n- ")
+    print("\nverdicts across seeds:", *summarize(judge(results)), sep="\n- ")
     path = Path(from_parameters(**{**parameters, "run": base}).run_dir).with_suffix(".seeds.json")
     print(f"written to {write_json(path, results)}")
     return results
 
 
 def spread(results: Sequence[Mapping]) -> str:
-    """Pooled scores of each seed, their mean and sample standard deviation, in percent, as text."""
+    """Format the pooled scores per seed, their mean and sample standard deviation, in percent."""
     pooled = {str(result["seed"]): result["pooled"] for result in results}
     rows = 100 * pd.DataFrame(pooled).T[["sacc", "mrr", "lacc", "pair_em"]].astype(float)
-    summary = rows.agg(["mean", "std"]).dropna()  # one seed has no standard deviation
+    summary = rows.agg(["mean", "std"]).dropna()  # a single seed has no standard deviation
     table = pd.concat([rows, summary]).rename_axis(columns="seed")
     return table.to_string(float_format="{:.2f}".format)
 
 
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
-    """Write finished runs to ``output``: ``results.json``, ``results.md`` and figures.
+    """Compare finished runs; write ``results.json``, ``results.md`` and figures to ``output``.
 
-    With ``readme``, also replace the table between the two marks of that Markdown file. Prints the
-    table, the paired differences between configurations, and the verdicts.
+    If ``readme`` is given, also replace the table between the two markers in that Markdown file.
+    Prints the table, the paired differences between configurations, and the verdicts.
     """
-    from helpers.views import figures  # matplotlib takes a second to import
+    from helpers.views import figures  # importing matplotlib takes a second
 
     found = [compare.read(folder) for folder in folders]
     ours, theirs = compare.rows(found), compare.published()
     other = [row for row in ours if row["n"] != theirs[0]["n"]]
     if readme and other:
         raise InputError(
-            f"the run of profile {other[0]['profile']} has {other[0]['n']} questions, the table of "
-            f"{readme} is about {theirs[0]['n']}; leave it out, or leave out --readme"
+            f"a run of profile {other[0]['profile']} has {other[0]['n']} questions, but the table "
+            f"in {readme} covers {theirs[0]['n']}; omit this run, or omit --readme"
         )
     if other:
-        theirs = []  # published rows about other questions would mislead
+        theirs = []  # published scores on different questions would mislead
     text = compare.into_readme(readme, ours, theirs) if readme else ""
     changes, verdicts = compare.differences(found), compare.verdicts(found)
     page = compare.page(ours, theirs, changes, verdicts)
@@ -263,10 +264,10 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
 
 @contextmanager
 def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
-    """Arguments that make papermill or nbclient start this interpreter with these helpers.
+    """Yield arguments that make papermill or nbclient start this interpreter with these helpers.
 
-    The kernel's own messages, such as a traceback after Ctrl-C, go to the file ``log``; the output
-    of cells does not. Nothing is installed.
+    The kernel's own messages, such as a traceback after Ctrl-C, go to the file ``log``. Cell output
+    does not go there. Nothing is installed.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
@@ -284,18 +285,18 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
                 return await super().start_kernel(**kwargs, stderr=file)
 
     with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
-        # A kernel on TCP warns that other users of the machine could connect; sockets on disk are
-        # private. Each run has its own folder, since two that start together in one place would
-        # choose the same names.
+        # A kernel on TCP warns that other users of the machine could connect. Sockets on disk are
+        # private. Each kernel gets its own folder, because two kernels that start at the same
+        # time in one folder would choose the same socket names.
         local = {"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}
         config = Config(local if os.name == "posix" else {})
         yield {"kernel_manager_class": Kernel, "config": config}
 
 
 def check_own_kernel() -> None:
-    """Start a kernel; raise ``InputError`` unless it is this Python with these helpers.
+    """Start a kernel; raise ``InputError`` unless it runs this Python with these helpers.
 
-    A start-up script of IPython can still change what is imported.
+    An IPython startup script can still change what is imported.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -310,17 +311,17 @@ def check_own_kernel() -> None:
         try:
             with client.setup_kernel():
                 client.execute_cell(cell, 0)
-        except RuntimeError as error:  # it died or does not answer
+        except RuntimeError as error:  # the kernel died or does not respond
             messages = " ".join(log.read().split())[-300:]
             raise InputError(
-                f"the kernel of {sys.executable} does not start ({error}): {messages}; set up "
-                "again (make setup), or look for a start-up script of IPython"
+                f"the kernel of {sys.executable} does not start ({error}): {messages}; run "
+                "make setup again, or look for an IPython startup script that fails"
             ) from None
     text = "".join(out.get("text", out.get("evalue", "")) for out in cell.outputs)
     if text.splitlines()[-2:] != [sys.executable, str(HELPERS / "__init__.py")]:
         raise InputError(
-            f"the kernel of {sys.executable} does not use the helpers in {HELPERS}, but answers "
-            f"{' '.join(text.split())}; remove the start-up script of IPython that changes this"
+            f"the kernel of {sys.executable} does not use the helpers in {HELPERS}: it reports "
+            f"{' '.join(text.split())}; remove the IPython startup script that changes this"
         )
 
 
@@ -333,34 +334,34 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     settings = argparse.ArgumentParser(add_help=False)
-    profiles = f"the settings to start from: {', '.join(PROFILES)} (default: mini)"
+    profiles = f"profile to start from, one of {', '.join(PROFILES)} (default: mini)"
     settings.add_argument("--profile", default="mini", metavar="NAME", help=profiles)
-    settings.add_argument("--run", metavar="NAME", help="name of the folder under runs/")
+    settings.add_argument("--run", metavar="NAME", help="name of the run folder under runs/")
     settings.add_argument("--bioasq-dir", metavar="DIR", help="folder with your BioASQ files")
     settings.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE",
-        help="change one setting, such as epochs=4; can be repeated",
+        help="change one setting, such as epochs=4 (repeatable)",
     )  # fmt: skip
-    settings.add_argument("--fresh", action="store_true", help="also repeat finished notebooks")
+    settings.add_argument("--fresh", action="store_true", help="run finished notebooks again")
 
     sub = commands.add_parser("run", parents=[settings], help="execute all notebooks once")
     sub.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     sub.add_argument(
         "--until", default="", choices=[path.stem[:2] for path in notebooks()],
-        help="stop after this notebook; 03 trains and uses no test question",
+        help="stop after this notebook; 03 trains the model and uses no test questions",
     )  # fmt: skip
-    sub = commands.add_parser("seeds", parents=[settings], help="one run per seed, and the spread")
+    sub = commands.add_parser("seeds", parents=[settings], help="run once per seed")
     sub.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
         help="random seeds (default: 0 1 2)",
     )  # fmt: skip
 
-    finished = {"type": Path, "metavar": "FOLDER", "help": "of a finished run"}
-    sub = commands.add_parser("table", help="finished runs in one table with the published rows")
+    finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
+    sub = commands.add_parser("table", help="compare finished runs with published rows")
     sub.add_argument("folders", nargs="+", **finished)
-    place = "folder to write to (default: runs/table)"
+    place = "output folder (default: runs/table)"
     sub.add_argument("--output", type=Path, default="runs/table", metavar="DIR", help=place)
-    marks = "also put the table between the marks in this Markdown file"
+    marks = "also put the table between the markers in this Markdown file"
     sub.add_argument("--readme", type=Path, metavar="FILE", help=marks)
     sub = commands.add_parser("same", help="check that two finished runs have the same scores")
     sub.add_argument("folders", nargs=2, **finished)
@@ -368,14 +369,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; 1 if ``same`` finds a difference, 2 on bad input, 130 when stopped."""
+    """Run a command; return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped."""
     try:
         return _call(_parser().parse_args(argv))
     except InputError as error:
         print(f"helpers.batch: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command continues from here", file=sys.stderr)
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
         return 130
 
 
@@ -383,7 +384,7 @@ def _call(args: argparse.Namespace) -> int:
     for path in getattr(args, "folders", ()):
         if not path.exists():
             raise InputError(
-                f"{path}: there is no finished run here yet; make one with helpers.batch run"
+                f"{path}: there is no finished run here yet; create one with helpers.batch run"
             )
     if args.command == "table":
         table(args.folders, args.output, args.readme)

@@ -101,7 +101,7 @@ def test_runs_of_early_versions_keep_their_looser_matches(finished):
 
 def test_the_same_run_twice_is_refused(finished):
     folders = [finished("a"), finished("b")]
-    with pytest.raises(InputError, match=r"b: repeats .*a \(seed 0\); give one of the two"):
+    with pytest.raises(InputError, match=r"b: repeats .*a \(seed 0\); specify only one of them"):
         compare.rows([compare.read(folder) for folder in folders])
 
 
@@ -117,7 +117,7 @@ def test_runs_beside_one_that_differ_in_the_seed_only(finished, tmp_path):
 
 
 def test_a_folder_that_is_no_finished_run_is_named(tmp_path, finished):
-    with pytest.raises(InputError, match=r"has no manifest.json; give the folder of a finished"):
+    with pytest.raises(InputError, match=r"has no manifest.json; specify the folder of a finished"):
         compare.read(tmp_path)
     folder = finished("a")
     (folder / "ranks.json").unlink()
@@ -148,7 +148,7 @@ def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
     folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
     readme = tmp_path / "R.md"
     readme.write_text("<!-- results: x -->\nold\n<!-- end of results -->\n")
-    with pytest.raises(InputError, match="has 62 questions, the table of"):
+    with pytest.raises(InputError, match="has 62 questions, but the table in"):
         batch.table([folder], tmp_path / "t", readme)
     assert "old" in readme.read_text()
 

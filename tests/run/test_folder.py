@@ -102,7 +102,7 @@ def test_changed_file_is_refused(run, content):
 
 def test_deleted_file_is_refused(run):
     run.record(write(run, "a.txt"), "02_x").unlink()
-    with pytest.raises(InputError, match="recorded but no longer there; run notebook 02_x again"):
+    with pytest.raises(InputError, match="recorded but no longer exists; run notebook 02_x again"):
         run.need("a.txt", "02_x")
 
 
@@ -138,7 +138,7 @@ def test_a_stage_is_finished_only_by_who_began_it_and_read_what_it_needs(run):
         again.noted(stage, "03_fine_tune")
     again.finish("model")
     assert run.manifest()["notes"]["model"]["settings"]["epochs"] == 9
-    with pytest.raises(InputError, match="'model' was made with epochs=9, now it is 2; run note"):
+    with pytest.raises(InputError, match="'model' was made with epochs=9, but now it is 2; run"):
         run.noted("model", "03_fine_tune")
 
 
@@ -178,8 +178,8 @@ def test_all_settings_that_differ_are_named_at_once(run):
     with pytest.raises(InputError) as refused:
         reopened(run, context="abstract", epochs=9, seed=8).noted("model", "03_fine_tune")
     text = str(refused.value)
-    for change in ("context='snippet', now it is 'abstract'", "epochs=2, now it is 9",
-                   "seed=7, now it is 8"):  # fmt: skip
+    for change in ("context='snippet', but now it is 'abstract'", "epochs=2, but now it is 9",
+                   "seed=7, but now it is 8"):  # fmt: skip
         assert text.count(change) == 1  # the seed decides three stages
     assert "run notebook 02_bioasq_to_squad and those after it again" in text
     assert text.endswith("another name and start with notebook 00")
@@ -198,16 +198,16 @@ def test_what_cannot_be_recorded(run, tmp_path):
     (tmp_path / "outside.txt").write_text("x")
     (run.folder / "empty").mkdir()
     for path, words in {
-        tmp_path / "outside.txt": "outside the run's folder",
-        run.folder / "nothing.txt": "it is not a file of the run",
-        run.folder / "empty": "holds no file",
-        run.folder: "it is not a file of the run",
-        run.folder / "manifest.json": "it is not a file of the run",
+        tmp_path / "outside.txt": "outside the run folder",
+        run.folder / "nothing.txt": "it is not a file in the run folder",
+        run.folder / "empty": "contains no files",
+        run.folder: "it is not a file in the run folder",
+        run.folder / "manifest.json": "it is not a file in the run folder",
     }.items():
         with pytest.raises(InputError, match=words):
             run.record(path, "02_x")
     for name in ("../x.txt", "a/../../x.txt", str(tmp_path / "x.txt")):
-        with pytest.raises(InputError, match="outside the run's folder"):
+        with pytest.raises(InputError, match="outside the run folder"):
             run.path(name)
     assert run.manifest()["files"] == {}
 
@@ -216,9 +216,12 @@ def test_what_cannot_be_recorded(run, tmp_path):
     ("content", "words"),
     [
         ("not json", r"manifest\.json"),
-        ("[]", "is not a run's manifest"),
-        ('{"files": {}}', "has schema None, but this kit reads 1"),
-        ('{"files": {}, "schema_version": 99}', "has schema 99, but this kit reads 1"),
+        ("[]", "is not a run manifest"),
+        ('{"files": {}}', "has schema version None, but this kit reads version 1"),
+        (
+            '{"files": {}, "schema_version": 99}',
+            "has schema version 99, but this kit reads version 1",
+        ),
     ],
 )
 def test_manifest_that_is_not_ours(run, content, words):

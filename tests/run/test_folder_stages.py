@@ -242,7 +242,7 @@ def test_a_model_trained_on_leaks_is_never_said_to_be_clean(copy):
     leaky = replace(copy, bioasq_dir=str(data), allow_leak=True)
     for stem in (CONVERT, TRAIN, PREDICT):
         execute(stem, leaky)
-    with pytest.raises(InputError, match="allow_leak=True, now it is False; run notebook 02"):
+    with pytest.raises(InputError, match="allow_leak=True, but now it is False; run notebook 02"):
         execute(SCORE, replace(leaky, allow_leak=False), GATES[SCORE])
     execute(SCORE, leaky, GATES[SCORE])
     assert scores(leaky)["allow_leak"] is True

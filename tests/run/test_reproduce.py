@@ -84,7 +84,7 @@ def test_a_changed_input_stops_the_script_before_the_run(run, tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert "squad.json: FAILED" in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("give their paths: BIOASQ_DIR=… SQUAD_FILE=…")
+    assert last.endswith("specify their paths: BIOASQ_DIR=… SQUAD_FILE=…")
 
 
 def test_inputs_may_lie_elsewhere(run, tmp_path):
@@ -98,7 +98,7 @@ def test_the_data_that_come_with_the_kit_need_no_check(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mini = folder.Run.open(from_parameters("mini", run="m"))
     text = reproduce.script(mini.manifest())
-    assert "They come with the kit" in text and "sha256sum" not in text
+    assert "The input files come with the kit" in text and "sha256sum" not in text
     assert "--run m-again --profile mini --seed 0\n" in text
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     changed = mini.manifest()
@@ -140,7 +140,7 @@ def test_other_batches_are_not_the_same(run, tmp_path):
 
 def test_a_run_without_scores_is_named(run, tmp_path, capsys):
     run.path("scores.json").write_text("{}")
-    with pytest.raises(InputError, match="not a run's scores"):
+    with pytest.raises(InputError, match="does not contain the scores of a run"):
         reproduce.same_scores(run.folder, run.folder)
     assert batch.main(["same", str(tmp_path / "none"), str(run.folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -35,7 +35,7 @@ def settings(**given):
     ("given", "message"),
     [
         ({"squad_epochs": 2}, "has a SQuAD step but no questions for it; set squad_file=FILE"),
-        ({"profile": "squad-then-bioasq-cpu"}, "squad_file=squad-train to fetch"),
+        ({"profile": "squad-then-bioasq-cpu"}, "squad_file=squad-train to download"),
         ({"squad_file": "squad-train"}, "squad_epochs is 0; set squad_epochs=2"),
         ({"squad_epochs": 1, "squad_file": "nowhere.json"}, "nowhere.json: no such file"),
         ({"squad_epochs": 1, "squad_file": "squad-train", "squad_dev": "x"}, "squad_dev: x: no"),
@@ -49,7 +49,7 @@ def test_settings_that_do_not_fit_are_named_on_one_line(given, message):
 
 def test_a_name_that_is_no_set_of_questions_is_refused():
     wrong = settings(squad_epochs=1, squad_file="minilm")
-    with pytest.raises(InputError, match="minilm: is not a file of questions"):
+    with pytest.raises(InputError, match="minilm: is not a question file"):
         stages.read_squad_data(wrong)
 
 

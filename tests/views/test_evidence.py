@@ -165,7 +165,7 @@ def test_a_run_on_golden_snippets_has_a_row_for_official_ones(run, monkeypatch):
     effects = evidence.protocol_effects(golden, scores.read_batches(golden), 0)
     assert pick(effects, "snippets", "golden").own
     assert "not tried" in pick(effects, "snippets", "official").note
-    with pytest.raises(InputError, match="was made with snippets='official', now it is 'golden'"):
+    with pytest.raises(InputError, match="made with snippets='official', but now it is 'golden'"):
         Run(run.folder, settings).need("squad/mini1.json", scores.CONVERT)
 
 

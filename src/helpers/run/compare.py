@@ -1,7 +1,7 @@
-"""Several runs in one table: one row per configuration, averaged over its seeds.
+"""Compare several runs in one table, with one row per configuration, averaged over its seeds.
 
-A row has the mean and spread over seeds and an interval over questions. Published rows follow with
-their sources. The rows are plain data (``results.json``); all tables are written from them.
+A row has the mean and standard deviation over seeds and an interval over questions. Published rows
+follow with their sources. All tables are written from the same plain data (``results.json``).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ BEGIN, END = "<!-- results:", "<!-- end of results -->"
 
 @dataclass(frozen=True)
 class RunResult:
-    """The contents of a finished run's folder."""
+    """The contents of a finished run folder."""
 
     folder: Path
-    manifest: dict  # with the settings, code and machine that produced the scores
+    manifest: dict  # includes the settings, code and machine that produced the scores
     scores: dict
     ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
     strata: dict[str, str]  # question id -> batch
@@ -49,12 +49,12 @@ class RunResult:
 
 
 def read(folder: str | Path) -> RunResult:
-    """Read a run's folder; ``InputError`` if it is not one or has not been scored."""
+    """Read a run folder; raise ``InputError`` if it is not one or has not been scored."""
     folder = Path(folder)
     names = (MANIFEST, "scores.json", RANKS)
     for name in names:
         if not (folder / name).is_file():
-            raise InputError(f"{folder}: has no {name}; give the folder of a finished run")
+            raise InputError(f"{folder}: has no {name}; specify the folder of a finished run")
     manifest, scores, by_batch = (read_json(folder / name) for name in names)
     try:
         ranks = {
@@ -64,7 +64,7 @@ def read(folder: str | Path) -> RunResult:
         strata = {q: name for name, batch in by_batch[THIS_RUN].items() for q in batch}
         manifest = as_recorded(folder, manifest)
         seed, configuration = manifest["settings"]["seed"], _configuration(manifest)
-        manifest["hardware"], scores["enriched"]  # the table needs them
+        manifest["hardware"], scores["enriched"]  # raise KeyError if either is missing
         for path in (folder / name for name in names[1:]):
             entry = manifest["files"].get(path.name)
             if entry and entry["sha256"] != sha256(path):
@@ -75,7 +75,7 @@ def read(folder: str | Path) -> RunResult:
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: was written by another version of the kit, or is damaged ({error!r}); "
-            "run it again"
+            "repeat the run"
         ) from None
     return RunResult(folder, manifest, scores, ranks, strata, seed, configuration)
 
@@ -83,7 +83,7 @@ def read(folder: str | Path) -> RunResult:
 def _configuration(manifest: Mapping) -> str:
     settings = manifest["settings"]
     weights = manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
-    # Settings that only early versions had do not count, except looser matches ("rungs").
+    # Ignore settings that only early versions had, except looser matches ("rungs").
     counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
     counted -= {"seed", *NEUTRAL}
     given = {name: value for name, value in settings.items() if name in counted}
@@ -93,21 +93,21 @@ def _configuration(manifest: Mapping) -> str:
 
 
 def runs_by_seed(folder: str | Path) -> list[RunResult]:
-    """This run and the finished runs beside it that differ only in the seed, one per seed."""
+    """Return this run and the finished runs next to it that differ only in the seed."""
     this = read(folder)
     found = {}
     for other in sorted(this.folder.resolve().parent.iterdir()):
-        with contextlib.suppress(InputError):  # it is not a finished run
+        with contextlib.suppress(InputError):  # raised if it is not a finished run
             if not other.is_symlink() and (run := read(other)).configuration == this.configuration:
                 found[run.seed] = run
-    found[this.seed] = this  # even if there is a copy of it
+    found[this.seed] = this  # this folder takes precedence over a copy of it
     return [found[seed] for seed in sorted(found)]
 
 
 def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
-    """The runs of each configuration, ordered by seed.
+    """Group the runs by configuration and sort each group by seed.
 
-    Raises ``InputError`` when two runs have the same configuration and seed.
+    Raises ``InputError`` if two runs have the same configuration and seed.
     """
     groups: dict[str, dict[int, RunResult]] = {}
     for run in runs:
@@ -115,13 +115,13 @@ def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
         first = members.setdefault(run.seed, run)
         if first is not run:
             raise InputError(
-                f"{run.folder}: repeats {first.folder} (seed {run.seed}); give one of the two"
+                f"{run.folder}: repeats {first.folder} (seed {run.seed}); specify only one of them"
             )
     return [[members[seed] for seed in sorted(members)] for members in groups.values()]
 
 
 def rows(runs: Sequence[RunResult]) -> list[dict]:
-    """One row per configuration and one per baseline of it, as plain data; fractions of 1."""
+    """Return one row per configuration and per baseline, as plain data with fractions of 1."""
     return [
         _row(members, system)
         for members in group(runs)
@@ -132,7 +132,7 @@ def rows(runs: Sequence[RunResult]) -> list[dict]:
 
 def _row(members: Sequence[RunResult], system: str) -> dict:
     first, seeds, commits = members[0], [run.seed for run in members], []
-    for run in members:  # the code that trained the model and the code that scored it
+    for run in members:  # the commits that trained and scored the model
         scored = str(run.manifest["kit"]["commit"])
         model = run.manifest["files"].get("model/model.nemo", {})
         commits += [(model.get("commit") or scored)[:7], scored[:7]]
@@ -180,7 +180,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
 
 
 def _training(scores: Mapping, system: str) -> str:
-    """What a system of a run was trained on, in words."""
+    """Describe the training data of one system in a run."""
     step = scores.get("squad_step") or {}
     squad = f"{step['train_questions']:,} SQuAD questions" if step else ""
     if system == THIS_RUN:
@@ -194,12 +194,12 @@ def _training(scores: Mapping, system: str) -> str:
 
 
 def published() -> list[dict]:
-    """The published rows on all 162 questions, in the same shape, without spread and seeds.
+    """Return the published rows on all 162 questions, formatted like ``rows`` but without seeds.
 
-    The interval is the exact binomial one of a pooled run on 162 questions. A figure has one only
-    if exactly one number of right answers prints as that figure.
+    The interval is the exact binomial interval of a pooled run on 162 questions. A score has an
+    interval only if exactly one number of right answers rounds to that score.
     """
-    # Without single batches, and without the notebook's rounded copy of the model cards.
+    # Skip single batches and the notebook's rounded copy of the model cards.
     used = [c for c in CLAIMS if c.n >= 100 and c.unit == 100 and not c.unusable]
     return [
         {
@@ -224,10 +224,11 @@ def _published_figure(claim: Claim, measure: str) -> dict:
 
 
 def differences(runs: Sequence[RunResult]) -> list[dict]:
-    """Each pair of configurations with the same questions, second minus first, averaged over seeds.
+    """Compare each pair of configurations on the same questions, averaged over seeds.
 
-    ``low`` and ``high`` are the paired bootstrap interval over questions, and ``p`` is that of the
-    paired permutation test. Neither includes the variation between seeds.
+    Each difference is the second minus the first. ``low`` and ``high`` are the limits of the paired
+    bootstrap interval over questions, and ``p`` is the p-value of the paired permutation test.
+    Neither includes the variation between seeds.
     """
     found = []
     for first, second in itertools.combinations(group(runs), 2):
@@ -247,7 +248,7 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
 
 
 def verdicts(runs: Sequence[RunResult]) -> list[dict]:
-    """The verdicts on all published rows, one entry per configuration with all its seeds."""
+    """Return the verdicts on all published rows, with one entry per configuration."""
     found = []
     for members in group(runs):
         judged = judge([run.scores for run in members])
@@ -263,7 +264,7 @@ def verdicts(runs: Sequence[RunResult]) -> list[dict]:
 
 
 def markdown(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
-    """The results table in Markdown, in percent."""
+    """Format the results table as Markdown, in percent."""
     head = "model | context read | trained on | SAcc | MRR | LAcc | ceiling | profile, or source"
     lines = [f"| {head} |", "|" + "---|" * len(head.split(" | "))]
     for row in ours:
@@ -292,7 +293,7 @@ def _cell(measure: Mapping, bold: bool) -> str:
 
 
 def facts(ours: Sequence[Mapping]) -> str:
-    """What produced our rows, one item each: the command, code, machine and time."""
+    """Format one list item per configuration: its command, commit, machine and time."""
     return "".join(
         f"- `{row['command']}`: {row['n']} questions, merge by {row['merge']}, missing answers "
         f"{row['missing']}; commit {', '.join(row['commits'])}; {row['hardware']}; "
@@ -304,7 +305,7 @@ def facts(ours: Sequence[Mapping]) -> str:
 
 
 def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence) -> str:
-    """``results.md``: the table, what produced it, the paired differences, and the verdicts."""
+    """Format ``results.md``: the table, its origin, the paired differences and the verdicts."""
     text = f"{markdown(ours, theirs)}\n{facts(ours)}"
     for change in changes:
         mean, low, high = (f"{100 * change[name]:+.1f}" for name in ("mean", "low", "high"))
@@ -313,16 +314,18 @@ def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence
             f"95% interval {low} to {high}, permutation test p = {change['p']:.3f}\n"
         )
     for verdict in verdicts:
-        text += f"\nVerdicts on {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
+        text += f"\nVerdicts from {verdict['profile']}, seeds {verdict['seeds']}:\n\n"
         text += "".join(f"- {line}\n" for line in verdict["summary"])
     return text
 
 
 def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
-    """The text of the Markdown file ``path`` with a new table and its facts between its marks."""
+    """Return the Markdown file ``path`` with a new table and its facts between the markers."""
     block = f"\n{markdown(ours, theirs)}\n{facts(ours)}\n"
     marks = re.compile(rf"({BEGIN}.*?-->\n).*?({END})", re.DOTALL)
     text, count = marks.subn(lambda found: found[1] + block + found[2], read_text(path), count=1)
     if not count:
-        raise InputError(f"{path}: has no lines {BEGIN} … --> and {END}; put them around the table")
+        raise InputError(
+            f"{path}: lacks the lines {BEGIN} … --> and {END}; put them around the table"
+        )
     return text

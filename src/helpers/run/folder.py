@@ -1,9 +1,10 @@
-"""A run's folder and its ``manifest.json``: the stages, their files, and what produced each.
+"""The run folder and its ``manifest.json``, which records the stages, their files and their origin.
 
-Notebooks pass files to each other through this folder, never kernel state. Each stage records in
-the manifest's ``notes`` the settings that determine its output, the hashes of what it read, one
-hash of everything it wrote, and the code and machine that ran it. The next stage checks these
-records, so a notebook that runs out of order or with other settings stops with a message.
+Notebooks pass files to each other through this folder and never share kernel state. Each stage
+adds a record to the manifest's ``notes``: the settings that determine its output, the hashes of
+what it read, one hash of everything it wrote, and the code and machine that ran it. The next stage
+checks these records, so a notebook that runs out of order or with different settings stops with an
+error message.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 LATEST = "latest"
 PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
-_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # what a stage's note holds besides facts
+_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # in a stage record, besides facts
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The notebook that runs a stage, the settings it depends on, and the stages it reads.
+    """A stage: its notebook, the settings it depends on, and the stages whose output it reads.
 
-    A setting that acts only through a stage it reads belongs to that stage.
+    A setting that affects this stage only through an earlier stage belongs to the earlier stage.
     """
 
     notebook: str
@@ -54,7 +55,7 @@ STAGES = {
     "squad_step": Stage(
         "03_fine_tune",
         (*_TRAINING, "squad_epochs", "squad_file", "squad_dev", "squad_batch_size",
-         "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two: its F1
+         "squad_learning_rate", "dev_fraction", "nbest", "max_answer"),  # the last two affect F1
         ("checkpoint",),
     ),
     "model": Stage("03_fine_tune", (*_TRAINING, "epochs", "batch_size", "learning_rate"),
@@ -65,19 +66,19 @@ STAGES = {
     "scores": Stage("05_reproduce_metrics", ("missing",),
                     ("answers", "baselines", "model", "data")),
 }  # fmt: skip
-# No stage's output depends on these settings: the folder's name, its parent, and logging.
+# These settings (folder name, parent folder and logging) affect no output.
 NEUTRAL = ("run", "runs_dir", "wandb_mode")
 
 
 def dependencies(stage: str) -> list[str]:
-    """All stages that a stage reads, directly or not, in order, and last the stage itself."""
+    """Return all stages that a stage reads, directly or indirectly, then the stage itself."""
     return [name for read in STAGES[stage].reads for name in dependencies(read)] + [stage]
 
 
 def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
-    """(stage, record) of all stages that a stage reads, and last of the stage itself.
+    """Yield (stage, record) for each stage that a stage reads, then for the stage itself.
 
-    Raises ``InputError`` if one is missing, or if a stage has run again since the next read it.
+    Raises ``InputError`` if a record is missing, or if a stage has run again since it was read.
     """
     for name in dependencies(stage):
         record, rerun = notes.get(name, {}), f"run notebook {STAGES[name].notebook}"
@@ -96,11 +97,11 @@ def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[
 
 
 def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[str, Any]:
-    """A run's manifest with the settings, code and machine that produced ``stage``.
+    """Return a manifest with the settings, code and machine that produced ``stage``.
 
-    The machine is the one that trained the model. If an older kit wrote the manifest, without
-    records, its own values stay; they describe whoever opened the run last. Raises ``InputError``
-    like ``checked_records``.
+    The machine is the one that trained the model. A manifest from an older version of the kit has
+    no records. It keeps its own values, which describe the process that last opened the run.
+    Raises ``InputError`` as ``checked_records`` does.
     """
     notes = manifest.get("notes", {})
     found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
@@ -113,7 +114,7 @@ def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[
 
 
 class Run:
-    """One run's folder. Every step reads the manifest again, because several notebooks share it."""
+    """The folder of one run. Methods reread the manifest, because several notebooks share it."""
 
     def __init__(self, folder: Path, settings: Settings):
         if settings.run in (LATEST, f"{LATEST}.txt"):
@@ -123,16 +124,16 @@ class Run:
             )
         self.folder = folder
         self.settings = settings
-        self._hashes: dict[str, str] = {}  # of each stage when this object read or finished it
+        self._hashes: dict[str, str] = {}  # stage -> its hash when this object read or finished it
         self._begun: set[str] = set()
 
     @classmethod
     def open(cls, settings: Settings) -> Run:
         """Start or continue the run in ``settings.run_dir``, as every notebook does.
 
-        Only the first file or note creates the folder. ``latest`` no longer points to a run that
-        continues. Raises ``InputError`` in a kernel with another copy of the helpers, or when the
-        folder cannot be written.
+        The folder is not created until the first file or note is written. If ``latest`` points to
+        this run, the link is removed. Raises ``InputError`` if the kernel uses a different copy of
+        the helpers, or if the folder cannot be written.
         """
         check_kernel()
         run = cls(settings.run_dir, settings)
@@ -148,22 +149,23 @@ class Run:
         return run
 
     def manifest(self) -> dict[str, Any]:
-        """The manifest as it is on disk now, or that of a new run if there is none yet."""
+        """Return the manifest that is on disk now, or a new one if there is none yet."""
         path = self.folder / MANIFEST
         if not path.exists():
             return _new_manifest(self.settings, {})
         data = read_json(path)
         remedy = "choose another run name, or delete this folder"
         if not isinstance(data, dict) or not isinstance(data.get("files"), dict):
-            raise InputError(f"{path}: is not a run's manifest; {remedy}")
+            raise InputError(f"{path}: is not a run manifest; {remedy}")
         if (found := data.get("schema_version")) != SCHEMA_VERSION:
             raise InputError(
-                f"{path}: has schema {found}, but this kit reads {SCHEMA_VERSION}; {remedy}"
+                f"{path}: has schema version {found}, but this kit reads version "
+                f"{SCHEMA_VERSION}; {remedy}"
             )
         return {"notes": {}, **data}
 
     def path(self, name: str) -> Path:
-        """The path of this run's file ``name``, which may not exist yet; its folder is created."""
+        """Return the path of the file ``name``, which may not exist yet, and create its folder."""
         path = self.folder / name
         self._name(path)
         try:
@@ -173,7 +175,7 @@ class Run:
         return path
 
     def begin(self, stage: str) -> None:
-        """Remove a stage's record, so that files half-written from now on never count."""
+        """Remove a stage's record, so that partly written files never count as finished."""
         known = self.manifest()
         files = {k: entry for k, entry in known["files"].items() if entry.get("stage") != stage}
         notes = {k: note for k, note in known["notes"].items() if k != stage}
@@ -181,11 +183,11 @@ class Run:
         self._begun.add(stage)
 
     def finish(self, stage: str, inputs: Mapping[str, str] | None = None, **facts: Any) -> None:
-        """Record a stage, after all its files: its settings, what it read, and ``facts``.
+        """Record the settings, inputs and ``facts`` of a stage whose files are all recorded.
 
         ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
-        Raises ``InputError`` when this object did not begin the stage or did not read a stage that
-        it needs: some cells then ran with other settings than the cells before them.
+        Raises ``InputError`` if this object did not begin the stage or did not read a stage that
+        it needs. This happens if some cells ran with different settings from earlier cells.
         """
         spec = STAGES[stage]
         if stage not in self._begun or not self._hashes.keys() >= set(spec.reads):
@@ -206,19 +208,21 @@ class Run:
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
-        """Record a finished file, or every file of a folder, in the manifest.
+        """Record a finished file, or every file in a folder, in the manifest.
 
-        ``made_by`` is a stage, or the notebook or script behind a file that no later stage reads.
-        ``extra`` holds facts about the file, as JSON values. The entries of a folder replace those
-        it had before.
+        ``made_by`` is a stage. For a file that no later stage reads, it is the notebook or script
+        that wrote the file. ``extra`` contains facts about the file as JSON values. The new entries
+        of a folder replace its old ones.
         """
         path = Path(path)
         name = self._name(path)
         if not path.exists() or name in (".", MANIFEST):
-            raise InputError(f"{path}: cannot be recorded, because it is not a file of the run")
+            raise InputError(
+                f"{path}: cannot be recorded, because it is not a file in the run folder"
+            )
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         if not found:
-            raise InputError(f"{path}: cannot be recorded, because the folder holds no file")
+            raise InputError(f"{path}: cannot be recorded, because the folder contains no files")
         if made_by in STAGES:
             extra["stage"], made_by = made_by, STAGES[made_by].notebook
         known = self.manifest()
@@ -236,9 +240,9 @@ class Run:
         return path
 
     def need(self, name: str, notebook: str) -> Path:
-        """The path of a recorded file or folder that ``notebook`` writes.
+        """Return the path of a recorded file or folder that ``notebook`` writes.
 
-        Raises ``InputError`` naming the notebook to run when a file is missing, has changed since
+        Raises ``InputError`` naming the notebook to run if a file is missing, has changed since
         it was recorded, or comes from a stage that ``noted`` would refuse.
         """
         path = self.folder / name
@@ -251,7 +255,7 @@ class Run:
         for key in keys:
             file, entry = self.folder / key, files[key]
             if not file.is_file():
-                raise InputError(f"{file}: is recorded but no longer there; {rerun}")
+                raise InputError(f"{file}: is recorded but no longer exists; {rerun}")
             if file.stat().st_size != entry["bytes"] or sha256(file) != entry["sha256"]:
                 raise InputError(f"{file}: no longer matches its recorded SHA-256; {rerun}")
             if "made_for" in entry:
@@ -261,15 +265,15 @@ class Run:
         return path
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a fact that is not in any file of this folder, such as the checkpoint's path."""
+        """Record a fact that is not in any file in this folder, such as the checkpoint path."""
         known = self.manifest()
         self._save({**known, "notes": {**known["notes"], key: value}})
 
     def noted(self, key: str, notebook: str) -> Any:
-        """A fact kept by ``note``, or the facts of a finished stage.
+        """Return a fact recorded by ``note``, or the facts of a finished stage.
 
-        A stage is checked together with everything it read: it must be finished, made with these
-        settings, and made from what is there now. Raises ``InputError`` naming the notebook to run.
+        A stage is checked together with everything it read. All must be finished, and their
+        settings and inputs must not have changed. Raises ``InputError`` naming the notebook to run.
         """
         notes = self.manifest()["notes"]
         if key not in notes:
@@ -288,14 +292,14 @@ class Run:
         return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
-        """Raise ``InputError`` with every setting in which a stage, or one it reads, differs."""
+        """Raise ``InputError`` if settings have changed since a stage, or one it reads, ran."""
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
         for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
             for name in STAGES[stage].settings:
                 before = notes[stage]["settings"].get(name, getattr(Settings, name))
                 if before != (now := getattr(self.settings, name)):
-                    how = f"was made with {name}={before!r}, now it is {now!r}"
+                    how = f"was made with {name}={before!r}, but now it is {now!r}"
                     changed.setdefault(name, f"the stage {stage!r} {how}")
                     notebooks.add(STAGES[stage].notebook)
         if changed:
@@ -305,7 +309,7 @@ class Run:
             )
 
     def _not_made(self, what: str, notebook: str) -> InputError:
-        """The error for a missing result of ``notebook``, or for a missing run."""
+        """Return the error for a missing result of ``notebook``, or for a missing run."""
         if (self.folder / MANIFEST).exists():
             return InputError(f"{what}; run notebook {notebook} first")
         found = {path.parent.name for path in self.folder.parent.glob(f"*/{MANIFEST}")} - {LATEST}
@@ -316,7 +320,7 @@ class Run:
         )
 
     def point_latest(self) -> None:
-        """Point the link ``latest`` to this folder, or write a text file where links fail."""
+        """Point the link ``latest`` to this folder, or write a text file if links do not work."""
         link = self.folder.parent / LATEST
         new = link.with_name(f".{LATEST}.{os.getpid()}")
         try:
@@ -331,14 +335,14 @@ class Run:
         try:
             return path.resolve().relative_to(self.folder.resolve()).as_posix()
         except ValueError:
-            raise InputError(f"{path}: is outside the run's folder {self.folder}") from None
+            raise InputError(f"{path}: is outside the run folder {self.folder}") from None
 
     def _save(self, manifest: dict[str, Any]) -> None:
         write_json(self.folder / MANIFEST, manifest)
 
 
 def check_kernel() -> None:
-    """Raise ``InputError`` when this process runs in a clone of the kit with other helpers."""
+    """Raise ``InputError`` if this process runs in a clone but uses different helpers."""
     here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
     root = here.parent if here.name == "notebooks" else here
     expected = root / "src" / "helpers"
@@ -353,14 +357,14 @@ def check_kernel() -> None:
 
 
 def _new_manifest(settings: Settings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of a run opened now; ``known`` is the one that the folder has, if any."""
+    """Return the manifest of a run opened now; ``known`` is the existing manifest, if any."""
     return {
         "schema_version": SCHEMA_VERSION,
         "created": known.get("created", _now()),
         "opened": _now(),
         "profile": settings.profile,
         "settings": dataclasses.asdict(settings),
-        # An earlier notebook of this run may have looked for GPUs; this one may not have torch yet.
+        # Keep the GPUs that an earlier notebook found, because torch may not be imported yet.
         **provenance.describe(gpus=known.get("hardware", {}).get("gpus")),
         "notes": known.get("notes", {}),
         "files": known.get("files", {}),
@@ -372,7 +376,7 @@ def _now() -> str:
 
 
 def _hash_now(path: str) -> str:
-    """SHA-256 of a file that is checked often: it is read again only after it has changed."""
+    """Return the SHA-256 of a file, rereading the file only if it has changed."""
     stat = os.stat(path)
     return _hash_of_version(path, stat.st_mtime_ns, stat.st_size)
 

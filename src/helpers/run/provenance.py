@@ -1,4 +1,4 @@
-"""What produced a run: the code (commit, source hash), Python, packages and hardware."""
+"""The provenance of a run: its code (commit and source hash), Python, packages and hardware."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "scipy", "pandas", "matplotlib", "papermill", "wandb",
 )  # fmt: skip
-# Only these files affect a run's result. Other files in a clone, such as data, may change.
+# Only these files affect the result of a run. Other files in the clone, such as data, do not.
 _CODE = ("src", "constraints.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
-# A line of a notebook's parameters cell: name, value, comment.
+# The name, value and comment in a line of a notebook's parameters cell.
 _PARAMETER = re.compile(
     r"""^(\w+) = ("[^"\n]*"|'[^'\n]*'|-?[\d.]+(?:e-?\d+)?|None|True|False)[ \t]*(?:\#.*)?$""", re.M
 )
 
 
 def describe(gpus: list[str] | None = None) -> dict[str, Any]:
-    """The kit, Python, packages and hardware of this process, as a manifest records them.
+    """Describe the kit, Python, packages and hardware of this process for the manifest.
 
-    ``gpus`` are the names to record while torch is not imported (see ``gpu_names``).
+    ``gpus`` are the names to record if torch is not imported (see ``gpu_names``).
     """
     names = gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -53,7 +53,7 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "cpu": _cpu_model(),
-            "cores": cores,  # that this process may use: a container can allow fewer than there are
+            "cores": cores,  # available to this process, which may be fewer than the machine has
             "memory_bytes": psutil.virtual_memory().total,
             "gpus": gpus if names is None else names,
         },
@@ -61,7 +61,7 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the kit's clone, with ``+changes`` if its code differs from that commit."""
+    """Return the commit of this clone, with ``+changes`` if its code differs from that commit."""
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
@@ -80,7 +80,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _has_changed(root: Path, name: str) -> bool:
-    """Whether the author's part of a file differs from the commit.
+    """Return whether a file differs from the commit, apart from notebook output and parameters.
 
     Running a notebook and saving it in the clone does not count as a change.
     """
@@ -94,9 +94,9 @@ def _has_changed(root: Path, name: str) -> bool:
 
 
 def notebook_sources(content: str | bytes) -> list[tuple[str, str]]:
-    """Type and source of every cell, without outputs, execution counts and metadata.
+    """Return the type and source of every cell, without outputs, execution counts or metadata.
 
-    Parameter values are left out too, because the manifest's settings record them.
+    Parameter values are also omitted, because the manifest records them as settings.
     """
     sources = []
     for cell in json.loads(content)["cells"]:
@@ -108,7 +108,7 @@ def notebook_sources(content: str | bytes) -> list[tuple[str, str]]:
 
 
 def notebook_parameters(content: str | bytes) -> dict[str, object]:
-    """Names and values in the parameters cell."""
+    """Return the names and values in the parameters cell."""
     cells = filter(_is_parameters, json.loads(content)["cells"])
     source = "\n".join("".join(cell["source"]) for cell in cells)
     return {name: ast.literal_eval(value) for name, value in _PARAMETER.findall(source)}
@@ -119,7 +119,7 @@ def _is_parameters(cell: dict) -> bool:
 
 
 def source_hash() -> str:
-    """One SHA-256 over the package's files. It identifies the code even without git."""
+    """Return one SHA-256 over the package's files, which identifies the code even without Git."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
@@ -128,7 +128,7 @@ def source_hash() -> str:
 
 
 def gpu_names() -> list[str] | None:
-    """Names of the GPUs, or None while torch is not imported, because its import takes long."""
+    """Return the GPU names, or None if torch is not imported yet, because importing it is slow."""
     if (torch := sys.modules.get("torch")) is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

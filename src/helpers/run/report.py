@@ -1,4 +1,4 @@
-"""The report of a run: ``index.html``, self-contained, and the notebooks as HTML beside it."""
+"""The report of a run: a self-contained ``index.html``, and the notebooks as HTML."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ from helpers.scoring.claims import TEST_7B
 _CAPTIONS = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
     "answer from the texts can exceed it.",
-    "sources": "Uncertainty of the scores: other questions (line) and other seeds (circles).",
-    "switches": "The same run's scores under other protocols.",
-    "forest": "This run (filled) and published rows on the same questions (hollow). Rows with "
-    "another context or other training data are other experiments.",
+    "sources": "Uncertainty of the scores due to the choice of questions (line) and seed "
+    "(circles).",
+    "switches": "The scores of this run under different protocols.",
+    "forest": "This run (filled markers) and published rows on the same questions (hollow "
+    "markers). Rows with a different context or different training data are different experiments.",
     "causes": "The outcome of every test question.",
     "loss": "Training loss and learning rate at each step.",
 }
-_ALONE = "This run. Published rows are not shown, because they are about other questions."
+_ALONE = "This run. Published rows are not shown, because they are about different questions."
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def write_report(run: Run) -> Path:
-    """Write ``index.html`` and ``notebooks/*.html`` of a finished run; returns the former."""
+    """Write ``notebooks/*.html`` and ``index.html`` for a finished run; return the latter."""
     scores = read_json(run.folder / "scores.json")
     manifest = as_recorded(run.folder, run.manifest())
     environment = jinja2.Environment(
@@ -58,12 +59,12 @@ def write_report(run: Run) -> Path:
 
 
 def keep_notebooks(run: Run) -> list[str]:
-    """Copy the notebooks that were run by hand into the run's folder.
+    """Copy the notebooks that were run by hand into the run folder.
 
-    JupyterLab saves a notebook in the clone. It belongs to this run if every cell ran, if its
-    parameters give this run's settings, and if it was saved after it wrote its files. Notebooks
-    that ``helpers.batch`` executed are already in the folder. Returns the names of those that the
-    folder still lacks, or has only as they were before they last ran.
+    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran,
+    its parameters give this run's settings, and it was saved after it wrote its files. Notebooks
+    that ``helpers.batch`` executed are already in the folder. Returns the names of the notebooks
+    that are missing from the folder or out of date there.
     """
     manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -76,14 +77,14 @@ def keep_notebooks(run: Run) -> list[str]:
 
 
 def _is_outdated(notebook: Path, manifest: dict) -> bool:
-    """Whether it was saved before the last file that it wrote for the run."""
+    """Return whether a notebook was saved before it wrote its last file for the run."""
     made_at = [f["made_at"] for f in manifest["files"].values() if f["made_by"] == notebook.stem]
     last = max((datetime.fromisoformat(at).timestamp() for at in made_at), default=math.inf)
     return notebook.stat().st_mtime < last
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Whether every cell of a saved notebook ran, with parameters that give these settings."""
+    """Return whether every cell of a saved notebook ran, with parameters for these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
@@ -95,7 +96,7 @@ def _ran_with(path: Path, settings: Settings) -> bool:
 
 
 def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
-    """The run's figures as (PNG in base64, caption)."""
+    """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
     captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _ALONE}
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
@@ -106,9 +107,9 @@ def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
 
 
 def _notebooks(run: Run, manifest: dict) -> list[dict]:
-    """Convert each executed notebook to HTML; return what the report says about it."""
+    """Convert each executed notebook to HTML; return its entry for the report."""
     done = manifest["notes"].get("notebooks_done", {})
-    # Of a progress bar, only the last state is shown.
+    # Show only the last state of a progress bar.
     config = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
     export = HTMLExporter(template_name="lab", config=config)
     found = []

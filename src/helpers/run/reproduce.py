@@ -1,7 +1,8 @@
-"""``reproduce.sh``: the exact commands of a run, and the check that a repeat gives the same scores.
+"""Write ``reproduce.sh``, which repeats a run and checks that the scores are the same.
 
-The script is in the run's folder with ``manifest.json`` and ``scores.json``, which it reads. In a
-new clone of the kit it checks code and inputs, repeats the run under another name and compares.
+The script reads ``manifest.json`` and ``scores.json``, which are in the same run folder. In a new
+clone of the kit, it checks the code and inputs, repeats the run under a different name, and
+compares the scores.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from helpers.io import write_text
 from helpers.run.folder import MANIFEST, Run, as_recorded
 
 SCRIPT = "reproduce.sh"
-# Settings that can hold a path on one machine -> the variable that replaces it on another.
+# Maps settings that can be local paths to the shell variables that replace them.
 PLACES = {
     "bioasq_dir": "BIOASQ_DIR", "squad_file": "SQUAD_FILE", "squad_dev": "SQUAD_DEV",
     "model": "MODEL",
@@ -31,11 +32,11 @@ _TEMPLATE = Path(__file__).with_name("reproduce.sh.jinja")
 
 
 def options(settings: Mapping, *, seed: bool = True) -> list[str]:
-    """The arguments of ``helpers.batch run`` that give a manifest's settings, without ``--run``.
+    """Return the ``helpers.batch run`` arguments for these settings, without ``--run``.
 
-    Only what differs from the profile is included.
+    Only settings that differ from the profile are included.
     """
-    # Early versions had looser matches ("rungs"). Their other old settings no longer matter.
+    # Early versions had looser matches ("rungs"). Their other obsolete settings do not matter.
     usual = {"rungs": ""} | dataclasses.asdict(from_parameters(settings["profile"]))
     arguments = ["--profile", settings["profile"]]
     arguments += ["--seed", str(settings["seed"])] if seed else []
@@ -47,7 +48,7 @@ def options(settings: Mapping, *, seed: bool = True) -> list[str]:
 
 
 def input_files(manifest: Mapping) -> dict[str, str]:
-    """Path -> SHA-256 of every file of the user's that the run read."""
+    """Map each user file that the run read to its SHA-256."""
     notes = manifest.get("notes", {})
     files = notes.get("data", {}).get("inputs", {})
     return {**files, **(notes.get("squad_step") or {}).get("files", {})}
@@ -61,7 +62,7 @@ def write(run: Run, made_by: str) -> Path:
 
 
 def script(manifest: Mapping) -> str:
-    """The text of ``reproduce.sh`` for a run with this manifest."""
+    """Return the text of ``reproduce.sh`` for a run with this manifest."""
     settings, hardware = manifest["settings"], manifest["hardware"]
     paths = {name: settings[name] for name in PLACES if "/" in str(settings.get(name))}
     other = {name: value for name, value in settings.items() if name not in paths}
@@ -88,7 +89,7 @@ def script(manifest: Mapping) -> str:
 
 
 def _checked_inputs(manifest: Mapping, paths: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(SHA-256, path as a word of the shell) of every input that does not come with the kit."""
+    """Return (SHA-256, shell-quoted path) of each input that does not come with the kit."""
     roots = {PLACES[name]: Path(path).expanduser().resolve() for name, path in paths.items()}
     found = []
     for text, digest in input_files(manifest).items():
@@ -103,16 +104,16 @@ def _checked_inputs(manifest: Mapping, paths: Mapping[str, str]) -> list[tuple[s
 
 
 def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]:
-    """Whether two run folders hold the same scores, and one line for everything that differs.
+    """Return whether two run folders have the same scores, and one line per difference.
 
-    Scores are the same when all counts are equal and all means agree to 1e-9. Inputs, code,
+    Scores are the same if all counts are equal and all means agree to within 1e-9. Inputs, code,
     packages and hardware are compared too, because they can explain a difference.
     """
     old, new = _circumstances(Path(first)), _circumstances(Path(second))
     changed = [what for what, value in old.items() if value != new.get(what)]
     lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
-    if "input files" in changed:  # nobody wants to read their hashes
-        lines[0] = "input files: differ"
+    if "input files" in changed:  # the hashes would not help the reader
+        lines[0] = "input files: different"
     rows, others = _score_rows(Path(first)), _score_rows(Path(second))
     equal = True
     for batch in rows | others:
@@ -124,11 +125,11 @@ def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]
 
 
 def _circumstances(folder: Path) -> dict[str, object]:
-    """What can explain a difference in scores, by its name."""
+    """Return everything that can explain a difference in scores, by name."""
     manifest = read_json(folder / MANIFEST)
     parts = ("kit", "settings", "hardware", "packages", "python")
     if not isinstance(manifest, dict) or not all(part in manifest for part in parts):
-        raise InputError(f"{folder / MANIFEST}: is not a run's manifest; give a run's folder")
+        raise InputError(f"{folder / MANIFEST}: is not a run manifest; specify a run folder")
     manifest = as_recorded(folder, manifest)
     return {
         "input files": sorted(input_files(manifest).values()),
@@ -145,7 +146,9 @@ def _score_rows(folder: Path) -> dict[str, dict]:
     scores = read_json(folder / "scores.json")
     rows = scores.get("batches") if isinstance(scores, dict) else None
     if not isinstance(rows, list):
-        raise InputError(f"{folder / 'scores.json'}: not a run's scores; finish the run first")
+        raise InputError(
+            f"{folder / 'scores.json'}: does not contain the scores of a run; finish it first"
+        )
     names = ("counted", "hits_strict", "hits_lenient", "mrr")
     return {row["batch"]: {name: row[name] for name in names} for row in rows}
 

@@ -1,7 +1,7 @@
-"""A run's ``scores.json``: its answers scored against the golden files, and the score table.
+"""Score the answers of a run against the golden files; write ``scores.json`` and the score table.
 
-Everything comes from the run folder: answers, n-best lists, and the contexts that the model read.
-The ceiling is therefore that of the same input.
+The answers, n-best lists and contexts come from the run folder. The ceiling therefore applies to
+the same contexts that the model read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from helpers.scoring.claims import questions_mark
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
-THIS_RUN = "run"  # the name of the run's own answers among its baselines
+THIS_RUN = "run"  # the key of the run's own answers, next to its baselines
 FETCH, CONVERT, TRAIN, PREDICT = (
     STAGES[name].notebook for name in ("checkpoint", "data", "model", "answers")
 )
@@ -33,24 +33,24 @@ FETCH, CONVERT, TRAIN, PREDICT = (
 
 @dataclass(frozen=True)
 class ScoredBatch(TestBatch):
-    """A test batch with the rank of every question's first right answer, and its score."""
+    """A test batch with its score and the rank of each question's first right answer."""
 
     synonyms: tuple[tuple[str | None, tuple[str, ...]], ...]  # (question id, accepted answers)
     ranks: dict[str, int]  # question id -> rank of the first right answer, 0 if there is none
     score: metrics.BatchScore
 
 
-Systems = dict[str, list[ScoredBatch]]  # of the run itself (key ``THIS_RUN``) and its baselines
+Systems = dict[str, list[ScoredBatch]]  # of the run (key ``THIS_RUN``) and of each baseline
 
 
 def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
-    """Score a run's answer files, batch by batch. ``answers`` is their folder within the run.
+    """Score a run's answer files batch by batch; ``answers`` is their folder within the run.
 
-    Raises ``InputError`` when golden and answer files do not belong together, and ``ValueError``
-    when a score violates SAcc <= MRR <= LAcc <= ceiling, which would be our own mistake.
+    Raises ``InputError`` if golden and answer files do not belong together, and ``ValueError``
+    if a score violates SAcc <= MRR <= LAcc <= ceiling, which would be a bug in the kit.
     """
     data = run.noted("data", CONVERT)
-    missing = run.settings.missing  # the stage "scores" records it; all else was recorded before
+    missing = run.settings.missing  # the only setting of the stage "scores"
     batches = []
     for name, gold in zip(data["batches"], data["golds"], strict=True):
         synonyms = read_golds(gold).scored
@@ -61,13 +61,13 @@ def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
         if unknown:
             raise InputError(
                 f"{gold}: has no answer to question {unknown[0]} of test input {name}; "
-                "do the golden file and the test input belong together?"
+                "check that the golden file and the test input belong together"
             )
         given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
         score = metrics.score_batch(name, synonyms, given, missing)
         ranks = metrics.hit_ranks(synonyms, given, missing)
         batch = ScoredBatch(name, examples, golds, tuple(synonyms), ranks, score)
-        if missing == "wrong":  # if questions are dropped, hits and ceiling have two denominators
+        if missing == "wrong":  # otherwise, hits and ceiling have different denominators
             possible, count = batch.ceiling
             metrics.check_bounds(score, possible / count)
         batches.append(batch)
@@ -75,7 +75,7 @@ def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
 
 
 def read_systems(run: Run) -> Systems:
-    """The scored batches of the run itself (key ``THIS_RUN``) and of each of its baselines."""
+    """Return the scored batches of the run (key ``THIS_RUN``) and of each of its baselines."""
     run.noted("baselines", PREDICT)
     files = run.manifest()["files"].items()
     names = {Path(n).parent.name for n, entry in files if entry.get("stage") == "baselines"}
@@ -85,9 +85,9 @@ def read_systems(run: Run) -> Systems:
 
 
 def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
-    """All of ``scores.json``: fractions of 1, settings as the stages recorded them.
+    """Return the contents of ``scores.json``: scores as fractions of 1, and recorded settings.
 
-    ``systems`` is the result of ``read_systems``. Writes nothing.
+    ``systems`` is the result of ``read_systems``. This function writes no files.
     """
     used = as_recorded(run.folder, run.manifest(), "answers")["settings"]
     batches = systems[THIS_RUN]
@@ -120,7 +120,7 @@ def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
 
 
 def write_scores(run: Run, scores: dict, systems: Systems) -> Path:
-    """Write and record ``scores.json`` and ``ranks.json``, the stage "scores".
+    """Write and record ``scores.json`` and ``ranks.json`` as the stage "scores".
 
     ``ranks.json`` maps system -> batch -> question id -> rank of the first right answer (0: none),
     which is all that a paired comparison with another run needs.
@@ -134,9 +134,9 @@ def write_scores(run: Run, scores: dict, systems: Systems) -> Path:
 
 
 def score_table(scores: Mapping) -> pd.DataFrame:
-    """The score table, as texts: a row per batch, average and baseline, in percent.
+    """Return the score table as strings, in percent, with a row per batch, average and baseline.
 
-    The numbers of right answers are in parentheses. A baseline has no ceiling of its own.
+    The numbers of right answers are in parentheses. Baselines have no separate ceiling.
     """
     rows = [*scores["batches"], scores["weighted"], scores["macro"]]
     rows += [{**row, "batch": f"{name} (baseline)"} for name, row in scores["baselines"].items()]
@@ -151,18 +151,18 @@ def score_table(scores: Mapping) -> pd.DataFrame:
 
 
 def score_text(scores: Mapping) -> str:
-    """The score table as plain text, for a terminal."""
+    """Format the score table as plain text for a terminal."""
     text = score_table(scores).to_string()
     if scores["enriched"]:
         text += (
-            "\nenriched: there were no test inputs, so the model read the golden files' snippets; "
-            "this is not the official task"
+            "\nenriched: there were no test inputs, so the model read the snippets in the golden "
+            "files; this is not the official task"
         )
     return text
 
 
 def _pair_counts(run: Run, batch: ScoredBatch) -> tuple[int, int]:
-    """Pairs of a batch whose best span is an answer, and all pairs that contain one."""
+    """Count the pairs of a batch whose best span is an answer, and all pairs that contain one."""
     synonyms = {question.id: question.synonyms() for question in batch.golds}
     nbest = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
     examples, candidates = [e for e, _ in nbest], [c for _, c in nbest]

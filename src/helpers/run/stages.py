@@ -1,11 +1,12 @@
-"""The two stages of a run that are more than one call: the conversion and the SQuAD step.
+"""The two stages of a run that take more than one call: the conversion and the SQuAD step.
 
-Conversion: ``convert_run`` reads all files and decides, ``write_run`` writes the SQuAD files, so a
-problem in the last input leaves no half-written folder.
+``convert_run`` reads and converts all files before ``write_run`` writes the SQuAD files. A problem
+in the last input therefore leaves no partly written folder.
 
 The SQuAD step trains on SQuAD questions before BioASQ and measures EM and F1. NVIDIA's checkpoint
-BioMegatron345mUncasedSQuADv1 is the base model after this step, so a run that starts from the base
-model, or from any plain encoder, takes it first. Settings without ``squad_epochs`` skip it.
+BioMegatron345mUncasedSQuADv1 is the base model after this step. A run that starts from the base
+model, or from any plain encoder, therefore needs this step first. It is skipped if ``squad_epochs``
+is 0.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from helpers.model.checkpoints import save_nemo
 from helpers.model.decoding import Reader, squad_em_and_f1
 from helpers.run.folder import Run
 
-SQUAD_MODEL = "model/squad_step.nemo"  # the model after the SQuAD step, in the run's folder
+SQUAD_MODEL = "model/squad_step.nemo"  # the model after the SQuAD step, in the run folder
 
 
 @dataclass(frozen=True)
 class ConvertedRun:
-    """The result of the conversion. ``train`` has one row per occurrence of an answer, ``dev`` one
-    per pair. ``steps`` counts the training questions that remain after each step, ``pair_steps``
-    the question-context pairs. ``leaks`` are training questions that the tests also ask.
-    ``inputs`` maps the files that were read to their SHA-256."""
+    """The result of the conversion. ``train`` has one row per occurrence of an answer, and ``dev``
+    has one row per pair. ``steps`` counts the training questions that remain after each step, and
+    ``pair_steps`` counts the question-context pairs. ``leaks`` are training questions that are also
+    test questions. ``inputs`` maps each file that was read to its SHA-256."""
 
     files: BioasqFiles
     settings: Settings
@@ -53,20 +54,20 @@ class ConvertedRun:
     leaks: tuple[Leak, ...]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Questions, pairs and rows of each part, by its name."""
+        """Return part -> numbers of questions, pairs and rows."""
         parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
         return {name: _counts(rows) for name, rows in parts.items()}
 
 
 def find_run_files(settings: Settings) -> BioasqFiles:
-    """The files of ``settings.bioasq_dir``, or BioASQ-mini's if it is empty and the profile "mini".
+    """Find the files in ``bioasq_dir``, or in BioASQ-mini if it is empty and the profile is "mini".
 
-    Every other profile needs real files: scores on teaching data under its name would look like a
-    result.
+    Every other profile needs real files, because scores on teaching data under its name would look
+    like a real result.
     """
     if settings.profile != "mini" and not settings.bioasq_dir:
         raise InputError(
-            f"profile {settings.profile} needs the folder with your BioASQ files: give bioasq_dir "
+            f"profile {settings.profile} needs your BioASQ files; set bioasq_dir to their folder "
             "(BIOASQ_DIR=… with make, --bioasq-dir with helpers.batch)"
         )
     folder = Path(settings.bioasq_dir).expanduser() if settings.bioasq_dir else DATA
@@ -77,18 +78,18 @@ def find_run_files(settings: Settings) -> BioasqFiles:
 def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     """Read and convert all files of a run; write nothing.
 
-    The organizers' training file is converted by the strict rule. A ready SQuAD file is used as it
-    is, without the rows that have no answer. Training questions that a test batch also asks, by id
-    or by wording, are dropped unless ``allow_leak`` is set. Near-equal wordings are listed among
-    the leaks and kept, because only a reader can judge them. Raises ``InputError`` for anything
-    wrong in a file, and when no training question remains.
+    The organizers' training file is converted by the strict rule. A file in SQuAD format is
+    used as it is, except that rows without an answer are dropped. Training questions with the same
+    id or text as a test question are dropped unless ``allow_leak`` is set. Near-duplicates are
+    listed among the leaks but kept, because only a reader can judge them. Raises ``InputError`` for
+    any error in a file, and if no training question remains.
     """
     inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
     for path, batch in zip(files.tests, batches, strict=True):
         if not batch.examples:
             raise InputError(
-                f"{path}: no question has a text to read under context {settings.context!r}; "
+                f"{path}: no question has a text to read with context {settings.context!r}; "
                 "choose another context"
             )
     tests = questions_of_tests(batches)
@@ -112,7 +113,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
 
 
 def questions_of_tests(batches: Iterable[TestBatch]) -> dict[str, str]:
-    """Question id -> wording of everything that the test batches ask."""
+    """Map the id of each question in the test batches to its text."""
     found: dict[str, str] = {}
     for batch in batches:
         found |= question_texts(batch.examples) | {q.id: q.body for q in batch.golds}
@@ -120,7 +121,7 @@ def questions_of_tests(batches: Iterable[TestBatch]) -> dict[str, str]:
 
 
 def _read_training(files: BioasqFiles, tests: Mapping[str, str], settings: Settings):
-    """Pairs, drops, leaks, and the questions and pairs that remain after each step."""
+    """Return pairs, drops, leaks, and the numbers of questions and pairs left after each step."""
     if files.train_is_squad:
         rows = read_squad(files.train)
         asked = question_texts(rows)
@@ -177,11 +178,11 @@ def _counts(rows: Sequence[Example]) -> dict[str, int]:
 
 
 def write_run(converted: ConvertedRun, run: Run) -> dict:
-    """Write the SQuAD files, id maps, drops and leaks into ``squad/`` of the run's folder.
+    """Write the SQuAD files, id maps, drops and leaks into ``squad/`` in the run folder.
 
-    Files of an earlier conversion that this one does not write are removed. Everything is recorded
-    as the stage "data", with the settings of the conversion. Returns the stage's facts, which name
-    the original files.
+    Files from an earlier conversion that this one does not write are removed. Everything is
+    recorded as the stage "data", with the settings of the conversion. Returns the stage's facts,
+    which include the paths of the original files.
     """
     run = Run(run.folder, converted.settings)
     run.begin("data")
@@ -219,7 +220,7 @@ def write_run(converted: ConvertedRun, run: Run) -> dict:
 
 @dataclass(frozen=True)
 class SquadData:
-    """Questions to train on, questions to evaluate on (maybe none), and the files they are from."""
+    """Questions for training, questions for evaluation (possibly none), and their source files."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -227,39 +228,39 @@ class SquadData:
 
 
 def check_squad_step(settings: Settings) -> None:
-    """Raise ``InputError`` when the step's settings contradict each other or name no file."""
+    """Raise ``InputError`` if the step's settings contradict each other or a file is missing."""
     known = [name.lower() for name in REGISTRY]
     for name in ("squad_file", "squad_dev"):
         value = getattr(settings, name)
         if value and not settings.squad_epochs:
-            raise InputError(f"{name}: is given, but squad_epochs is 0; set squad_epochs=2 as well")
+            raise InputError(f"{name}: is set, but squad_epochs is 0; set squad_epochs=2 as well")
         if value and value.lower() not in known and not Path(value).expanduser().is_file():
-            raise InputError(f"{name}: {value}: no such file; give one in the SQuAD v1.1 format")
+            raise InputError(f"{name}: {value}: no such file; specify one in SQuAD v1.1 format")
     if settings.squad_epochs and not settings.squad_file:
         raise InputError(
             f"profile {settings.profile} has a SQuAD step but no questions for it; set "
-            "squad_file=FILE (SQuAD v1.1 format), or squad_file=squad-train to fetch SQuAD's own"
+            "squad_file=FILE (SQuAD v1.1 format), or squad_file=squad-train to download SQuAD"
         )
 
 
 def read_squad_data(settings: Settings) -> SquadData:
-    """Read the questions of the SQuAD step, each of which needs an answer.
+    """Read the questions for the SQuAD step, each of which must have an answer.
 
-    Without ``squad_dev``, the questions of ``dev_fraction`` of the paragraphs are held out. With a
-    fraction of 0 there are none, and the step is not evaluated.
+    Without ``squad_dev``, the questions on a fraction ``dev_fraction`` of the paragraphs are held
+    out. If the fraction is 0, no questions are held out and the step is not evaluated.
     """
     path, train = _read_answered(settings.squad_file)
     files = [path]
     if settings.squad_dev:
         path, dev = _read_answered(settings.squad_dev)
         files.append(path)
-        # SQuAD's own two files share wordings ("What did he write?") about different texts. Only a
-        # question about the same text, or with the same id, is a leak.
+        # The two official SQuAD files contain identical questions ("What did he write?") about
+        # different texts. Such a question is a leak only if its text or its id is also the same.
         allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
         for remark in allowed:
             print(remark, file=sys.stderr)
     else:
-        # Hold out whole paragraphs: the evaluation must not use a text seen in training.
+        # Hold out whole paragraphs, so that the evaluation uses no text seen in training.
         paragraphs = [replace(row, question_id=row.context) for row in train]
         held = {row.id for row in split_dev(paragraphs, settings.dev_fraction, settings.seed)[1]}
         dev = [row for row in train if row.id in held]
@@ -268,36 +269,37 @@ def read_squad_data(settings: Settings) -> SquadData:
 
 
 def _read_answered(name: str) -> tuple[Path, list[Example]]:
-    """A file of the user's, or the only file of a data set in the registry, and its questions."""
+    """Return the path and questions of a user's file, or of a one-file data set in the registry."""
     path = Path(name).expanduser().resolve()
     if not path.is_file():
         found = fetch.fetch(name)
         path = found.folder / next(iter(found.files))
         if len(found.files) > 1 or path.suffix != ".json":
-            remedy = "give one, or squad-train or squad-dev"
-            raise InputError(f"{name}: is not a file of questions; {remedy}")
+            remedy = "specify one, or use squad-train or squad-dev"
+            raise InputError(f"{name}: is not a question file; {remedy}")
     remarks = Remarks()
     rows = read_squad(path, remarks)
     remarks.print(path)
     if unanswered := [row.id for row in rows if not row.spans]:
         raise InputError(
-            f"{path}: question {unanswered[0]!r} has no answer; the SQuAD step needs v1.1, where "
-            "every question has one"
+            f"{path}: question {unanswered[0]!r} has no answer; the SQuAD step needs SQuAD "
+            "v1.1 format, in which every question has an answer"
         )
     return path, rows
 
 
 def run_squad_step(reader: Reader, folder: Run) -> dict:
-    """Train the reader's model on SQuAD, in place, and record the stage in the run's manifest.
+    """Train the reader's model on SQuAD in place, and record the stage in the manifest.
 
-    Saves the model as ``model/squad_step.nemo``. Training that was done before with the same data,
-    settings and weights is not repeated. Returns the recorded facts, none without such a step.
+    Saves the model as ``model/squad_step.nemo``. Training that is already complete with the same
+    data, settings and weights is not repeated. Returns the recorded facts, or an empty dict if the
+    run has no SQuAD step.
     """
     settings = reader.settings
     check_squad_step(settings)
     folder.begin("squad_step")
     if not settings.squad_epochs:
-        folder.path(SQUAD_MODEL).unlink(missing_ok=True)  # of other settings
+        folder.path(SQUAD_MODEL).unlink(missing_ok=True)  # left from different settings
         folder.finish("squad_step")
         return {}
     data = read_squad_data(settings)
@@ -307,7 +309,7 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
         batch_size=settings.squad_batch_size,
         learning_rate=settings.squad_learning_rate,
     )
-    learner = replace(reader, settings=step_settings)  # of the same model
+    learner = replace(reader, settings=step_settings)  # shares the same model
     done = training.fine_tune(learner, data.train, folder.path("training_squad"), resume=None)
     folder.record(save_nemo(reader, folder.path(SQUAD_MODEL)), "squad_step")
     facts = {
