@@ -90,7 +90,7 @@ def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
         (["--train", "{task}/train.json", "--dev", "{task}/golden.json"], "golden.json"),
         (["--train", "{task}/train.json", "--set", "epoch=3"], "epoch"),
         (["--train", "{task}/train.json", "--set", "epochs=three"], "not a whole number"),
-        (["--train", "{task}/train.json", "--set", "epochs=0"], "below 1"),
+        (["--train", "{task}/train.json", "--set", "epochs=0"], "at least 1"),
         (["--train", "{task}/train.json", "--checkpoint", "nosuch"], "nosuch"),
         (["--train", "{task}/train.json", "--profile", "maxi"], "'maxi' is unknown"),
     ],
@@ -286,13 +286,15 @@ def test_a_training_question_in_the_file_held_out_is_refused_unless_allowed(task
     same_id = replace(first, context="x " + second.context, spans=(Span(0, 1, "x"),))
     for name, example in (("text", text), ("id", same_id)):
         (line,) = said(name, example)
-        assert f"/{name}.json: has questions of {task}/train.json with" in line, line
+        assert f"/{name}.json: repeats questions from {task}/train.json with" in line, line
         assert f"1 question ('{example.id}'); the first: '{example.question}'" in line
         assert "remove them" in line and "allow_leak=true" in line
         remark, stop = said(name, example, "--set", "allow_leak=true")
         assert remark.endswith("allowed by allow_leak") and "nosuch" in stop
     remark, stop = said("wording", replace(same_id, id="f_001", question_id="f"))
-    assert "1 question ('f_001'); they are kept, please check them" in remark and "nosuch" in stop
+    assert (
+        "1 question ('f_001'); they are kept, so please check them" in remark and "nosuch" in stop
+    )
     (stop,) = said("other", replace(same_id, question="where ?"))  # numbered alike, by chance
     assert "nosuch" in stop
 

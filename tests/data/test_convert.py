@@ -181,7 +181,7 @@ def test_command_line_writes_all_files(save, tiny, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        f"{path}: field 'exact_answer' is a flat list, read as synonyms of one answer: "
+        f"{path}: field 'exact_answer' is a flat list; it is read as synonyms of one answer: "
         f"1 question ('{A2}')"
     ]
     assert "2 of 2 questions, 0 dropped" in done.stdout
@@ -395,7 +395,7 @@ def test_when_nothing_can_be_converted_repairs_and_drops_are_written_all_the_sam
     train = save("training7b.json", {"questions": [one]})
     done = run(train, "--output", "o.json", "--drops", "z.jsonl", cwd=tmp_path)
     repair, error = done.stderr.splitlines()
-    assert done.returncode == 2 and "spelled another way" in repair and "(no snippets)" in error
+    assert done.returncode == 2 and "spelled differently" in repair and "(no snippets)" in error
     (drop,) = map(json.loads, (tmp_path / "z.jsonl").read_text("utf-8").splitlines())
     assert drop["reason"] == "no snippets" and not (tmp_path / "o.json").exists()
 
@@ -404,7 +404,9 @@ def test_nan_in_a_test_input_is_named(save, tiny, tmp_path):
     tiny["questions"][0]["exact_answer"] = float("nan")
     test = save("test.json", tiny)
     done = run(test, "--test", "--output", "o.json", cwd=tmp_path)
-    assert done.returncode == 0 and f"{test}: NaN is not JSON, read as null" in done.stderr
+    assert (
+        done.returncode == 0 and f"{test}: NaN is not valid JSON; it is read as null" in done.stderr
+    )
 
 
 def test_neither_torch_nor_nemo_is_imported():
