@@ -127,7 +127,7 @@ def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, cap
         (["--input", str(task / "test.json"), "--abstracts", "a.json"], "only with --context abst"),
         (
             ["--input", str(task / "train.json"), "--abstracts", "a.json", "--context", "abstract"],
-            "train.json: a SQuAD file has its texts",
+            "train.json: a SQuAD file has its contexts",
         ),
     ]:
         assert script("predict.py")([*base, *extra]) == 2
@@ -159,7 +159,7 @@ def test_a_training_file_where_the_model_would_go_is_refused(task, tmp_path, cap
     train.write_bytes((task / "train.json").read_bytes())
     args = ["--checkpoint", str(task / "base"), "--train", str(train), "--output", str(tmp_path)]
     assert script("fine_tune.py")([*args, *SETS]) == 2
-    assert "choose another --output" in capsys.readouterr().err
+    assert "choose a different --output" in capsys.readouterr().err
     assert train.is_file()
 
 
@@ -198,7 +198,7 @@ def test_a_question_without_text_gets_an_empty_answer_and_a_line(task, tmp_path,
     for item in data["questions"]:
         item["snippets"] = []
     io.write_json(source, data)
-    with pytest.raises(InputError, match="no question has a text"):
+    with pytest.raises(InputError, match="no question has a context"):
         pipeline.predict_files(task / "base", source, tmp_path / "a.json", max_length=48)
 
 
@@ -304,7 +304,9 @@ def test_repairs_are_told(task, tmp_path, capsys):
     answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
     answer["answer_start"] -= 1
     path = io.write_json(tmp_path / "train.json", rows)
-    told = f"{path}: field 'answer_start' points to space before the answer, which is skipped: 1"
+    told = (
+        f"{path}: field 'answer_start' points to whitespace before the answer, which is skipped: 1"
+    )
     for option in (["--train", str(path)], ["--train", str(task / "train.json"), "--dev", str(path),
                    "--set", "allow_leak=true"]):  # fmt: skip
         args = ["--checkpoint", "nosuch", *option, "--output", str(tmp_path / "m"), *SETS]

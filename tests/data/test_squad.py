@@ -131,9 +131,9 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad({"id": "q1", "question": "?", "answers": "p53"}), "'q1': field 'answers'"),
         (
             squad({"id": "q1", "question": "?", "answers": {"text": ["p53"], "answer_start": []}}),
-            "'q1': field 'answers' is an object without two equally long lists",
+            "'q1': field 'answers' is an object without lists 'text'",
         ),
-        (squad({"id": "q1", "question": "?", "answers": {"p53": 2}}), "two equally long lists"),
+        (squad({"id": "q1", "question": "?", "answers": {"p53": 2}}), "of equal length"),
         (squad({"id": "q1", "question": "?", "answers": {"text": "p53"}}), "'answer_start' of"),
         (squad(row("q1", (2, "p53"), is_impossible=True)), "'q1': field 'is_impossible' is true"),
         (squad(row("q1", is_impossible="yes")), "'q1': field 'is_impossible' is neither"),
@@ -143,7 +143,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
         (
             squad(row("q1", (0, "p53"))),
-            "not at character 0 of its context (its first place there is 2)",
+            "not at character 0 of its context (it first occurs at character 2)",
         ),
         (squad(row("q1", (3, "53"), (4, "53"))), "'q1': answer '53' is not at character 4"),
         (squad(row("q1", (2, "P53"))), "'q1': answer 'P53'"),
@@ -188,7 +188,7 @@ def test_space_around_an_answer_is_no_part_of_it():
     assert [row.spans[0].text for row in read][:3] == ["CFTR", "SMN1", "BRCA1"]
     assert all(row.context[s.start : s.end] == s.text for row in read for s in row.spans)
     (remark,) = remarks.lines("f")
-    assert "an answer has space around it, which is left out: 8 questions" in remark
+    assert "an answer has leading or trailing whitespace, which is removed: 8 questions" in remark
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
     rows = [row("q1", is_impossible=False), row("q2", is_impossible=True), row("q3")]
     assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), remarks))
     (remark,) = remarks.lines("f")
-    assert "'is_impossible' is false, and there is no answer: 1 question ('q1')" in remark
+    assert "'is_impossible' is false, but there is no answer: 1 question ('q1')" in remark
 
 
 @pytest.mark.parametrize(

@@ -371,5 +371,5 @@ def test_what_is_repaired_in_a_squad_file_is_listed(make, tmp_path, save):
     save("data/BioASQ-train-factoid-7b.json", squad)
     files, _ = make()
     found = {row["file"]: row["remark"] for row in remarks(files)}
-    assert "space around it" in found["BioASQ-train-factoid-7b.json"]
+    assert "trailing whitespace" in found["BioASQ-train-factoid-7b.json"]
     assert found["BioASQ-training7b.json"] == "not read: not needed: the SQuAD train files are read"

@@ -319,7 +319,8 @@ def test_squad_repairs_are_named(save):
     twice = b'{"s_001": "x", "s_001": "insulin", "s_002": "sugar in blood"}'
     remarks = evaluate_files([gold], [save("p.json", twice)]).remarks
     assert remarks == [
-        f"{gold}: an answer has space around it, which is left out: 1 question ('s_001')",
+        f"{gold}: an answer has leading or trailing whitespace, which is removed: 1 question "
+        "('s_001')",
         f"{gold.with_name('p.json')}: key 's_001' occurs twice in one object; the last one counts",
     ]
 
