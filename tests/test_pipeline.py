@@ -304,9 +304,7 @@ def test_repairs_are_told(task, tmp_path, capsys):
     answer = rows["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]
     answer["answer_start"] -= 1
     path = io.write_json(tmp_path / "train.json", rows)
-    told = (
-        f"{path}: field 'answer_start' points to whitespace before the answer, which is skipped: 1"
-    )
+    told = f"{path}: field 'answer_start' points to whitespace before the answer; we skip it: 1"
     for option in (["--train", str(path)], ["--train", str(task / "train.json"), "--dev", str(path),
                    "--set", "allow_leak=true"]):  # fmt: skip
         args = ["--checkpoint", "nosuch", *option, "--output", str(tmp_path / "m"), *SETS]

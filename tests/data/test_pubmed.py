@@ -277,7 +277,7 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
         address + IDS[4]: "PubMed has the abstract only in chi, fre",
         MISSING: "PubMed has no article with this id",
     }
-    assert found.remarks == (f"abstracts: these articles are retracted, but we use them: {IDS[6]}",)
+    assert found.remarks == (f"abstracts: retracted articles, used anyway: {IDS[6]}",)
 
 
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):

@@ -64,7 +64,7 @@ class Question:
 
 @dataclass
 class Remarks:
-    """Repairs and notes: a dict from each kind of remark to the ids of its questions, in order."""
+    """Repairs and notes about a file: for each kind of remark, its question ids in order."""
 
     found: dict[str, dict[str, None]] = field(default_factory=dict)
 
@@ -134,8 +134,8 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
 
     ``NaN`` is read as null, and JSON lines are read as a list of objects. ``NaN`` and repeated keys
     are added to ``remarks``; the last value of a repeated key counts, except that the lists of a
-    repeated 'questions' are joined. If ``strict`` is false, half a character and text after the end
-    are allowed, as in the organizers' program.
+    repeated 'questions' are joined. If ``strict`` is false, unpaired surrogates and text after the
+    end are allowed, as in the organizers' program.
     """
     path = Path(path)
     remarks = Remarks() if remarks is None else remarks
@@ -367,7 +367,7 @@ def _offset(entry: dict, key: str, place: Place) -> int:
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise place.error(key, f"is {value!r}, expected an integer") from None
-    place.remark(f"field {key!r} is not an integer by type; it is read as one")
+    place.remark(f"field {key!r} is not stored as an integer; it is read as one")
     return number
 
 
@@ -515,7 +515,7 @@ class Answers:
 
 
 def read_golds(path: str | Path) -> Golds:
-    """Read what scoring needs from a golden file: ``id``, ``type`` and ``exact_answer``.
+    """Read what scoring needs from a golden file: ``id``, ``type``, and ``exact_answer``.
 
     Where the organizers' program would stop, we repair the file and add a remark, or refuse it.
     """
@@ -539,8 +539,10 @@ def read_golds(path: str | Path) -> Golds:
             answer = []
         texts = tuple(chain(*_entities(answer, place)))
         if _LIST_AS_TEXT in golds.remarks.found:
-            problem = "is a list written as a string, where the official program gives 0 or stops"
-            raise place.error("exact_answer", f"{problem}; write it as a JSON list of lists")
+            problem = "is a list written as a string, for which the official program gives 0"
+            raise place.error(
+                "exact_answer", f"{problem} or stops; write it as a JSON list of lists"
+            )
         if place.id in seen:
             differ = " with different gold answers" if seen[place.id] != texts else ""
             place.remark(f"a question occurs twice{differ}; it counts twice")

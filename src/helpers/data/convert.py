@@ -109,7 +109,7 @@ def documents_of(question: Question) -> list[tuple[str, int]]:
     """Return the distinct documents of the snippets, each with the index of its first snippet.
 
     If there are no snippets, return the documents listed for the question, each with index -1.
-    Addresses are compared by ``_key``.
+    We compare addresses by ``_key``.
     """
     listed = [(snippet.document, n) for n, snippet in enumerate(question.snippets)]
     distinct: dict[str, tuple[str, int]] = {}
@@ -145,9 +145,7 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
     abstracts = {}
     for document, text in data.items():
         if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"{path}: document {document!r} has no text; add the text or remove the document"
-            )
+            raise InputError(f"{path}: document {document!r} has no text; add one or remove it")
         abstracts[document] = text
         abstracts.setdefault(_key(document), text)
     return abstracts

@@ -146,7 +146,7 @@ def find_files(
     if need_train and not train:
         others = [file for file in filter(None, found.values()) if file.edition == edition]
         names = [file.path.name for file in others if file.role == "train"]
-        hint = f" for context {context!r} ({names[0]} is for a different one)" if names else ""
+        hint = f" and context {context!r} ({names[0]} is for another)" if names else ""
         raise _missing(folder, found, f"no training file for edition {edition}{hint}")
     if alone := tests and sorted(set(tests) ^ set(golds)):
         names = ", ".join(_batch(edition, number) for number in alone)
@@ -186,7 +186,7 @@ def _edition(folder: Path, paths: Collection[Path], known: Sequence[_File]) -> s
 def _choose(
     folder: Path, known: Sequence[_File], role: str, formats: Sequence[bool]
 ) -> tuple[dict[str, Path], bool]:
-    """Map batch numbers to the files of a role, in the first format that has any, and name it."""
+    """Return files by batch number in the first format that has any, and whether it is SQuAD."""
     for squad in formats:
         chosen: dict[str, Path] = {}
         for file in known:
@@ -281,7 +281,7 @@ def read_batches(
     """
     golds = [read_questions(path, answers="required") for path in files.golds]
     for path in files.golds:
-        read_golds(path)  # scoring reads them like this, so any error appears before training
+        read_golds(path)  # scoring reads them this way; check them before training
     if files.tests_are_squad:
         parts = [(read_squad(path), []) for path in files.tests]
     else:

@@ -1,7 +1,7 @@
 """Detect test questions in the training file, and hold out some of the training questions.
 
 Some public training files contain questions from the test set of an earlier year. The scores of a
-system trained on them measure only its memory.
+system trained on them measure only memorization.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ _FUNCTION_WORDS = frozenset(
      "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",
      "what", "when", "where", "which", "who", "whose", "why", "with"]
 )  # fmt: skip
-_INNER_HYPHEN = re.compile(
-    r"(?<=[^\W\d_])[-‐‑–](?=\w)"
-)  # only after a letter, because 1-2 is not 12
+_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # only after a letter: 1-2 is not 12
 _LOOKALIKES = str.maketrans(
     dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„‟″", '"')
     | dict.fromkeys("\u200b\ufeff\xad")
@@ -96,7 +94,7 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 class _Similarity:
     """The similarity between training and test questions, based on their shared content words.
 
-    An inverted index of the test questions avoids comparing every training question with all.
+    An inverted index of the test questions avoids comparing all pairs of questions.
     """
 
     def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
@@ -181,7 +179,7 @@ def _refuse(found: str, allow: bool) -> str:
     if allow:
         return f"{found}; allowed by allow_leak"
     raise InputError(
-        f"{found}; the scores of a model trained on them measure only its memory; "
+        f"{found}; the scores of a model trained on them measure only memorization; "
         "remove them, or allow them on purpose (--allow-leak or allow_leak=true)"
     )
 

@@ -23,9 +23,7 @@ ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 BATCH = 200  # ids per request
 ATTEMPTS = 5  # per request, with pauses of 1, 2, 4 and 8 seconds
 TIMEOUTS = (10, 60)  # seconds: for connecting, and between parts of a response
-STAMP = (
-    "last_request"  # file next to the cache; its modification time is the time of the last request
-)
+STAMP = "last_request"  # file next to the cache, modified at each request
 _REMEDY = "try again later, or give the abstracts as a file abstracts.json"
 TOOL = "biomegatron-bioasq-kit"
 
@@ -271,11 +269,7 @@ def gather_abstracts(
     if len(unavailable) == len(documents) and (documents or not texts):
         raise _no_abstract(unavailable, ", ".join(map(str, files)), source)
     retracted = ", ".join([pmid for pmid, article in articles.items() if article.retracted][:9])
-    remarks = (
-        (f"abstracts: these articles are retracted, but we use them: {retracted}",)
-        if retracted
-        else ()
-    )
+    remarks = (f"abstracts: retracted articles, used anyway: {retracted}",) if retracted else ()
     return Abstracts(texts, unavailable, remarks)
 
 

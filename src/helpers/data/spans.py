@@ -76,9 +76,7 @@ def in_word(character: str) -> bool:
     """Return whether a character ("" at the edge of a text) is part of a word; accents count."""
     if character.isalnum() or character == "_":
         return True
-    return (
-        character >= "\u0300" and unicodedata.category(character) == "Mn"
-    )  # there are none below it
+    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none precedes it
 
 
 def ceiling(

@@ -29,7 +29,7 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()  # in a joined context
+    parts: tuple[tuple[int, str, int], ...] = ()  # joined context: snippet, document, offset
     impossible: bool = False  # the file says that the context has no answer
 
 
@@ -252,9 +252,7 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
     """Return the span of an answer without surrounding whitespace, to which ``start`` may point."""
     bare = text.strip()
     if not bare:
-        raise InputError(
-            f"{place.where}: answer {text!r} contains only whitespace; remove or rebuild it"
-        )
+        raise InputError(f"{place.where}: answer {text!r} has no text; remove or rebuild it")
     rest = context[max(start, 0) :]
     at = start if rest.startswith(bare) else start + len(rest) - len(rest.lstrip())
     if start < 0 or not context.startswith(bare, at):
@@ -267,9 +265,7 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
     if bare != text:
         place.remark("an answer has leading or trailing whitespace, which is removed")
     elif at != start:
-        place.remark(
-            "field 'answer_start' points to whitespace before the answer, which is skipped"
-        )
+        place.remark("field 'answer_start' points to whitespace before the answer; we skip it")
     return Span(at, at + len(bare), bare)
 
 
