@@ -131,7 +131,7 @@ def _check_options(
 
 def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
     if abstracts and context != "abstract":
-        raise InputError(f"{abstracts}: only read with --context abstract; add it or omit the file")
+        raise InputError(f"{abstracts}: read only with --context abstract; add it or omit the file")
 
 
 def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:

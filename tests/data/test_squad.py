@@ -137,7 +137,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad({"id": "q1", "question": "?", "answers": {"text": "p53"}}), "'answer_start' of"),
         (squad(row("q1", (2, "p53"), is_impossible=True)), "'q1': field 'is_impossible' is true"),
         (squad(row("q1", is_impossible="yes")), "'q1': field 'is_impossible' is neither"),
-        (squad(row("q1", (1, " "))), "'q1': answer ' ' is blank"),
+        (squad(row("q1", (1, " "))), "'q1': answer ' ' has no text"),
         (squad({"id": "q1", "question": "?", "answers": [{"answer_start": 2}]}), "field 'text'"),
         (squad(row("q1", ("2", "p53"))), "'q1': field 'answer_start' of answer 'p53'"),
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
@@ -195,7 +195,7 @@ def test_space_around_an_answer_is_no_part_of_it():
     ("name", "words"),
     [
         ("impossible_but_answered", "'q1': field 'is_impossible' is true"),
-        ("onlyspace_answer", "'q1': answer ' ' is blank"),
+        ("onlyspace_answer", "'q1': answer ' ' has no text"),
         ("utf16", "is in UTF-16, not UTF-8; convert it with iconv -f UTF-16 -t"),
         ("cp1252", "“TP53” gene – here\",' looks right, the file is in Windows-1252, so convert"),
     ],

@@ -108,16 +108,8 @@ REPAIRS = {
     "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat list; it is read as synonyms"),
     "null in the gold": ({1: [["a", None]]}, {1: [["A"]]}, "null; it is left out"),
     "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "is not a list of lists; each string counts"),
-    "a bare number": (
-        {1: 7, 2: [["8"]]},
-        {1: [["7"]], 2: 8},
-        "is a number; it is read as the only",
-    ),
-    "null answer": (
-        {1: [["a"]], 2: [["b"]]},
-        {1: [["a"]], 2: None},
-        "has no answer; it counts as wrong",
-    ),
+    "a bare number": ({1: 7, 2: [["8"]]}, {1: [["7"]], 2: 8}, "is a number; it is read as"),
+    "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "answer; it counts as wrong"),
     "null in an answer": ({1: [["a"]]}, {1: [[None, "a"], ["b"]]}, "null; it is left out"),
 }
 
