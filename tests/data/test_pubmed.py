@@ -185,10 +185,10 @@ def test_nobody_there_is_one_line(server, monkeypatch):
 
 
 def test_ids_none_of_which_exists_in_both_shapes_of_the_answer(server):
-    assert fetch_articles([MISSING])[MISSING].why.endswith("of this id")
+    assert fetch_articles([MISSING])[MISSING].why.endswith("with this id")
     answer = "<ERROR>ID list is empty! Possibly it has no correct IDs.</ERROR>"
     server.answer = lambda handler, fields: send(handler, 400, answer)
-    assert fetch_articles(["99999998"])["99999998"].why.endswith("of this id")
+    assert fetch_articles(["99999998"])["99999998"].why.endswith("with this id")
 
 
 def test_the_cache_answers_without_a_socket(server, monkeypatch):

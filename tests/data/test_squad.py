@@ -118,7 +118,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
     [
         ({"questions": []}, "not a SQuAD file"),
         ([], "not a SQuAD file"),
-        ({"data": []}, "has no questions"),
+        ({"data": []}, "contains no questions"),
         ({"data": [{}]}, "article 1: field 'paragraphs' is not a list"),
         ({"data": ["x"]}, "article 1 is not an object"),
         ({"data": [{"paragraphs": [7]}]}, "article 1, paragraph 1 is not an object"),

@@ -84,9 +84,9 @@ def convert(
 def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> list[Example]:
     """Pair a question with its contexts under a setting of ``config.CONTEXTS``, without spans.
 
-    The contexts are, for "snippet", all snippets that are not blank; for "appended", the distinct
-    snippets joined by spaces; and for "abstract", the text of each distinct document (see
-    ``documents_of`` and ``find_abstract``).
+    Under "snippet", each nonempty snippet is a context. Under "appended", the distinct snippets
+    joined by spaces are one context. Under "abstract", the text of each distinct document is a
+    context (see ``documents_of`` and ``find_abstract``).
     """
     if context == "abstract":
         texts = [(find_abstract(abstracts, d), n, d, ()) for d, n in documents_of(question)]

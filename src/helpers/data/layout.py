@@ -37,7 +37,7 @@ _ABSTRACTS = re.compile(r"([\w-]+[-_])?abstracts\.json", re.I)
 
 @dataclass(frozen=True)
 class BioasqFiles:
-    """The files of one edition. ``tests[i]`` and ``golds[i]`` belong to ``batches[i]`` ("7B1")."""
+    """The files of one edition; ``tests[i]`` and ``golds[i]`` belong to ``batches[i]`` ("7B1")."""
 
     train: Path | None
     train_is_squad: bool
