@@ -134,7 +134,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     published = {row["what"]: row["spans"] for row in measure.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
     assert {what: n for what, n in published.items() if "only" in what} == {
-        "found only by the rule: joined to its neighbor by a character such as - / + [ '": 114,
+        "found only by the rule: next to a character such as - / + [ '": 114,
         "found only by the rule: case differs": 34,
     }
 

@@ -1,7 +1,7 @@
-"""Whole stages from file to file, for the command lines and for your own code.
+"""Complete stages that read and write files, for the command-line scripts and your own code.
 
-The notebooks take the same path in smaller steps. Functions that need torch import it themselves,
-because ``convert_files`` does not need it and the import takes seconds.
+The notebooks do the same in smaller steps. Functions that need torch import it themselves, because
+``convert_files`` does not need it and the import takes several seconds.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from helpers.io import all_or_none, check_outputs, write_json
 if TYPE_CHECKING:
     from helpers.model.decoding import Candidate, Reader
 
-GOLDEN = "contains answers, so it is a golden file: participants were given fewer snippets"
+GOLDEN = "contains answers, so it is a golden file; participants were given fewer snippets"
 TRAINED_ON = (
-    "a golden file, converted as training data (for test data add --test); give your test files to "
-    "--against, so that the model is not trained on test questions"
+    "this golden file is converted as training data (for test data, add --test); give your test "
+    "files to --against, so that the model is not trained on test questions"
 )
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -38,26 +38,26 @@ class ConvertOptions:
     """How ``convert_files`` converts; ``bioasq_to_squad.py`` has an option for each field."""
 
     context: str = "snippet"
-    abstracts: str | Path | None = None  # for context "abstract"; we ask PubMed for the rest
+    abstracts: str | Path | None = None  # for context "abstract"; PubMed provides the rest
     dev_fraction: float = 0.0
     seed: int = 0
-    version: str = "1.1"  # of SQuAD
+    version: str = "1.1"  # SQuAD version
     test: bool = False  # keep every context, with or without an answer
-    negatives: bool = False  # contexts without an answer, see ``convert``; for version "2.0" only
-    against: Sequence[str | Path] = ()  # test files, whose questions are refused
-    allow_leak: bool = False  # convert them nevertheless
+    negatives: bool = False  # also write contexts without an answer; only for version "2.0"
+    against: Sequence[str | Path] = ()  # test files; their questions are refused
+    allow_leak: bool = False  # convert test questions as well
 
 
 @dataclass
 class Sources:
-    """The content of the files to convert: BioASQ questions, SQuAD rows, and remarks on both."""
+    """The content of the input files: BioASQ questions, SQuAD rows, and remarks about both."""
 
     questions: list[Question] = field(default_factory=list)
     rows: list[Example] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
     def texts(self) -> dict[str, str]:
-        """Id -> text of every question."""
+        """Map every question id to the question text."""
         return {q.id: q.body for q in self.questions} | question_texts(self.rows)
 
 
@@ -71,13 +71,13 @@ def convert_files(
 ) -> str:
     """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); return a one-line summary.
 
-    ``options`` are fields of ``ConvertOptions``. A file may also be a SQuAD file, dmis-lab's or
-    ours: its rows are checked and written again, only the answered ones unless ``test`` is set, and
-    rows with one answer each keep their ids. Without ``test`` a golden file is training data, with
-    a remark, because test batches are later editions' training data.
+    ``options`` are fields of ``ConvertOptions``. An input file may also be a SQuAD file, dmis-lab's
+    or ours. We check its rows and write them again, but only those with an answer unless ``test``
+    is set. Rows keep their ids if none has several answers. Without ``test``, a golden file is
+    training data, because later editions use test batches as training data; a remark says so.
 
-    Everything is read and converted before the first file is written. Raises ``InputError``; if no
-    question can be converted, it writes the remarks and ``drops`` first.
+    Everything is read and converted before the first file is written. Raises ``InputError``. If no
+    question can be converted, the function first prints the remarks and writes ``drops``.
     """
     options = ConvertOptions(**options)
     dev_output = _check_options(files, output, drops, ids, options)
@@ -99,7 +99,7 @@ def convert_files(
             squad.write_ids(ids, train + dev)
         if dev_output:
             squad.write_squad(dev_output, dev, version=options.version)
-        # Nobody knows which contexts have no answer if no file gives it.
+        # Without any given answers, it is unknown which contexts have none.
         answered = {row.question_id for row in sources.rows if row.spans}
         answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
         unknown = sources.texts().keys() - answered if options.test else ()
@@ -114,10 +114,10 @@ def convert_files(
 def _check_options(
     files: Sequence, output: str | Path, drops: object, ids: object, options: ConvertOptions
 ) -> Path | None:
-    """Refuse options and names that do not fit together; return the file of the held-out part."""
-    check_outputs((output,))  # before we take its name apart
+    """Refuse incompatible options and file names; return the path of the held-out file."""
+    check_outputs((output,))  # before we split its name
     if options.test and options.dev_fraction:
-        raise InputError("dev fraction: a test input is not split; leave out one of the two")
+        raise InputError("dev fraction: a test input is not split; omit --dev-fraction or --test")
     if options.negatives and (options.test or options.version != "2.0"):
         raise InputError(
             "negatives: only SQuAD 2.0 training files have them; add --squad-version 2"
@@ -131,11 +131,11 @@ def _check_options(
 
 def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
     if abstracts and context != "abstract":
-        raise InputError(f"{abstracts}: read only with --context abstract; add it, or leave it out")
+        raise InputError(f"{abstracts}: read only with --context abstract; add it or omit the file")
 
 
 def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
-    """Read the files; refuse repeated ids and questions of the test files."""
+    """Read the files; refuse repeated ids and questions from the test files."""
     sources = Sources()
     for file in files:
         if not options.test and layout.role_of(file) == "golden":
@@ -145,7 +145,7 @@ def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sourc
         new = Sources(*squad.read_any(file, answers=answers, remarks=remarks))
         if again := new.texts().keys() & sources.texts().keys():
             raise InputError(
-                f"{file}: question {min(again)!r}: id is also in another file; drop one file"
+                f"{file}: question {min(again)!r}: id is also in another file; leave out one file"
             )
         sources.questions += new.questions
         sources.rows += new.rows
@@ -153,14 +153,14 @@ def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sourc
     found = leaks.find_leaks(sources.texts(), leaks.read_tests(options.against))
     sources.remarks += leaks.refuse_leaks(files[0], found, allow=options.allow_leak)
     if not sources.questions and options.context != "snippet":
-        raise InputError(f"{files[0]}: a SQuAD file has its texts and answers; leave out --context")
+        raise InputError(f"{files[0]}: a SQuAD file has its contexts; omit --context")
     return sources
 
 
 def _convert_sources(
     files: Sequence[str | Path], sources: Sources, options: ConvertOptions
 ) -> tuple[list[Example], list[Drop]]:
-    """The rows of all files, and the questions without any; adds to the remarks."""
+    """Return the rows of all files and the dropped questions; add remarks to ``sources``."""
     rows, dropped = sources.rows, []
     if not options.test:
         rows, dropped = squad.answered_rows(rows, negatives=options.negatives)
@@ -185,7 +185,7 @@ def _convert_sources(
 def _split_rows(
     rows: list[Example], sources: Sources, options: ConvertOptions
 ) -> tuple[list[Example], list[Example]]:
-    """The rows to write: of training data one per occurrence, of held-out data one per pair."""
+    """Split the rows: training rows have one answer occurrence, held-out rows one pair each."""
     train, dev = leaks.split_dev(rows, options.dev_fraction, options.seed)
     if options.test:
         return train, dev
@@ -196,7 +196,7 @@ def _split_rows(
 
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
-    """Fetch a checkpoint by name, or take a path, and load it with its tokenizer."""
+    """Load a checkpoint with its tokenizer, from a path or by name (which may download it)."""
     from helpers.model import checkpoints
 
     return checkpoints.load(checkpoints.prepare(fetch(checkpoint).folder, settings), settings)
@@ -205,19 +205,19 @@ def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
 def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: str = "") -> Path:
     """Write any readable checkpoint as a transformers folder, and print what it contains.
 
-    ``qkv_order`` is the row order of a Megatron checkpoint; without it we try all of them.
+    ``qkv_order`` is the row order of a Megatron checkpoint; by default, we try all orders.
     """
     from helpers.model import checkpoints
 
     checkpoints.check_replaceable(Path(output))
-    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # it reads no text
+    settings = from_parameters(qkv_order=qkv_order, max_length=16)  # no text is encoded
     reader = checkpoints.load(checkpoints.prepare(checkpoint, settings), settings)
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
         tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
         print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
     if reader.fresh_head:
-        print("the checkpoint has no span head: fine-tune it before you ask it questions")
+        print("the checkpoint has no span head; fine-tune it before you use it to answer questions")
     print(f"transformers folder: {output}")
     return Path(output)
 
@@ -246,10 +246,11 @@ def fine_tune_files(
     """Fine-tune on a SQuAD file; write ``model.nemo``, ``transformers/`` and ``training/``.
 
     ``parameters`` are fields of ``config.Settings``. Everything is read and checked before training
-    starts. Training questions that are in a test file (of ``against``, or else of ``bioasq_dir``)
-    by id or by wording are refused unless ``allow_leak`` is set; near-equal wordings give a remark.
-    The same holds for questions of ``dev`` with a wording of ``train`` and its text or id; the
-    wording alone gives a remark. Prints the scores on ``dev`` and returns the trained reader.
+    starts. Unless ``allow_leak`` is set, training questions are refused if their id or text is in a
+    test file (from ``against``, or by default from ``bioasq_dir``); near-duplicates only lead to a
+    remark. A question in ``dev`` is also refused if ``train`` has its text with the same context or
+    id; if ``train`` has only its text, we print a remark. Prints the scores on ``dev`` and returns
+    the trained reader.
     """
     from helpers.model import checkpoints, decoding, training
 
@@ -258,15 +259,13 @@ def fine_tune_files(
     if settings.squad_epochs:
         raise InputError(
             "squad_epochs: one call trains on one file; train on the SQuAD file first, then on "
-            "this one with --checkpoint MODEL.nemo, and set squad_epochs=0"
+            "this file with --checkpoint MODEL.nemo, and set squad_epochs=0"
         )
     check_outputs([output / "model.nemo"])
     parts = output / "training", output / "transformers"
     for path in filter(None, (train, dev)):
         if any(Path(path).resolve().is_relative_to(part) for part in parts):
-            raise InputError(
-                f"{path}: is in a folder for the model's files; choose another --output"
-            )
+            raise InputError(f"{path}: is in a folder for model files; choose a different --output")
     examples, held_out = _read_answered(train), _read_answered(dev) if dev else []
     if not against and settings.bioasq_dir:
         files = layout.find_files(settings.bioasq_dir, need_train=False)
@@ -313,9 +312,10 @@ def predict_files(
 ) -> Path:
     """Answer a BioASQ or SQuAD file, and write the answers to ``output``.
 
-    A BioASQ file, or a SQuAD file whose row ids are BioASQ's ``<24 hex digits>_<number>``, gives a
-    BioASQ answer file. Any other SQuAD file gives ``{row id: text}``, as SQuAD's own script reads.
-    A question without any text gets an empty answer and a line on standard error.
+    For a BioASQ file, or a SQuAD file with BioASQ row ids (``<24 hex digits>_<number>``), we write
+    a BioASQ answer file. For any other SQuAD file, we write ``{row id: answer}``, the format of the
+    official SQuAD script. A question without any context gets an empty answer and a line on
+    standard error.
     """
     from helpers.model.decoding import write_nbest
 
@@ -327,7 +327,7 @@ def predict_files(
     remarks.print(questions)
     if examples and abstracts:
         raise InputError(
-            f"{questions}: a SQuAD file has its texts; leave out --abstracts and --context"
+            f"{questions}: a SQuAD file has its contexts; omit --abstracts and --context"
         )
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
@@ -338,18 +338,18 @@ def predict_files(
         examples, drops = convert.convert(asked, context=context, test=True, abstracts=texts)
         if not examples:
             raise InputError(
-                f"{questions}: no question has a text ({drops[0].reason}); add snippets"
+                f"{questions}: no question has a context ({drops[0].reason}); add snippets"
             )
         if any(question.exact_answer for question in asked):
             print(f"{questions}: {GOLDEN}", file=sys.stderr)
         if drops:
             names = ", ".join(drop.question_id for drop in drops)
-            without = f"no text and therefore no answer for question {names}"
+            without = f"no context and therefore no answer for question {names}"
             print(f"{questions}: {without}", file=sys.stderr)
     candidates = reader.predict(examples)
     if nbest_file:
         write_nbest(nbest_file, examples, candidates)
-    print(f"{len(examples)} texts read; answers in {output}")
+    print(f"{len(examples)} contexts read; answers in {output}")
     if asked or all(_BIOASQ_ROW.fullmatch(example.id) for example in examples):
         return write_ranked(output, examples, candidates, settings.merge, [q.id for q in asked])
     best = {e.id: c[0].text if c else "" for e, c in zip(examples, candidates, strict=True)}
@@ -365,7 +365,7 @@ def write_ranked(
 ) -> Path:
     """Merge the n-best lists of each question and write the BioASQ answer file.
 
-    Questions of ``ids`` get an entry in any case, an empty one if nothing was found.
+    Every question in ``ids`` gets an entry, which is empty if there is no answer.
     """
     from helpers.model.decoding import rank_answers
 

@@ -72,7 +72,7 @@ def test_a_list_written_as_text_is_read_as_that_list(save, tiny, written, read):
     tiny["questions"][0]["exact_answer"] = written
     path, remarks = save("f.json", tiny), Remarks()
     assert read_questions(path, answers="required", remarks=remarks)[0].exact_answer == read
-    said = any("a list written as text" in line for line in remarks.lines(path))
+    said = any("a list written as a string" in line for line in remarks.lines(path))
     assert said == (read != ((written,),))
 
 
@@ -88,7 +88,7 @@ def test_nan_is_null_and_infinity_is_refused(save, tiny):
     with pytest.raises(InputError, match="a1': field 'exact_answer' is missing, null or NaN"):
         read_questions(path, answers="required")
     assert len(read_questions(path, remarks=remarks)) == 2
-    assert remarks.lines(path)[:1] == [f"{path}: NaN is not JSON, read as null"]
+    assert remarks.lines(path)[:1] == [f"{path}: NaN is not valid JSON; it is read as null"]
     tiny["questions"][0]["exact_answer"] = float("inf")
     with pytest.raises(InputError, match=r"f\.json: contains Infinity"):
         read_questions(save("f.json", tiny), answers="required")
@@ -100,7 +100,7 @@ def test_a_line_break_inside_a_text_and_a_repeated_key(save):
     remarks = Remarks()
     read_json(path, remarks)
     (line,) = remarks.lines(path)
-    assert line.endswith("key 'body' occurs twice in one object, the last one counts: "
+    assert line.endswith("key 'body' occurs twice in one object; the last one counts: "
                          "1 question ('1')")  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_byte_order_mark_is_accepted(save, tiny):
         ({"questions": {}}, "not a BioASQ file"),
         ({"version": "1.1", "data": []}, "a SQuAD file"),
         ({"questions": []}, "its list 'questions' is empty; give a file"),
-        (b'{"questions": [' + b"7" * 5000 + b"]}", "a number of thousands of digits"),
+        (b'{"questions": [' + b"7" * 5000 + b"]}", "a number with thousands of digits"),
         ({"questions": ["x"]}, "question 1 is not an object"),
     ],
 )
@@ -164,20 +164,20 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
     [
         ({"exact_answer": ["a", "b"]}, "flat list", {"exact_answer": (("a", "b"),)}),
         ({"exact_answer": "a"}, "is one string", {"exact_answer": (("a",),)}),
-        ({"exact_answer": 5}, "is a number, read as the only answer", {"exact_answer": (("5",),)}),
+        ({"exact_answer": 5}, "is a number; it is read as the only", {"exact_answer": (("5",),)}),
         ({"exact_answer": ["a", ["b", "c"]]}, "mixes", {"exact_answer": (("a",), ("b", "c"))}),
         ({"exact_answer": [["a", 3]]}, "is a number", {"exact_answer": (("a", "3"),)}),
         ({"exact_answer": [["a", None]]}, "is null", {"exact_answer": (("a",),)}),
-        ({"type": "Factoid "}, "spelled another way", {"type": "factoid"}),
-        ({"documents": "d"}, "one string", {"documents": ("d",)}),
-        ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "by its value",
+        ({"type": "Factoid "}, "spelled differently", {"type": "factoid"}),
+        ({"documents": "d"}, "is a string; it is", {"documents": ("d",)}),
+        ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "not stored as an integer",
          {"snippets": (Snippet("x", offset_begin=3),)}),
-        ({"snippets": [{"text": "x", "offsetInEndSection": 3.0}]}, "by its value",
+        ({"snippets": [{"text": "x", "offsetInEndSection": 3.0}]}, "not stored as an integer",
          {"snippets": (Snippet("x", offset_end=3),)}),
         ({"snippets": [{"text": "\n"}, {}]}, "without text",
          {"snippets": (Snippet("\n"), Snippet(""))}),
         ({"snippets": [{"text": "xyz", "offsetInBeginSection": 0, "offsetInEndSection": 2}]},
-         "not as long", {"snippets": (Snippet("xyz", offset_begin=0, offset_end=2),)}),
+         "its offsets; its text", {"snippets": (Snippet("xyz", offset_begin=0, offset_end=2),)}),
     ],
 )  # fmt: skip
 def test_repairs_are_listed_with_the_question(save, tiny, change, remark, read):
@@ -205,7 +205,7 @@ def test_missing_file_and_folder(tmp_path):
 
 
 def test_answers_required_and_forbidden(save, tiny):
-    with pytest.raises(InputError, match="a1': field 'exact_answer' in a test input"):
+    with pytest.raises(InputError, match="a1': field 'exact_answer' marks a training"):
         read_questions(save("gold.json", tiny), answers="forbidden")
     del tiny["questions"][1]["exact_answer"]
     with pytest.raises(InputError, match=r"a2': field .* missing, null or NaN \(in 1 of 2\)"):
@@ -250,7 +250,7 @@ def test_numbers_are_the_texts_they_are_written_as(save):
         b", ", b"], ["))  # fmt: skip
     read = ["7", "0", "-7", "7.0", "1e3", "1E-2", "12345678901234567890123", "-0.0"]
     answers, remarks = read_answers(path)
-    assert answers == {"7": read} and "a number, read as written (9.0 is not 9)" in remarks[0]
+    assert answers == {"7": read} and "a number; it is read as written (9.0 is not 9)" in remarks[0]
     gold = b'{"questions": [{"id": "7", "type": "factoid", "exact_answer": [[%s]]}]}' % numbers
     assert read_golds(save("gold.json", gold)).scored == [("7", tuple(read))]
 

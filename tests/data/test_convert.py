@@ -181,7 +181,7 @@ def test_command_line_writes_all_files(save, tiny, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        f"{path}: field 'exact_answer' is a flat list, read as synonyms of one answer: "
+        f"{path}: field 'exact_answer' is a flat list; it is read as synonyms of one answer: "
         f"1 question ('{A2}')"
     ]
     assert "2 of 2 questions, 0 dropped" in done.stdout
@@ -315,7 +315,7 @@ def test_a_golden_file_is_training_data_with_a_remark(save, tiny, tmp_path):
     """Tests of earlier editions are later editions' training data; --against keeps tests out."""
     golden, train = save("6B1_golden.json", tiny), save("training7b.json", tiny)
     done = run(golden, "--output", "golden.json", cwd=tmp_path)
-    assert done.returncode == 0 and "6B1_golden.json: a golden file, converted as" in done.stderr
+    assert done.returncode == 0 and "6B1_golden.json: this golden file is converted" in done.stderr
     assert "--test" in done.stderr and "--against" in done.stderr
     done = run(train, "--output", "train.json", cwd=tmp_path)
     assert done.returncode == 0 and "a golden file" not in done.stderr
@@ -341,7 +341,7 @@ def test_the_held_out_part_shares_no_wording_with_the_rest(save, tmp_path):
 def test_space_in_a_squad_file_is_told_and_gone(tmp_path, capsys):
     path = CASES / "squad" / "trailing_space_in_gold.json"
     convert_files([path], tmp_path / "o.json")
-    assert "space around it, which is left out: 8 questions" in capsys.readouterr().err
+    assert "trailing whitespace, which is removed: 8 questions" in capsys.readouterr().err
     assert read_squad(tmp_path / "o.json")[0].spans[0].text == "CFTR"
 
 
@@ -378,7 +378,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
         ([train, "--negatives"], "add --squad-version 2"),
         ([train, "--abstracts", test_input], "read only with --context abstract"),
-        ([ready, "--context", "appended"], "ready.json: a SQuAD file has its texts"),
+        ([ready, "--context", "appended"], "ready.json: a SQuAD file has its contexts"),
         ([ready, "--abstracts", test_input], "read only with --context abstract"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),
@@ -395,7 +395,7 @@ def test_when_nothing_can_be_converted_repairs_and_drops_are_written_all_the_sam
     train = save("training7b.json", {"questions": [one]})
     done = run(train, "--output", "o.json", "--drops", "z.jsonl", cwd=tmp_path)
     repair, error = done.stderr.splitlines()
-    assert done.returncode == 2 and "spelled another way" in repair and "(no snippets)" in error
+    assert done.returncode == 2 and "spelled differently" in repair and "(no snippets)" in error
     (drop,) = map(json.loads, (tmp_path / "z.jsonl").read_text("utf-8").splitlines())
     assert drop["reason"] == "no snippets" and not (tmp_path / "o.json").exists()
 
@@ -404,7 +404,9 @@ def test_nan_in_a_test_input_is_named(save, tiny, tmp_path):
     tiny["questions"][0]["exact_answer"] = float("nan")
     test = save("test.json", tiny)
     done = run(test, "--test", "--output", "o.json", cwd=tmp_path)
-    assert done.returncode == 0 and f"{test}: NaN is not JSON, read as null" in done.stderr
+    assert (
+        done.returncode == 0 and f"{test}: NaN is not valid JSON; it is read as null" in done.stderr
+    )
 
 
 def test_neither_torch_nor_nemo_is_imported():

@@ -50,7 +50,9 @@ def test_names_of_the_public_copies(folder):
 
 def test_a_training_file_for_another_context_is_named(folder):
     root = folder("BioASQ-train-factoid-7b.json", *golds())
-    with pytest.raises(InputError, match="context 'abstract', and BioASQ-train-factoid-7b.json"):
+    with pytest.raises(
+        InputError, match="context 'abstract' .BioASQ-train-factoid-7b.json is for another"
+    ):
         find_files(root, context="abstract")
 
 
@@ -114,7 +116,7 @@ def test_pooled_files_are_one_batch(folder):
     [
         ([], "no golden file; looked for train: BioASQ-training7b.json"),
         (["training7b.json", "x.csv"], "found training7b.json, x.csv"),
-        (["7B1_golden.json", "training6b.json"], "no training file of edition 7b"),
+        (["7B1_golden.json", "training6b.json"], "no training file for edition 7b"),
         (
             [
                 "training7b.json",
@@ -122,11 +124,11 @@ def test_pooled_files_are_one_batch(folder):
                 "7B2_golden.json",
                 "BioASQ-task7bPhaseB-testset1",
             ],
-            "only one of test input and golden file: 7B2",
+            "a test input or a golden file, but not both: 7B2",
         ),
         (
             ["training7b.json", "7B1_golden.json", "7bPhaseB-testset1", "7bPhaseB-testset3"],
-            "only one of test input and golden file: 7B3",
+            "a test input or a golden file, but not both: 7B3",
         ),
         (["training7b.json", "7B1_golden.json", "old/7B1_golden.json"], "keep one"),
         (["training5b.json", "5B1_golden.json", "6B1_golden.json"], "editions 5b, 6b"),
@@ -184,8 +186,8 @@ def test_every_file_is_read_or_ignored_for_a_reason(folder):
         "7B1_golden.json.bak": "name not recognized",
         "6B1_golden.json": "edition 6b, not 7b",
         "BioASQ-test-factoid-7b.json": "not needed: the BioASQ test files are read",
-        "7B_golden.json": "all batches in one file, and the others are by batch",
-        "abstracts.json": "read under context 'abstract' only",
+        "7B_golden.json": "contains all batches, but files for single batches are read",
+        "abstracts.json": "read only under context 'abstract'",
         "training7b.json": "a copy of a file that is read",
         "BioASQ-7b/train/Full-Abstract/BioASQ-train-factoid-7b.json":
             "made for context 'abstract', not 'snippet'",
@@ -206,7 +208,8 @@ def test_what_was_passed_over_when_golden_files_stand_in(folder):
     files = find_files(folder("training7b.json", *golds(), *names))
     assert files.enriched
     assert files.passed_over() == (
-        "BioASQ-test-factoid-7b.json (all batches in one file, and the others are by batch), "
+        "BioASQ-test-factoid-7b.json "
+        "(contains all batches, but files for single batches are read), "
         "task7b_testset1.json (name not recognized)"
     )
-    assert files.passed_over(1).endswith("by batch) and 1 more")
+    assert files.passed_over(1).endswith("are read) and 1 more")

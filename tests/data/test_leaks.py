@@ -81,8 +81,8 @@ def test_near_equal_wordings_are_remarked_on_and_not_refused():
     alike = {**OTHERS, "a": "Which drug blocks protein PD-1?"}
     leaks = find_leaks(alike, TESTS)
     (remark,) = refuse_leaks("train.json", leaks)
-    assert "perhaps also test questions: 1 question ('a'): 1 by near-equal wording" in remark
+    assert "possibly also test questions: 1 question ('a'): 1 by near-equal wording" in remark
     with pytest.raises(InputError, match=r"1 question \('t1'\): 1 by same id; "):
         refuse_leaks("train.json", find_leaks({**alike, "t1": "?"}, TESTS))
     told = refuse_leaks("train.json", find_leaks({**alike, "t1": "?"}, TESTS), allow=True)
-    assert len(told) == 2 and "allowed by allow_leak" in told[0] and "perhaps" in told[1]
+    assert len(told) == 2 and "allowed by allow_leak" in told[0] and "possibly" in told[1]

@@ -136,7 +136,7 @@ def test_twins_of_one_wording_stay_on_one_side(seed):
 
 def test_questions_of_one_wording_cannot_be_split():
     rows = [Example(f"{n}", f"{n}", "Which?", "p53") for n in range(4)]
-    with pytest.raises(InputError, match="4 questions of one wording cannot be split"):
+    with pytest.raises(InputError, match="4 questions with the same text cannot be split"):
         split_dev(rows, 0.5, 0)
 
 

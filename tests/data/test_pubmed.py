@@ -70,9 +70,9 @@ def test_every_shape_of_an_article(server):
     }
     assert [pmid for pmid, article in found.items() if article.retracted] == ["90000007"]
     assert {pmid: article.why for pmid, article in found.items() if article.why} == {
-        "90000003": "PubMed has no abstract of it",
-        "90000005": "PubMed has its abstract in chi, fre only",
-        MISSING: "PubMed has no article of this id",
+        "90000003": "PubMed has no abstract for it",
+        "90000005": "PubMed has the abstract only in chi, fre",
+        MISSING: "PubMed has no article with this id",
     }
 
 
@@ -126,7 +126,7 @@ def test_an_answer_cut_short_is_not_what_the_cache_remembers(server, cut):
     server.faults = [f"{HEAD}<PubmedArticleSet>{parts}</PubmedArticleSet>"]
     found = fetch_articles([*IDS[:2], MISSING])
     assert found[IDS[0]].text and found[IDS[1]].text
-    assert found[MISSING].why == "PubMed has no article of this id"
+    assert found[MISSING].why == "PubMed has no article with this id"
     asked = [fields["id"].split(",") for _, fields in server.requests]
     assert asked[1] == [pmid for pmid in (*IDS[:2], MISSING) if pmid not in cut]
     assert asked[-1] == [MISSING] and len(asked) == (2 if len(cut) == 2 else 3)
@@ -185,10 +185,10 @@ def test_nobody_there_is_one_line(server, monkeypatch):
 
 
 def test_ids_none_of_which_exists_in_both_shapes_of_the_answer(server):
-    assert fetch_articles([MISSING])[MISSING].why.endswith("of this id")
+    assert fetch_articles([MISSING])[MISSING].why.endswith("with this id")
     answer = "<ERROR>ID list is empty! Possibly it has no correct IDs.</ERROR>"
     server.answer = lambda handler, fields: send(handler, 400, answer)
-    assert fetch_articles(["99999998"])["99999998"].why.endswith("of this id")
+    assert fetch_articles(["99999998"])["99999998"].why.endswith("with this id")
 
 
 def test_the_cache_answers_without_a_socket(server, monkeypatch):
@@ -272,12 +272,12 @@ def test_files_first_then_pubmed_with_a_reason_for_every_gap(server, save):
     assert found.texts[IDS[0]] == "Mine." and found.texts[IDS[3]].endswith("In English.")
     assert IDS[0] not in server.requests[0][1]["id"]
     assert found.unavailable == {
-        "https://e.org/b": "not in the abstracts file and no PubMed address",
-        address + IDS[2]: "PubMed has no abstract of it",
-        address + IDS[4]: "PubMed has its abstract in chi, fre only",
-        MISSING: "PubMed has no article of this id",
+        "https://e.org/b": "not in the abstracts file and not a PubMed address",
+        address + IDS[2]: "PubMed has no abstract for it",
+        address + IDS[4]: "PubMed has the abstract only in chi, fre",
+        MISSING: "PubMed has no article with this id",
     }
-    assert found.remarks == (f"abstracts: retracted, but read nevertheless: {IDS[6]}",)
+    assert found.remarks == (f"abstracts: retracted articles, used anyway: {IDS[6]}",)
 
 
 def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
@@ -285,7 +285,7 @@ def test_an_abstract_is_found_under_every_address_it_was_asked_for(server):
     found = pubmed.gather_abstracts([one])
     texts = [pair.context for pair in pairs_of(one, "abstract", found.texts)]
     assert len(texts) == 1 and texts[0].startswith("A plain title.")
-    assert list(found.unavailable.values()) == ["no PubMed address"]
+    assert list(found.unavailable.values()) == ["not a PubMed address"]
 
 
 def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):
@@ -294,7 +294,7 @@ def test_offline_with_nothing_at_all_says_what_to_do(server, monkeypatch):
         pubmed.gather_abstracts([question(IDS[0])])
     assert "\n" not in str(caught.value) and not server.requests
     monkeypatch.delenv("HELPERS_OFFLINE")
-    with pytest.raises(InputError, match="no PubMed address"):
+    with pytest.raises(InputError, match="not a PubMed address"):
         pubmed.gather_abstracts([question("https://e.org/a")])
 
 
@@ -313,4 +313,4 @@ def test_the_command_line_fetches_abstracts(server, save, tmp_path, capsys):
     assert paragraph["context"].startswith("A structured abstract. BACKGROUND: TNF-α")
     assert paragraph["qas"][0]["answers"] == [{"text": "TNF-α", "answer_start": 35}]
     (drop,) = map(json.loads, drops.read_text("utf-8").splitlines())
-    assert drop["reason"] == "no abstract" and "PubMed has no abstract of it" in drop["detail"]
+    assert drop["reason"] == "no abstract" and "PubMed has no abstract for it" in drop["detail"]

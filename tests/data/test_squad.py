@@ -118,7 +118,7 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
     [
         ({"questions": []}, "not a SQuAD file"),
         ([], "not a SQuAD file"),
-        ({"data": []}, "has no questions"),
+        ({"data": []}, "contains no questions"),
         ({"data": [{}]}, "article 1: field 'paragraphs' is not a list"),
         ({"data": ["x"]}, "article 1 is not an object"),
         ({"data": [{"paragraphs": [7]}]}, "article 1, paragraph 1 is not an object"),
@@ -131,19 +131,19 @@ def test_numbered_rows_that_ask_different_things_are_questions_of_their_own(save
         (squad({"id": "q1", "question": "?", "answers": "p53"}), "'q1': field 'answers'"),
         (
             squad({"id": "q1", "question": "?", "answers": {"text": ["p53"], "answer_start": []}}),
-            "'q1': field 'answers' is an object without two equally long lists",
+            "'q1': field 'answers' is an object without lists 'text'",
         ),
-        (squad({"id": "q1", "question": "?", "answers": {"p53": 2}}), "two equally long lists"),
+        (squad({"id": "q1", "question": "?", "answers": {"p53": 2}}), "of equal length"),
         (squad({"id": "q1", "question": "?", "answers": {"text": "p53"}}), "'answer_start' of"),
         (squad(row("q1", (2, "p53"), is_impossible=True)), "'q1': field 'is_impossible' is true"),
         (squad(row("q1", is_impossible="yes")), "'q1': field 'is_impossible' is neither"),
-        (squad(row("q1", (1, " "))), "'q1': answer ' ' is blank"),
+        (squad(row("q1", (1, " "))), "'q1': answer ' ' has no text"),
         (squad({"id": "q1", "question": "?", "answers": [{"answer_start": 2}]}), "field 'text'"),
         (squad(row("q1", ("2", "p53"))), "'q1': field 'answer_start' of answer 'p53'"),
         (squad(row("q1"), row("q1")), "'q1': id occurs twice"),
         (
             squad(row("q1", (0, "p53"))),
-            "not at character 0 of its context (its first place there is 2)",
+            "not at character 0 of its context (it first occurs at character 2)",
         ),
         (squad(row("q1", (3, "53"), (4, "53"))), "'q1': answer '53' is not at character 4"),
         (squad(row("q1", (2, "P53"))), "'q1': answer 'P53'"),
@@ -188,14 +188,14 @@ def test_space_around_an_answer_is_no_part_of_it():
     assert [row.spans[0].text for row in read][:3] == ["CFTR", "SMN1", "BRCA1"]
     assert all(row.context[s.start : s.end] == s.text for row in read for s in row.spans)
     (remark,) = remarks.lines("f")
-    assert "an answer has space around it, which is left out: 8 questions" in remark
+    assert "an answer has leading or trailing whitespace, which is removed: 8 questions" in remark
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("impossible_but_answered", "'q1': field 'is_impossible' is true"),
-        ("onlyspace_answer", "'q1': answer ' ' is blank"),
+        ("onlyspace_answer", "'q1': answer ' ' has no text"),
         ("utf16", "is in UTF-16, not UTF-8; convert it with iconv -f UTF-16 -t"),
         ("cp1252", "“TP53” gene – here\",' looks right, the file is in Windows-1252, so convert"),
     ],
@@ -211,7 +211,7 @@ def test_a_row_without_an_answer_that_is_said_to_have_one_is_listed(save):
     rows = [row("q1", is_impossible=False), row("q2", is_impossible=True), row("q3")]
     assert not any(e.spans for e in read_squad(save("f.json", squad(*rows)), remarks))
     (remark,) = remarks.lines("f")
-    assert "'is_impossible' is false, and there is no answer: 1 question ('q1')" in remark
+    assert "'is_impossible' is false, but there is no answer: 1 question ('q1')" in remark
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,9 @@ def test_rows_are_occurrences_in_train_and_pairs_in_dev(make):
 
 def test_a_golden_file_that_scoring_refuses_stops_the_conversion(make):
     gold = [{**GOLD[0], "exact_answer": "['a']"}, *GOLD[1:]]
-    with pytest.raises(InputError, match=r"7B1_golden.*exact_answer' is a list written as text"):
+    with pytest.raises(
+        InputError, match=r"7B1_golden.*exact_answer' is a list written as a string"
+    ):
         convert_run(*make(gold=gold))
 
 
@@ -353,7 +355,7 @@ def test_files_that_are_not_read_are_listed_with_the_reason(make, save):
     files, _ = make(test=None, gold=[{**GOLD[0], "type": "Factoid"}, GOLD[1]])
     rows = [(row["file"], row["remark"]) for row in remarks(files)]
     assert rows == [
-        ("7B1_golden.json", "field 'type' is spelled another way, read as 'factoid'"),
+        ("7B1_golden.json", "field 'type' is spelled differently; it is read as 'factoid'"),
         ("notes.txt", "not read: name not recognized"),
     ]
     for n in range(60):
@@ -369,5 +371,5 @@ def test_what_is_repaired_in_a_squad_file_is_listed(make, tmp_path, save):
     save("data/BioASQ-train-factoid-7b.json", squad)
     files, _ = make()
     found = {row["file"]: row["remark"] for row in remarks(files)}
-    assert "space around it" in found["BioASQ-train-factoid-7b.json"]
+    assert "trailing whitespace" in found["BioASQ-train-factoid-7b.json"]
     assert found["BioASQ-training7b.json"] == "not read: not needed: the SQuAD train files are read"

@@ -113,7 +113,7 @@ def test_a_text_seen_in_training_is_no_examination(squad_file, tmp_path, capsys)
     with pytest.raises(InputError) as error:
         stages.read_squad_data(settings(**given))
     said = str(error.value)
-    assert "\n" not in said and f"{dev}: has questions of {squad_file} with" in said
+    assert "\n" not in said and f"{dev}: repeats questions from {squad_file} with" in said
     assert "1 question ('x'); the first: 'Which gene 0a?'" in said and "allow_leak=true" in said
     assert len(stages.read_squad_data(settings(**given, allow_leak=True)).dev) == 2
     assert "allowed by allow_leak" in capsys.readouterr().err

@@ -89,8 +89,9 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
     assert status == 0
     assert [line.rpartition(".json: ")[2] for line in printed.err.splitlines()] == [
         "field 'exact_answer' stops the official program, even in an ignored entry; scoring "
-        "goes on here as the other remarks say; correct the field: 1 question ('a3')",
-        "field 'exact_answer' is a flat list, read as synonyms of one answer: 1 question ('a3')",
+        "continues here as described in the other remarks; correct the field: 1 question ('a3')",
+        "field 'exact_answer' is a flat list; it is read as synonyms of one answer: "
+        "1 question ('a3')",
         "only surrounding space makes an answer differ from a gold answer, so it counts as wrong, "
         "as in the official program: 1 question ('a3')",
     ]
@@ -132,11 +133,11 @@ CASES = Path(__file__).parents[1] / "cases"
         ("answers/gold", "answers/type_spelled_otherwise", "100.00 (4 of 4)", []),
         ("answers/gold", "answers/type_empty", "100.00 (4 of 4)", []),
         ("answers/number_gold", "answers/number", "100.00 (2 of 2)",
-         ["an answer is a number, read as written (9.0 is not 9): 1 question"]),
+         ["an answer is a number; it is read as written (9.0 is not 9): 1 question"]),
         ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
-         ["is a text, for which the official program gives 0", "would give SAcc 100.00 (4 of 4)"]),
+         ["a string, for which the official program gives 0", "would give SAcc 100.00 (4 of 4)"]),
         ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
-         ["a question occurs twice and counts twice: 1 question ('000000000000000000007c01')"]),
+         ["a question occurs twice; it counts twice: 1 question ('000000000000000000007c01')"]),
     ],
 )  # fmt: skip
 def test_cases(gold, answers, strict, remarks, capsys):
@@ -151,7 +152,7 @@ def test_cases(gold, answers, strict, remarks, capsys):
 
 @pytest.mark.parametrize(
     ("gold", "said"),
-    [("nan", "is null or NaN"), ("list_as_text", "is a list written as text, for which")],
+    [("nan", "is null or NaN"), ("list_as_text", "is a list written as a string, for which")],
 )
 def test_cases_of_golds_that_are_refused(gold, said, capsys):
     path, answers = CASES / "golds" / f"{gold}.json", CASES / "answers" / "type_empty.json"
@@ -170,14 +171,14 @@ def remarks_of(save, golds, **answers):
 
 
 def test_a_list_as_text_inside_a_gold_list_is_refused(save):
-    with pytest.raises(InputError, match="'b': field 'exact_answer' is a list written as text"):
+    with pytest.raises(InputError, match="'b': field 'exact_answer' is a list written as a string"):
         remarks_of(save, [("a", [["x"]]), ("b", ["['x']"])], a=[["x"]])
 
 
 def test_a_plain_gold_text_is_no_gold_and_a_bare_number_is_one(save):
     hits, remarks = remarks_of(save, [("a", "x"), ("b", 9)], a=[["x"]], b=[["9"]])
     assert hits == 1
-    assert any("is a number, read as the only answer: 1 question ('b')" in r for r in remarks)
+    assert any("is a number; it is read as the only answer: 1 question ('b')" in r for r in remarks)
     assert not any("one string" in remark for remark in remarks)
     assert remarks[-1] == "no gold answer, so counted as wrong: 1 question ('a')"
 
@@ -187,14 +188,14 @@ def test_a_question_twice_with_different_golds_is_named(save):
     hits, remarks = remarks_of(save, golds, a=[["x"]], b=[["z"]])
     assert hits == 3
     assert remarks == [
-        "a question occurs twice with different golds and counts twice: 1 question ('a')",
-        "a question occurs twice and counts twice: 1 question ('b')",
+        "a question occurs twice with different gold answers; it counts twice: 1 question ('a')",
+        "a question occurs twice; it counts twice: 1 question ('b')",
     ]
 
 
 def test_a_sixth_answer_counts_and_the_remark_says_so(save):
     result = remarks_of(save, [("a", [["f"]])], a=[[letter] for letter in "abcdef"])
-    remark = "more answers than the 5 the task allows; a right one counts at any rank"
+    remark = "more answers than the allowed 5; a correct one counts at any rank"
     assert result == (0, [f"{remark}: 1 question ('a')"])
 
 
@@ -226,11 +227,11 @@ def test_every_ignored_entry_is_named(save):
     assert result.scores["pooled"]["n"] == result.scores["pooled"]["hits_strict"] == 1
     said = " | ".join(remark.rpartition(".json: ")[2] for remark in result.remarks)
     assert "field 'type' is 'Factoid', which is not scored" in said
-    assert "without an id, ignored: 2 questions ('2', '3')" in said
+    assert "has no id; it is ignored: 2 questions ('2', '3')" in said
     assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
     assert "first answers count: 1 question ('a1')" in said
     assert "changes no factoid score here: 1 question ('y1')" in said
-    assert "even in an ignored entry; scoring goes on here as the other remarks say" in said
+    assert "even in an ignored entry; scoring continues here as described in the other" in said
 
 
 @pytest.mark.parametrize(
@@ -238,12 +239,12 @@ def test_every_ignored_entry_is_named(save):
     [
         ('%s', None),
         ('\ufeff%s', None),
-        ('%s\n%s', "what follows the first value"),
-        ('%s rest', "what follows the first value"),
+        ('%s\n%s', "all text after the first value"),
+        ('%s rest', "all text after the first value"),
         ('{"data": [], "score": 1.5, %s}', None),
-        ('{"score": NaN, %s}', "NaN is not JSON, read as null"),
+        ('{"score": NaN, %s}', "NaN is not valid JSON; it is read as null"),
         ('[{"id": "a1", "exact_answer": [["x\ny", "\\ud83d"]]}]', "a bare list"),
-        ('{"questions": [{"id": "a1", "exact_answer": "[\'x\' \'y\']"}]}', "is a text"),
+        ('{"questions": [{"id": "a1", "exact_answer": "[\'x\' \'y\']"}]}', "is a string"),
     ],
 )  # fmt: skip
 def test_what_the_program_makes_of_odd_json(text, remark, save):
@@ -251,7 +252,7 @@ def test_what_the_program_makes_of_odd_json(text, remark, save):
     text = text.replace("%s", whole[1:-1] if text.startswith("{") else whole)
     gold = save("g.json", {"questions": [question("a1", [["X\nY"]])]})
     result = evaluate_files([gold], [save("a.json", text.encode())])
-    assert result.scores["pooled"]["hits_strict"] == (remark != "is a text")
+    assert result.scores["pooled"]["hits_strict"] == (remark != "is a string")
     assert bool(result.remarks) == bool(remark)
     assert remark is None or remark in result.remarks[0]
 
@@ -318,8 +319,9 @@ def test_squad_repairs_are_named(save):
     twice = b'{"s_001": "x", "s_001": "insulin", "s_002": "sugar in blood"}'
     remarks = evaluate_files([gold], [save("p.json", twice)]).remarks
     assert remarks == [
-        f"{gold}: an answer has space around it, which is left out: 1 question ('s_001')",
-        f"{gold.with_name('p.json')}: key 's_001' occurs twice in one object, the last one counts",
+        f"{gold}: an answer has leading or trailing whitespace, which is removed: 1 question "
+        "('s_001')",
+        f"{gold.with_name('p.json')}: key 's_001' occurs twice in one object; the last one counts",
     ]
 
 

@@ -105,12 +105,12 @@ def test_files_that_the_program_reads_are_not_changed(jar, tmp_path, name):
 
 
 REPAIRS = {
-    "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat list, read as synonyms"),
-    "null in the gold": ({1: [["a", None]]}, {1: [["A"]]}, "null and left out"),
-    "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "is not a list of lists, each string counts"),
-    "a bare number": ({1: 7, 2: [["8"]]}, {1: [["7"]], 2: 8}, "is a number, read as the only"),
-    "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "no answer, counted as wrong"),
-    "null in an answer": ({1: [["a"]]}, {1: [[None, "a"], ["b"]]}, "null and left out"),
+    "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat list; it is read as synonyms"),
+    "null in the gold": ({1: [["a", None]]}, {1: [["A"]]}, "null; it is left out"),
+    "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "is not a list of lists; each string counts"),
+    "a bare number": ({1: 7, 2: [["8"]]}, {1: [["7"]], 2: 8}, "is a number; it is read as"),
+    "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "answer; it counts as wrong"),
+    "null in an answer": ({1: [["a"]]}, {1: [[None, "a"], ["b"]]}, "null; it is left out"),
 }
 
 
@@ -160,7 +160,7 @@ def test_what_stops_the_program_elsewhere_does_not_move_our_figures(jar, tmp_pat
 
 def test_a_gold_list_written_as_text_is_refused(jar, tmp_path):
     golden, given = edited(tmp_path, {"change": {"exact_answer": "[['a']]"}})
-    with pytest.raises(InputError, match="is a list written as text, for which .* JSON list"):
+    with pytest.raises(InputError, match="is a list written as a string, for which .* JSON list"):
         official.compare_files(jar, [golden], [given])
 
 

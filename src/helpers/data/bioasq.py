@@ -1,9 +1,10 @@
 """BioASQ JSON: read and check questions, golden files and answers; write answers.
 
 The organizers' files changed over the years: gold answers are flat or nested lists, keys are null
-or missing, offsets are strings. We repair with a remark what can have only one meaning; anything
-else is an ``InputError`` that names the file, the question and the field. Gold answers stay exactly
-as written, spaces included, because the official evaluator compares them that way.
+or missing, and offsets are strings. If a value can have only one meaning, we repair it and add a
+remark. Anything else raises an ``InputError`` that names the file, the question, and the field.
+Gold answers stay exactly as written, including spaces, because the official evaluator compares them
+that way.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from helpers.config import InputError
 from helpers.io import read_text, write_json
 
 TYPES = ("factoid", "list", "yesno", "summary")
-MAX_ANSWERS = 5  # the task allows five; the evaluator itself has no limit
+MAX_ANSWERS = 5  # the task's limit; the evaluator itself has none
 _SPELLINGS = {"yes/no": "yesno", "yes-no": "yesno", "yes_no": "yesno", "factoids": "factoid"}
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-_LIST_AS_TEXT = "field 'exact_answer' is a list written as text, read as that list"
+_LIST_AS_TEXT = "field 'exact_answer' is a list written as a string; it is read as that list"
 _EXPECTED = "must be a list of lists of strings"
-_NUMBER = "an answer is a number, read as written (9.0 is not 9)"
+_NUMBER = "an answer is a number; it is read as written (9.0 is not 9)"
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """A passage given with a question. Offsets are characters in its section, -1 when absent."""
+    """A passage given with a question; offsets count characters in its section, -1 if absent."""
 
     text: str
     document: str = ""
@@ -47,7 +48,7 @@ class Snippet:
 
 @dataclass(frozen=True)
 class Question:
-    """One question; ``exact_answer`` holds an inner tuple of synonyms per acceptable entity."""
+    """One question; ``exact_answer`` has one inner tuple of synonyms per accepted entity."""
 
     id: str
     body: str
@@ -57,22 +58,22 @@ class Question:
     exact_answer: tuple[tuple[str, ...], ...] = ()
 
     def synonyms(self) -> tuple[str, ...]:
-        """Every accepted string as written; the evaluator pools the entities in the same way."""
+        """Return every accepted string as written, pooled over the entities as in the evaluator."""
         return tuple(chain(*self.exact_answer))
 
 
 @dataclass
 class Remarks:
-    """What was repaired or is worth knowing: kind of remark -> ids of its questions, in order."""
+    """Repairs and notes about a file: for each kind of remark, its question ids in order."""
 
     found: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def add(self, what: str, question_id: str) -> None:
-        """Note one kind of remark for one question; repeating it changes nothing."""
+        """Add one kind of remark for one question; adding it again changes nothing."""
         self.found.setdefault(what, {})[question_id] = None
 
     def lines(self, path: object) -> list[str]:
-        """One line per kind, with its number of questions and their first ids ("" is the file)."""
+        """Return one line per kind: its number of questions and first ids ("" means the file)."""
         return [
             f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
             for what, ids in self.found.items()
@@ -85,7 +86,7 @@ class Remarks:
 
 
 def some_ids(ids: Collection[str]) -> str:
-    """How many questions there are, and the first five of their ids, for a remark."""
+    """Return the number of questions and their first five ids, as the text of a remark."""
     names = ", ".join(map(repr, list(ids)[:5]))
     more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
@@ -93,23 +94,23 @@ def some_ids(ids: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a question is in a file, for messages and remarks about it."""
+    """The position of a question in a file, for error messages and remarks about it."""
 
     where: str
     id: str | None
     remarks: Remarks
 
     def error(self, name: str, problem: str) -> InputError:
-        """The error to raise about a field."""
+        """Return the error to raise for a field."""
         return InputError(f"{self.where}: field {name!r} {problem}")
 
     def remark(self, what: str) -> None:
-        """Add a remark on this question."""
+        """Add a remark about this question."""
         self.remarks.add(what, self.id)
 
 
 class _Number(float):
-    """A JSON fraction that remembers how it was written, as the organizers' program does."""
+    """A JSON decimal number that keeps its spelling, as in the organizers' program."""
 
     def __init__(self, written: str):
         self.written = written
@@ -119,7 +120,7 @@ class _Number(float):
 
 
 def text_of(value: object) -> str | None:
-    """A JSON value as the organizers' program reads a text: a number as written, else None."""
+    """Return a JSON string or number as the string the organizers' program reads, else None."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if number or isinstance(value, str) else None
 
@@ -131,9 +132,10 @@ def _is_text(value: object) -> bool:
 def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool = True) -> Any:
     """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
 
-    ``NaN`` is read as null, and JSON lines as a list of objects. ``remarks`` notes ``NaN`` and
-    repeated keys (the last one counts; the lists of a repeated 'questions' are joined). Without
-    ``strict``, half a character and text after the end are allowed, as in the organizers' program.
+    ``NaN`` is read as null, and JSON lines are read as a list of objects. ``NaN`` and repeated keys
+    are added to ``remarks``; the last value of a repeated key counts, except that the lists of a
+    repeated 'questions' are joined. If ``strict`` is false, unpaired surrogates and text after the
+    end are allowed, as in the organizers' program.
     """
     path = Path(path)
     remarks = Remarks() if remarks is None else remarks
@@ -141,10 +143,10 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
     def constant(name: str) -> None:
         if name != "NaN":
             raise InputError(f"{path}: contains {name}, which is not a JSON number; correct it")
-        remarks.add("NaN is not JSON, read as null", "")
+        remarks.add("NaN is not valid JSON; it is read as null", "")
 
     decoder = json.JSONDecoder(
-        strict=False,  # a line break inside a text can mean only one thing
+        strict=False,  # a line break inside a string can mean only one thing
         parse_float=_Number,
         parse_constant=constant,
         object_pairs_hook=lambda pairs: _as_dict(pairs, remarks),
@@ -161,8 +163,8 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
             elif strict:
                 raise json.JSONDecodeError("Extra data", text, end)
             else:
-                remarks.add(f"what follows the first value (from character {end}) is ignored", "")
-        if half:  # usually one of a pair, which is a whole character
+                remarks.add(f"all text after the first value (from character {end}) is ignored", "")
+        if half:  # usually one of a pair that encodes a whole character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
     except InputError:
@@ -175,14 +177,14 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
         where = f"line {error.lineno}, column {error.colno}"
         problem = f"not JSON ({where}: {error.msg}); unpack or download it again"
     except ValueError:  # Python does not read an integer of more than 4300 digits
-        problem = "contains a number of thousands of digits; correct or remove it"
+        problem = "contains a number with thousands of digits; correct or remove it"
     except RecursionError:
-        problem = "JSON nested too deeply to be a BioASQ file"
+        problem = "the JSON is nested too deeply for a BioASQ file; download it again"
     raise InputError(f"{path}: {problem}")
 
 
 def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
-    """The rows of JSON lines, as the library datasets writes SQuAD; empty for anything else."""
+    """Return the rows of JSON lines, as the datasets library writes SQuAD; else an empty list."""
     try:
         rows = [decoder.decode(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError:
@@ -196,7 +198,7 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
     if len(found) < len(pairs):
         name = next(name for name, count in Counter(key for key, _ in pairs).items() if count > 1)
         where = text_of(found.get("id")) or ""
-        remarks.add(f"key {name!r} occurs twice in one object, the last one counts", where)
+        remarks.add(f"key {name!r} occurs twice in one object; the last one counts", where)
         found |= {key: value for key, value in pairs if key == "type" and value in TYPES}
         lists = [value for key, value in pairs if key == "questions" and isinstance(value, list)]
         found |= {"questions": list(chain(*lists))} if lists else {}
@@ -204,9 +206,9 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
 
 
 def is_squad(data: object) -> bool:
-    """Whether parsed JSON has a shape of SQuAD: ``{"data": [...]}``, or the list inside it.
+    """Return whether parsed JSON has a SQuAD structure: ``{"data": [...]}`` or the list inside it.
 
-    That list has articles, paragraphs, or rows with their own context, as datasets writes them.
+    The list contains articles, paragraphs, or rows with their own context, as datasets writes them.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -217,18 +219,18 @@ def is_squad(data: object) -> bool:
 
 
 def raw_questions(data: object, path: str | Path) -> list:
-    """The list of questions in parsed JSON, unchecked."""
+    """Return the list of questions in parsed JSON without checking them."""
     if is_squad(data):
-        raise InputError(f"{path}: a SQuAD file; a BioASQ file with 'questions' is needed here")
+        raise InputError(f"{path}: a SQuAD file; give a BioASQ file with a list 'questions'")
     if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
-        data = {"questions": data}  # some copies have lost the outer object
+        data = {"questions": data}  # some copies lack the outer object
     if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
-        raise InputError(f"{path}: not a BioASQ file (no list 'questions' at the top); give one")
+        raise InputError(f"{path}: not a BioASQ file (no top-level list 'questions'); give one")
     return data["questions"]
 
 
 def _items(data: object, path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
-    """The place and content of each question of parsed JSON."""
+    """Yield the position and content of each question in parsed JSON."""
     for number, item in enumerate(raw_questions(data, path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
@@ -247,21 +249,21 @@ def read_questions(
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
-    ``answers`` is "required" for a training or golden file (an empty list is enough, the converter
-    reports it), "forbidden" for a test input, else "any". ``data`` is the file's parsed JSON if you
-    have read it already. Only factoids get gold answers.
+    ``answers`` is "required" for a training or golden file (an empty list is enough; the converter
+    reports it), "forbidden" for a test input, and otherwise "any". If you have already read the
+    file, pass its parsed JSON as ``data``. Only factoid questions get gold answers.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
     if not raw_questions(data, path):
-        raise InputError(f"{path}: its list 'questions' is empty; give a file that has some")
+        raise InputError(f"{path}: its list 'questions' is empty; give a file with questions")
     questions, without, seen = [], [], {}
     for place, item in _items(data, path, remarks):
         name = _get(item, "id", str, place)
         if seen.setdefault(name, item) is not item:
             if seen[name] != item:
-                raise InputError(f"{place.where}: id occurs twice with other content; keep one")
-            place.remark("an identical question occurs twice and is read once")
+                raise InputError(f"{place.where}: id occurs twice with different content; keep one")
+            place.remark("an identical question occurs twice; it is read once")
             continue
         question_type = _type_of(item, place)
         if kind is not None and question_type != kind:
@@ -269,7 +271,7 @@ def read_questions(
         if item.get("exact_answer") is None:
             without.append(name)
         elif answers == "forbidden":
-            problem = "in a test input; this is a training or golden file, give the test input"
+            problem = "marks a training or golden file; give the test input instead"
             raise place.error("exact_answer", problem)
         questions.append(_read_question(item, question_type, place))
     if not questions:
@@ -286,19 +288,19 @@ def read_questions(
 
 def _none_of(path: str | Path, total: int, kind: str) -> InputError:
     return InputError(
-        f"{path}: none of its {total} questions is a {kind}; give a file that has some"
+        f"{path}: none of its {total} questions is a {kind}; give a file with at least one"
     )
 
 
 def _no_golds(path: str | Path, kind: str, first: str | None) -> InputError:
     return InputError(
         f"{path}: no {kind} has 'exact_answer' (first: {first!r}); "
-        "this is a test input, give the training or golden file"
+        "this is a test input; give the training or golden file"
     )
 
 
 def _get(item: dict, name: str, kind: type, place: Place, default: Any = None) -> Any:
-    """A field of the given type, required without a default; null means absent."""
+    """Return a field of the given type; it is required if there is no default; null is absent."""
     value = item.get(name)
     if value is None:
         if default is None:
@@ -312,14 +314,14 @@ def _get(item: dict, name: str, kind: type, place: Place, default: Any = None) -
 
 
 def _type_of(item: dict, place: Place) -> str:
-    """The question's type in the organizers' spelling."""
+    """Return the question type in the organizers' spelling."""
     written = _get(item, "type", str, place)
     name = written.strip().lower()
     name = _SPELLINGS.get(name, name)
     if name not in TYPES:
         raise place.error("type", f"is {written!r}, expected one of {', '.join(TYPES)}")
     if name != written:
-        place.remark(f"field 'type' is spelled another way, read as {name!r}")
+        place.remark(f"field 'type' is spelled differently; it is read as {name!r}")
     return name
 
 
@@ -331,7 +333,7 @@ def _read_question(item: dict, kind: str, place: Place) -> Question:
     ]
     documents = item.get("documents")
     if isinstance(documents, str):
-        place.remark("field 'documents' is one string, read as a list of it")
+        place.remark("field 'documents' is a string; it is read as a list with one entry")
         documents = [documents]
     documents = documents or []
     if not isinstance(documents, list) or not all(isinstance(text, str) for text in documents):
@@ -351,7 +353,7 @@ def _read_snippet(entry: object, place: Place) -> Snippet:
     begin = _offset(entry, "offsetInBeginSection", place)
     end = _offset(entry, "offsetInEndSection", place)
     if min(begin, end) >= 0 and first == last and end - begin != len(text):
-        place.remark("a snippet is not as long as its offsets say; its text counts")
+        place.remark("the length of a snippet does not match its offsets; its text counts")
     return Snippet(text, document, first, last, begin, end)
 
 
@@ -365,12 +367,12 @@ def _offset(entry: dict, key: str, place: Place) -> int:
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise place.error(key, f"is {value!r}, expected an integer") from None
-    place.remark(f"field {key!r} is an integer by its value, but not by its type")
+    place.remark(f"field {key!r} is not stored as an integer; it is read as one")
     return number
 
 
 def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
-    """The gold answer in a field ``exact_answer``: entities, each a tuple of synonyms."""
+    """Return the gold answer in ``exact_answer``: a tuple of synonyms for each entity."""
     if value is None:
         return ()
     entries = value if isinstance(value, list) else [value]
@@ -382,15 +384,15 @@ def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
         value = value if any(isinstance(entry, list) for entry in value) else [value]
     elif _is_text(value):
         kind = "one string" if isinstance(value, str) else "a number"
-        place.remark(f"field 'exact_answer' is {kind}, read as the only answer")
+        place.remark(f"field 'exact_answer' is {kind}; it is read as the only answer")
         value = [[text_of(value)]]
     if not isinstance(value, list):
         raise place.error("exact_answer", _EXPECTED)
     if value and not any(isinstance(entry, list) for entry in value):
-        place.remark("field 'exact_answer' is a flat list, read as synonyms of one answer")
+        place.remark("field 'exact_answer' is a flat list; it is read as synonyms of one answer")
         value = [value]
     elif not all(isinstance(entry, list) for entry in value):
-        place.remark("field 'exact_answer' mixes strings and lists, each string is an answer")
+        place.remark("field 'exact_answer' mixes strings and lists; each string is an answer")
         value = [entry if isinstance(entry, list) else [entry] for entry in value]
     found = []
     for entity in value:
@@ -402,19 +404,19 @@ def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
 
 
 def _without_nulls(values: list, place: Place) -> list:
-    """The strings and numbers of an answer; refuses anything else but null."""
+    """Return the strings and numbers of an answer, omit nulls, and refuse anything else."""
     given = [value for value in values if value is not None]
     if not all(map(_is_text, given)):
         raise place.error("exact_answer", _EXPECTED)
     if len(given) < len(values):
-        place.remark("an answer is null and left out")
+        place.remark("an answer is null; it is left out")
     return given
 
 
 def parse_list(text: object, place: Place | None = None) -> list | None:
-    """The list of strings that a text spells out, as pandas writes it ("['BRAF']"), or None.
+    """Parse a list of strings that pandas wrote as one string ("['BRAF']"); None if it is not one.
 
-    With a ``place``, a list without commas (``"['a' 'b']"``) raises ``InputError``.
+    If ``place`` is given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
     """
     text = text.strip() if isinstance(text, str) else ""
     if not (text.startswith("[") and text.endswith("]")):
@@ -432,7 +434,7 @@ def parse_list(text: object, place: Place | None = None) -> list | None:
         if sum(token.type == tokenize.STRING for token in tokens) == len(leaves):
             return value
         if place is not None:
-            problem = "is a list written as text without commas; write it as a JSON list"
+            problem = "is a list written as a string without commas; write it as a JSON list"
             raise place.error("exact_answer", problem)
     return None
 
@@ -445,7 +447,7 @@ def _is_java_int(value: object) -> bool:
 
 
 def _fits(value: object, shape: Callable | list | dict | None) -> bool:
-    """Whether a JSON value has a shape: a test, [of each entry], or {key: of its value}."""
+    """Return whether a JSON value matches a predicate, [shape of entries], or {key: shape}."""
     if isinstance(shape, list):
         return isinstance(value, list) and all(_fits(entry, shape[0]) for entry in value)
     if isinstance(shape, dict):
@@ -455,7 +457,7 @@ def _fits(value: object, shape: Callable | list | dict | None) -> bool:
     return shape(value)
 
 
-# What the organizers' program (edition 5) can read; ... is every other key.
+# What the organizers' program (edition 5) can read; ``...`` stands for every other key.
 _READABLE = {
     **dict.fromkeys(("id", "type", "body"), _is_text),
     "concepts": [_is_text],
@@ -475,12 +477,12 @@ _READABLE = {
 
 
 def unreadable_fields(item: dict) -> list[str]:
-    """The fields at which the organizers' program stops; it reads them all, needed or not."""
+    """Return the fields at which the organizers' program stops; it reads even unneeded fields."""
     return [name for name in item if not _fits({name: item[name]}, _READABLE)]
 
 
 def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Path:
-    """Write ranked factoid answers (question id -> best first, at most five kept)."""
+    """Write the ranked answers of factoid questions, best first and at most five per question."""
     questions = [
         {
             "id": question_id,
@@ -497,25 +499,25 @@ def write_answers(path: str | Path, answers: Mapping[str, Sequence[str]]) -> Pat
 class Golds:
     """A golden file as the organizers' program reads it (edition 5)."""
 
-    scored: list[tuple[str | None, tuple[str, ...]]]  # the factoids: id, all synonyms
-    items: list[tuple[str | None, dict]]  # every question unchanged: id (or None), fields
+    scored: list[tuple[str | None, tuple[str, ...]]]  # factoid questions: id, all synonyms
+    items: list[tuple[str | None, dict]]  # every question, unchanged: id (or None), fields
     remarks: Remarks
 
 
 @dataclass
 class Answers:
-    """A system's file as the organizers' program reads it: the first entry of each id counts."""
+    """An answer file as the organizers' program reads it: the first entry of each id counts."""
 
-    ranked: dict[str, list[str]]  # question id -> ranked texts
-    texts: dict[str, str]  # entries whose exact_answer is a text, for which the program gives 0
-    items: list[tuple[str | None, dict]]  # every entry unchanged, as in ``Golds``
+    ranked: dict[str, list[str]]  # question id -> ranked answers
+    texts: dict[str, str]  # entries whose exact_answer is a string, which scores 0 in the program
+    items: list[tuple[str | None, dict]]  # every entry, unchanged, as in ``Golds``
     remarks: Remarks
 
 
 def read_golds(path: str | Path) -> Golds:
-    """Read what scoring needs of a golden file; only ``id``, ``type``, ``exact_answer`` count.
+    """Read what scoring needs from a golden file: ``id``, ``type``, and ``exact_answer``.
 
-    Where the organizers' program stops, the file is repaired with a remark, or refused.
+    Where the organizers' program would stop, we repair the file and add a remark, or refuse it.
     """
     golds = Golds([], [], Remarks())
     seen, answered = {}, False
@@ -524,24 +526,26 @@ def read_golds(path: str | Path) -> Golds:
         kind = text_of(item.get("type"))
         if kind not in TYPES:
             known = ", ".join(TYPES)
-            place.remark(f"field 'type' is {kind!r}, which is not scored; write it as in {known}")
+            place.remark(f"field 'type' is {kind!r}, which is not scored; use one of {known}")
         if kind != "factoid":
             continue
         answered |= "exact_answer" in item
         answer = item.get("exact_answer", [])
         if answer is None:
-            raise place.error("exact_answer", "is null or NaN; add it or remove the question")
+            raise place.error("exact_answer", "is null or NaN; fill it in or remove the question")
         if isinstance(answer, str) and not parse_list(answer, place):
-            what = "field 'exact_answer' is a text, which the official program does not take for a "
-            place.remark(what + "gold answer; make it a list of lists")
+            what = "field 'exact_answer' is a string, which is not a gold answer in the official "
+            place.remark(what + "program; make it a list of lists")
             answer = []
         texts = tuple(chain(*_entities(answer, place)))
         if _LIST_AS_TEXT in golds.remarks.found:
-            problem = "is a list written as text, for which the official program gives 0 or stops"
-            raise place.error("exact_answer", f"{problem}; write it as a JSON list of lists")
+            problem = "is a list written as a string, for which the official program gives 0"
+            raise place.error(
+                "exact_answer", f"{problem} or stops; write it as a JSON list of lists"
+            )
         if place.id in seen:
-            differ = " with different golds" if seen[place.id] != texts else ""
-            place.remark(f"a question occurs twice{differ} and counts twice")
+            differ = " with different gold answers" if seen[place.id] != texts else ""
+            place.remark(f"a question occurs twice{differ}; it counts twice")
         seen[place.id] = texts
         golds.scored.append((place.id, texts))
     if not golds.scored:
@@ -552,14 +556,14 @@ def read_golds(path: str | Path) -> Golds:
 
 
 def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
-    """The place and content of each question of a golden file or an answer file."""
+    """Yield the position and content of each question in a golden file or an answer file."""
     data = read_json(path, remarks, strict=False)
     if isinstance(data, list):
-        remarks.add("a bare list, read as the list 'questions'", "")
+        remarks.add("the file is a bare list; it is read as the list 'questions'", "")
     for number, (place, item) in enumerate(_items(data, path, remarks), 1):
         for key in unreadable_fields(item):
             what = f"field {key!r} stops the official program, even in an ignored entry; "
-            what += "scoring goes on here as the other remarks say; correct the field"
+            what += "scoring continues here as described in the other remarks; correct the field"
             remarks.add(what, place.id or f"number {number}")
         yield place, item
 
@@ -567,18 +571,18 @@ def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]
 def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answers:
     """Read a system's factoid answers as the official evaluator does.
 
-    Only the first text of each inner list counts; empty inner lists are dropped, so later answers
-    move up; "" and duplicates keep their rank; a number counts as it is written; the golden file's
-    type counts, not the entry's own. Only entries of ``ids`` (None: all) are checked.
+    Only the first string of each inner list counts. Empty inner lists are dropped, so later answers
+    move up; "" and duplicates keep their rank. A number counts as it is written. The question type
+    comes from the golden file, not from the entry. Only entries in ``ids`` (None: all) are checked.
     """
     found = Answers({}, {}, [], Remarks())
     for place, item in _entries(path, found.remarks):
         name = place.id
         found.items.append((name, item))
         if name is None:
-            found.remarks.add("an entry without an id, ignored", place.where.rpartition(" ")[2])
+            found.remarks.add("an entry has no id; it is ignored", place.where.rpartition(" ")[2])
         elif name in found.ranked:
-            place.remark("id occurs again, its first answers count")
+            place.remark("id occurs again; its first answers count")
         else:
             found.ranked[name] = []
             if ids is None or name in ids:
@@ -587,32 +591,32 @@ def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answe
 
 
 def _rank(found: Answers, answer: object, place: Place) -> None:
-    """Add the ranked texts of one entry to ``found``."""
+    """Add the ranked answers of one entry to ``found``."""
     ranked = found.ranked[place.id]
     if _is_text(answer):
         found.texts[place.id] = text_of(answer)
         kind = "number, which counts as wrong"
         if isinstance(answer, str):
-            kind = "text, for which the official program gives 0"
+            kind = "string, for which the official program gives 0"
         place.remark(f"field 'exact_answer' is a {kind}; make it a list of lists")
         return
     answer = [] if answer is None else answer
     if not isinstance(answer, list):
         raise place.error("exact_answer", _EXPECTED)
     if any(map(_is_text, answer)):
-        place.remark("'exact_answer' is not a list of lists, each string counts")
+        place.remark("field 'exact_answer' is not a list of lists; each string counts")
     for entry in answer:
         given = _without_nulls(entry if isinstance(entry, list) else [entry], place)
         if given and not isinstance(given[0], str):
             place.remark(_NUMBER)
         ranked += map(text_of, given[:1])
     if not ranked:
-        place.remark("no answer, counted as wrong")
+        place.remark("an entry has no answer; it counts as wrong")
     elif len(ranked) > MAX_ANSWERS:
-        place.remark("more answers than the 5 the task allows; a right one counts at any rank")
+        place.remark("more answers than the allowed 5; a correct one counts at any rank")
 
 
 def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:
-    """``parse_answers`` of every entry: id -> ranked texts, and one line per kind of remark."""
+    """Return the ranked answers of every entry by id, and one line per kind of remark."""
     found = parse_answers(path)
     return found.ranked, found.remarks.lines(path)

@@ -1,8 +1,8 @@
-"""BioASQ questions to SQuAD examples: contexts, spans, and a reason for every dropped question.
+"""Convert BioASQ questions to SQuAD examples, and give a reason for every dropped question.
 
 A context is what the model reads with a question: one snippet, the snippets joined, or a full
-abstract. The three settings are dmis-lab's (snippet-as-is, appended-snippet, full-abstract); a
-score is comparable only with scores made under the same one.
+abstract. The three settings come from dmis-lab (snippet-as-is, appended-snippet, full-abstract).
+A score is comparable only with scores obtained under the same setting.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PUBMED = re.compile(
 )
 _WORDS = re.compile(r"\S+")
 _EDGES = " .,;:()[]"
-_LONGEST = 12  # words of an answer that are compared
+_LONGEST = 12  # maximum number of words that are compared with an answer
 
 
 @dataclass(frozen=True)
 class Abstracts:
-    """``texts``: document address or PubMed id -> text; ``unavailable``: document -> why not."""
+    """Texts by document address or PubMed id, and the reason for each document without a text."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -49,21 +49,21 @@ def convert(
     abstracts: Abstracts | None = None,
     negatives: bool = False,
 ) -> tuple[list[Example], list[Drop]]:
-    """Turn questions into question-context pairs, and list the questions that gave none.
+    """Turn questions into question-context pairs, and list the questions that yield none.
 
-    ``context`` is a setting of ``pairs_of``. For training, only distinct contexts with a span
-    are kept; with ``negatives`` also the other contexts of a question that has a span, if they lack
-    the answer in any spelling (``spans.lacks_answer``). With ``test`` every context is kept,
-    including repeated snippets, with spans where golds are known. A row's number in its id is the
-    place of its context in the question, so it does not depend on ``test``.
+    ``context`` is a setting of ``pairs_of``. For training, we keep only distinct contexts with a
+    span. With ``negatives``, if one context of a question has a span, we also keep those that lack
+    the answer in any spelling (``spans.lacks_answer``). With ``test``, we keep every context,
+    including repeated snippets, with spans where gold answers are known. The number in a row's id
+    is the position of its context in the question, so it does not depend on ``test``.
     """
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
     abstracts = abstracts if abstracts and context == "abstract" else Abstracts()
     if context == "abstract" and not abstracts.texts:
         raise InputError(
-            "context 'abstract' needs abstracts, and none were given; give a file abstracts.json "
-            "with {document address or PubMed id: text} (--abstracts FILE), or another context"
+            "context 'abstract' needs abstracts, but none were given; give a file abstracts.json "
+            "with {document address or PubMed id: text} (--abstracts FILE), or change the context"
         )
     examples, drops = [], []
     # A progress bar appears only if the conversion takes more than a few seconds.
@@ -82,10 +82,11 @@ def convert(
 
 
 def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> list[Example]:
-    """A question with each of its texts under a setting of ``config.CONTEXTS``, without spans.
+    """Pair a question with its contexts under a setting of ``config.CONTEXTS``, without spans.
 
-    "snippet": each snippet that is not blank; "appended": the distinct ones joined by a space;
-    "abstract": the text of each distinct document, see ``documents_of`` and ``find_abstract``.
+    Under "snippet", each nonempty snippet is a context. Under "appended", the distinct snippets
+    joined by spaces are one context. Under "abstract", the text of each distinct document is a
+    context (see ``documents_of`` and ``find_abstract``).
     """
     if context == "abstract":
         texts = [(find_abstract(abstracts, d), n, d, ()) for d, n in documents_of(question)]
@@ -105,9 +106,10 @@ def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> 
 
 
 def documents_of(question: Question) -> list[tuple[str, int]]:
-    """The distinct documents of the snippets, each with the index of its first snippet.
+    """Return the distinct documents of the snippets, each with the index of its first snippet.
 
-    Without snippets those listed for the question, with -1. Addresses are compared by ``_key``.
+    If there are no snippets, return the documents listed for the question, each with index -1.
+    We compare addresses by ``_key``.
     """
     listed = [(snippet.document, n) for n, snippet in enumerate(question.snippets)]
     distinct: dict[str, tuple[str, int]] = {}
@@ -117,25 +119,25 @@ def documents_of(question: Question) -> list[tuple[str, int]]:
 
 
 def pmid_of(document: str) -> str:
-    """The PubMed id in a document's address (http, https, old and new host) or bare; else ""."""
+    """Return the PubMed id in a document address (old or new host) or on its own, else ""."""
     match = _PUBMED.fullmatch(document.strip())
     return match[1] if match else ""
 
 
 def _key(document: str) -> str:
-    """The same for all addresses of a document: with http or https, PubMed's old or new host."""
+    """Return a key shared by all addresses of a document: http or https, old or new PubMed host."""
     return pmid_of(document) or re.sub(r"^https?://", "", document.strip()).rstrip("/")
 
 
 def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
-    """The text for a document, by its address as written or any other of the same; else ""."""
+    """Return the text for a document under any of its addresses, or "" if there is none."""
     return document and (abstracts.get(document) or abstracts.get(_key(document), ""))
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; any address of a document finds its text.
+    """Read ``{document address or PubMed id: text}``; all addresses of a document find it.
 
-    An address of another host must be complete: its number may be a PubMed id by chance.
+    An address on another host must be complete, because its number may also be a valid PubMed id.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
@@ -143,14 +145,14 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
     abstracts = {}
     for document, text in data.items():
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}: document {document!r} has no text; add it or remove it")
+            raise InputError(f"{path}: document {document!r} has no text; add one or remove it")
         abstracts[document] = text
         abstracts.setdefault(_key(document), text)
     return abstracts
 
 
 def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstracts) -> Drop:
-    """The drop report's entry for a question without a span in any of its contexts."""
+    """Return the drop report entry for a question without a span in any of its contexts."""
     drop = partial(Drop, question.id, question.body)
     golds = sorted(search_terms(question.synonyms()))
     if not pairs and abstracts.texts:
@@ -172,7 +174,7 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
 
 
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
-    """The words most like an answer, as many as it has: text, snippet, similarity (0 to 1)."""
+    """Find the words most similar to an answer of that length: text, snippet, similarity (0–1)."""
     best = ("", -1, 0.0)
     for gold, pair in product(golds, pairs):
         size = min(len(gold.split()), _LONGEST)
@@ -184,7 +186,7 @@ def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, f
 
 
 def _similarity(one: str, two: str) -> float:
-    """Dice's coefficient of the character trigrams of two texts."""
+    """Return the Dice coefficient of the character trigrams of two texts."""
     first, second = _trigrams(one), _trigrams(two)
     return round(2 * len(first & second) / max(len(first) + len(second), 1), 3)
 

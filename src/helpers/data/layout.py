@@ -1,7 +1,7 @@
-"""Which file is which in a folder of BioASQ files, and the test batches made from them.
+"""Recognize the files in a folder of BioASQ data, and read the test batches from them.
 
-Files are recognized by the names they are published under: the organizers', dmis-lab's folder tree
-(``BioASQ-7b/train/Full-Abstract/...``) and BioASQ-mini's.
+We recognize files by their published names: those of the organizers, of BioASQ-mini, and of
+dmis-lab's folder tree (``BioASQ-7b/train/Full-Abstract/...``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from helpers.data.spans import ceiling, gold_spans
 from helpers.data.squad import Drop, Example, read_squad
 
 _EDITION = r"(?P<edition>\d+b|mini)"
-_NAMES = (  # role, whether SQuAD, pattern for the whole name (any case)
+_NAMES = (  # role, whether it is SQuAD, pattern for the whole name (case-insensitive)
     ("train", False, rf"(bioasq-)?training(dataset)?-?{_EDITION}(_new)?(\.json)?"),
     ("train", True, rf"bioasq-train-factoid-{_EDITION}(-[\w-]+)?\.json"),
     ("test", False, rf"(bioasq-)?(task)?{_EDITION}-?phaseb-testset(?P<n>\d+)(_\w+)?(\.json)?"),
@@ -37,20 +37,20 @@ _ABSTRACTS = re.compile(r"([\w-]+[-_])?abstracts\.json", re.I)
 
 @dataclass(frozen=True)
 class BioasqFiles:
-    """The files of one edition. ``tests[i]`` and ``golds[i]`` belong to ``batches[i]`` ("7B1")."""
+    """The files of one edition; ``tests[i]`` and ``golds[i]`` belong to ``batches[i]`` ("7B1")."""
 
     train: Path | None
     train_is_squad: bool
     tests: tuple[Path, ...]
     golds: tuple[Path, ...]
     batches: tuple[str, ...]
-    enriched: bool  # no test inputs: the golden files, which hold extra snippets, replace them
+    enriched: bool  # golden files, which have extra snippets, replace missing test inputs
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
-    ignored: tuple[tuple[Path, str], ...] = ()  # the folder's other files, and why they are unread
+    ignored: tuple[tuple[Path, str], ...] = ()  # other files, with the reasons
 
     def with_golden_snippets(self) -> BioasqFiles:
-        """The same with the golden files as test inputs: more snippets than participants got."""
+        """Use the golden files as test inputs; participants received fewer snippets."""
         unread = () if self.enriched else self.tests
         ignored = (*self.ignored, *((path, "snippets=golden is set") for path in unread))
         return replace(
@@ -58,13 +58,13 @@ class BioasqFiles:
         )
 
     def passed_over(self, most: int = 10) -> str:
-        """The ignored files and why, on one line; "" when there are none."""
+        """Return the ignored files with the reasons on one line, or "" if there are none."""
         shown = [f"{path.name} ({why})" for path, why in self.ignored[:most]]
         more = len(self.ignored) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
     def inputs(self, context: str) -> list[Path]:
-        """Every file that a run under this context reads, each once."""
+        """Return every file that a run with this context setting reads, without duplicates."""
         abstracts = self.abstracts if context == "abstract" else ()
         read = [self.train, *self.tests, *self.golds, *abstracts]
         return list(dict.fromkeys(filter(None, read)))
@@ -76,12 +76,12 @@ class _File:
     role: str
     squad: bool
     edition: str
-    number: str  # of the batch, "" for a file of all batches
-    context: str | None  # None: any; SQuAD files are made for one context
+    number: str  # batch number, "" for a file with all batches
+    context: str | None  # a SQuAD file is made for one context; None means any
 
 
 def _classify(path: Path, folder: Path | None = None) -> _File | None:
-    """What a file is by its name (and that of its folders below ``folder``), if it is known."""
+    """Classify a file by its name and its folders below ``folder``; None if it is unknown."""
     below = path.relative_to(folder or path.parent).as_posix().lower()
     context = "abstract" if "full" in below else "appended" if "appended" in below else "snippet"
     for role, squad, pattern in _NAMES:
@@ -93,13 +93,13 @@ def _classify(path: Path, folder: Path | None = None) -> _File | None:
 
 
 def role_of(path: str | Path) -> str:
-    """What a file is by its name: "train", "test", "golden", or "" when the name is not known."""
+    """Return a file's role by its name: "train", "test", "golden", or "" if it is unknown."""
     found = _classify(Path(path))
     return found.role if found else ""
 
 
 def ready_tests(folder: str | Path, context: str, edition: str = "") -> list[Path]:
-    """The SQuAD test inputs below a folder made for a context setting (and edition)."""
+    """Return the SQuAD test inputs below a folder that match a context setting (and edition)."""
     folder = Path(folder)
     files = (_classify(path, folder) for path in sorted(folder.rglob("*.json")) if path.is_file())
     return [
@@ -117,42 +117,42 @@ def find_files(
     edition: str | None = None,
     need_train: bool = True,
 ) -> BioasqFiles:
-    """Find training file, test inputs and golden files below ``folder``, paired by batch.
+    """Find the training file, test inputs, and golden files below ``folder``, paired by batch.
 
-    One edition is used: ``edition`` ("7b", "mini"), or the only one that has golden files, or 7b.
-    We prefer a ready SQuAD training file made for ``context`` to the raw one, and the organizers'
-    test inputs to SQuAD ones. Test inputs and golden files must cover the same batches, because a
-    score over fewer questions than the user expects is worse than an error; only if there is no
-    test input at all, the golden files replace them (``enriched``). Raises ``InputError`` that
-    lists the expected names and the files found.
+    We use one edition: ``edition`` ("7b", "mini"), or the only one with golden files, or else 7b.
+    We prefer a ready-made SQuAD training file for ``context`` to the original one, and the
+    organizers' test inputs to those in SQuAD format. Test inputs and golden files must cover the
+    same batches, because a score over fewer questions than the user expects is worse than an error.
+    Golden files replace the test inputs (``enriched``) only if there are no test inputs at all.
+    Raises an ``InputError`` that lists the expected names and the files found.
     """
     folder = Path(folder)
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the one with your BioASQ files")
+        raise InputError(f"{folder}: no such folder; give the folder with your BioASQ files")
     found = {p: _classify(p, folder) for p in sorted(folder.rglob("*")) if p.is_file()}
     known = [file for file in found.values() if file and file.context in (None, context)]
     edition = edition.lower() if edition else _edition(folder, found, known)
     known = [file for file in known if file.edition == edition]
 
     golds, _ = _choose(folder, known, "golden", [False])
-    # A test input of all batches only fits a golden file of all batches.
+    # A test input with all batches only matches a golden file with all batches.
     numbered = [file for file in known if file.number or "" in golds]
     tests, tests_are_squad = _choose(folder, numbered, "test", [False, True])
     train, train_is_squad = _choose(folder, known, "train", [True, False])
     if not golds:
-        raise _missing(folder, found, f"no golden file of edition {edition}")
+        raise _missing(folder, found, f"no golden file for edition {edition}")
     if need_train and not train:
         others = [file for file in filter(None, found.values()) if file.edition == edition]
         names = [file.path.name for file in others if file.role == "train"]
-        hint = f" for context {context!r}, and {names[0]} is for another" if names else ""
-        raise _missing(folder, found, f"no training file of edition {edition}{hint}")
+        hint = f" and context {context!r} ({names[0]} is for another)" if names else ""
+        raise _missing(folder, found, f"no training file for edition {edition}{hint}")
     if alone := tests and sorted(set(tests) ^ set(golds)):
         names = ", ".join(_batch(edition, number) for number in alone)
         raise InputError(
-            f"{folder}: batches with only one of test input and golden file: {names}; "
-            "add the other one or move these out of the folder"
+            f"{folder}: batches with a test input or a golden file, but not both: {names}; "
+            "add the missing files or move these out of the folder"
         )
     numbers = sorted(golds, key=lambda number: int(number or 0))
     files = BioasqFiles(
@@ -178,7 +178,7 @@ def _edition(folder: Path, paths: Collection[Path], known: Sequence[_File]) -> s
         raise _missing(folder, paths, "no golden file")
     if len(editions) > 1 and "7b" not in editions:
         raise InputError(
-            f"{folder}: golden files of editions {', '.join(editions)}; give a folder with one"
+            f"{folder}: golden files for editions {', '.join(editions)}; keep one edition"
         )
     return "7b" if "7b" in editions else editions[0]
 
@@ -186,7 +186,7 @@ def _edition(folder: Path, paths: Collection[Path], known: Sequence[_File]) -> s
 def _choose(
     folder: Path, known: Sequence[_File], role: str, formats: Sequence[bool]
 ) -> tuple[dict[str, Path], bool]:
-    """Batch number -> file of a role, in the first format (is it SQuAD?) that has any."""
+    """Return files by batch number in the first format that has any, and whether it is SQuAD."""
     for squad in formats:
         chosen: dict[str, Path] = {}
         for file in known:
@@ -196,9 +196,9 @@ def _choose(
             if first != file.path and not filecmp.cmp(first, file.path, shallow=False):
                 raise InputError(
                     f"{folder}: {first.relative_to(folder)} and {file.path.relative_to(folder)} "
-                    f"are two different {role} files of one batch; keep one"
+                    f"are different {role} files for the same batch; keep one"
                 )
-        if len(chosen) > 1:  # the published scores are by batch
+        if len(chosen) > 1:  # published scores are per batch
             chosen.pop("", None)
         if chosen:
             return chosen, squad
@@ -210,7 +210,7 @@ def _why_ignored(
 ) -> str:
     if file is None:
         abstracts = _ABSTRACTS.fullmatch(path.name)
-        return "read under context 'abstract' only" if abstracts else "name not recognized"
+        return "read only under context 'abstract'" if abstracts else "name not recognized"
     if file.edition != edition:
         return f"edition {file.edition}, not {edition}"
     if file.context not in (None, context):
@@ -220,7 +220,7 @@ def _why_ignored(
         return f"not needed: the {'BioASQ' if file.squad else 'SQuAD'} {file.role} files are read"
     if any((rival.number, rival.squad) == (file.number, file.squad) for rival in rivals):
         return "a copy of a file that is read"
-    return "all batches in one file, and the others are by batch"
+    return "contains all batches, but files for single batches are read"
 
 
 def _batch(edition: str, number: str) -> str:
@@ -235,9 +235,9 @@ def _missing(folder: Path, paths: Collection[Path], what: str) -> InputError:
 
 @dataclass(frozen=True)
 class TestBatch:
-    """One test batch: what the system reads (``examples``, no spans) and the golden questions."""
+    """One test batch: the system's input (examples without spans) and the golden questions."""
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # not a pytest test
 
     name: str
     examples: tuple[Example, ...]
@@ -245,7 +245,7 @@ class TestBatch:
 
     @property
     def contexts(self) -> dict[str, list[str]]:
-        """The texts given to the system, by question id."""
+        """Return the contexts that the system reads, by question id."""
         contexts: dict[str, list[str]] = {}
         for example in self.examples:
             contexts.setdefault(example.question_id, []).append(example.context)
@@ -253,35 +253,35 @@ class TestBatch:
 
     @property
     def ceiling(self) -> tuple[int, int]:
-        """(k, n): golden questions with an answer verbatim in one of ``contexts``."""
+        """Return (k, n): k of n golden questions have an answer verbatim in one of ``contexts``."""
         return ceiling(self.golds, self.contexts)
 
     @property
     def golden_ceiling(self) -> tuple[int, int]:
-        """The same for the golden file's snippets."""
+        """Return the same counts as ``ceiling``, but for the snippets in the golden file."""
         return ceiling(self.golds, {q.id: [s.text for s in q.snippets] for q in self.golds})
 
     @property
     def golden_strict(self) -> int:
-        """Golden questions with an answer by the strict rule in a snippet of the golden file."""
+        """Count the golden questions with a strict match in a snippet from the golden file."""
         return sum(any(gold_spans(s.text, q.synonyms()) for s in q.snippets) for q in self.golds)
 
     @property
     def golden_snippets(self) -> int:
-        """How many snippets the golden file has for the batch."""
+        """Count the snippets in the batch's golden file."""
         return sum(len(question.snippets) for question in self.golds)
 
 
 def read_batches(
     files: BioasqFiles, context: str, *, fetch: bool = True
 ) -> tuple[list[TestBatch], list[Drop]]:
-    """The test batches under a context setting, and the questions they lose, with reasons.
+    """Read the test batches for a context setting, and list the dropped questions with reasons.
 
-    Without ``fetch``, abstracts come only from files and from the cache.
+    If ``fetch`` is false, abstracts come only from files and from the cache.
     """
     golds = [read_questions(path, answers="required") for path in files.golds]
     for path in files.golds:
-        read_golds(path)  # as scoring reads them, so that it refuses nothing after training
+        read_golds(path)  # scoring reads them this way; check them before training
     if files.tests_are_squad:
         parts = [(read_squad(path), []) for path in files.tests]
     else:
@@ -296,9 +296,9 @@ def read_batches(
         ids = {row.question_id for row in (*examples, *dropped)}
         if ids.isdisjoint(question.id for question in gold):
             raise InputError(
-                f"{test}: shares no question with {gold_path}; put files of one batch together"
+                f"{test}: shares no question with {gold_path}; pair files from the same batch"
             )
-        # A test input does not give the answers, even if a golden file replaces it.
+        # The system must not see the answers, even if a golden file replaces the test input.
         blind = tuple(replace(example, spans=()) for example in examples)
         batches.append(TestBatch(name, blind, tuple(gold)))
         absent = [question for question in gold if question.id not in ids]
@@ -310,6 +310,6 @@ def read_batches(
 def run_abstracts(
     files: BioasqFiles, questions: Sequence[Question], context: str, *, fetch: bool = True
 ) -> Abstracts:
-    """The abstracts of the questions if ``context`` needs them, else none."""
+    """Gather the abstracts for the questions if ``context`` needs them."""
     folder = files.golds[0].parent
     return gather_abstracts(questions, files.abstracts, context=context, fetch=fetch, source=folder)

@@ -1,7 +1,7 @@
-"""Test questions in the training file, and a part of the training questions held out.
+"""Detect test questions in the training file, and hold out some of the training questions.
 
-Some public training files of later years contain questions of an earlier year's test set: a system
-trained on them is scored on its memory.
+Some public training files contain questions from the test set of an earlier year. The scores of a
+system trained on them measure only memorization.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helpers.config import InputError
 from helpers.data.bioasq import some_ids
 from helpers.data.squad import Example, question_texts, read_any
 
-NEAR = 0.8  # similarity from which two wordings are nearly equal
+NEAR = 0.8  # minimum similarity of near-duplicate questions
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
 ANSWER_TYPES = ("number", "symbol", "word", "phrase", "none")
 _FUNCTION_WORDS = frozenset(
@@ -28,7 +28,7 @@ _FUNCTION_WORDS = frozenset(
      "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",
      "what", "when", "where", "which", "who", "whose", "why", "with"]
 )  # fmt: skip
-_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # after a letter: 1-2 is not 12
+_INNER_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑–](?=\w)")  # only after a letter: 1-2 is not 12
 _LOOKALIKES = str.maketrans(
     dict.fromkeys("‐‑‒–—−", "-") | dict.fromkeys("‘’‛′`´", "'") | dict.fromkeys("“”„‟″", '"')
     | dict.fromkeys("\u200b\ufeff\xad")
@@ -37,7 +37,7 @@ _LOOKALIKES = str.maketrans(
 
 @dataclass(frozen=True)
 class Leak:
-    """A training question that is also a test question; ``likeness`` of the wordings, 0 to 1."""
+    """A training question that is also a test question; ``likeness`` is a similarity (0 to 1)."""
 
     question_id: str
     question: str
@@ -48,20 +48,21 @@ class Leak:
 
     @property
     def certain(self) -> bool:
-        """Whether the id or the wording is the same; only a reader can judge the others."""
+        """Return whether the id or the text is the same; only a reader can judge other cases."""
         return self.how != BY_LIKENESS
 
 
 def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]:
-    """The training questions that are also test questions, in the order of ``train``.
+    """Return the training questions that are also test questions, in the order of ``train``.
 
-    Both map question ids to wordings. Near-equal wordings share at least ``NEAR`` of their content
-    words (weighted Jaccard coefficient: a word weighs log(N / how many questions have it), singular
-    and plural are one) and all their words with digits: type 1 is not type 2. A hyphenated word
-    counts as two words, or as one where that is more similar (co-expressed, coexpressed).
+    Both arguments map question ids to question texts. The Jaccard coefficient of the content words
+    of near-duplicates is at least ``NEAR``. Each word has the weight log(N / number of questions
+    with this word); singular and plural count as one word. Words with digits must be the same,
+    because type 1 is not type 2. A hyphenated word counts as two words, or as one if that makes the
+    questions more similar (co-expressed, coexpressed).
     """
     similarity, joined = _Similarity(train, tests), _Similarity(train, tests, joined=True)
-    # Reversed, so that the first test question of a wording counts.
+    # The order is reversed so that the first of several test questions with the same text counts.
     by_wording = {normalize(text): test_id for test_id, text in reversed(tests.items())}
     leaks = []
     for question_id, text in train.items():
@@ -80,7 +81,7 @@ def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]
 
 
 def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -> list[Leak]:
-    """The ``count`` training questions most similar to a test question, for a reader to judge."""
+    """Return the ``count`` training questions that are most similar to a test question."""
     similarity = _Similarity(train, tests)
     found = sorted((*similarity.nearest(text), name) for name, text in train.items())[::-1]
     return [
@@ -91,9 +92,9 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 
 
 class _Similarity:
-    """Similarity of training questions to test questions, by their shared content words.
+    """The similarity between training and test questions, based on their shared content words.
 
-    An inverted index over the rarer words keeps the work linear in the number of questions.
+    An inverted index of the test questions avoids comparing all pairs of questions.
     """
 
     def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
@@ -109,9 +110,9 @@ class _Similarity:
                 self.index[word].append(test_id)
 
     def nearest(self, text: str) -> tuple[float, str]:
-        """(similarity, id) of the most similar test question, (0, "") if no word is shared."""
+        """Return (similarity, id) of the most similar test question, (0, "") if there is none."""
         words = _words(text, self.joined)
-        # Near-equal questions share most of their weight, and so some of their rarest words.
+        # Near-duplicates share most of their weight, so they share some of their rarest words.
         rare = sorted(words, key=self.weight.__getitem__, reverse=True)[:4]
         found = (
             (self.jaccard(words, self.tests[test_id]), test_id)
@@ -126,13 +127,13 @@ class _Similarity:
 
 
 def normalize(text: str) -> str:
-    """A wording in lower case, without repeated spaces, final punctuation and look-alikes."""
+    """Return a text in lower case, without look-alikes, repeated spaces, or final punctuation."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
 
 
 def stem(word: str) -> str:
-    """What singular and plural share, never longer than the word: therapi, diseas, virus, gene."""
+    """Return a common stem of singular and plural forms: therapi, diseas, virus, gene."""
     if word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     if len(word) > 4 and word.endswith("e"):
@@ -141,7 +142,7 @@ def stem(word: str) -> str:
 
 
 def _words(text: str, joined: bool = False) -> frozenset[str]:
-    """The stems of the content words; a hyphenated word is one word if ``joined``, else two."""
+    """Return the stems of the content words; ``joined`` treats a hyphenated word as one word."""
     text = _INNER_HYPHEN.sub("", text) if joined else text
     words = re.findall(r"\w+", text.casefold())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
@@ -152,7 +153,7 @@ def _digits(words: Iterable[str]) -> set[str]:
 
 
 def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
-    """Id -> wording of the factoids in test inputs or golden files, BioASQ's or SQuAD's."""
+    """Map factoid ids to question texts, from test inputs or golden files in either format."""
     tests: dict[str, str] = {}
     for path in paths:
         questions, rows = read_any(path)
@@ -161,34 +162,34 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
 
 
 def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
-    """Refuse leaks by id and by wording with an ``InputError``, unless they are allowed.
+    """Raise ``InputError`` for leaks with the same id or text unless they are allowed.
 
-    Near-equal wordings are never refused: the public 7b training file has one. Returns remarks.
+    Near-duplicates are never refused, because the public 7b training file has one. Returns remarks.
     """
     remarks = []
     if certain := [leak for leak in leaks if leak.certain]:
         remarks.append(_refuse(f"{path}: {summary(certain)}", allow))
     if near := [leak for leak in leaks if not leak.certain]:
-        remarks.append(f"{path}: perhaps {summary(near)}; they are kept, please check them")
+        remarks.append(f"{path}: possibly {summary(near)}; they are kept, so please check them")
     return remarks
 
 
 def _refuse(found: str, allow: bool) -> str:
-    """Raise an ``InputError`` about what was found, or return it as a remark if it is allowed."""
+    """Raise an ``InputError`` with the description ``found``, or return a remark if allowed."""
     if allow:
         return f"{found}; allowed by allow_leak"
     raise InputError(
-        f"{found}; a model trained on them is scored on its memory: "
-        "remove them, or allow them (--allow-leak, or allow_leak=true) if you mean it"
+        f"{found}; the scores of a model trained on them measure only memorization; "
+        "remove them, or allow them on purpose (--allow-leak or allow_leak=true)"
     )
 
 
 def summary(leaks: Sequence[Leak]) -> str:
-    """The leaks in one line: how many of which kind, the first ids, and the first wordings."""
+    """Summarize the leaks in one line: the first ids, the counts by kind, and the first pair."""
     kinds = Counter(leak.how for leak in leaks)
     counts = [f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]]
     names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
-    pair = f"{first.question!r} and in the test {first.test_question!r}"
+    pair = f"{first.question!r}, in the test file {first.test_question!r}"
     return f"also test questions: {names}: {', '.join(counts)}; the first: {pair}"
 
 
@@ -200,11 +201,12 @@ def refuse_shared(
     *,
     allow: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """Raise ``InputError`` if ``dev`` asks questions of ``train``, unless that is allowed.
+    """Raise ``InputError`` if ``dev`` repeats questions from ``train``, unless that is allowed.
 
-    The wording is the same, and the text or the question's id as well: an id alone does not count,
-    because many files number their rows from 1. Returns remarks on those that are allowed, and on
-    wordings with another text and id ("What did he write?" is asked about many texts).
+    A repeated question has the same question text, and also the same context or question id. An id
+    alone does not count, because many files number their rows from 1. Returns remarks on allowed
+    repetitions, and on equal question texts with different contexts and ids ("What did he write?"
+    is asked about many contexts).
     """
     known: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in train:
@@ -216,20 +218,21 @@ def refuse_shared(
             (same if again else other)[row.id] = row.question
     allowed, kept = [], []
     if same:
-        found = f"{dev_file}: has questions of {train_file} with the same text or the same id: "
+        found = f"{dev_file}: repeats questions from {train_file} with the same context or id: "
         found += f"{some_ids(same)}; the first: {next(iter(same.values()))!r}"
         allowed = [_refuse(found, allow)]
     if other:
-        found = f"{dev_file}: has wordings of {train_file} with other texts and other ids: "
-        kept = [f"{found}{some_ids(other)}; they are kept, please check them"]
+        found = f"{dev_file}: repeats questions from {train_file} with different contexts and ids: "
+        kept = [f"{found}{some_ids(other)}; they are kept, so please check them"]
     return allowed, kept
 
 
 def answer_type(answer: str) -> str:
-    """The kind of an answer by its form: "number", "symbol", "word", "phrase", "none" for "".
+    """Return the type of an answer by its form: "number", "symbol", "word", "phrase", or "none".
 
-    A number begins with a digit ("95 %", "14 days"); a symbol is one word with a capital or a
-    digit after its first letter (BRCA1, mTOR, TNF-α); a word is any other single word.
+    A number begins with a digit ("95 %", "14 days"). A symbol is a single word with a capital
+    letter or a digit after its first letter (BRCA1, mTOR, TNF-α). A word is any other single word.
+    An empty answer has the type "none".
     """
     text = answer.strip()
     if not text:
@@ -242,12 +245,12 @@ def answer_type(answer: str) -> str:
 
 
 def type_counts(examples: Iterable[Example]) -> Counter[str]:
-    """How many questions have which answer type."""
+    """Count the questions of each answer type."""
     return Counter(_types(examples).values())
 
 
 def _types(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> answer type of its alphabetically first span, whatever the order of rows."""
+    """Map question ids to the answer type of the alphabetically first span, in any row order."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         texts[example.question_id] += [span.text for span in example.spans]
@@ -257,12 +260,13 @@ def _types(examples: Iterable[Example]) -> dict[str, str]:
 def split_dev(
     examples: Sequence[Example], fraction: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Hold out whole questions: (train, dev), each in the given order.
+    """Hold out whole questions and return (train, dev), both in the original order.
 
-    Questions of one wording (see ``normalize``) stay together: editions 7b to 10b repeat some
-    questions under another id. Within an answer type the groups with the smallest hash of seed and
-    id are held out, and each type gives its share, so the choice depends neither on the order of
-    the examples nor on the platform. Unless ``fraction`` is 0, each side keeps a question.
+    Questions with the same text (see ``normalize``) stay together, because editions 7b to 10b
+    repeat some questions under a different id. Within each answer type, we hold out a proportional
+    number of groups, those with the smallest hash of seed and id. The choice therefore depends
+    neither on the order of the examples nor on the platform. Unless ``fraction`` is 0, each part
+    has at least one question.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"dev fraction {fraction} must be at least 0 and below 1")
@@ -270,15 +274,15 @@ def split_dev(
         return list(examples), []
     types, groups = _types(examples), _groups(examples)
     if len(groups) < 2:
-        wording = f"{len(types)} questions of one wording" if len(types) > 1 else "1 question"
+        wording = f"{len(types)} questions with the same text" if len(types) > 1 else "1 question"
         raise InputError(f"dev fraction {fraction}: {wording} cannot be split; set it to 0")
     count = min(max(round(fraction * len(types)), 1), len(types) - 1)
     by_type = defaultdict(list)
     for names in groups:
         digest, name = min((hashlib.sha256(f"{seed}:{n}".encode()).digest(), n) for n in names)
         by_type[types[name]].append((digest, names))
-    # The n-th of a type's N groups has the place (n + 1/2) / N: the smallest places of all types
-    # together hold each type's share, to within one question.
+    # The n-th of N groups of a type gets the position (n + 1/2) / N. If we take the groups with the
+    # smallest positions, each type is represented proportionally, to within one question.
     places = [
         ((n + 0.5) / len(ranked), digest, names)
         for ranked in map(sorted, by_type.values())
@@ -287,7 +291,7 @@ def split_dev(
     ordered = [names for _, _, names in sorted(places)]
     held: set[str] = set()
     for names in ordered[:-1]:
-        if len(held) + len(names) / 2 < count:  # nearer to the count with the group than without
+        if len(held) + len(names) / 2 < count:  # closer to the count with the group than without it
             held.update(names)
     held = held or set(min(ordered, key=len))
     train = [example for example in examples if example.question_id not in held]
@@ -295,7 +299,7 @@ def split_dev(
 
 
 def _groups(examples: Iterable[Example]) -> list[list[str]]:
-    """Question ids that belong together, because some of their rows ask the same."""
+    """Group the question ids whose rows ask the same question."""
     group_of: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for row in examples:
         both = ("id", row.question_id), ("wording", normalize(row.question))

@@ -1,7 +1,7 @@
 """BioASQ-mini, the teaching data that ships with the kit, and its lexical baseline.
 
 Its scores are not comparable with any published result. ``data_scripts/bioasq_mini`` made the
-files; ``relations.json`` names, for each relation, its questions and every object with synonyms.
+files. For each relation, ``relations.json`` lists its questions and all its objects with synonyms.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ def _known() -> dict[str, dict[str, list]]:
 
 @cache
 def relations() -> dict[str, str]:
-    """Factoid question id -> relation, for every fact."""
+    """Map each factoid question id to its relation."""
     return {name: relation for relation, known in _known().items() for name in known["questions"]}
 
 
 def known_objects(relation: str) -> list[Entity]:
-    """Every object of a relation with its synonyms: the candidates of the answer's type."""
+    """Return all objects of a relation with their synonyms: the candidates of the answer type."""
     return [tuple(names) for names in _known().get(relation, {}).get("objects", ())]
 
 
 def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
-    """Rank the candidates of the answer's type by their distance to the question's words.
+    """Rank the candidates of the answer type by their distance from the words of the question.
 
     Candidates are the objects of the question's relation that occur in its snippets. The distance
     is the number of words to the nearest content word of the question, averaged over the snippets
-    with the candidate. Returns id -> ranked names, [] for a question that is not in BioASQ-mini.
+    that contain the candidate. Returns ranked names by question id, with an empty list for a
+    question that is not in BioASQ-mini.
     """
     answers = {}
     for question in questions:
@@ -59,7 +60,7 @@ def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
 
 
 def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
-    """Each candidate in ``text`` -> (its distance in words to the question's words, its name)."""
+    """Map each candidate in ``text`` to its distance, in words, from the question, and its name."""
     words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
     wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
     found = {}

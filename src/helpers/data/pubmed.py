@@ -1,4 +1,4 @@
-"""The abstracts that questions need: from the user's files first, then from PubMed."""
+"""Get the abstracts that the questions need, first from the user's files, then from PubMed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from helpers.fetch.registry import cache_folder
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 BATCH = 200  # ids per request
 ATTEMPTS = 5  # per request, with pauses of 1, 2, 4 and 8 seconds
-TIMEOUTS = (10, 60)  # seconds: to connect, and between two pieces of a response
-STAMP = "last_request"  # a file next to the cache; its modification time is that of the request
+TIMEOUTS = (10, 60)  # seconds: for connecting, and between parts of a response
+STAMP = "last_request"  # file next to the cache, modified at each request
 _REMEDY = "try again later, or give the abstracts as a file abstracts.json"
 TOOL = "biomegatron-bioasq-kit"
 
 
 @dataclass(frozen=True)
 class Article:
-    """What PubMed has for an id. ``why`` says why there is no abstract; "" if there is one."""
+    """PubMed's record for an id; ``why`` explains a missing abstract and is otherwise empty."""
 
     pmid: str
     title: str = ""
@@ -40,17 +40,17 @@ class Article:
 
     @property
     def text(self) -> str:
-        """Title and abstract joined by a space, as in dmis-lab's files; "" without an abstract."""
+        """Return title and abstract joined by a space, as dmis-lab does; "" without an abstract."""
         return f"{self.title} {self.abstract}".strip() if self.abstract else ""
 
 
 def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Article]:
-    """Articles by PubMed id, from the cache and then from PubMed.
+    """Return articles by PubMed id, first from the cache and then from PubMed.
 
-    Every id gets an entry, except that without ``fetch`` or under ``HELPERS_OFFLINE`` no connection
-    is opened and ids missing from the cache are left out. Raises ``InputError`` if PubMed cannot be
-    reached, refuses the key, or sends no articles; the cache keeps what has arrived, so the next
-    call continues from there.
+    Without ``fetch`` or under ``HELPERS_OFFLINE``, we open no connection and omit the ids that are
+    missing from the cache. Otherwise, every id gets an entry. Raises ``InputError`` if PubMed
+    cannot be reached, rejects the API key, or sends no articles. The cache keeps all articles that
+    have arrived, so the next call continues from there.
     """
     wanted = list(dict.fromkeys(pmids))
     path = cache_folder() / "pubmed" / "articles.jsonl"
@@ -58,7 +58,7 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
     if not fetch or offline() or len(known) == len(wanted):
         return known
     with locked(path.parent, "PubMed"):
-        known = _read_cache(path, wanted)  # another process may have added to it meanwhile
+        known = _read_cache(path, wanted)  # another process may have extended it
         missing = [pmid for pmid in wanted if pmid not in known]
         service = _Service(path.with_name(STAMP))
         with service.session, tqdm(desc="PubMed", total=len(missing), unit="abstract") as bar:
@@ -67,10 +67,10 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
                     found = service.ask(missing[low : low + BATCH])
                 except InputError as error:
                     raise InputError(
-                        f"{error}; {low} of {len(missing)} abstracts arrived and are kept"
+                        f"{error}; {low} of {len(missing)} abstracts arrived and are in the cache"
                     ) from None
                 with writing(path.parent), path.open("a", encoding="utf-8") as file:
-                    file.write("\n")  # separates them from what a killed process left
+                    file.write("\n")  # a killed process may have left an incomplete line
                     for article in found.values():
                         file.write(json.dumps(asdict(article), ensure_ascii=False) + "\n")
                 known |= found
@@ -79,38 +79,38 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
 
 
 class _Service:
-    """A connection to efetch that keeps NCBI's rate limit across all calls and processes."""
+    """A connection to efetch that respects NCBI's rate limit across all calls and processes."""
 
-    last = -1e9  # last request of this process over any connection, whatever its cache
+    last = -1e9  # time of this process's last request, over any connection and with any cache
 
     def __init__(self, stamp: Path):
-        import requests  # here, because importing it takes longer than most of the kit
+        import requests  # imported here, because it takes longer than most of the kit
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
         self.fixed = {"db": "pubmed", "retmode": "xml", "tool": TOOL}
         names = {"api_key": "NCBI_API_KEY", "email": "NCBI_EMAIL"}
         self.fixed |= {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-        # Slightly longer than required, because requests can catch up with each other on the way.
+        # Slightly longer than required, because network delays can bring requests closer together.
         self.interval = 0.11 if "api_key" in self.fixed else 0.36
         self.stamp = stamp
         self.session = requests.Session()
         self.session.headers["User-Agent"] = TOOL
 
     def ask(self, pmids: list[str]) -> dict[str, Article]:
-        """An article for each id; one that PubMed does not know has no texts.
+        """Return an article for each id; if PubMed does not know the id, the article has no text.
 
-        A response may be cut short and still be valid XML, and the cache keeps what it gets. So we
-        ask again for the ids it lacks, until a response contains none of them.
+        A response may be incomplete and still be valid XML, and the cache is permanent. So we
+        request the missing ids again until a response contains none of them.
         """
         found, missing = self._persist(pmids), []
         while (left := [pmid for pmid in pmids if pmid not in found]) and left != missing:
             missing = left
             found |= self._persist(missing)
-        unknown = "PubMed has no article of this id"
+        unknown = "PubMed has no article with this id"
         return {pmid: found.get(pmid) or Article(pmid, why=unknown) for pmid in pmids}
 
     def _persist(self, pmids: list[str]) -> dict[str, Article]:
-        """The response to one request, after at most ``ATTEMPTS`` attempts."""
+        """Return the response to one request, after at most ``ATTEMPTS`` attempts."""
         failures = 0
         while True:
             try:
@@ -126,7 +126,7 @@ class _Service:
         import requests
 
         self._keep_to_the_rate()
-        # POST, as NCBI asks for long lists; it also keeps the key out of addresses and logs.
+        # NCBI asks for POST for long lists; it also keeps the key out of URLs and logs.
         data = {**self.fixed, "id": ",".join(pmids)}
         try:
             response = self.session.post(self.url, data=data, timeout=TIMEOUTS)
@@ -136,9 +136,9 @@ class _Service:
             raise Again(in_words(error)) from None
         check_busy(response)
         if response.status_code == 400 and "api key" in response.text.lower():
-            raise InputError("NCBI_API_KEY: PubMed does not know this key; correct it or unset it")
+            raise InputError("NCBI_API_KEY: PubMed does not know this key; correct or unset it")
         if response.status_code == 400 and "ID list is empty" in response.text:
-            return {}  # none of them exists
+            return {}  # none of the ids exists
         if response.status_code != 200:
             raise InputError(f"PubMed ({self.url}): HTTP {response.status_code} {response.reason}")
         try:
@@ -148,18 +148,18 @@ class _Service:
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
-        if self.stamp.exists():  # not before the first request of this cache
+        if self.stamp.exists():  # it does not exist before the first request with this cache
             stamped = time.time() - self.stamp.stat().st_mtime
             ago = min(ago, stamped if stamped >= 0 else 0.0)  # if the clock was set back, wait once
         time.sleep(max(0.0, self.interval - ago))
         _Service.last, now = time.monotonic(), time.time_ns()
         with writing(self.stamp.parent):
             self.stamp.touch()
-            os.utime(self.stamp, ns=(now, now))  # touch alone is only as exact as a clock tick
+            os.utime(self.stamp, ns=(now, now))  # touch alone is only accurate to a clock tick
 
 
 def read_articles(xml: bytes) -> dict[str, Article]:
-    """Parse a response of efetch; ``ValueError`` if it is damaged or an error message."""
+    """Parse an efetch response; raise ``ValueError`` if it is damaged or an error message."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
@@ -173,7 +173,7 @@ def read_articles(xml: bytes) -> dict[str, Article]:
 
 
 def _article(citation: ElementTree.Element) -> Article:
-    # In a book the abstract is at the top level, in a journal article inside <Article>.
+    # The abstract of a book is at the top level; that of a journal article is inside <Article>.
     body = citation.find("Article")
     body = citation if body is None else body
     title = _text(body.find("ArticleTitle")) or _text(citation.find("Book/BookTitle"))
@@ -183,8 +183,8 @@ def _article(citation: ElementTree.Element) -> Article:
         english = (other for other in others if other.get("Language", "eng") == "eng")
         abstract = next(filter(None, map(_sections, english)), "")
         languages = sorted({other.get("Language", "eng") for other in others})
-        only = f"PubMed has its abstract in {', '.join(languages)} only"
-        why = "" if abstract else only if others else "PubMed has no abstract of it"
+        only = f"PubMed has the abstract only in {', '.join(languages)}"
+        why = "" if abstract else only if others else "PubMed has no abstract for it"
     kinds = {_text(kind) for kind in body.iterfind("PublicationTypeList/PublicationType")}
     notices = citation.find("CommentsCorrectionsList/CommentsCorrections[@RefType='RetractionIn']")
     retracted = "Retracted Publication" in kinds or notices is not None
@@ -192,24 +192,24 @@ def _article(citation: ElementTree.Element) -> Article:
 
 
 def _sections(abstract: ElementTree.Element | None) -> str:
-    """The parts of an abstract in order, with their labels if it is structured."""
+    """Join the parts of an abstract, with their labels if it is structured."""
     parts = []
     for part in abstract.iterfind("AbstractText") if abstract is not None else ():
         text, label = _text(part), part.get("Label", "").strip()
-        # NCBI writes UNLABELLED for a part that has no heading in print.
+        # NCBI writes UNLABELLED for a part without a heading in the printed version.
         parts.append(f"{label}: {text}" if label and text and label != "UNLABELLED" else text)
     return " ".join(filter(None, parts))
 
 
 def _text(element: ElementTree.Element | None) -> str:
-    """All text inside without markup such as <i> and <sup>; white space as single spaces."""
+    """Return the text in an element without markup such as <i>, with normalized whitespace."""
     return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
 def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
-    """The wanted articles in the cache, without the lines that no longer hold an article.
+    """Return the wanted articles from the cache, and skip lines that do not contain an article.
 
-    A process may have been killed while writing, and other versions write other fields.
+    A process may have been killed while it was writing, and other versions write different fields.
     """
     wanted, known = set(wanted), {}
     try:
@@ -219,7 +219,11 @@ def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
     for line in lines:
         try:
             article = Article(**json.loads(line))
-        except (ValueError, TypeError, RecursionError):  # TypeError: no object, or other fields
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ):  # TypeError: not an object, or different fields
             continue
         types = [type(value) for value in astuple(article)]
         valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
@@ -236,12 +240,12 @@ def gather_abstracts(
     fetch: bool = True,
     source: str | Path = "",
 ) -> Abstracts:
-    """Texts for all documents of the questions; none if ``context`` is not "abstract".
+    """Get the texts of all documents in the questions; none if ``context`` is not "abstract".
 
-    We read ``files`` with ``read_abstracts`` and ask PubMed only for the documents they lack, or
-    only its cache without ``fetch`` or under ``HELPERS_OFFLINE``. A PubMed text is title and
-    abstract, see ``Article.text``. Raises ``InputError``, which names ``source``, the questions'
-    file, if no document has a text.
+    We read ``files`` with ``read_abstracts`` and request only the missing documents from PubMed.
+    Without ``fetch`` or under ``HELPERS_OFFLINE``, we look for them only in the cache. A text from
+    PubMed consists of title and abstract (``Article.text``). If no document has a text, raises an
+    ``InputError`` that names the abstracts files or ``source``, the file with the questions.
     """
     if context != "abstract":
         return Abstracts()
@@ -250,7 +254,7 @@ def gather_abstracts(
     for path in files:
         texts |= read_abstracts(path)
     documents = dict.fromkeys(d for q in questions for d, _ in documents_of(q) if d)
-    unknown = ("not in the abstracts file and " if files else "") + "no PubMed address"
+    unknown = ("not in the abstracts file and " if files else "") + "not a PubMed address"
     unavailable = {d: unknown for d in documents if not find_abstract(texts, d)}
     pmids = {document: pmid for document in unavailable if (pmid := pmid_of(document))}
     articles = fetch_articles(pmids.values(), fetch=fetch)
@@ -265,20 +269,20 @@ def gather_abstracts(
     if len(unavailable) == len(documents) and (documents or not texts):
         raise _no_abstract(unavailable, ", ".join(map(str, files)), source)
     retracted = ", ".join([pmid for pmid, article in articles.items() if article.retracted][:9])
-    remarks = (f"abstracts: retracted, but read nevertheless: {retracted}",) if retracted else ()
+    remarks = (f"abstracts: retracted articles, used anyway: {retracted}",) if retracted else ()
     return Abstracts(texts, unavailable, remarks)
 
 
 def _no_abstract(unavailable: dict[str, str], files: str, source: str | Path) -> InputError:
-    need = "context 'abstract' needs abstracts, and"
+    need = "context 'abstract' needs abstracts, but"
     if not unavailable:
         return InputError(
             f"{source or files or 'the questions'}: {need} no question names a document; "
-            "add 'document' to the snippets, or choose another context"
+            "add 'document' to the snippets or choose a different context"
         )
     document, why = next(iter(unavailable.items()))
     return InputError(
         f"{files or source or 'the questions'}: {need} none of {len(unavailable)} documents has "
-        f"one ({document}: {why}); {'unset HELPERS_OFFLINE to ask PubMed, or ' * offline()}give a "
+        f"one ({document}: {why}); {'unset HELPERS_OFFLINE to use PubMed, or ' * offline()}give a "
         "file abstracts.json with {document address or PubMed id: text}"
     )

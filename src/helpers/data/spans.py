@@ -1,7 +1,7 @@
-"""The strict rule: where the synonyms of an answer occur in a context.
+"""The strict rule for finding the synonyms of an answer in a context.
 
-Strict means: each occurrence of each synonym, case-insensitive, with no letter, digit, underscore
-or combining accent on either side. Offsets are characters of the original context.
+The rule finds each case-insensitive occurrence of each synonym that has no letter, digit,
+underscore, or combining accent on either side. Offsets count characters of the original context.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from helpers.data.bioasq import Question
 
-# A word as Google's SQuAD code splits a context; it puts one space between two words of an answer.
+# A word as in Google's SQuAD code, which puts one space between the words of an answer.
 WORD = re.compile("[^ \t\r\n\u202f]+")
-_GREEK = {  # "ς" is named "... FINAL SIGMA", and Unicode spells lambda without a b
+_GREEK = {  # the Unicode name of "ς" is "... FINAL SIGMA", and that of lambda lacks the b
     letter: unicodedata.name(letter).rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
     for letter in "αβγδεζηθικλμνξοπρσςτυφχψω"
 }
 _NUMBER_OR_LETTERS = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
-# The only characters next to an answer in the public 7b training file, except at a context's edges.
+# The only characters next to answers inside the contexts of the public 7b training file.
 _PUBLISHED_NEIGHBORS = " ().,:;"
 
 
@@ -36,18 +36,19 @@ class Span:
 def fold(text: str) -> str:
     """Lower-case without moving any offset: ``len(fold(text)) == len(text)``.
 
-    'İ' is the only character with a longer lower case, so it stays. Both small sigmas become one,
-    because ``lower`` picks between them by position in the word. 'ß' is not 'ss'.
+    'İ' is the only character whose lower case is longer, so it is not changed. Both lowercase
+    sigmas become 'σ', because ``lower`` chooses between them by position. 'ß' does not become 'ss'.
     """
     lower = "İ".join(map(str.lower, text.split("İ"))) if "İ" in text else text.lower()
     return lower.replace("ς", "σ")
 
 
 def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
-    """Every occurrence of every synonym by the strict rule, sorted and unique.
+    """Return every occurrence of every synonym by the strict rule, sorted and without duplicates.
 
-    Synonyms are taken literally, including spaces at their edges; those of spaces only find
-    nothing. Overlapping occurrences of different synonyms all count. See also ``gold_spans``.
+    Synonyms are taken literally, including leading and trailing spaces. A synonym that consists
+    only of spaces has no occurrence. Overlapping occurrences of different synonyms all count. See
+    also ``gold_spans``.
     """
     folded = fold(context)
     found = set()
@@ -62,30 +63,30 @@ def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
 
 
 def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """``find_spans`` of golds without the spaces at their edges ("TNF " also before a word)."""
+    """Find gold answers without their leading and trailing spaces; see ``find_spans``."""
     return find_spans(context, map(str.strip, golds))
 
 
 def search_terms(golds: Iterable[str]) -> set[str]:
-    """What to search for in a folded context: the golds, folded, without spaces at the edges."""
+    """Return the folded, stripped gold answers to search for in a folded context."""
     return {fold(text.strip()) for text in set(golds)} - {""}
 
 
 def in_word(character: str) -> bool:
-    """Whether a character ("" at the edge of a text) continues a word; combining accents do."""
+    """Return whether a character ("" at the edge of a text) is part of a word; accents count."""
     if character.isalnum() or character == "_":
         return True
-    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none before it
+    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none precedes it
 
 
 def ceiling(
     questions: Iterable[Question], contexts: Mapping[str, Sequence[str]]
 ) -> tuple[int, int]:
-    """(k, n): how many questions any extractive system could answer, of how many.
+    """Return (k, n): an extractive system could answer at most k of the n questions.
 
-    A question counts if a synonym is a substring of one of its ``contexts`` (question id -> texts),
-    whatever its case and word boundaries; of the context as it is or with single spaces, as
-    decoding writes answers.
+    A question counts if a synonym is a substring of one of its ``contexts`` (question id -> texts).
+    Case and word boundaries do not matter. We search the original context and a copy with single
+    spaces between words, because decoding writes answers that way.
     """
     possible = []
     for question in questions:
@@ -97,10 +98,10 @@ def ceiling(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without accents, articles and a plural or possessive s.
+    """Split a text into lower-case words without accents, articles, and plural or possessive s.
 
-    Letters and digits are separate words and a Greek letter is its name, so "IL6Rα" gives
-    il, 6, r, alpha. "a" is an article only at the start: "vitamin A" keeps its last word.
+    Letters and digits form separate words, and Greek letters are replaced by their names, so
+    "IL6Rα" becomes il, 6, r, alpha. "a" is removed only at the start, so "vitamin A" is unchanged.
     """
     text = unicodedata.normalize("NFKD", text).casefold()
     text = "".join(c for c in text if not unicodedata.combining(c))
@@ -113,17 +114,18 @@ def words(text: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """``words`` joined, so that spaces and hyphens do not matter: "TNF-α" is "tnfalpha".
+    """Join ``words``, so that spaces and hyphens do not matter: "TNF-α" becomes "tnfalpha".
 
-    Two numbers stay apart: "1-2" is not "12".
+    Adjacent numbers stay separate, because "1-2" is not "12".
     """
     return re.sub(r"(?<!\d) | (?!\d)", "", " ".join(words(text)))
 
 
 def lacks_answer(text: str, golds: Iterable[str]) -> bool:
-    """Whether no gold is in a text, not even spelled differently (``plain``) or without brackets.
+    """Return whether a text has no gold answer, even in a different spelling (see ``plain``).
 
-    Golds of fewer than three letters and digits are not searched for.
+    We also search for the parts of an answer inside and outside brackets, but not for strings with
+    fewer than three letters and digits.
     """
     written = plain(text)
     forms = {plain(part) for gold in golds for part in (gold, *re.split(r"[()\[\]]", gold))}
@@ -131,15 +133,15 @@ def lacks_answer(text: str, golds: Iterable[str]) -> bool:
 
 
 def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
-    """Why the public 7b training file lacks a span that the strict rule finds in its context.
+    """Explain why the public 7b training file lacks a span that the strict rule finds.
 
-    ``answers`` are all its answer texts for the question. The file matches case and accepts only
-    spaces, round brackets and sentence punctuation as boundaries (none of its 4,231 answers has
-    another neighbor). "" when neither explains it.
+    ``answers`` contains all answer texts in the file for the question. The file is case-sensitive,
+    and only spaces, parentheses, and sentence punctuation occur next to its 4,231 answers. Returns
+    "" if neither explains the missing span.
     """
     if span.text not in answers:
         return "case differs"
     around = context[span.start - 1 : span.start] + context[span.end : span.end + 1]
     if any(character not in _PUBLISHED_NEIGHBORS for character in around):
-        return "joined to its neighbor by a character such as - / + [ '"
+        return "next to a character such as - / + [ '"
     return ""

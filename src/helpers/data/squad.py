@@ -1,4 +1,4 @@
-"""SQuAD files: read and write examples, the id map, and the drop report."""
+"""Read and write SQuAD files, the id map, and the drop report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers.data.bioasq import Place, Question, Remarks, is_squad, read_json, r
 from helpers.data.spans import Span
 from helpers.io import write_json, write_text
 
-_ROW = re.compile(r"(?<=.)_\d{3,}\Z", re.DOTALL)  # after a question's id, as in dmis-lab's files
+_ROW = re.compile(r"(?<=.)_\d{3,}\Z", re.DOTALL)  # follows the question id, as in dmis-lab's files
 
 
 @dataclass(frozen=True)
@@ -29,27 +29,27 @@ class Example:
     spans: tuple[Span, ...] = ()
     snippet: int = -1
     document: str = ""
-    parts: tuple[tuple[int, str, int], ...] = ()  # of a joined context: snippet, document, offset
-    impossible: bool = False  # the file marks the context as having no answer
+    parts: tuple[tuple[int, str, int], ...] = ()  # joined context: snippet, document, offset
+    impossible: bool = False  # the file says that the context has no answer
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question that gave no example, and why; the last three fields are of ``nearest``."""
+    """A question without an example, and the reason; ``nearest`` fills the last three fields."""
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
-    nearest: str = ""  # the text most like an answer, see ``convert.nearest``
-    snippet: int = -1  # index of its snippet, -1 for the joined snippets
-    likeness: float = 0.0  # to the answer, from 0 to 1
+    nearest: str = ""  # the text most similar to an answer, see ``convert.nearest``
+    snippet: int = -1  # index of the snippet with this text, or -1 for joined snippets
+    likeness: float = 0.0  # similarity to the answer, from 0 to 1
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
-    """One row per span, renumbered within the question; an example without spans stays one row.
+    """Make one row per span, renumbered within the question; keep one row without spans as it is.
 
-    The public 7b training file is built like this: an answer weighs as often as it occurs.
+    The public 7b training file has this form: each occurrence of an answer counts once.
     """
     numbers: Counter[str] = Counter()
     rows = []
@@ -62,12 +62,12 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
 
 
 def one_span_rows(rows: Sequence[Example]) -> list[Example]:
-    """``by_occurrence``, but rows that already have at most one span each keep their ids."""
+    """Return the rows unchanged if none has more than one span, else ``by_occurrence(rows)``."""
     return list(rows) if all(len(row.spans) < 2 for row in rows) else by_occurrence(rows)
 
 
 def by_pair(rows: Iterable[Example]) -> list[Example]:
-    """One row per question-context pair: the spans of all its rows, the id of the first."""
+    """Merge the rows of each question-context pair: all their spans, with the id of the first."""
     pairs: dict[tuple[str, str], Example] = {}
     for row in rows:
         first = pairs.setdefault((row.question_id, row.context), row)
@@ -77,7 +77,7 @@ def by_pair(rows: Iterable[Example]) -> list[Example]:
 
 
 def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> dict[str, list]:
-    """Question id -> its (example, n-best) pairs, in their order."""
+    """Group (example, n-best list) pairs by question id, in the original order."""
     pairs: dict[str, list] = {}
     for example, nbest in zip(examples, candidates, strict=True):
         pairs.setdefault(example.question_id, []).append((example, nbest))
@@ -85,16 +85,16 @@ def by_question(examples: Sequence[Example], candidates: Sequence[Sequence]) -> 
 
 
 def question_texts(examples: Iterable[Example]) -> dict[str, str]:
-    """Question id -> text of the question."""
+    """Map question ids to question texts."""
     return {example.question_id: example.question for example in examples}
 
 
 def answered_rows(
     rows: Sequence[Example], *, negatives: bool = False
 ) -> tuple[list[Example], list[Drop]]:
-    """The rows of a SQuAD file to train on, and the questions none of whose rows has an answer.
+    """Return the rows of a SQuAD file to train on, and the questions without any answered row.
 
-    With ``negatives`` an answered question keeps its rows without an answer.
+    With ``negatives``, we also keep the unanswered rows of questions that have an answered row.
     """
     answered = {row.question_id for row in rows if row.spans}
     kept = [row for row in rows if row.spans or (negatives and row.question_id in answered)]
@@ -109,10 +109,11 @@ def write_squad(
     version: str = "1.1",
     unknown: Collection[str] = (),
 ) -> Path:
-    """Write a SQuAD file; ``answers`` is always present, as ``[]`` where there is no span.
+    """Write a SQuAD file; ``answers`` is always present, and is ``[]`` if there is no span.
 
-    ``version`` "2.0" adds ``is_impossible``, true without a span. Rows without a span lack it if
-    nobody knows the answer: their question's id is in ``unknown`` and they are not ``impossible``.
+    ``version`` "2.0" adds ``is_impossible``, which is true for rows without a span. A row without a
+    span lacks this field if its answer is unknown, that is, if its question id is in ``unknown``
+    and the row is not marked ``impossible``.
     """
 
     def as_json(row: Example) -> dict:
@@ -134,16 +135,17 @@ def read_squad(
 ) -> list[Example]:
     """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
 
-    So are the flat rows and column-wise answers of the libraries datasets and simpletransformers.
-    ``answers`` may be missing; each must be in its context at its place. Ids must be unique. A
-    row's question is its id up to ``_<3 digits>`` where all rows with this beginning ask the same,
-    as in BioASQ files; otherwise (train_0001, train_0002, ...) each row is a question of its own.
-    ``data`` is the file's parsed JSON if you have read it already.
+    The flat rows and column-wise answers of the datasets and simpletransformers libraries can also
+    be read. ``answers`` may be missing; each answer must be in its context at the given offset. Ids
+    must be unique. The question id is the row id without the final ``_<3 digits>`` if all rows with
+    this prefix ask the same question, as in BioASQ files. Otherwise (train_0001, train_0002, ...),
+    each row is a separate question. If you have already read the file, pass its parsed JSON as
+    ``data``.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
     if not is_squad(data):
-        raise InputError(f"{path}: not a SQuAD file (no list 'data' at the top)")
+        raise InputError(f"{path}: not a SQuAD file (no top-level list 'data'); give one")
     examples: dict[str, Example] = {}
     for where, row, context in _rows(data, path):
         example = _read_row(row, context, Place(where, None, remarks), path)
@@ -152,7 +154,7 @@ def read_squad(
                 f"{path}: question {example.id!r}: id occurs twice; rename one of them"
             )
     if not examples:
-        raise InputError(f"{path}: has no questions; rebuild it")
+        raise InputError(f"{path}: contains no questions; rebuild it")
     rows = list(examples.values())
     wordings = Counter(name for name, _ in {(row.question_id, row.question) for row in rows})
     return [row if wordings[row.question_id] == 1 else replace(row, question_id=row.id)
@@ -162,7 +164,7 @@ def read_squad(
 def read_any(
     path: str | Path, *, answers: str = "any", remarks: Remarks | None = None
 ) -> tuple[list[Question], list[Example]]:
-    """The questions of a BioASQ file or the rows of a SQuAD file; the other list is empty."""
+    """Read the questions of a BioASQ file or the rows of a SQuAD file; the other list is empty."""
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks)
     if is_squad(data):
@@ -171,7 +173,7 @@ def read_any(
 
 
 def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
-    """(place, row, context) of every row, at whatever depth the file has it."""
+    """Yield the position, content, and context of every row, whatever its depth in the file."""
     if isinstance(data, dict):
         data = data.get("data", [data])
     for n, article in enumerate(data, 1):
@@ -188,7 +190,7 @@ def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]
 
 def _check_object(item: object, where: str) -> None:
     if not isinstance(item, dict):
-        raise InputError(f"{where} is not an object, so not in SQuAD format; rebuild it")
+        raise InputError(f"{where} is not an object; rebuild it in SQuAD format")
 
 
 def _part(item: object, name: str, where: str) -> list:
@@ -201,32 +203,32 @@ def _part(item: object, name: str, where: str) -> list:
 def _read_row(row: object, context: object, place: Place, path: str | Path) -> Example:
     _check_object(row, place.where)
     row_id, question = row.get("id"), row.get("question")
-    row_id = str(row_id) if type(row_id) is int else row_id  # COVID-QA and others
+    row_id = str(row_id) if type(row_id) is int else row_id  # as in COVID-QA
     if row_id:
         place = replace(place, where=f"{path}: question {row_id!r}", id=row_id)
     for name, text in (("id", row_id), ("question", question), ("context", context)):
         if not isinstance(text, str) or not text.strip():
-            raise place.error(name, "is empty or not a text; fix or remove the row")
+            raise place.error(name, "is empty or not a string; fix or remove the row")
     spans = _read_answers(row.get("answers"), context, place)
     impossible = row.get("is_impossible")
     if impossible not in (None, True, False):
         raise place.error("is_impossible", "is neither true nor false; fix the row")
     if impossible and spans:
-        problem = "is true, and 'answers' is not empty; remove the answers or the flag"
+        problem = "is true, but 'answers' is not empty; remove the answers or the flag"
         raise place.error("is_impossible", problem)
     if impossible is False and not spans:
-        place.remark("field 'is_impossible' is false, and there is no answer")
+        place.remark("field 'is_impossible' is false, but there is no answer")
     question_id = _ROW.sub("", row_id)
     return Example(row_id, question_id, question, context, spans, impossible=bool(impossible))
 
 
 def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
-    if isinstance(answers, dict):  # columns, as the library datasets writes them
+    if isinstance(answers, dict):  # columns, as the datasets library writes them
         texts, starts = answers.get("text"), answers.get("answer_start")
         if isinstance(texts, str):  # a single answer, as simpletransformers writes it
             texts, starts = [texts], [starts]
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-            problem = "is an object without two equally long lists 'text' and 'answer_start'"
+            problem = "is an object without lists 'text' and 'answer_start' of equal length"
             raise place.error("answers", f"{problem}; rebuild the row")
         pairs = zip(texts, starts, strict=True)
         answers = [{"text": text, "answer_start": start} for text, start in pairs]
@@ -238,7 +240,7 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
             raise place.error("answers", "must contain objects; rebuild the row")
         start, text = answer.get("answer_start"), answer.get("text")
         if not isinstance(text, str):
-            raise place.error("text", "of an answer is not a text; rebuild the row")
+            raise place.error("text", "of an answer is not a string; rebuild the row")
         if type(start) is not int:
             problem = f"of answer {text!r} is not an integer; rebuild the row"
             raise place.error("answer_start", problem)
@@ -247,30 +249,31 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
 
 
 def _locate(text: str, start: int, context: str, place: Place) -> Span:
-    """The span of an answer without the space around it, to which ``start`` may point as well."""
+    """Return the span of an answer without surrounding whitespace, to which ``start`` may point."""
     bare = text.strip()
     if not bare:
-        raise InputError(f"{place.where}: answer {text!r} is blank; remove or rebuild it")
+        raise InputError(f"{place.where}: answer {text!r} has no text; remove or rebuild it")
     rest = context[max(start, 0) :]
     at = start if rest.startswith(bare) else start + len(rest) - len(rest.lstrip())
     if start < 0 or not context.startswith(bare, at):
         found = context.find(bare)
-        hint = f" (its first place there is {found})" if found >= 0 else ""
+        hint = f" (it first occurs at character {found})" if found >= 0 else ""
         raise InputError(
             f"{place.where}: answer {text!r} is not at character {start} of its context{hint}; "
             "rebuild it"
         )
     if bare != text:
-        place.remark("an answer has space around it, which is left out")
+        place.remark("an answer has leading or trailing whitespace, which is removed")
     elif at != start:
-        place.remark("field 'answer_start' points to space before the answer, which is skipped")
+        place.remark("field 'answer_start' points to whitespace before the answer; we skip it")
     return Span(at, at + len(bare), bare)
 
 
 def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets are characters of the row's context. A joined context has its ``snippets`` as well.
+    Offsets count characters of the row's context. A row with a joined context also lists its
+    ``snippets``.
     """
 
     def as_json(row: Example) -> dict:
@@ -283,7 +286,7 @@ def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:
-    """Write the dropped questions and their reasons (or the leaks) as JSON lines, one each."""
+    """Write dropped questions with their reasons, or leaks, as JSON lines, one per question."""
     return _write_lines(path, map(asdict, drops))
 
 

@@ -89,7 +89,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     for path, batch in zip(files.tests, batches, strict=True):
         if not batch.examples:
             raise InputError(
-                f"{path}: no question has a text to read with context {settings.context!r}; "
+                f"{path}: no question has a context to read with context {settings.context!r}; "
                 "choose another context"
             )
     tests = questions_of_tests(batches)
