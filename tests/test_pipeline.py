@@ -90,11 +90,7 @@ def test_a_squad_file_with_other_ids_is_answered_row_by_row(task, tmp_path):
         (["--train", "{task}/train.json", "--dev", "{task}/golden.json"], "golden.json"),
         (["--train", "{task}/train.json", "--set", "epoch=3"], "epoch"),
         (["--train", "{task}/train.json", "--set", "epochs=three"], "not a whole number"),
-<<<<<<< HEAD
         (["--train", "{task}/train.json", "--set", "epochs=0"], "must be at least 1"),
-=======
-        (["--train", "{task}/train.json", "--set", "epochs=0"], "at least 1"),
->>>>>>> i10-f1
         (["--train", "{task}/train.json", "--checkpoint", "nosuch"], "nosuch"),
         (["--train", "{task}/train.json", "--profile", "maxi"], "'maxi' is unknown"),
     ],
