@@ -228,7 +228,7 @@ def test_lost_test_questions_are_reported(make):
         ({"train": [factoid(3, "cat", "Only catalase.")]}, "answer only inside a word"),
         ({"test": GOLD}, "exact_answer"),
         ({"test": without_answers([factoid(77, "x", "x")])}, "shares no question"),
-        ({"test": [{**q, "snippets": []} for q in TEST]}, "no question has a text"),
+        ({"test": [{**q, "snippets": []} for q in TEST]}, "no question has a context"),
         ({"context": "abstract"}, "abstracts.json"),
         ({"train": [TRAIN[1]], "dev_fraction": 0.5}, "cannot be split"),
         ({"gold": TEST}, "no question has 'exact_answer'"),
