@@ -135,7 +135,7 @@ def best_spans(
 
     The best starts and ends are the tokens with the ``size`` highest logits in the whole window,
     including the question. Return three int64 arrays ``[spans]``: the window of each span and its
-    first and last token (indices into ``[total_tokens]``). Spans are sorted by window, then by
+    first and last tokens (indices into ``[total_tokens]``). Spans are sorted by window, then by
     start logit, then by end logit, highest first.
     """
     ranks = windows.bounds[:-1, None] + np.arange(size)  # [windows, size]

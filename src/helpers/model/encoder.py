@@ -4,7 +4,7 @@ The two models differ in the position of LayerNorm, which ``norm_first`` selects
 al. 2019) normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi
 et al. 2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing
 changes the residual path from the embeddings to the last layer. As a result, training is stable at
-345M parameters and above. Both models can use either of the two forms of GELU.
+345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
 layers skip padding, and only attention needs to know where a window ends. On a CPU, attention

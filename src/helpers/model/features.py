@@ -32,16 +32,16 @@ Cut = tuple[int, int, int, int]  # (low, high, best_low, best_high); see ``_cut`
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of tokens in flat arrays; window ``i`` owns tokens ``bounds[i]:bounds[i + 1]``.
+    """Windows of tokens in flat arrays; window ``i`` contains tokens ``bounds[i]:bounds[i + 1]``.
 
     ids, token_types, positions: int64 ``[total_tokens]``.
-    chars: int64 ``[total_tokens, 2]``, the token's start and end character in its context.
+    chars: int64 ``[total_tokens, 2]``, the token's start and end offsets in its context.
     token: int64 ``[total_tokens]``, the token's index in its context, or -1 outside the context.
     can_start: bool ``[total_tokens]``, whether an answer may start at the token. Each context token
     can start an answer only in the window that gives it the most context on both sides. An answer
     may end at any context token.
     bounds: int64 ``[windows + 1]``; pair: int64 ``[windows]``, the index of the example.
-    start, end: int64 ``[windows]``, the answer's first and last token within the window; both
+    start, end: int64 ``[windows]``, the answer's first and last tokens within the window; both
     are 0 ([CLS]) if the window does not contain the whole answer.
     detokenizers: one per example, for turning tokens into text; empty in windows for training.
     """
@@ -106,7 +106,7 @@ def make_windows(
     """
     encoded = _encode(tokenizer, examples)
     cls, sep = tokenizer.encode("").ids
-    windows = []  # (pair, columns, first and last token of the answer)
+    windows = []  # (pair, columns, first and last tokens of the answer)
     for pair, example in enumerate(examples):
         before = [cls, *encoded[example.question].ids[:max_query], sep]
         room = max_length - len(before) - 1
@@ -176,14 +176,14 @@ def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[s
 
 
 def _tokens_at(context: Encoding, span: Span) -> tuple[int, int] | None:
-    """Return the first and last token that overlap a span, or None if no token does."""
+    """Return the first and last tokens that overlap a span, or None if no token does."""
     start, end = np.asarray(context.offsets).reshape(-1, 2).T
     touched = np.flatnonzero((start < span.end) & (end > span.start)).tolist()
     return (touched[0], touched[-1]) if touched else None
 
 
 def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int, int]:
-    """Return the answer's first and last token in a window; (0, 0) if part of it is missing."""
+    """Return the answer's first and last tokens in a window; (0, 0) if part of it is missing."""
     low, high, *_ = cut
     if answer is None or answer[0] < low or answer[1] >= high:
         return 0, 0

@@ -195,7 +195,7 @@ def _flatten(data: dict, before: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what the arguments state about the model: row-order tag, heads and form of GELU.
+    """Return what the arguments state about the model: row-order tag, head count, GELU form.
 
     Megatron-LM's ``ParallelMLP`` uses the tanh form of GELU if bias fusion is enabled or if
     OpenAI's form is requested.

@@ -1,8 +1,8 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
 This module also defines what we pass to Lightning's trainer: ``Recorder`` and ``PlainCheckpoints``.
-NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had stopped
-accepting Megatron-BERT even earlier. We therefore build on what NeMo 3 still provides: ``ModelPT``,
+NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had already
+stopped accepting Megatron-BERT. We therefore build on what NeMo 3 still provides: ``ModelPT``,
 ``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes several seconds to import, so only ``training``
 and ``checkpoints`` import this module, and only when they need it.
 """

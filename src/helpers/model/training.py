@@ -134,7 +134,7 @@ class _Batches:
         size, seed = settings.batch_size, settings.seed
         epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
         batches = [batch for epoch in epochs for batch in epoch]
-        # Several processes take turns; we drop any remainder so that all take the same number.
+        # Processes take turns; we drop any remainder so that all take the same number of steps.
         world, rank = trainer.world_size, trainer.global_rank
         self.rows = batches[rank : len(batches) - len(batches) % world : world]
 

@@ -124,7 +124,7 @@ def canonical(
 ) -> dict[str, torch.Tensor]:
     """Return the weights that a span model uses, by canonical name, and empty ``raw``.
 
-    Raise ``InputError`` if a weight is stored twice or is quantized (its scale would be lost).
+    Raise ``InputError`` if a weight is stored twice or is quantized (its scale is missing).
     """
     tensors = {}
     for key in list(raw):

@@ -257,7 +257,7 @@ def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
     # A folder, a .nemo file and a different spelling of a name can refer to the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if run["squad_step"]:  # NVIDIA adds SQuADv1 after training on all of SQuAD v1.1
+    if run["squad_step"]:  # NVIDIA's name ends in SQuADv1 after all of SQuAD v1.1
         questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"

@@ -142,7 +142,7 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
 
 
 def telling(df: pd.DataFrame) -> dict:
-    """Return a row worth a closer look: answerable, with conflicting best spans and few snippets."""
+    """Return an answerable question worth a closer look: few snippets, but differing best spans."""
     order = df.assign(_clear=df["with_answer"] > 0, _many=df["opinions"].clip(upper=3))
     by = ["_clear", "_many", "snippets"]
     return df.loc[order.sort_values(by, ascending=[False, False, True]).index[0]].to_dict()

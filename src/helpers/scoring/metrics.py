@@ -9,8 +9,9 @@ edition 5, which scored task 7b):
   are dropped, so later answers move up. ``""`` and repeated answers keep their ranks. We do not cut
   the list at five answers; the code that writes it must respect the task's limit.
 - Strict accuracy (SAcc) requires a correct answer at rank 1, and lenient accuracy (LAcc) requires
-  one at any rank. MRR is the mean reciprocal rank, where the rank is that of the first correct answer.
-  All three are plain means over the gold file's factoids. A factoid that occurs twice counts twice.
+  one at any rank. MRR is the mean reciprocal rank. The reciprocal rank is 1 / rank of the first
+  correct answer, or 0 if there is none. All three are plain means over the gold file's factoids; a
+  factoid that occurs twice counts twice.
 
 The functions take plain mappings and sequences; ``evaluate`` reads the files.
 """

@@ -3,7 +3,7 @@
 ``BioASQEvaluation.jar`` is part of https://github.com/BioASQ/Evaluation-Measures (folder
 ``flat/BioASQEvaluation/dist``; keep its folder ``lib`` next to it). Its class ``EvaluatorTask1b``
 reads a golden file and an answer file, prints one line of figures, and crashes on some files that
-are not the organizers' own. We first run it on exact copies. If it stops, we edit the parts of the
+the organizers did not write. We first run it on exact copies. If it stops, we edit the parts of the
 copies that it cannot read, and we list every change. Our scores come from the original files, so
 the two programs can disagree.
 

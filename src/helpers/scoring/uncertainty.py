@@ -100,8 +100,8 @@ def paired_difference(
 ) -> Difference:
     """Compare two systems by question; return the mean difference, its 95% interval and p value.
 
-    Each resampled question keeps the values of both systems together, so a question that is hard
-    for both does not count as a difference.
+    Each resample keeps both systems' values for a question together, so a question that is hard for
+    both does not count as a difference.
     """
     first, second = _checked(first), _checked(second)
     if first.shape != second.shape:
@@ -160,7 +160,7 @@ def questions_to_tell(first: float, second: float, disagree: float | None = None
 
 
 def seeds_to_tell(change: float, seed_sd: float) -> int:
-    """Return the number of seeds per system needed to detect a difference ``change`` in means.
+    """Return the number of seeds per system needed to detect a difference of ``change``.
 
     The questions are fixed. ``seed_sd`` is each system's standard deviation over seeds, assumed to
     be known. The test and its power are those of ``questions_to_tell``.
