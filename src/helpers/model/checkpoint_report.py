@@ -1,10 +1,10 @@
 """A shareable report on a checkpoint: what its files contain and what the model can do.
 
-NVIDIA published its 2021 files without a list of weight names, a version tag or the form of GELU
-used in training. If you are the first to open them, you can send this report to others: it lists
-files, hashes, weight names and scores, but no path on your machine. If a section cannot be
-completed, the report says why and continues with the next section, because a checkpoint that the
-kit cannot load is the one most worth reporting.
+NVIDIA published its 2021 files without listing their weight names, tagging their version or stating
+which form of GELU was used in training. If you are the first to open them, you can send this report
+to others. It lists files, hashes, weight names and scores, but no paths on your machine. If a
+section cannot be completed, the report says why and continues with the next section, because
+checkpoints that the kit cannot load are the ones most worth reporting.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def write_report(
 ) -> Path:
     """Write a Markdown report on the checkpoint at ``path`` to ``output``, and return ``output``.
 
-    ``squad_dev`` is a SQuAD file for measuring EM and F1, which give the best evidence of the form
-    of GELU. This takes about one second per question with 345M parameters on two cores. Raise
-    ``InputError`` if ``output`` cannot be written or ``squad_dev`` cannot be read.
+    ``squad_dev`` is a SQuAD file for measuring EM and F1, which are the best evidence of the form
+    of GELU. For a model with 345M parameters, this takes about one second per question on two CPU
+    cores. Raise ``InputError`` if ``output`` cannot be written or ``squad_dev`` cannot be read.
     """
     examples = read_squad(squad_dev) if squad_dev else []
     lines = [
@@ -84,7 +84,7 @@ def _files(path: Path) -> list[str]:
     rows = [
         (f"`{name}`", f"{file.stat().st_size:,}", f"`{sha256(file)}`")
         for file, name in names.items()
-        if not name.startswith(".")  # skip the cache's own files, such as the lock
+        if not name.startswith(".")  # skip the cache's own files, such as its lock file
     ]
     return markdown_table(("file", "bytes", "SHA-256"), rows)
 
@@ -116,7 +116,7 @@ def _stored(path: Path) -> list[str]:
 def stored_weights(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, str, str]]:
     """Return (name, data type, shape) for each tensor, in the order of ``tensors``.
 
-    Names that differ only in the layer number share a row that shows the numbers as a range.
+    Names that differ only in the layer number share a row, which lists the numbers or their range.
     """
     rows: dict[tuple[str, str, str], list[int]] = {}
     for name, value in tensors.items():
@@ -139,7 +139,7 @@ def _order(reader: Reader) -> list[str]:
 
 
 def gelu_lines(reader: Reader) -> list[str]:
-    """Format ``gelu_evidence`` as a Markdown table, with a statement on what it shows."""
+    """Format ``gelu_evidence`` as a Markdown table, followed by a sentence about what it shows."""
     if reader.fresh_head:
         return ["These files contain no span head, so the two forms of GELU cannot be compared."]
     found = gelu_evidence(reader)
@@ -160,11 +160,11 @@ def gelu_lines(reader: Reader) -> list[str]:
 
 
 def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
-    """For each GELU, compute F1 on the ``row_order`` questions and the mean loss of the gold spans.
+    """For each form of GELU, compute F1 on the ``row_order`` questions and the mean gold-span loss.
 
     The loss of a question is the negative log-probability (natural logarithm) of its gold start and
-    end. ``better_by`` is how much lower the mean loss is than with the other GELU, and ``error`` is
-    the standard error of that difference over questions.
+    end. ``better_by`` is how much lower the mean loss is than with the other form, and ``error`` is
+    the standard error of that difference across questions.
     """
     losses = {gelu: _losses(_with_gelu(reader, gelu)) for gelu in GELUS}
     found = {}
@@ -180,7 +180,7 @@ def gelu_evidence(reader: Reader) -> dict[str, dict[str, float]]:
 
 
 def _with_gelu(reader: Reader, gelu: str) -> Reader:
-    """Return a reader with the given GELU that shares the weights instead of copying them."""
+    """Return a reader with the given form of GELU and the same weights, without copying them."""
     with torch.device("meta"):
         model = SpanModel(replace(reader.model.config, gelu=gelu))
     model.load_state_dict(reader.model.state_dict(), assign=True)

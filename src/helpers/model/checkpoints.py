@@ -77,7 +77,7 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     origin = raw.get("origin") if isinstance(raw.get("origin"), dict) else {}
     with torch.device("meta"):
         model = SpanModel(config)
-    # Create the reader before reading the weights: it rejects windows too long for the model.
+    # Create the reader before reading the weights because it rejects windows that are too long.
     reader = Reader(model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer)
     tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
@@ -142,8 +142,8 @@ def save_nemo(reader: Reader, path: str | Path) -> Path:
 def save_transformers(reader: Reader, folder: str | Path, *, with_head: bool = True) -> Path:
     """Write a folder that ``AutoModelForQuestionAnswering`` loads with identical logits.
 
-    The folder contains the weights, configuration, tokenizer and a model card (README.md). It
-    appears only when it is complete, and it replaces an older one. Pass ``with_head=False`` to omit
+    The folder contains the weights, configuration, tokenizer and model card (README.md). It appears
+    only when it is complete and then replaces any earlier version. Pass ``with_head=False`` to omit
     a span head that is still random. Raise ``InputError`` if an existing folder contains anything
     that this function does not write.
     """
@@ -257,21 +257,21 @@ def prepare(path: str | Path, settings: Settings) -> Path:
     with locked(folder.parent, path.name):
         for stale in folder.parent.glob(".saving-*"):  # left by a process that was killed
             shutil.rmtree(stale, ignore_errors=True)
-        if not (folder / "config.json").is_file():  # another process may have just made it
+        if not (folder / "config.json").is_file():  # another process may have just created it
             reader = load(path, settings)
             save_transformers(reader, folder, with_head=not reader.fresh_head)
     return folder
 
 
 def _code() -> str:
-    """Return the SHA-256 hash of the code that converts and of the data files that it reads."""
+    """Return the SHA-256 hash of the conversion code and the data files that it reads."""
     sources = [*sorted(Path(__file__).parent.glob("*.py")), MODEL_CARD]
     sources += [Path(spans.__file__), Path(registry.__file__), row_order.QUESTIONS]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def model_card(reader: Reader, with_head: bool = True) -> str:
-    """Return a card that says what the weights are, where they come from and how to use them."""
+    """Return a model card with the kind and source of the weights and how to use them."""
     origin = reader.origin
     kind = "Megatron-BERT" if reader.model.config.norm_first else "BERT"
     warning = "\n**This encoder has no span head: fine-tune it before you ask questions.**\n"

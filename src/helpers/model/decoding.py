@@ -1,10 +1,10 @@
 """From logits to ranked answers: best spans per window, n-best per pair, one list per question.
 
-``best_spans`` finds the answers. ``nbest`` then follows Google BERT's SQuAD code, which NeMo 0.11
-also used: it takes the best spans from all windows of one question-context pair, keeps only
-distinct texts, and applies a softmax to the sums of their start and end logits. ``rank_answers``
-merges the n-best lists of a question's contexts in the same way as ``transform_n2b_factoid`` from
-dmis-lab, which NVIDIA used for its published results.
+``best_spans`` finds the candidate spans. ``nbest`` then follows Google BERT's SQuAD code, which
+NeMo 0.11 also used: it takes the best spans from all windows of one question-context pair, keeps
+only those with distinct texts, and applies a softmax to the sums of their start and end logits.
+``rank_answers`` merges the n-best lists of a question's contexts in the same way as
+``transform_n2b_factoid`` from dmis-lab, which NVIDIA used for its published results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
 @dataclass(frozen=True)
 class Candidate:
-    """One span of a context with its logits and its probability among the n-best of its pair.
+    """One span of a context with its logits and its probability among its pair's n-best.
 
     start, end: character offsets in the context. ``text`` has single spaces between words.
     """
@@ -84,7 +84,7 @@ class Reader:
         )  # fmt: skip
 
     def predict(self, examples: Sequence[Example], progress: bool = True) -> list[list[Candidate]]:
-        """Return the n-best candidates for each example, best first, in the order of examples."""
+        """Return the n-best candidates for each example, best first, in the given order."""
         if not examples:
             return []
         windows = self.windows(examples)
@@ -131,11 +131,11 @@ def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -
 def best_spans(
     windows: Windows, logits: np.ndarray, size: int, max_answer: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find every span from one of the best starts of a window to one of its best ends.
+    """Find every span from one of a window's best starts to one of its best ends.
 
-    The best starts and ends are the tokens with the ``size`` highest logits in a window, which
-    includes the question. Return three int64 arrays ``[spans]``: the window of each span and its
-    first and last token (indices into ``[total_tokens]``). Spans are sorted by window, then by
+    The best starts and ends are the tokens with the ``size`` highest logits in the whole window,
+    including the question. Return three int64 arrays ``[spans]``: the window of each span and its
+    first and last tokens (indices into ``[total_tokens]``). Spans are sorted by window, then by
     start logit, then by end logit, highest first.
     """
     ranks = windows.bounds[:-1, None] + np.arange(size)  # [windows, size]
@@ -165,13 +165,13 @@ def nbest(
     size: int = 20,
     max_answer: int = 30,
 ) -> list[list[Candidate]]:
-    """Return the ``size`` best spans of each example with distinct texts; probabilities sum to 1.
+    """Return each example's ``size`` best spans with distinct texts; probabilities sum to 1.
 
     The texts, order and probabilities match Google's ``write_predictions``, with two exceptions.
     If no span is left, Google's code invents the answer "empty", but we return an empty list. In
-    Google's code, padding also takes some of the ``size`` places. For one ``bioasq-cpu`` model,
+    Google's code, padding also takes up some of the ``size`` places. For one ``bioasq-cpu`` model,
     padding to 384 tokens changed 476 of 512 lists, mostly near their ends, and 14 top answers.
-    The scores changed by 0 (SAcc), 0.08 (MRR) and 0 (LAcc) points.
+    SAcc and LAcc did not change, and MRR changed by 0.08 percentage points.
     """
     window, first, last = best_spans(windows, logits, size, max_answer)
     pair = windows.pair[window]
@@ -187,7 +187,7 @@ def nbest(
 
 
 def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
-    """Return the first ``size`` spans with distinct texts, with a softmax over their scores.
+    """Return the first ``size`` spans with distinct texts and the softmax of their scores.
 
     spans: (first token, last token, start logit, end logit), best first. ``decode`` maps the tokens
     of a span to (start character, end character, text).
@@ -217,7 +217,7 @@ def rank_answers(
     """Merge the n-best lists of each question's contexts into one ranked list of (answer, score).
 
     Texts that differ only in case count as one answer, spelled as in its most probable candidate.
-    Its score is the sum of the candidates' probabilities, or their maximum with ``merge="max"``.
+    Its score is the sum of the candidates' probabilities, or, with ``merge="max"``, their maximum.
     """
     by_question: dict[str, list[Candidate]] = {e.question_id: [] for e in examples}
     for example, found in zip(examples, candidates, strict=True):
@@ -226,8 +226,9 @@ def rank_answers(
     for question, found in by_question.items():
         answers: dict[str, tuple[str, float]] = {}  # lowercased text -> (text, score)
         # dmis-lab's later version also sorts by probability, but then reads the rows by their old
-        # positions (``iloc``), in arbitrary order. That cannot change a sum, only the casing of an
-        # answer and the order of equal sums. Here, both follow the probabilities.
+        # positions (``iloc``), in arbitrary order. That cannot change a sum, only the
+        # capitalization of an answer and the order of answers with equal sums. Here, both follow
+        # the probabilities.
         for candidate in sorted(found, key=lambda c: -c.probability):
             text = tidy(candidate.text)
             if text and len(text) <= LONGEST:
@@ -240,7 +241,7 @@ def rank_answers(
 
 
 def tidy(text: str) -> str:
-    """Clean up one answer as dmis-lab does; return "" if the answer is to be discarded.
+    """Clean up one answer as dmis-lab does; return "" if it must be discarded.
 
     Only the first matching rule applies. Remove a final comma, period or space. Remove the only
     pair of parentheses if it encloses the whole text. Discard a text with "(" but without ")", or
@@ -256,7 +257,7 @@ def tidy(text: str) -> str:
 def write_nbest(
     path: str | Path, examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
 ) -> Path:
-    """Write one JSON line per pair with its ids, snippet number, document, context and n-best."""
+    """Write one JSON line per pair: its ids, snippet number, document, context and n-best list."""
     lines = []
     for example, found in zip(examples, candidates, strict=True):
         names = ("id", "question_id", "snippet", "document", "context")
@@ -281,7 +282,7 @@ def pair_exact_match(
     candidates: Sequence[Sequence[Candidate]],
     gold_spans: Mapping[str, Sequence[Span]],
 ) -> tuple[int, int]:
-    """Return (hits, pairs): how often the best span is a gold span, and how many pairs have one.
+    """Return (hits, pairs): pairs whose best span is a gold span, and pairs with a gold span.
 
     ``gold_spans`` maps an example's id to the gold spans of its context. The comparison uses the
     lowercased texts, so another occurrence of the same words also counts as a hit.
@@ -296,7 +297,7 @@ def pair_exact_match(
 
 
 def squad_em_and_f1(reader: Reader, examples: Sequence[Example], progress: bool = True) -> dict:
-    """Return EM and F1 of the reader's best spans under the SQuAD v1.1 rules, as fractions of 1.
+    """Return EM and F1 (0 to 1) of the reader's best spans under the SQuAD v1.1 rules.
 
     ``f1_interval`` is the 95% confidence interval of F1 from a bootstrap over questions.
     """
@@ -313,7 +314,7 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
     """Score the reader's answers to held-out examples.
 
     Return the number of ``questions`` and of distinct ``pairs``, the scores ``sacc``, ``mrr`` and
-    ``lacc`` over questions, and ``pair_em`` over pairs. All scores are fractions of 1. The gold
+    ``lacc`` over questions, and ``pair_em`` over pairs. All scores are from 0 to 1. The gold
     answers of a question are the texts of all spans in its examples.
     """
     golds: dict[str, set[str]] = {}

@@ -3,8 +3,8 @@
 The two models differ in the position of LayerNorm, which ``norm_first`` selects. BERT (Devlin et
 al. 2019) normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi
 et al. 2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing
-changes the residual path from the embeddings to the last layer. It therefore trains stably at 345M
-parameters and more. Either model can use either of two forms of GELU.
+changes the residual path from the embeddings to the last layer. As a result, training is stable at
+345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
 layers skip padding, and only attention needs to know where a window ends. On a CPU, attention
@@ -97,7 +97,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings followed by layers, which map a batch to ``[total_tokens, hidden]``."""
+    """Embeddings followed by layers, which together map a batch to ``[total_tokens, hidden]``."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -149,7 +149,7 @@ class SpanModel(nn.Module):
 
 
 def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> float:
-    """Return a lower bound, in bytes, on the memory for a training step, excluding the weights.
+    """Return a lower bound in bytes on the memory for a training step, excluding the weights.
 
     lengths: the number of tokens in each window of the batch. Gradients and Adam's two moments take
     12 bytes per parameter. Each layer keeps its activations for the backward pass and, with

@@ -4,7 +4,7 @@ We split a context that does not fit into one window into several overlapping wi
 al. 2019, §4.2; ``doc_stride`` in Google's ``run_squad.py``). ``Windows`` stores all windows one
 after another in flat arrays, and ``gather`` copies those of one batch. No array ever contains
 padding, because BioASQ pairs average 69 tokens, and padding them to 384 would waste four fifths of
-the work. The module ``encoder`` explains how attention keeps the windows of a batch apart.
+the computation. The module ``encoder`` explains how attention keeps the windows of a batch apart.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ Cut = tuple[int, int, int, int]  # (low, high, best_low, best_high); see ``_cut`
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of tokens in flat arrays; window ``i`` owns tokens ``bounds[i]:bounds[i + 1]``.
+    """Windows of tokens in flat arrays; window ``i`` contains tokens ``bounds[i]:bounds[i + 1]``.
 
     ids, token_types, positions: int64 ``[total_tokens]``.
-    chars: int64 ``[total_tokens, 2]``, the token's start and end character in its context.
+    chars: int64 ``[total_tokens, 2]``, the token's start and end offsets in its context.
     token: int64 ``[total_tokens]``, the token's index in its context, or -1 outside the context.
     can_start: bool ``[total_tokens]``, whether an answer may start at the token. Each context token
     can start an answer only in the window that gives it the most context on both sides. An answer
     may end at any context token.
     bounds: int64 ``[windows + 1]``; pair: int64 ``[windows]``, the index of the example.
-    start, end: int64 ``[windows]``, the answer's first and last token within the window; both
+    start, end: int64 ``[windows]``, the answer's first and last tokens within the window; both
     are 0 ([CLS]) if the window does not contain the whole answer.
     detokenizers: one per example, for turning tokens into text; empty in windows for training.
     """
@@ -106,7 +106,7 @@ def make_windows(
     """
     encoded = _encode(tokenizer, examples)
     cls, sep = tokenizer.encode("").ids
-    windows = []  # (pair, columns, first and last token of the answer)
+    windows = []  # (pair, columns, first and last tokens of the answer)
     for pair, example in enumerate(examples):
         before = [cls, *encoded[example.question].ids[:max_query], sep]
         room = max_length - len(before) - 1
@@ -142,7 +142,7 @@ def _encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> dict[str, Enco
 
 
 def _cut(tokens: int, room: int, step: int) -> list[Cut]:
-    """Cut a context into windows; return (low, high) and the range for which each window is best.
+    """Cut a context; return each window's bounds and the range of tokens for which it is best.
 
     A token's best window is the one in which the shorter of its left and right contexts is longest
     (``_check_is_max_context`` in Google's ``run_squad.py``). If windows tie, the first one is best.
@@ -153,7 +153,7 @@ def _cut(tokens: int, room: int, step: int) -> list[Cut]:
     low = np.asarray(lows)
     high = np.minimum(low + room, tokens)
     at = np.arange(tokens)[:, None]
-    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative: outside the window
+    smaller = np.minimum(at - low, high - 1 - at)  # [tokens, windows]; negative outside the window
     score = np.where(smaller < 0, -np.inf, smaller + 0.01 * (high - low))
     best = score.argmax(axis=1)  # never decreases from token to token
     first, last = (np.searchsorted(best, np.arange(len(low)), side) for side in ("left", "right"))
@@ -161,7 +161,7 @@ def _cut(tokens: int, room: int, step: int) -> list[Cut]:
 
 
 def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[str, np.ndarray]:
-    """Return the token columns of ``Windows`` for a cut; ``before`` has the ids before it."""
+    """Return the token columns of ``Windows`` for a cut; ``before`` holds the preceding ids."""
     low, high, best_low, best_high = cut
     token = np.asarray([-1] * len(before) + [*range(low, high), -1])
     outside = [(0, 0)]
@@ -176,14 +176,14 @@ def _columns(before: list[int], context: Encoding, sep: int, cut: Cut) -> dict[s
 
 
 def _tokens_at(context: Encoding, span: Span) -> tuple[int, int] | None:
-    """Return the first and last token that overlap a span, or None if no token does."""
+    """Return the first and last tokens that overlap a span, or None if no token does."""
     start, end = np.asarray(context.offsets).reshape(-1, 2).T
     touched = np.flatnonzero((start < span.end) & (end > span.start)).tolist()
     return (touched[0], touched[-1]) if touched else None
 
 
 def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int, int]:
-    """Return the answer's first and last token in a window; (0, 0) if part of it is missing."""
+    """Return the answer's first and last tokens in a window; (0, 0) if part of it is missing."""
     low, high, *_ = cut
     if answer is None or answer[0] < low or answer[1] >= high:
         return 0, 0
@@ -203,9 +203,9 @@ def gather(windows: Windows, rows: Sequence[int]) -> Batch:
 def training_batches(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int
 ) -> list[list[int]]:
-    """Return one epoch's batches of rows, shuffled but with similar lengths together.
+    """Return one epoch's batches of rows, shuffled, but with rows of similar length together.
 
-    We shuffle the rows, divide them into pools of 16 batches, sort each pool by length, divide it
+    We shuffle the rows, divide them into pools of 16 batches, sort each pool by length, split it
     into batches and shuffle all batches. The same seed and epoch always give the same batches.
     Windows of equal length share an attention call.
     """
@@ -221,7 +221,7 @@ def training_batches(
 
 
 def prediction_batches(lengths: Sequence[int], tokens: int = 4096) -> list[list[int]]:
-    """Return batches of up to ``tokens`` tokens; the longest come first, so memory peaks early."""
+    """Return batches of up to ``tokens`` tokens, longest windows first, so memory peaks early."""
     batches: list[list[int]] = []
     used = 0
     for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
@@ -238,7 +238,7 @@ class Detokenizer:
 
     Google's code (``run_squad.py``) has no character offsets. It takes the words that an answer
     touches, normalizes them as the tokenizer does, searches the result for the answer's tokens and
-    maps the position back to the words by counting the characters other than spaces. If that fails,
+    maps the position back to the words by counting the non-space characters. If that fails,
     it keeps whole words.
     """
 
@@ -263,7 +263,7 @@ class Detokenizer:
         self.normalized = normalized
 
     def decode(self, first: int, last: int) -> tuple[int, int, str]:
-        """Return the (start character, end character, text) of tokens ``first`` to ``last``.
+        """Return (start character, end character, text) for tokens ``first`` to ``last``.
 
         The text has a single space between words, whatever separates them in the context.
         """
@@ -288,7 +288,7 @@ class Detokenizer:
 
 
 def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:
-    """Read the tokens of BERT's ``vocab.txt``, which has one per line in the order of their ids.
+    """Read the tokens of BERT's ``vocab.txt``, which lists them in the order of their ids.
 
     Raise ``InputError`` if the file is missing, is not UTF-8 or lacks a ``special`` token.
     """
@@ -343,10 +343,10 @@ def tokens_of(tokenizer: Tokenizer) -> list[str]:
 
 
 def read_tokenizer(folder: Path, rows: int) -> Tokenizer:
-    """Read the tokenizer of a transformers folder with ``AutoTokenizer``, which uses all its files.
+    """Read a transformers folder's tokenizer with ``AutoTokenizer``, which uses all of its files.
 
     We differ from transformers in one case. If no file states ``do_lower_case`` and the vocabulary
-    has capitals, as in BioBERT's first release, we keep capitals, while transformers would turn
+    has capitals, as in BioBERT's first release, we keep capitals, but transformers would turn
     them into ``[UNK]``. Raise ``InputError`` if the tokenizer is not BERT's WordPiece, if its
     vocabulary does not fit ``rows`` embeddings, or if the folder's two vocabularies disagree.
     """

@@ -6,8 +6,8 @@ file for the encoder and one for the head, or one for both, under various names.
 spellings (``weights.canonical_megatron``). The weights have 16 or 32 bits, and the vocabulary may
 be padded. The shapes of the weights determine all sizes except the number of heads. That number and
 the form of GELU are in ``config.json``, in the arguments that Megatron-LM saves with its weights
-or, for NVIDIA's 345M models, in ``registry``. We read pickles with ``weights_only=True``, which
-runs no code.
+or, for NVIDIA's 345M models, in ``registry``. We read pickles with ``weights_only=True``, so
+no code in them runs.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class MegatronFile:
     vocab: list[str]
     version: str  # the row-order tag in the file, or "" if it has none
     gelu_reason: str  # why we chose ``config.gelu``
-    lm_head: dict[str, torch.Tensor]  # the masked-word head from pre-training, if any
+    lm_head: dict[str, torch.Tensor]  # the masked-language-model head from pre-training, if any
 
 
 def is_megatron(path: Path) -> bool:
@@ -173,7 +173,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield, file by file, Megatron-LM's arguments (with version tag) and the tensors by name."""
+    """For each file, yield Megatron-LM's arguments (with version tag) and the tensors by name."""
     for file in _weight_files(folder):
         data = read_file(file, f"{path}: {file.name}")
         data = data if isinstance(data, dict) else {}
@@ -181,7 +181,7 @@ def _contents(path: Path, folder: Path) -> Iterator[tuple[dict[str, Any], dict[s
         arguments = dict(vars(saved)) if isinstance(saved, argparse.Namespace) else {}
         if "checkpoint_version" in data:
             arguments["checkpoint_version"] = data["checkpoint_version"]
-        for inner in ("model", "state_dict", "module"):  # skip optimizer and random state
+        for inner in ("model", "state_dict", "module"):  # skip the optimizer and random states
             data = data[inner] if isinstance(data.get(inner), dict) else data
         yield arguments, dict(_flatten(data))
 
@@ -195,10 +195,10 @@ def _flatten(data: dict, before: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what the arguments state about the model: the row-order tag, the heads and the GELU.
+    """Return what the arguments state about the model: row-order tag, head count, GELU form.
 
-    Megatron-LM's ``ParallelMLP`` uses the tanh form of GELU if the bias is fused in or if OpenAI's
-    form is requested.
+    Megatron-LM's ``ParallelMLP`` uses the tanh form of GELU if bias fusion is enabled or if
+    OpenAI's form is requested.
     """
     for name in ("tensor_model_parallel_size", "model_parallel_size"):
         if arguments.get(name, 1) != 1:

@@ -1,10 +1,10 @@
 """The NeMo model: our encoder and span head with NeMo's loss, schedule and ``.nemo`` archive.
 
 This module also defines what we pass to Lightning's trainer: ``Recorder`` and ``PlainCheckpoints``.
-NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had rejected
-Megatron-BERT even earlier. We therefore build on what NeMo 3 still provides: ``ModelPT``,
-``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes seconds to import, so only ``training`` and
-``checkpoints`` import this module, and only when they need it.
+NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had already
+stopped accepting Megatron-BERT. We therefore build on what NeMo 3 still provides: ``ModelPT``,
+``SpanningLoss`` and ``WarmupAnnealing``. NeMo takes several seconds to import, so only ``training``
+and ``checkpoints`` import this module, and only when they need it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from helpers.model.encoder import EncoderConfig, SpanModel, pad
 from helpers.model.features import Batch, make_tokenizer, read_vocab
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
-_OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier versions
+_OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier kit versions
 _SAVES = 10  # resumable checkpoints per run
 
-# On import, NVIDIA's telemetry library prints that it sends nothing.
+# On import, NVIDIA's telemetry library prints a message that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 
 with warnings.catch_warnings():
@@ -74,7 +74,7 @@ class ExtractiveQAModel(ModelPT):
         return self.net(batch).float()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss. Dropout depends only on seed and step, so a resumed run repeats it."""
+        """Return the loss. Dropout depends only on seed and step, so resuming reproduces it."""
         torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
         loss = self.span_loss(self(batch), batch)
         # The logged mean is over windows, which Lightning cannot count in an unpadded batch.
@@ -214,7 +214,7 @@ class PlainCheckpoints(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path, map_location=None) -> dict:
-        """Read a checkpoint without running any code in it; if damaged, raise ``InputError``."""
+        """Read a checkpoint without running code in it; raise ``InputError`` if it is damaged."""
         try:
             if zipfile.ZipFile(path).testzip():  # torch does not verify the checksums
                 raise ValueError("wrong checksum")

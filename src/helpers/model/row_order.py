@@ -13,8 +13,8 @@ version axes of the rows       since
 
 NVIDIA's files do not state their order. The wrong order loads without an error and makes every
 answer useless (NeMo pull request 3435). ``find_order`` therefore tries each order on questions that
-a trained model can answer or, for a model without a span head, on words that it was pre-trained to
-guess. If no order stands out, ``find_order`` raises an error.
+a trained model can answer or, for a model without a span head, on predicting masked words, as in
+pre-training. If no order stands out, ``find_order`` raises an error.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RUNS = {"0": (0, 1, 2), "1.0": (1, 2, 0), "2.0": (1, 0, 2)}
 ORDERS = tuple(_RUNS)
 QUESTIONS = Path(__file__).with_name("row_order_questions.json")
 # The best score must reach the first number and exceed all others by the second. The small model in
-# the tests scores F1 0.72 in its own order and 0.17 in the others, where its answers are random.
+# the tests scores F1 0.72 in its own order and 0.17 in the others, in which its answers are random.
 NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
 MEASURES = {
     "answers": "mean token F1 on the questions in row_order_questions.json",
@@ -50,10 +50,10 @@ MEASURES = {
     "tag": "the checkpoint_version stored in the file",
     "given": "the qkv_order setting",
 }
-Measure = Callable[[Reader], float]  # 0 to 1
+Measure = Callable[[Reader], float]  # returns a score from 0 to 1
 _BETTER = 0.1  # reject the stated head count if another scores this much higher
 _EVERY = 6  # we mask one word in six
-_LEAST_WORDS = 60  # an English biomedical vocabulary has twice as many of them
+_LEAST_WORDS = 60  # an English biomedical vocabulary yields twice as many
 _REMEDY = f"if you know the order, set qkv_order ({', '.join(ORDERS)})"
 
 
@@ -63,12 +63,12 @@ def find_order(
     """Find the row order of the model read from ``path``, and convert its rows to our order.
 
     The setting ``qkv_order`` takes precedence. Otherwise, the order is the one in which the model
-    scores best with its span head or, without one, with the masked-word head ``lm_head``. If it has
-    neither head, the ``version`` tag of the file decides. Return a JSON-ready dict: the ``order``,
-    the ``kind`` of decision (a key of ``MEASURES``), a description of the ``measure``, and the
-    ``scores`` (0 to 1) of the orders and of the numbers of ``heads`` tried. Raise ``InputError`` if
-    the order cannot be determined, if scores and tag disagree, or if the model scores clearly
-    higher with a number of heads other than the stated one.
+    scores best with its span head or, if it has none, with the masked-language-model head
+    ``lm_head``. If it has neither head, the file's ``version`` tag determines the order. Return a
+    JSON-ready dict: the ``order``, the ``kind`` of decision (a key of ``MEASURES``), a description
+    of the ``measure``, the ``scores`` (0 to 1) by order and, in ``heads``, those by head count.
+    Raise ``InputError`` if the order cannot be determined, if the scores and the tag disagree, or
+    if the model scores clearly higher with a number of heads other than the stated one.
     """
     order, scores, heads = reader.settings.qkv_order, {}, {}
     if order:
@@ -117,7 +117,7 @@ def from_ours(rows: torch.Tensor, heads: int, order: str) -> torch.Tensor:
 
 
 def _places(count: int, heads: int, order: str) -> torch.Tensor:
-    """Return the index of each of our rows among the rows of ``order``: int64 ``[count]``."""
+    """Return the index of each of our rows among the rows in ``order``: int64 ``[count]``."""
     sizes, runs = (3, heads, count // (3 * heads)), _RUNS[order]
     places = torch.arange(count).view([sizes[axis] for axis in runs])
     return places.permute([runs.index(axis) for axis in range(3)]).flatten()
@@ -150,7 +150,7 @@ def try_orders(
 
 
 def choose(scores: Mapping[str, float], kind: str) -> str | None:
-    """Return the order that stands out by the criteria in ``NEEDED``, or None."""
+    """Return the order that stands out according to ``NEEDED``, or None."""
     least, lead = NEEDED[kind]
     best, second, *_ = sorted(scores, key=scores.__getitem__, reverse=True)
     clear = scores[best] >= least and scores[best] - scores[second] >= lead
@@ -183,12 +183,12 @@ def _by_trying(
 def _try_heads(
     reader: Reader, path: Path, kind: str, scores: Mapping[str, float], measure: Measure
 ) -> dict[str, float]:
-    """Return the best score for the stated head count and for up to four others, by head count.
+    """Return the best score for the stated head count and up to four others, keyed by head count.
 
     The weights fit any count that divides the hidden size, and a model with the wrong count still
-    answers some questions. We try heads of size 64, which nearly all models of this kind have, and
-    the counts nearest to the stated one. We try each count in the order that is best so far and in
-    "2.0", the only order in which a wrong count mixes queries, keys and values.
+    answers some questions. We try the count that gives heads of size 64, as in nearly all models of
+    this kind, and the counts nearest to the stated one. We try each count in the order that is best
+    so far and in "2.0", the only order in which a wrong count mixes queries, keys and values.
     """
     model, best = reader.model, max(scores, key=scores.__getitem__)
     hidden, stated = model.config.hidden, model.config.heads
@@ -229,7 +229,7 @@ def questions() -> list[tuple[Example, str]]:
 
 
 def plain(reader: Reader) -> Reader:
-    """Return the reader with default settings, as the user's are meant for other questions."""
+    """Return the reader with default settings; the user's are meant for different questions."""
     longest = min(Settings.max_length, reader.model.config.positions)
     return replace(reader, settings=Settings(max_length=longest))
 
@@ -252,7 +252,7 @@ def _fits(lm_head: Mapping[str, torch.Tensor], model: SpanModel) -> bool:
 
 
 def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
-    """Return a measure, the proportion of masked words that the pre-training head guesses."""
+    """Return a measure: the proportion of masked words that the pre-training head predicts."""
     head = {name: value.float() for name, value in lm_head.items()}
 
     def measure(reader: Reader) -> float:
@@ -273,8 +273,8 @@ def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
 def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     """Mask some words in the contexts; return the batch, the masked positions and the word ids.
 
-    We mask only words that consist of one token and have more than three letters. A guess is then
-    either right or wrong, and we avoid words that would fit into any text.
+    We mask only words that consist of one token and have more than three letters. Each guess is
+    then clearly correct or incorrect, and we avoid words that would fit into any text.
     """
     windows = plain(reader).windows([example for example, _ in questions()])
     batch = gather(windows, range(len(windows)))

@@ -49,7 +49,8 @@ class Stopped(KeyboardInterrupt):
 class Trained:
     """A summary of a training run; ``seconds`` covers all parts of a resumed run.
 
-    steps: number of steps in total. ``before``: those of earlier calls (all if none was left).
+    steps: total number of steps.
+    before: number of steps taken by earlier calls; equal to ``steps`` if none were left.
     windows: number of training windows per epoch.
     history: (step, loss, learning rate, elapsed seconds) per step.
     """
@@ -72,10 +73,11 @@ def fine_tune(
     """Fine-tune the reader's model in place on the spans of the examples; log to ``folder``.
 
     ``resume=True`` continues the run in ``folder``, which must have the same settings, seed, data
-    and starting weights; ``False`` removes that run; ``None`` continues it only if they are the
-    same. Raise ``InputError`` if no example has a span, if the run to resume is different or has a
-    damaged file, if disk or memory is too small, or if the loss is not finite. Raise ``Stopped`` on
-    Ctrl-C or SIGTERM. After any of these, or after a kill, the same call continues the run.
+    and starting weights; ``False`` removes that run; ``None`` continues it if these match and
+    otherwise removes it. Raise ``InputError`` if no example has a span, if the run to resume
+    differs or has a damaged file, if there is not enough disk space or memory, or if the loss is
+    not finite. Raise ``Stopped`` on Ctrl-C or SIGTERM. After any of these, or if the process is
+    killed, the same call continues the run.
     """
     folder, settings = Path(folder), reader.settings
     examples = [example for example in examples if example.spans]
@@ -132,7 +134,7 @@ class _Batches:
         size, seed = settings.batch_size, settings.seed
         epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
         batches = [batch for epoch in epochs for batch in epoch]
-        # Several processes take turns; we drop the remainder so that all take equally many steps.
+        # Processes take turns; we drop any remainder so that all take the same number of steps.
         world, rank = trainer.world_size, trainer.global_rank
         self.rows = batches[rank : len(batches) - len(batches) % world : world]
 
@@ -158,7 +160,7 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
         "max_steps": steps,
     }
     reader.model.set_dropout(settings.dropout)
-    reader.model.train()  # a loaded model is in evaluation mode, and Lightning leaves it there
+    reader.model.train()  # a loaded model is in evaluation mode, and Lightning does not change that
     model = qa_model.build(reader.model, reader.tokenizer, folder, optim=optim, seed=settings.seed)
     model.set_trainer(trainer)
     recorder = qa_model.Recorder(folder / "history.csv", last, steps, progress)
@@ -186,13 +188,13 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
 
 
 def _trainer():
-    """Create a Lightning trainer without its own progress bar, checkpoints and messages."""
+    """Create a Lightning trainer without its own progress bar, checkpoints or messages."""
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
     from lightning.pytorch.trainer import call
 
-    from helpers.model import qa_model  # takes seconds because it imports NeMo
+    from helpers.model import qa_model  # takes several seconds because it imports NeMo
 
     qa_model.quiet_nemo()
     call.exit = sys.exit  # on Ctrl-C, Lightning calls exit(1), which a Jupyter kernel lacks
@@ -309,8 +311,8 @@ def check_replaceable(folder: Path) -> None:
 def _clear(folder: Path) -> None:
     """Remove the checkpoint first, then everything else except the plan.
 
-    This order makes a kill halfway harmless: we would reject a folder without a plan, and a
-    checkpoint without a history would look damaged.
+    This order makes it harmless to kill the process halfway. Otherwise, we would reject a folder
+    without a plan, and a checkpoint without a history would look damaged.
     """
     for path in sorted(folder.iterdir(), key=lambda path: path.name != LAST):
         if path.name != PLAN:

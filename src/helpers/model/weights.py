@@ -25,8 +25,9 @@ from helpers.config import InputError
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 
 # --- Weight names --------------------------------------------------------------------------------
-# Each tuple names one part of the model: our name, Megatron's, and BERT's in transformers, which
-# splits query, key and value. See row_order for the row order of Megatron's combined matrix.
+# Each tuple contains our name for a part of the model, Megatron's name and the name in
+# transformers' BERT, which splits query, key and value. See row_order for the row order of
+# Megatron's combined matrix.
 _EMBEDDINGS = (
     ("words", "embedding.word_embeddings", "embeddings.word_embeddings"),
     ("positions", "embedding.position_embeddings", "embeddings.position_embeddings"),
@@ -54,7 +55,7 @@ _MEGATRON_BERT = {  # names in transformers' BERT -> names in its Megatron-BERT
 _WRAPPERS = re.compile(
     r"^(model\.|module\.|bert_model\.|bert\.|encoder_model\.|language_model\.|_orig_mod\.)+"
 )
-# Buffers, and parts for pre-training, other tasks or wrappers, which no span model uses.
+# Buffers and parts for pre-training, other tasks or wrappers that no span model uses.
 _UNUSED_MEGATRON = re.compile(
     r"(.*\.)?(pooler|lm_head|binary_head|word_embeddings_for_head|position_ids)(\..*)?"
 )
@@ -123,7 +124,7 @@ def canonical(
 ) -> dict[str, torch.Tensor]:
     """Return the weights that a span model uses, by canonical name, and empty ``raw``.
 
-    Raise ``InputError`` if a weight is stored twice or is quantized (we lack the scale it needs).
+    Raise ``InputError`` if a weight is stored twice or is quantized (its scale is missing).
     """
     tensors = {}
     for key in list(raw):
@@ -153,7 +154,7 @@ def assemble(
 
     ``names`` lists the canonical names of the parts of each weight. To save memory, we remove each
     tensor from ``tensors`` as we use it. Raise ``InputError`` with the ``hint`` if a weight is
-    unknown, missing or misshapen.
+    unknown, missing or of the wrong shape.
     """
     head = [*names["head.weight"], *names["head.bias"]]
     if not any(part in tensors for part in head):
@@ -177,7 +178,7 @@ def assemble(
 
 
 def bad_name(path: Path, what: str, name: str, known: Iterable[str], hint: str = "") -> InputError:
-    """Return an error about a weight that lists the most similar ``known`` names."""
+    """Return an error that names a weight and lists the most similar ``known`` names."""
     near = difflib.get_close_matches(name, list(known), cutoff=0.5)
     nearest = f"; similar names: {', '.join(near)}" if near else ""
     return InputError(f"{path}: {what} {name!r}{nearest}{hint}")
@@ -225,7 +226,7 @@ def read_config(path: Path, shown: str = "") -> dict:
 
 
 def make_config(path: Path, sizes: Mapping[str, Any], hidden_act: Any, **others) -> EncoderConfig:
-    """Build a configuration from sizes (with our names) and a GELU (with transformers' name).
+    """Build a configuration from sizes (by our names) and a GELU (by transformers' name).
 
     If a size or the GELU is invalid, raise ``InputError`` with transformers' name for the field. We
     do not check ``others``.
@@ -303,7 +304,7 @@ def read_file(path: Path, shown: str = "") -> Any:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]):  # for Megatron-LM's "args"
-            mapped = zipfile.is_zipfile(path)  # torch's older format must be read whole
+            mapped = zipfile.is_zipfile(path)  # torch's older format must be read in full
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # safetensors, zipfile, pickle and torch raise many errors
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -317,8 +318,9 @@ def read_file(path: Path, shown: str = "") -> Any:
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors in file order; if all are float32, map the file into memory as one storage.
 
-    The library maps each tensor separately, but ``join`` needs neighbors in one storage. Writing to
-    a mapped tensor never changes the file. Raise ``SafetensorError`` or ``OSError`` on failure.
+    The library maps each tensor separately, but ``join`` needs adjacent tensors in one storage.
+    Writing to a mapped tensor never changes the file. Raise ``SafetensorError`` or ``OSError`` on
+    failure.
     """
     with safe_open(path, "pt") as file:  # the library checks names, shapes and offsets
         found = {name: file.get_slice(name) for name in file.offset_keys()}
@@ -354,7 +356,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def join(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Stack parts of equal size; return a view if they are adjacent in memory, else a copy."""
+    """Stack parts of equal size; return a view if they are adjacent in memory, otherwise a copy."""
     first, size = parts[0], parts[0].numel()
     for n, part in enumerate(parts):
         same_file = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()

@@ -56,12 +56,12 @@ class Claim:
     source: str
     figures: str  # in the source's order and with the source's digits
     labels: str = "SAcc/LAcc/MRR"  # as printed
-    right_labels: str = ""  # "" if the printed labels are right
+    right_labels: str = ""  # "" if the printed labels are correct
     reason: str = ""
     unit: int = 100  # 100 if the figures are percentages, 1 if they are fractions
     data: str = "BioASQ-7b factoid test"
     batches: Mapping[str, int] = field(default_factory=lambda: TEST_7B)  # name -> question count
-    models: tuple[str, ...] = ()  # the model's names, reduced to lower-case letters and digits
+    models: tuple[str, ...] = ()  # the model's names, reduced to lowercase letters and digits
     parameters: int = 0  # number of weights, 0 if the source does not state it
     unusable: str = ""  # why no run can be compared with the row, or ""
 
@@ -71,7 +71,7 @@ class Claim:
 
     @property
     def corrected(self) -> dict[str, str]:
-        """The row's figures under the right labels, in the order of ``MEASURES``."""
+        """The row's figures under the correct labels, in the order of ``MEASURES``."""
         labels = (self.right_labels or self.labels).split("/")
         row = dict(zip(labels, self.figures.split("/"), strict=True))
         return {measure: row[measure] for measure in (*MEASURES, "F1") if measure in row}
@@ -81,7 +81,7 @@ class Claim:
         return sum(self.batches.values())  # number of questions, or 0 if they are unknown
 
     def value(self, measure: str) -> float | None:
-        """Return the corrected figure as a fraction of 1, or ``None`` if the source has none."""
+        """Return the corrected figure (0 to 1), or ``None`` if the source does not state it."""
         digits = self.corrected.get(measure)
         return None if digits is None else float(Fraction(digits) / self.unit)
 
@@ -161,7 +161,7 @@ CLAIMS = (
 
 
 def get(key: str) -> Claim:
-    """Return the claim with this key. Raises a ``KeyError`` that lists the known keys."""
+    """Return the claim with this key; if it is unknown, raise a ``KeyError`` listing all keys."""
     known = {claim.key: claim for claim in CLAIMS}
     if key in known:
         return known[key]
@@ -188,7 +188,7 @@ def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
 
 
 # Standard deviation over seeds, in percentage points on 162 questions. We measured 0.8 to 2.2 for
-# each trained row of docs/results, and 1.4 for all of them pooled.
+# the trained rows of docs/results, and 1.4 for all of these rows pooled.
 SEED_SD = 1.5
 MIN_SEEDS = 3  # fewer seeds cannot show that a claim is reproduced
 
@@ -197,9 +197,9 @@ def margin(questions: int, seeds: int) -> float:
     """Return how many points a mean over seeds may differ from a claim on that many questions.
 
     The claim comes from one training run with an unknown seed, so its standard deviation is
-    ``SEED_SD``. A mean over m seeds of the same procedure has ``SEED_SD`` / √m, and the difference
-    between the two has ``SEED_SD`` · √(1 + 1/m). In 95% of all cases, the difference is at most
-    twice its standard deviation. We assume that the standard deviation on n questions is
+    ``SEED_SD``. For a mean over m seeds of the same procedure, it is ``SEED_SD`` / √m, and for the
+    difference between the two, it is ``SEED_SD`` · √(1 + 1/m). In 95% of all cases, the difference
+    is at most twice its standard deviation. We assume that the standard deviation on n questions is
     √(162/n) times the one on 162 questions.
     """
     return 2 * SEED_SD * math.sqrt(162 / questions * (1 + 1 / seeds))
@@ -243,7 +243,8 @@ def _rows(claim: Claim, run: Mapping) -> list[Mapping]:
 def _other_questions(claim: Claim, run: Mapping) -> str | None:
     sizes = {row["batch"]: row["n"] for row in run["batches"]}
     same = {row["batch"]: row["n"] for row in _rows(claim, run)} == claim.batches != {}
-    # A claim on one batch only needs that batch in the run. A claim on more needs an exact match.
+    # A claim about a single batch requires only that the run include that batch. A claim about
+    # several batches requires that the run contain exactly those batches.
     if not same or (len(claim.batches) > 1 and sizes != claim.batches):
         need = f"{claim.n} questions of " if claim.n else ""
         return (f"different data (the run has {sum(sizes.values())} questions in "
@@ -254,9 +255,9 @@ def _other_questions(claim: Claim, run: Mapping) -> str | None:
 
 def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
-    # A folder, a .nemo file and a different spelling of a name can mean the same model.
+    # A folder, a .nemo file and a different spelling of a name can refer to the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if run["squad_step"]:  # training on all of SQuAD v1.1 yields NVIDIA's ...SQuADv1
+    if run["squad_step"]:  # NVIDIA's name ends in SQuADv1 after all of SQuAD v1.1
         questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
@@ -428,7 +429,7 @@ _MARGINS = ", ".join(f"{margin(162, seeds):.1f} with {seeds}" for seeds in (1, 2
 _OUTCOME_LIST = "\n".join(f"- **{outcome}**: {text}." for outcome, text in OUTCOMES.items())
 _TEST_ROWS = "\n".join(
     f"| {test.subject} | {test.must} | {test.why} |"
-    for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # both contain the one on the model
+    for test in dict.fromkeys(BIOASQ_TESTS + SQUAD_TESTS)  # both contain the model requirement
 )
 RULE = f"""\
 **Margin.** The mean over seeds may differ from the claim by at most {widest(162):g} · \

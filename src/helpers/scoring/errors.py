@@ -1,7 +1,7 @@
 """Build a table that shows what went wrong with each question.
 
-``CAUSES`` lists the rules that decide the cause of an error; the first rule that applies counts.
-The rules need only n-best lists, so they also work without a model, on a saved ``nbest`` file.
+``CAUSES`` lists the rules for the cause of an error; the first rule that applies determines it. The
+rules need only n-best lists, so they also work without a model, on a saved ``nbest`` file.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from helpers.data.squad import Example, by_question
 from helpers.io import write_text
 from helpers.scoring.metrics import hit_rank, lower
 
-KEPT = 5  # answers per question that count
+KEPT = 5  # number of answers per question that count
 RIGHT, LATE, WRITING, NONE = "right", "right at 2-5", "writing", "no snippet holds it"
 BOUNDARY, OUTVOTED, BELOW, NOT_FOUND = "boundary", "outvoted", "ranked below 5", "not found"
-# In the order in which ``cause`` tests them. An "answer" is one of the system's five answers; a
-# "gold answer" is any synonym.
+# Listed in the order in which ``cause`` tests them. An "answer" is one of the system's five
+# answers; a "gold answer" is any synonym.
 CAUSES: dict[str, str] = {
     RIGHT: "the first answer equals a gold answer",
     LATE: "one of the second to fifth answers equals a gold answer",
@@ -47,9 +47,9 @@ def table(
     ``candidates[i]`` is the n-best list of ``examples[i]``, best first; its items have a text,
     start, end and probability. ``ranked`` is what ``decoding.rank_answers`` returns for them. The
     columns are id, batch, question, gold (the first synonym), synonyms (a tuple of all), answer
-    (the first one, or "" if there is none), score, rank (of the first right answer among the five,
-    or 0), snippets (how many there are), with_answer (how many of them contain a gold answer),
-    opinions (the number of distinct best spans) and cause.
+    (the first one, or "" if there is none), score, rank (of the first correct answer among the
+    five, or 0), snippets (how many there are), with_answer (how many of them contain a gold
+    answer), opinions (the number of distinct best spans) and cause.
     """
     pairs = by_question(examples, candidates)
     rows = []
@@ -130,7 +130,7 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
 def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFrame:
     """Return the ``n`` worst rows among those whose first answer is wrong.
 
-    Rows without a right answer among the five come first. Within each group, the highest score
+    Rows without a correct answer among the five come first. Within each group, the highest score
     comes first. ``answerable`` keeps only questions with a gold answer in a snippet, so that there
     is something to compare.
     """
@@ -142,7 +142,7 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
 
 
 def telling(df: pd.DataFrame) -> dict:
-    """Return a row worth a closer look: an answerable question whose few snippets disagree."""
+    """Return an answerable question worth a closer look: few snippets, but differing best spans."""
     order = df.assign(_clear=df["with_answer"] > 0, _many=df["opinions"].clip(upper=3))
     by = ["_clear", "_many", "snippets"]
     return df.loc[order.sort_values(by, ascending=[False, False, True]).index[0]].to_dict()

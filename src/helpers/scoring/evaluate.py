@@ -26,7 +26,7 @@ STOPS = (
 
 @dataclass
 class Evaluation:
-    """JSON-ready scores (fractions of 1), one line per batch in percent, and remarks."""
+    """JSON-ready scores (0 to 1), one line of percentages per batch, and remarks."""
 
     scores: dict
     lines: list[str]
@@ -36,7 +36,7 @@ class Evaluation:
 def evaluate_files(
     gold_files: Sequence[str | Path], answer_files: Sequence[str | Path], missing: str = "wrong"
 ) -> Evaluation:
-    """Score answer files against gold files, paired by position. Raises ``InputError``.
+    """Score answer files against gold files, paired by position; raise ``InputError`` on failure.
 
     The gold files are BioASQ golden files (only factoids count, and each file is a batch) or SQuAD
     v1.1 files, whose answer files contain ``{row id: text}``.
@@ -49,7 +49,7 @@ def evaluate_files(
 
 
 def pair_up(gold_files: Sequence[str | Path], answer_files: Sequence[str | Path]) -> list[Pair]:
-    """Pair gold and answer files by position. Raises ``InputError`` if their numbers differ."""
+    """Pair gold and answer files by position; raise ``InputError`` if their numbers differ."""
     if len(gold_files) != len(answer_files):
         raise InputError(
             f"{len(gold_files)} gold files but {len(answer_files)} answer files; "
@@ -121,7 +121,7 @@ def _bioasq(pairs: Sequence[Pair], missing: str) -> Evaluation:
 
 
 def _spaced(ranking: Sequence[str], golds: Sequence[str]) -> bool:
-    """Return whether stripping the surrounding space would change the rank of the right answer."""
+    """Return whether stripping surrounding space would change the first correct answer's rank."""
     bare = [[text.strip() for text in texts] for texts in (ranking, golds)]
     return metrics.hit_rank(*bare) != metrics.hit_rank(ranking, golds)
 

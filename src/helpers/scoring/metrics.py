@@ -3,14 +3,15 @@
 The BioASQ part scores answers as the organizers' Java program does (``EvaluatorTask1b``, phase B,
 edition 5, which scored task 7b):
 
-- An answer is right if it equals, in lower case, any synonym in any inner list of the gold answer.
+- An answer is correct if, in lowercase, it equals a synonym in any inner list of the gold answer.
   Nothing is trimmed, and punctuation and articles count.
 - In a system's list of lists, only the first string of each inner list counts. Empty inner lists
   are dropped, so later answers move up. ``""`` and repeated answers keep their ranks. We do not cut
-  the list at five answers; the code that writes it must respect the limit of the task.
-- Strict accuracy (SAcc) requires a right answer at rank 1, and lenient accuracy (LAcc) requires one
-  at any rank. MRR is the mean reciprocal rank, which is 1 / rank of the first right answer. All
-  three are plain means over the gold file's factoids; a factoid that occurs twice counts twice.
+  the list at five answers; the code that writes it must respect the task's limit.
+- Strict accuracy (SAcc) requires a correct answer at rank 1, and lenient accuracy (LAcc) requires
+  one at any rank. MRR is the mean reciprocal rank. The reciprocal rank is 1 / rank of the first
+  correct answer, or 0 if there is none. All three are plain means over the gold file's factoids; a
+  factoid that occurs twice counts twice.
 
 The functions take plain mappings and sequences; ``evaluate`` reads the files.
 """
@@ -51,12 +52,12 @@ _CASED = re.compile(  # cased in Java, in addition to the letters of category Lu
 class _Counts:
     batch: str
     n: int  # number of factoids in the gold file
-    counted: int  # number of factoids in the means, below n if missing answers are dropped
+    counted: int  # number of factoids in the means; less than n if missing answers are dropped
     hits_strict: int
     hits_lenient: int
 
     def as_row(self) -> dict:
-        """Return the score as one row of ``scores.json``, with measures as fractions of 1."""
+        """Return the score as one row of ``scores.json``, with measures from 0 to 1."""
         return {name: getattr(self, name) for name in ("batch", *_COUNTS, "sacc", "mrr", "lacc")}
 
 
@@ -89,7 +90,7 @@ class Average(_Counts):
 
 
 def lower(text: str) -> str:
-    """Lower-case a string as Java's ``toLowerCase`` does in the official program.
+    """Lowercase a string as Java's ``toLowerCase`` does in the official program.
 
     Python and Java disagree only on whether a capital sigma ends a word. In Java, a word may
     contain single punctuation marks ("A-Σ", "1.5Σ"). We do not reproduce Java's results for letters
@@ -119,8 +120,8 @@ def _word_class(letter: str) -> str:
 def ranked_strings(exact_answer: Sequence | None) -> list[str]:
     """Return the ranked strings that the official program reads from a system's exact answer.
 
-    Each entry is a string or a list of synonyms, of which the first counts. ``None`` and ``[]``
-    mean that the system gave no answer.
+    Each entry is a string or a list of synonyms, of which only the first counts. ``None`` and
+    ``[]`` mean that the system gave no answer.
     """
     if isinstance(exact_answer, str):
         raise TypeError(f"expected a list of answers, got the string {exact_answer!r}")
@@ -129,7 +130,7 @@ def ranked_strings(exact_answer: Sequence | None) -> list[str]:
 
 
 def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
-    """Return the rank (from 1) of the first right answer, or 0 if no answer is right."""
+    """Return the rank (from 1) of the first correct answer, or 0 if no answer is correct."""
     if isinstance(synonyms, str):
         raise TypeError(f"expected a sequence of gold synonyms, got {synonyms!r}")
     right = {lower(synonym) for synonym in synonyms}
@@ -137,7 +138,7 @@ def hit_rank(ranking: Sequence[str], synonyms: Sequence[str]) -> int:
 
 
 def hit_ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str = "wrong") -> dict:
-    """Return the rank of the first right answer to each counted question, in the order of ``gold``.
+    """Return the first correct answer's rank for each counted question, in the order of ``gold``.
 
     ``gold`` maps each question id to all synonyms of its answer, or lists such pairs. If an id is
     repeated, only its first pair counts here, but each pair counts in ``score_batch``. ``answers``
@@ -167,7 +168,7 @@ def _ranks(gold: Gold, answers: Mapping[str, Sequence], missing: str) -> list[tu
 
 
 def question_values(ranks: Sequence[int]) -> dict[str, list[float]]:
-    """Return each measure's value per question, given the rank of its first right answer or 0."""
+    """Return each measure's value per question, given the rank of its first correct answer or 0."""
     return {
         "SAcc": [float(rank == 1) for rank in ranks],
         "MRR": [1 / rank if rank else 0.0 for rank in ranks],
@@ -180,7 +181,7 @@ def score_batch(
 ) -> BatchScore:
     """Score one batch. The arguments are those of ``hit_ranks``.
 
-    Raises ``InputError`` if no question is left to score.
+    Raise ``InputError`` if no question is left to score.
     """
     ranks = [rank for _, rank in _ranks(gold, answers, missing)]
     if not ranks:
@@ -239,17 +240,17 @@ def as_line(score: BatchScore | Average) -> str:
 
 
 def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> None:
-    """Raise ``ValueError`` unless SAcc ≤ MRR ≤ LAcc ≤ ceiling, all fractions of 1.
+    """Raise ``ValueError`` unless SAcc ≤ MRR ≤ LAcc ≤ ceiling, each from 0 to 1.
 
     The first two inequalities hold for any ranking, because a hit at rank 1 adds 1 to all three
-    sums, and a later hit adds 0, 1/rank and 1. The ceiling is the proportion of the same questions
-    that an extractive system can answer from its contexts (``spans.ceiling``).
+    sums, and a later hit adds 0, 1/rank and 1, respectively. The ceiling is the proportion of the
+    same questions that an extractive system can answer from its contexts (``spans.ceiling``).
     """
     chain = [(name, getattr(score, name.lower())) for name in MEASURES]
     if ceiling is not None:
         chain.append(("ceiling", ceiling))
     for (low_name, low), (high_name, high) in itertools.pairwise(chain):
-        if not low <= high + 1e-9:  # allows for rounding of the means, rejects NaN
+        if not low <= high + 1e-9:  # allows for rounding of the means and rejects NaN
             raise ValueError(
                 f"{score.batch}: {low_name} {100 * low:.2f} is above {high_name} "
                 f"{100 * high:.2f}, which is impossible; are the labels or the questions mixed up?"
@@ -257,7 +258,7 @@ def check_bounds(score: BatchScore | Average, ceiling: float | None = None) -> N
 
 
 def normalize_answer(text: str) -> str:
-    """Lower-case a string and remove ASCII punctuation, articles and extra space, as in SQuAD v1.1.
+    """Lowercase a string and remove ASCII punctuation, articles and extra space, as in SQuAD v1.1.
 
     Punctuation is removed before articles: "T-cell" becomes "tcell", and "a.b" becomes "ab".
     """
@@ -269,7 +270,7 @@ def squad_em_f1(prediction: str, golds: Sequence[str]) -> tuple[float, float]:
     """Return exact match (0 or 1) and token F1 (0 to 1) of an answer, each the best over ``golds``.
 
     As in SQuAD v1.1, where every question has an answer, F1 is 0 if no token is shared, even if
-    both strings are empty after normalization. Raises ``ValueError`` if ``golds`` is empty.
+    both strings are empty after normalization. Raise ``ValueError`` if ``golds`` is empty.
     """
     if isinstance(golds, str) or not golds:
         raise ValueError(f"expected one or more gold answers, got {golds!r}")

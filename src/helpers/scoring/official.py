@@ -3,12 +3,12 @@
 ``BioASQEvaluation.jar`` is part of https://github.com/BioASQ/Evaluation-Measures (folder
 ``flat/BioASQEvaluation/dist``; keep its folder ``lib`` next to it). Its class ``EvaluatorTask1b``
 reads a golden file and an answer file, prints one line of figures, and crashes on some files that
-are not the organizers' own. We first run it on exact copies. Only if it stops do we edit what it
-cannot read in the copies, and we list every change. Our scores come from the original files, so
+the organizers did not write. We first run it on exact copies. If it stops, we edit the parts of the
+copies that it cannot read, and we list every change. Our scores come from the original files, so
 the two programs can disagree.
 
-The version that scored 7b leaves unanswered questions out of the means. If it can read the files
-as they are, our figures leave out these questions as well (``missing="dropped"``).
+The version that scored task 7b leaves unanswered questions out of the means. If it can read the
+files as they are, our figures leave out these questions as well (``missing="dropped"``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from helpers.scoring.evaluate import STOPS, Pair, pair_up, read_pair
 
 MAIN = "evaluation.EvaluatorTask1b"
 EDITION = 5  # the program's name for the rules of BioASQ 5 and later, which include task 7b
-# Positions in the program's line of figures. Since 2018, it also has three F1 scores (yes/no).
+# Positions in the program's line of figures. Since 2018, the line also has three yes/no F1 scores.
 FACTOID = {"SAcc": 1, "MRR": 3, "LAcc": 2}
 TOLERANCE = 1e-9
 _SECONDS = 120
@@ -37,7 +37,7 @@ _SECONDS = 120
 
 @dataclass(frozen=True)
 class Comparison:
-    """One batch scored by both programs; ``official`` and ``ours`` map measure -> fraction of 1."""
+    """One batch scored by both programs; ``official`` and ``ours`` hold scores (0 to 1)."""
 
     batch: str
     official: dict[str, float]
@@ -66,7 +66,7 @@ def compare_files(
 ) -> list[Comparison]:
     """Score each pair of golden file and answer file with the organizers' program and with ours.
 
-    Raises ``InputError`` if Java or the jar is missing, a file cannot be read, or the program
+    Raise ``InputError`` if Java or the jar is missing, if a file cannot be read or if the program
     fails. In the last case, the message quotes the program.
     """
     pairs = pair_up(gold_files, answer_files)
@@ -76,7 +76,7 @@ def compare_files(
             f"edition: {edition} has different rules (before BioASQ 5, systems sent synonyms), so "
             f"its figures are not comparable with ours; specify {EDITION}"
         )
-    # By default, the file encoding and lower-casing depend on the settings of this machine.
+    # By default, the file encoding and lowercasing depend on the settings of this machine.
     command = [_java(), "-Dfile.encoding=UTF-8", "-Duser.language=en", "-cp", _checked_jar(jar),
                MAIN, "-phaseB", "-e", str(edition)]  # fmt: skip
     names = names or [Path(path).stem for path in gold_files]
@@ -139,7 +139,7 @@ def _compare(command: list[str], pair: Pair, missing: str) -> tuple[dict, dict, 
 
 
 def _repair(golds: Golds, answers: Answers, absent: list, missing: str, copies: tuple) -> None:
-    """Write copies of the files in which only what stops the program is changed or left out."""
+    """Write copies of the files, changing or omitting only what stops the program."""
 
     def readable(item: dict) -> dict:
         bad = unreadable_fields(item)
@@ -183,7 +183,7 @@ def _run(command: list[str], files: Sequence[Path]) -> dict[str, float]:
         figures = [float(word) for word in lines[-1].split()]
     except (IndexError, ValueError):
         figures = []
-    # After some errors, the program reads only half a file but prints figures and returns status 0.
+    # After some errors, the program reads only part of a file but prints figures and exits with 0.
     if done.returncode or "Exception" in done.stderr or len(figures) <= max(FACTOID.values()):
         raise InputError(f"{jar}: {_why([*done.stderr.splitlines(), *lines])}")
     return {measure: figures[place] for measure, place in FACTOID.items()}

@@ -1,4 +1,4 @@
-"""Measure the uncertainty of scores with intervals over questions, paired tests, and seeds.
+"""Measure the uncertainty of scores: intervals, paired tests and the variation over seeds.
 
 A score varies for two reasons. A different sample of *questions* would have given a different
 score; the bootstrap and the exact binomial interval estimate by how much. A different *random seed*
@@ -46,7 +46,7 @@ def bootstrap_interval(
         raise ValueError(f"expected one value and one stratum per question: {len(values)} values")
     rng = np.random.default_rng(seed)
     totals = np.zeros(resamples)
-    for label in np.unique(labels):  # scipy's bootstrap would reject a batch of one question
+    for label in np.unique(labels):  # scipy's bootstrap would reject a batch with a single question
         own = values[labels == label]
         distinct, counts = np.unique(own, return_counts=True)
         if len(distinct) <= _FEW:  # for hits and ranks, the counts drawn are multinomial
@@ -70,7 +70,7 @@ def exact_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float
     """Return the Clopper-Pearson interval of the proportion ``hits / n`` (Biometrika 26, 1934).
 
     It covers the true proportion in at least ``level`` of all samples. It also works for 0 hits and
-    n hits, for which all resamples of the bootstrap are the same.
+    n hits, for which all bootstrap resamples are identical.
     """
     from scipy.stats import binomtest
 
@@ -82,7 +82,7 @@ def exact_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float
 
 @dataclass(frozen=True)
 class Difference:
-    """The second system's mean minus the first's on the same questions, as fractions of 1."""
+    """The second system's mean minus the first's on the same questions (-1 to 1)."""
 
     mean: float
     low: float
@@ -98,10 +98,10 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two systems by question and return the mean difference, 95% interval and p value.
+    """Compare two systems by question; return the mean difference, its 95% interval and p value.
 
-    Each resampled question keeps the values of both systems together, so a question that is hard
-    for both does not count as a difference.
+    Each resample keeps both systems' values for a question together, so a question that is hard for
+    both does not count as a difference.
     """
     first, second = _checked(first), _checked(second)
     if first.shape != second.shape:
@@ -118,9 +118,9 @@ def permutation_test(
     """Return the two-sided p value of the paired permutation test for a difference of means.
 
     If the two systems were equally good, we could swap their values for any question. The p value
-    is the proportion of all possible swaps that give at least the observed difference. If more than
-    ``resamples`` swaps are possible, we estimate it from that many random swaps and the observed
-    values (Phipson and Smyth 2010), so it is never 0.
+    is the proportion of all possible swaps that give a difference at least as large as the observed
+    one. If more than ``resamples`` swaps are possible, we estimate it from that many random swaps
+    and the observed values (Phipson and Smyth 2010), so it is never 0.
     """
     from scipy.stats import permutation_test as sign_flips
 
@@ -144,10 +144,10 @@ def seed_spread(means: Sequence[float]) -> tuple[float, float]:
 
 
 def questions_to_tell(first: float, second: float, disagree: float | None = None) -> int:
-    """Return how many questions per system are needed to detect a difference of two accuracies.
+    """Return the number of questions per system needed to detect a difference in accuracy.
 
     The two-sided test at the 5% level then detects the difference in 80% of all cases. With
-    ``disagree``, both systems answer the same questions, and exactly one of them is right on that
+    ``disagree``, both systems answer the same questions, and exactly one of them is correct on that
     proportion of the questions (McNemar's test; Connor, Biometrics 43, 1987). Without it, the two
     systems answer different questions.
     """
@@ -160,7 +160,7 @@ def questions_to_tell(first: float, second: float, disagree: float | None = None
 
 
 def seeds_to_tell(change: float, seed_sd: float) -> int:
-    """Return how many seeds per system are needed to detect a difference ``change`` of mean scores.
+    """Return the number of seeds per system needed to detect a difference of ``change``.
 
     The questions are fixed. ``seed_sd`` is each system's standard deviation over seeds, assumed to
     be known. The test and its power are those of ``questions_to_tell``.
@@ -170,7 +170,7 @@ def seeds_to_tell(change: float, seed_sd: float) -> int:
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources of uncertainty of one measure, in fractions of 1."""
+    """The sources of uncertainty of one measure, on a scale from 0 to 1."""
 
     seeds: tuple[float, ...]  # one score per seed
     mean: float
@@ -184,7 +184,7 @@ def sources(
 ) -> dict[str, Sources]:
     """Map each measure to its ``Sources``, which separate the effects of seeds and questions.
 
-    ``runs`` has one mapping per seed, from question id to the rank of the first right answer. All
+    ``runs`` has one mapping per seed, from question id to the rank of the first correct answer. All
     runs have the same questions. ``strata`` maps question ids to batches.
     """
     if not runs or any(set(run) != set(runs[0]) for run in runs):
