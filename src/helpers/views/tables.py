@@ -80,7 +80,7 @@ def case_html(
     """Return one row of ``errors.table`` as HTML, with the best span and probability per snippet.
 
     Identical snippets are shown once. If there are more than ``most``, those with a gold answer and
-    those whose best span is the first answer come first, and the rest are only counted.
+    those whose best span is the top answer come first, and the rest are only counted.
     """
     pairs = by_question(examples, candidates).get(row["id"], [])
     times = Counter(example.context for example, _ in pairs)
