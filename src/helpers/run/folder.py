@@ -187,7 +187,8 @@ class Run:
 
         ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
         Raises ``InputError`` if this object did not begin the stage or did not read a stage that
-        it needs. This happens if some cells ran with settings that differ from those of earlier cells.
+        it needs. This happens if some cells ran with settings that differ from
+        those of earlier cells.
         """
         spec = STAGES[stage]
         if stage not in self._begun or not self._hashes.keys() >= set(spec.reads):
@@ -321,7 +322,7 @@ class Run:
         )
 
     def point_latest(self) -> None:
-        """Point the link ``latest`` to this folder, or write a text file if links are unsupported."""
+        """Point the link ``latest`` to this folder; if that fails, write a text file."""
         link = self.folder.parent / LATEST
         new = link.with_name(f".{LATEST}.{os.getpid()}")
         try:

@@ -333,7 +333,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
-    # Without test inputs, the golden files contain the only snippets.
+    # Without test inputs, the only snippets are those in the golden files.
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
     rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
