@@ -150,7 +150,7 @@ def head_logits(
 def depth_experiment(
     depths: Sequence[int] = (3, 6, 12, 24), width: int = 128, seeds: Sequence[int] = (0, 1)
 ) -> list[Stack]:
-    """Measure gradients in random stacks of several depths with LayerNorm after or before each block.
+    """Measure gradients in random stacks of several depths with each position of LayerNorm.
 
     The setup is close to that of Xiong et al. 2020, §3. The matrices of the layers have Xavier
     initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss is the
