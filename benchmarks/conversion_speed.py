@@ -46,7 +46,7 @@ def like_7b(times: int) -> list[Question]:
 
 
 def pairs_per_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
-    """Return the number of question-snippet pairs, and the pairs per second in the best round."""
+    """Return the number of question-snippet pairs and the pairs per second in the fastest round."""
     pairs = sum(len(question.snippets) for question in questions)
     best = float("inf")
     for _ in range(rounds):

@@ -63,7 +63,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
 
 
 def load(method: str, folder: Path) -> None:
-    """Load with one method; print the seconds, the memory without the imports, and a checksum."""
+    """Load with one method; print the time, the memory excluding imports, and a checksum."""
     import torch
     import transformers
 

@@ -1,7 +1,7 @@
 """The texts of BioASQ-mini's documents, for the context setting "abstract".
 
-For a few questions, the first document has 150 to 250 words and contains its snippets at their
-offsets. Every other document has a brief text, which contains its snippets and a few true
+For a few questions, the first document has 150 to 250 words and contains its snippets at the
+specified offsets. Every other document has a brief text, which contains its snippets and a few true
 statements about other facts of the relation. Like a real abstract, a brief text is longer than a
 snippet and contains more wrong candidates, but it is small enough for a repository. The offsets of
 snippets in such documents do not refer to the brief text.
@@ -20,7 +20,7 @@ STATEMENTS = 3  # maximum number of other facts that a brief text states
 
 
 def document_texts(items: Iterable[Item]) -> dict[str, str]:
-    """Map the address of each document to its text, with the long texts first."""
+    """Map the URL of each document to its text, with the long texts first."""
     items = list(items)
     texts = {item.snippets[0].document: item.abstract for item in items if item.abstract}
     for item in items:
@@ -37,7 +37,7 @@ def add_long_abstract(item: Item) -> None:
     frame = patterns()["abstract"]
     parts = [sentence(frame["open"], item, rng), *dict.fromkeys(made.text for made in own)]
     related = list(_related(item, rng))
-    for other in related * 2:  # small relations state facts twice, in different words
+    for other in related * 2:  # in small relations, facts are stated twice, in different words
         if len(" ".join([*parts, frame["close"]]).split()) >= 160:
             break
         parts.append(_statement(other, rng))

@@ -53,7 +53,7 @@ def check(folder: str | Path = DATA) -> list[str]:
 
 
 def files() -> dict[str, object]:
-    """Map each file name to the content of the file, in the layout of BioASQ's JSON files."""
+    """Map each file name to the content of that file, in BioASQ's JSON layout."""
     train, batches = build()
     content: dict[str, object] = {
         "BioASQ-training-mini.json": {"questions": [_golden(item) for item in train]}
@@ -155,7 +155,7 @@ def _fill(item: Item, deck: Deck) -> None:
         item.snippets.append(Made(first.text, first.pattern, first.answers))
     number = 1
     for index, made in enumerate([*item.snippets, *item.extra]):
-        number += index > 0 and rng.random() < 0.75  # otherwise, it is from the same document
+        number += index > 0 and rng.random() < 0.75  # otherwise, use the same document
         made.document = f"{ADDRESS}/{item.fact.relation}/{item.id[4:12]}-{number}"
         made.begin = rng.randrange(0, 900)
         made.section = "sections.0" if rng.random() < 0.05 else "abstract"
@@ -163,7 +163,7 @@ def _fill(item: Item, deck: Deck) -> None:
 
 
 def _gold(item: Item, rng: Random) -> list:
-    """Return the exact answer as a list of lists, sometimes flat or with extra spaces."""
+    """Return the exact answer as a nested list, sometimes flattened or with extra spaces."""
     entities = [list(entity) for entity in item.fact.entities]
     texts = [made.text.lower() for made in item.snippets]
     if item.kind == "wording":  # the answer is correct, but no snippet contains it
@@ -184,7 +184,7 @@ def _gold(item: Item, rng: Random) -> list:
 
 
 def _other_type(item: Item, rng: Random) -> list | str:
-    """Rewrite the question for its type (not factoid), and return its exact answer."""
+    """Rewrite the question to fit its non-factoid type, and return its exact answer."""
     relation = patterns()["relations"][item.fact.relation]
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"
@@ -192,7 +192,7 @@ def _other_type(item: Item, rng: Random) -> list | str:
     if item.type == "list":
         item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
         return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
-    # "no" is correct only in a relation where each subject has a single object.
+    # "no" is correct only in a relation in which each subject has a single object.
     wrong = "deny" in relation and rng.random() < 0.5
     asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")
     item.body = sentence(asked, item, rng)

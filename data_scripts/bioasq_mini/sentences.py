@@ -1,9 +1,9 @@
 """The facts of BioASQ-mini and the sentences made from them (see ``generate``).
 
 Facts are split by object: if two facts of a relation share an object, they are on the same side.
-Each sentence states facts from the table or mentions entities without stating a fact, so all
-sentences are as true as the table. The other facts in a sentence have the same relation and side
-as the fact that the question is about.
+Each sentence states facts from the table or mentions entities without stating a fact, so the
+sentences are exactly as accurate as the table. The other facts in a sentence have the same relation
+and side as the fact that the question is about.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def of_relation(relation: str) -> tuple[Fact, ...]:
 
 @cache
 def known_objects(relation: str) -> tuple[Entity, ...]:
-    """Return every object of a relation with its synonyms: all candidates of the answer type."""
+    """Return every object of a relation with its synonyms, that is, all candidate answers."""
     found = (e for f in of_relation(relation) for e in f.entities)
     return tuple(dict.fromkeys(found))
 
@@ -124,7 +124,8 @@ def _split(relation: str, rows: list[tuple[str, Entity]]) -> list[Fact]:
     for i, (subject, _) in enumerate(rows):
         subjects[subject][entities[i]] = None
     drafts = [Fact(relation, s, tuple(e)) for s, e in subjects.items()]
-    # Facts that must stay together move as a group. Small groups move first, in hash order.
+    # Facts that must stay together move to the test side as a group: the smallest groups first,
+    # and groups of equal size in hash order.
     groups = _joined([{fact.subject, *fact.entities} for fact in drafts])
     groups.sort(key=lambda group: (len(group), min(drafts[i].id for i in group)))
     # At least three objects must remain for training: an answer and two distractors.
@@ -180,7 +181,7 @@ def draft(fact: Fact) -> Item | None:
     same = [f for f in of_relation(fact.relation) if f.subject != fact.subject]
     side = [f for f in same if f.side == fact.side and f.entities != fact.entities]
     if fact.side == "test" and len({f.entities for f in side}) < 2:
-        side = same  # a relation with few objects borrows distractors from the train side
+        side = same  # a relation with few objects borrows distractors from the training side
     pool = defaultdict(list)
     for other in side:
         for entity in other.entities:

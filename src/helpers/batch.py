@@ -40,7 +40,7 @@ from helpers.views import machine
 HELPERS = Path(__file__).resolve().parent
 DONE = "notebooks_done"  # the manifest note with the fingerprint and seconds of each notebook
 START_SECONDS = 300  # a kernel can take a long time to start on a busy machine
-_PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # of every notebook, besides overrides
+_PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # in every notebook, along with overrides
 
 
 def notebooks() -> list[Path]:
@@ -54,10 +54,10 @@ def notebooks() -> list[Path]:
 def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     """Execute the notebooks and write the report; return the run folder.
 
-    ``parameters`` maps names of ``config.Settings`` to values. Finished notebooks are not repeated
+    ``parameters`` maps fields of ``config.Settings`` to values. Finished notebooks are not repeated
     unless ``fresh`` is true. ``until`` is the number of the last notebook to run. For example, "03"
-    stops after the dev scores, with which you can compare settings without any test question.
-    Raises ``InputError`` for bad input, including bad input that a notebook finds.
+    stops after the dev scores, so that you can compare settings without using a test question.
+    Raises ``InputError`` for bad input, including bad input that a notebook detects.
     """
     given, parameters = from_parameters(**parameters), dict(parameters)
     for name in (name for name in reproduce.PLACES if parameters.get(name)):
@@ -86,7 +86,7 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
 
 
 def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fresh: bool) -> None:
-    """Execute the first notebook that is not done and all later ones."""
+    """Execute the first unfinished notebook and all later ones."""
     new = not folder.folder.exists()
     done = folder.manifest()["notes"].get(DONE, {})
     kept = [] if fresh else list(itertools.takewhile(lambda path: _is_done(folder, path), chosen))
@@ -105,7 +105,7 @@ def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fre
         try:
             seconds = _execute(path, folder, parameters)
         except InputError:
-            if new and not done:  # if the first notebook fails, no folder remains
+            if new and not done:  # remove the folder if the first notebook fails
                 shutil.rmtree(folder.folder, ignore_errors=True)
             raise
         fingerprint = _fingerprint(path, folder.settings)
@@ -132,7 +132,7 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 str(output),
                 parameters=given,
                 cwd=str(Path.cwd()),  # so that the notebook uses the same runs folder
-                kernel_name="python3",  # papermill needs a name, but **arguments decides
+                kernel_name="python3",  # required, but **arguments takes precedence
                 progress_bar=False,
                 start_timeout=START_SECONDS,
                 stderr_file=sys.stderr,  # shows the progress of training and prediction
@@ -170,7 +170,7 @@ def _is_done(folder: Run, notebook: Path) -> bool:
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """Hash a notebook, the helpers and the settings. If the hash changes, it runs again."""
+    """Hash a notebook, the helpers and the settings. A notebook is rerun if its hash changes."""
     content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
@@ -244,7 +244,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
             f"in {readme} covers {theirs[0]['n']}; omit this run, or omit --readme"
         )
     if other:
-        theirs = []  # published scores on different questions would mislead
+        theirs = []  # published scores on different questions would be misleading
     text = compare.into_readme(readme, ours, theirs) if readme else ""
     changes, verdicts = compare.differences(found), compare.verdicts(found)
     page = compare.page(ours, theirs, changes, verdicts)
@@ -267,7 +267,7 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
     """Yield arguments that make papermill or nbclient start this interpreter with these helpers.
 
     The kernel's own messages, such as a traceback after Ctrl-C, go to the file ``log``. Cell output
-    does not go there. Nothing is installed.
+    is not logged, and no kernel is installed.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
@@ -369,7 +369,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped."""
+    """Return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped, and 0 otherwise."""
     try:
         return _call(_parser().parse_args(argv))
     except InputError as error:

@@ -1,7 +1,8 @@
 """Compare several runs in one table, with one row per configuration, averaged over its seeds.
 
-A row has the mean and standard deviation over seeds and an interval over questions. Published rows
-follow with their sources. All tables are written from the same plain data (``results.json``).
+Each row gives the mean and standard deviation over seeds and a confidence interval over questions.
+Published rows follow, with their sources. All tables are generated from the same plain data
+(``results.json``).
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ class RunResult:
     folder: Path
     manifest: dict  # includes the settings, code and machine that produced the scores
     scores: dict
-    ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first right answer
+    ranks: dict[str, dict[str, int]]  # system -> question id -> rank of the first correct answer
     strata: dict[str, str]  # question id -> batch
     seed: int
     configuration: str  # everything that determines the result except the seed
 
 
 def read(folder: str | Path) -> RunResult:
-    """Read a run folder; raise ``InputError`` if it is not one or has not been scored."""
+    """Read a run folder; raise ``InputError`` if it is not one or is not scored yet."""
     folder = Path(folder)
     names = (MANIFEST, "scores.json", RANKS)
     for name in names:
@@ -64,7 +65,7 @@ def read(folder: str | Path) -> RunResult:
         strata = {q: name for name, batch in by_batch[THIS_RUN].items() for q in batch}
         manifest = as_recorded(folder, manifest)
         seed, configuration = manifest["settings"]["seed"], _configuration(manifest)
-        manifest["hardware"], scores["enriched"]  # raise KeyError if either is missing
+        manifest["hardware"], scores["enriched"]  # a KeyError is raised if either is missing
         for path in (folder / name for name in names[1:]):
             entry = manifest["files"].get(path.name)
             if entry and entry["sha256"] != sha256(path):
@@ -83,7 +84,7 @@ def read(folder: str | Path) -> RunResult:
 def _configuration(manifest: Mapping) -> str:
     settings = manifest["settings"]
     weights = manifest.get("notes", {}).get("checkpoint", {}).get("files", {})
-    # Ignore settings that only early versions had, except looser matches ("rungs").
+    # Ignore settings that exist only in early versions, except "rungs" (looser answer matching).
     counted = {*vars(Settings()), *(["rungs"] if settings.get("rungs") else [])}
     counted -= {"seed", *NEUTRAL}
     given = {name: value for name, value in settings.items() if name in counted}
@@ -93,7 +94,7 @@ def _configuration(manifest: Mapping) -> str:
 
 
 def runs_by_seed(folder: str | Path) -> list[RunResult]:
-    """Return this run and the finished runs next to it that differ only in the seed."""
+    """Return this run and the finished runs in its parent folder that differ only in the seed."""
     this = read(folder)
     found = {}
     for other in sorted(this.folder.resolve().parent.iterdir()):
@@ -121,7 +122,7 @@ def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
 
 
 def rows(runs: Sequence[RunResult]) -> list[dict]:
-    """Return one row per configuration and per baseline, as plain data with fractions of 1."""
+    """Return one row per configuration and per baseline, as plain data with scores from 0 to 1."""
     return [
         _row(members, system)
         for members in group(runs)
@@ -194,10 +195,10 @@ def _training(scores: Mapping, system: str) -> str:
 
 
 def published() -> list[dict]:
-    """Return the published rows on all 162 questions, formatted like ``rows`` but without seeds.
+    """Return the published rows for all 162 questions in the format of ``rows``, but without seeds.
 
-    The interval is the exact binomial interval of a pooled run on 162 questions. A score has an
-    interval only if exactly one number of right answers rounds to that score.
+    The interval is the exact binomial interval for a score pooled over 162 questions. A score has
+    an interval only if exactly one number of correct answers rounds to that score.
     """
     # Skip single batches and the notebook's rounded copy of the model cards.
     used = [c for c in CLAIMS if c.n >= 100 and c.unit == 100 and not c.unusable]
@@ -226,9 +227,10 @@ def _published_figure(claim: Claim, measure: str) -> dict:
 def differences(runs: Sequence[RunResult]) -> list[dict]:
     """Compare each pair of configurations on the same questions, averaged over seeds.
 
-    Each difference is the second minus the first. ``low`` and ``high`` are the limits of the paired
-    bootstrap interval over questions, and ``p`` is the p-value of the paired permutation test.
-    Neither includes the variation between seeds.
+    Each difference is the second configuration's score minus the first's. ``low`` and ``high`` are
+    the limits of the paired bootstrap interval over questions, and ``p`` is the p-value of the
+    paired permutation test. Neither the interval nor the p-value includes the variation between
+    seeds.
     """
     found = []
     for first, second in itertools.combinations(group(runs), 2):
@@ -293,7 +295,7 @@ def _cell(measure: Mapping, bold: bool) -> str:
 
 
 def facts(ours: Sequence[Mapping]) -> str:
-    """Format one list item per configuration: its command, commit, machine and time."""
+    """Format one list item per configuration: its command, commits, machine and times."""
     return "".join(
         f"- `{row['command']}`: {row['n']} questions, merge by {row['merge']}, missing answers "
         f"{row['missing']}; commit {', '.join(row['commits'])}; {row['hardware']}; "
@@ -305,7 +307,7 @@ def facts(ours: Sequence[Mapping]) -> str:
 
 
 def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence) -> str:
-    """Format ``results.md``: the table, its origin, the paired differences and the verdicts."""
+    """Format ``results.md``: the results, their origin, the paired differences and the verdicts."""
     text = f"{markdown(ours, theirs)}\n{facts(ours)}"
     for change in changes:
         mean, low, high = (f"{100 * change[name]:+.1f}" for name in ("mean", "low", "high"))
@@ -320,7 +322,7 @@ def page(ours: Sequence, theirs: Sequence, changes: Sequence, verdicts: Sequence
 
 
 def into_readme(path: Path, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
-    """Return the Markdown file ``path`` with a new table and its facts between the markers."""
+    """Return the text of the Markdown file ``path``, with the part between the markers replaced."""
     block = f"\n{markdown(ours, theirs)}\n{facts(ours)}\n"
     marks = re.compile(rf"({BEGIN}.*?-->\n).*?({END})", re.DOTALL)
     text, count = marks.subn(lambda found: found[1] + block + found[2], read_text(path), count=1)

@@ -1,4 +1,4 @@
-"""The run folder and its ``manifest.json``, which records the stages, their files and their origin.
+"""The run folder and its ``manifest.json``, which records the stages and the origin of their files.
 
 Notebooks pass files to each other through this folder and never share kernel state. Each stage
 adds a record to the manifest's ``notes``: the settings that determine its output, the hashes of
@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 LATEST = "latest"
 PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
-_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # in a stage record, besides facts
+_RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # added to the details of each stage
 
 
 @dataclass(frozen=True)
@@ -66,17 +66,17 @@ STAGES = {
     "scores": Stage("05_reproduce_metrics", ("missing",),
                     ("answers", "baselines", "model", "data")),
 }  # fmt: skip
-# These settings (folder name, parent folder and logging) affect no output.
+# These settings (folder name, parent folder and logging) do not affect any output.
 NEUTRAL = ("run", "runs_dir", "wandb_mode")
 
 
 def dependencies(stage: str) -> list[str]:
-    """Return all stages that a stage reads, directly or indirectly, then the stage itself."""
+    """Return all stages that a stage reads, directly or indirectly, and then the stage itself."""
     return [name for read in STAGES[stage].reads for name in dependencies(read)] + [stage]
 
 
 def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
-    """Yield (stage, record) for each stage that a stage reads, then for the stage itself.
+    """Yield (stage, record) for each stage that a stage reads, and finally for the stage itself.
 
     Raises ``InputError`` if a record is missing, or if a stage has run again since it was read.
     """
@@ -100,8 +100,8 @@ def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[
     """Return a manifest with the settings, code and machine that produced ``stage``.
 
     The machine is the one that trained the model. A manifest from an older version of the kit has
-    no records. It keeps its own values, which describe the process that last opened the run.
-    Raises ``InputError`` as ``checked_records`` does.
+    no stage records, so it keeps its own values, which describe the process that last opened the
+    run. Raises ``InputError`` in the same cases as ``checked_records``.
     """
     notes = manifest.get("notes", {})
     found = {**manifest, "settings": {**dataclasses.asdict(Settings()), **manifest["settings"]}}
@@ -114,7 +114,7 @@ def as_recorded(folder: Path, manifest: Mapping, stage: str = "scores") -> dict[
 
 
 class Run:
-    """The folder of one run. Methods reread the manifest, because several notebooks share it."""
+    """The folder of one run. Each method rereads the manifest, because notebooks share it."""
 
     def __init__(self, folder: Path, settings: Settings):
         if settings.run in (LATEST, f"{LATEST}.txt"):
@@ -149,7 +149,7 @@ class Run:
         return run
 
     def manifest(self) -> dict[str, Any]:
-        """Return the manifest that is on disk now, or a new one if there is none yet."""
+        """Return the current manifest on disk, or a new manifest if there is none yet."""
         path = self.folder / MANIFEST
         if not path.exists():
             return _new_manifest(self.settings, {})
@@ -183,11 +183,12 @@ class Run:
         self._begun.add(stage)
 
     def finish(self, stage: str, inputs: Mapping[str, str] | None = None, **facts: Any) -> None:
-        """Record the settings, inputs and ``facts`` of a stage whose files are all recorded.
+        """Record the settings, inputs and ``facts`` of a stage whose files have all been recorded.
 
         ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
         Raises ``InputError`` if this object did not begin the stage or did not read a stage that
-        it needs. This happens if some cells ran with different settings from earlier cells.
+        it needs. This happens if some cells ran with settings that differ from
+        those of earlier cells.
         """
         spec = STAGES[stage]
         if stage not in self._begun or not self._hashes.keys() >= set(spec.reads):
@@ -210,9 +211,9 @@ class Run:
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:
         """Record a finished file, or every file in a folder, in the manifest.
 
-        ``made_by`` is a stage. For a file that no later stage reads, it is the notebook or script
-        that wrote the file. ``extra`` contains facts about the file as JSON values. The new entries
-        of a folder replace its old ones.
+        ``made_by`` is a stage or, for a file that no later stage reads, the notebook or script that
+        wrote the file. ``extra`` contains metadata about the file as JSON values. The new entries
+        for a folder replace its old entries.
         """
         path = Path(path)
         name = self._name(path)
@@ -242,8 +243,8 @@ class Run:
     def need(self, name: str, notebook: str) -> Path:
         """Return the path of a recorded file or folder that ``notebook`` writes.
 
-        Raises ``InputError`` naming the notebook to run if a file is missing, has changed since
-        it was recorded, or comes from a stage that ``noted`` would refuse.
+        Raises an ``InputError`` that names the notebook to run if a file is missing, has changed
+        since it was recorded, or comes from a stage that ``noted`` would refuse.
         """
         path = self.folder / name
         files = self.manifest()["files"]
@@ -265,15 +266,16 @@ class Run:
         return path
 
     def note(self, key: str, value: Any) -> None:
-        """Record a fact that is not in any file in this folder, such as the checkpoint path."""
+        """Record a value that is not in any file in this folder, such as the checkpoint path."""
         known = self.manifest()
         self._save({**known, "notes": {**known["notes"], key: value}})
 
     def noted(self, key: str, notebook: str) -> Any:
-        """Return a fact recorded by ``note``, or the facts of a finished stage.
+        """Return a value recorded by ``note``, or the details of a finished stage.
 
-        A stage is checked together with everything it read. All must be finished, and their
-        settings and inputs must not have changed. Raises ``InputError`` naming the notebook to run.
+        A stage is checked together with all stages that it read. They must all be finished, and
+        their settings and inputs must not have changed. Otherwise, this method raises an
+        ``InputError`` that names the notebook to run.
         """
         notes = self.manifest()["notes"]
         if key not in notes:
@@ -292,7 +294,7 @@ class Run:
         return {k: v for k, v in notes[key].items() if k not in _RECORD}
 
     def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
-        """Raise ``InputError`` if settings have changed since a stage, or one it reads, ran."""
+        """Raise ``InputError`` if the settings of a stage, or of a stage it reads, have changed."""
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
         for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
@@ -320,7 +322,7 @@ class Run:
         )
 
     def point_latest(self) -> None:
-        """Point the link ``latest`` to this folder, or write a text file if links do not work."""
+        """Point the link ``latest`` to this folder; if that fails, write a text file."""
         link = self.folder.parent / LATEST
         new = link.with_name(f".{LATEST}.{os.getpid()}")
         try:
@@ -342,7 +344,7 @@ class Run:
 
 
 def check_kernel() -> None:
-    """Raise ``InputError`` if this process runs in a clone but uses different helpers."""
+    """Raise ``InputError`` if this process runs in a clone but not with the clone's helpers."""
     here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
     root = here.parent if here.name == "notebooks" else here
     expected = root / "src" / "helpers"
@@ -357,7 +359,7 @@ def check_kernel() -> None:
 
 
 def _new_manifest(settings: Settings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a run opened now; ``known`` is the existing manifest, if any."""
+    """Return the manifest for a run being opened; ``known`` is the old manifest, or empty."""
     return {
         "schema_version": SCHEMA_VERSION,
         "created": known.get("created", _now()),

@@ -25,7 +25,7 @@ PACKAGES = (
 )  # fmt: skip
 # Only these files affect the result of a run. Other files in the clone, such as data, do not.
 _CODE = ("src", "constraints.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
-# The name, value and comment in a line of a notebook's parameters cell.
+# A line in a notebook's parameters cell: name, value and optional comment.
 _PARAMETER = re.compile(
     r"""^(\w+) = ("[^"\n]*"|'[^'\n]*'|-?[\d.]+(?:e-?\d+)?|None|True|False)[ \t]*(?:\#.*)?$""", re.M
 )
@@ -34,7 +34,7 @@ _PARAMETER = re.compile(
 def describe(gpus: list[str] | None = None) -> dict[str, Any]:
     """Describe the kit, Python, packages and hardware of this process for the manifest.
 
-    ``gpus`` are the names to record if torch is not imported (see ``gpu_names``).
+    ``gpus`` lists the GPU names to record if torch is not imported (see ``gpu_names``).
     """
     names = gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -53,7 +53,7 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "cpu": _cpu_model(),
-            "cores": cores,  # available to this process, which may be fewer than the machine has
+            "cores": cores,  # available to this process, possibly fewer than in the machine
             "memory_bytes": psutil.virtual_memory().total,
             "gpus": gpus if names is None else names,
         },
@@ -119,7 +119,7 @@ def _is_parameters(cell: dict) -> bool:
 
 
 def source_hash() -> str:
-    """Return one SHA-256 over the package's files, which identifies the code even without Git."""
+    """Return one SHA-256 hash of the package's files, to identify the code even without Git."""
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*.*") if path.suffix != ".pyc"):
@@ -128,7 +128,7 @@ def source_hash() -> str:
 
 
 def gpu_names() -> list[str] | None:
-    """Return the GPU names, or None if torch is not imported yet, because importing it is slow."""
+    """Return the GPU names, or None if torch is not imported yet (importing it is slow)."""
     if (torch := sys.modules.get("torch")) is None:
         return None
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -39,7 +39,7 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def write_report(run: Run) -> Path:
-    """Write ``notebooks/*.html`` and ``index.html`` for a finished run; return the latter."""
+    """Write ``notebooks/*.html`` and ``index.html`` for a finished run; return the index path."""
     scores = read_json(run.folder / "scores.json")
     manifest = as_recorded(run.folder, run.manifest())
     environment = jinja2.Environment(
@@ -62,9 +62,9 @@ def keep_notebooks(run: Run) -> list[str]:
     """Copy the notebooks that were run by hand into the run folder.
 
     JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran,
-    its parameters give this run's settings, and it was saved after it wrote its files. Notebooks
+    its parameters match this run's settings, and it was saved after it wrote its files. Notebooks
     that ``helpers.batch`` executed are already in the folder. Returns the names of the notebooks
-    that are missing from the folder or out of date there.
+    that are missing from the folder or outdated.
     """
     manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -84,7 +84,7 @@ def _is_outdated(notebook: Path, manifest: dict) -> bool:
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Return whether every cell of a saved notebook ran, with parameters for these settings."""
+    """Return whether every cell of a saved notebook ran and its parameters match these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
@@ -107,7 +107,7 @@ def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
 
 
 def _notebooks(run: Run, manifest: dict) -> list[dict]:
-    """Convert each executed notebook to HTML; return its entry for the report."""
+    """Convert the executed notebooks to HTML; return their entries for the report."""
     done = manifest["notes"].get("notebooks_done", {})
     # Show only the last state of a progress bar.
     config = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})

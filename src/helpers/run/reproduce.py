@@ -36,7 +36,7 @@ def options(settings: Mapping, *, seed: bool = True) -> list[str]:
 
     Only settings that differ from the profile are included.
     """
-    # Early versions had looser matches ("rungs"). Their other obsolete settings do not matter.
+    # In early versions, "rungs" allowed looser matches. Other obsolete settings do not matter.
     usual = {"rungs": ""} | dataclasses.asdict(from_parameters(settings["profile"]))
     arguments = ["--profile", settings["profile"]]
     arguments += ["--seed", str(settings["seed"])] if seed else []
@@ -89,7 +89,7 @@ def script(manifest: Mapping) -> str:
 
 
 def _checked_inputs(manifest: Mapping, paths: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return (SHA-256, shell-quoted path) of each input that does not come with the kit."""
+    """Return (SHA-256, shell-quoted path) of each input that is not part of the kit."""
     roots = {PLACES[name]: Path(path).expanduser().resolve() for name, path in paths.items()}
     found = []
     for text, digest in input_files(manifest).items():
@@ -112,7 +112,7 @@ def same_scores(first: str | Path, second: str | Path) -> tuple[bool, list[str]]
     old, new = _circumstances(Path(first)), _circumstances(Path(second))
     changed = [what for what, value in old.items() if value != new.get(what)]
     lines = [f"{what}: {_short(old[what])}, now {_short(new.get(what))}" for what in changed]
-    if "input files" in changed:  # the hashes would not help the reader
+    if "input files" in changed:  # hashes would not help the reader
         lines[0] = "input files: different"
     rows, others = _score_rows(Path(first)), _score_rows(Path(second))
     equal = True

@@ -25,7 +25,7 @@ from helpers.scoring.claims import questions_mark
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
-THIS_RUN = "run"  # the key of the run's own answers, next to its baselines
+THIS_RUN = "run"  # the key of the run's own answers; the other keys are baselines
 FETCH, CONVERT, TRAIN, PREDICT = (
     STAGES[name].notebook for name in ("checkpoint", "data", "model", "answers")
 )
@@ -33,20 +33,20 @@ FETCH, CONVERT, TRAIN, PREDICT = (
 
 @dataclass(frozen=True)
 class ScoredBatch(TestBatch):
-    """A test batch with its score and the rank of each question's first right answer."""
+    """A test batch with its score and the rank of each question's first correct answer."""
 
     synonyms: tuple[tuple[str | None, tuple[str, ...]], ...]  # (question id, accepted answers)
-    ranks: dict[str, int]  # question id -> rank of the first right answer, 0 if there is none
+    ranks: dict[str, int]  # question id -> rank of the first correct answer, 0 if there is none
     score: metrics.BatchScore
 
 
-Systems = dict[str, list[ScoredBatch]]  # of the run (key ``THIS_RUN``) and of each baseline
+Systems = dict[str, list[ScoredBatch]]  # for the run (key ``THIS_RUN``) and each baseline
 
 
 def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
     """Score a run's answer files batch by batch; ``answers`` is their folder within the run.
 
-    Raises ``InputError`` if golden and answer files do not belong together, and ``ValueError``
+    Raises ``InputError`` if a golden file does not match its test input, and ``ValueError``
     if a score violates SAcc <= MRR <= LAcc <= ceiling, which would be a bug in the kit.
     """
     data = run.noted("data", CONVERT)
@@ -85,7 +85,7 @@ def read_systems(run: Run) -> Systems:
 
 
 def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
-    """Return the contents of ``scores.json``: scores as fractions of 1, and recorded settings.
+    """Return the contents of ``scores.json``: scores from 0 to 1, and recorded settings.
 
     ``systems`` is the result of ``read_systems``. This function writes no files.
     """
@@ -122,8 +122,8 @@ def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
 def write_scores(run: Run, scores: dict, systems: Systems) -> Path:
     """Write and record ``scores.json`` and ``ranks.json`` as the stage "scores".
 
-    ``ranks.json`` maps system -> batch -> question id -> rank of the first right answer (0: none),
-    which is all that a paired comparison with another run needs.
+    ``ranks.json`` maps system -> batch -> question id -> rank of the first correct answer (0 if
+    there is none). A paired comparison with another run requires no other data.
     """
     run.begin("scores")
     ranks = {name: {batch.name: batch.ranks for batch in rows} for name, rows in systems.items()}
@@ -134,9 +134,9 @@ def write_scores(run: Run, scores: dict, systems: Systems) -> Path:
 
 
 def score_table(scores: Mapping) -> pd.DataFrame:
-    """Return the score table as strings, in percent, with a row per batch, average and baseline.
+    """Return the score table as strings, in percent: one row per batch, average and baseline.
 
-    The numbers of right answers are in parentheses. Baselines have no separate ceiling.
+    The numbers of correct answers are in parentheses. Baselines have no separate ceiling.
     """
     rows = [*scores["batches"], scores["weighted"], scores["macro"]]
     rows += [{**row, "batch": f"{name} (baseline)"} for name, row in scores["baselines"].items()]
@@ -162,7 +162,7 @@ def score_text(scores: Mapping) -> str:
 
 
 def _pair_counts(run: Run, batch: ScoredBatch) -> tuple[int, int]:
-    """Count the pairs of a batch whose best span is an answer, and all pairs that contain one."""
+    """Count a batch's pairs whose best span is a gold answer, and all pairs that contain one."""
     synonyms = {question.id: question.synonyms() for question in batch.golds}
     nbest = read_nbest(run.need(f"nbest/{batch.name}.jsonl", PREDICT))
     examples, candidates = [e for e, _ in nbest], [c for _, c in nbest]

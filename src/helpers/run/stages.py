@@ -1,7 +1,7 @@
 """The two stages of a run that take more than one call: the conversion and the SQuAD step.
 
-``convert_run`` reads and converts all files before ``write_run`` writes the SQuAD files. A problem
-in the last input therefore leaves no partly written folder.
+``convert_run`` reads and converts all files before ``write_run`` writes the SQuAD files. Therefore,
+a problem in the last input does not leave a partly written folder.
 
 The SQuAD step trains on SQuAD questions before BioASQ and measures EM and F1. NVIDIA's checkpoint
 BioMegatron345mUncasedSQuADv1 is the base model after this step. A run that starts from the base
@@ -54,16 +54,16 @@ class ConvertedRun:
     leaks: tuple[Leak, ...]
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return part -> numbers of questions, pairs and rows."""
+        """Map each part to its numbers of questions, pairs and rows."""
         parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
         return {name: _counts(rows) for name, rows in parts.items()}
 
 
 def find_run_files(settings: Settings) -> BioasqFiles:
-    """Find the files in ``bioasq_dir``, or in BioASQ-mini if it is empty and the profile is "mini".
+    """Find the files in ``bioasq_dir``; if it is empty in the profile "mini", use BioASQ-mini.
 
-    Every other profile needs real files, because scores on teaching data under its name would look
-    like a real result.
+    Every other profile requires real files, because scores on teaching data under its name would
+    look like real results.
     """
     if settings.profile != "mini" and not settings.bioasq_dir:
         raise InputError(
@@ -79,10 +79,10 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     """Read and convert all files of a run; write nothing.
 
     The organizers' training file is converted by the strict rule. A file in SQuAD format is
-    used as it is, except that rows without an answer are dropped. Training questions with the same
+    used as is, except that rows without an answer are dropped. Training questions with the same
     id or text as a test question are dropped unless ``allow_leak`` is set. Near-duplicates are
-    listed among the leaks but kept, because only a reader can judge them. Raises ``InputError`` for
-    any error in a file, and if no training question remains.
+    listed among the leaks but kept, because only a person can judge them. Raises ``InputError`` if
+    a file contains an error, or if no training question remains.
     """
     inputs = {str(path.resolve()): sha256(path) for path in files.inputs(settings.context)}
     batches, test_drops = read_batches(files, settings.context)
@@ -181,8 +181,8 @@ def write_run(converted: ConvertedRun, run: Run) -> dict:
     """Write the SQuAD files, id maps, drops and leaks into ``squad/`` in the run folder.
 
     Files from an earlier conversion that this one does not write are removed. Everything is
-    recorded as the stage "data", with the settings of the conversion. Returns the stage's facts,
-    which include the paths of the original files.
+    recorded as the stage "data", with the settings of the conversion. Returns the stage's
+    details, which include the paths of the original files.
     """
     run = Run(run.folder, converted.settings)
     run.begin("data")
@@ -246,8 +246,8 @@ def check_squad_step(settings: Settings) -> None:
 def read_squad_data(settings: Settings) -> SquadData:
     """Read the questions for the SQuAD step, each of which must have an answer.
 
-    Without ``squad_dev``, the questions on a fraction ``dev_fraction`` of the paragraphs are held
-    out. If the fraction is 0, no questions are held out and the step is not evaluated.
+    Without ``squad_dev``, the questions about a fraction ``dev_fraction`` of the paragraphs are
+    held out. If the fraction is 0, no questions are held out and the step is not evaluated.
     """
     path, train = _read_answered(settings.squad_file)
     files = [path]
@@ -255,7 +255,7 @@ def read_squad_data(settings: Settings) -> SquadData:
         path, dev = _read_answered(settings.squad_dev)
         files.append(path)
         # The two official SQuAD files contain identical questions ("What did he write?") about
-        # different texts. Such a question is a leak only if its text or its id is also the same.
+        # different contexts. Such a question is a leak only if its context or id is also the same.
         allowed, _ = refuse_shared(files[0], train, files[1], dev, allow=settings.allow_leak)
         for remark in allowed:
             print(remark, file=sys.stderr)
@@ -292,14 +292,14 @@ def run_squad_step(reader: Reader, folder: Run) -> dict:
     """Train the reader's model on SQuAD in place, and record the stage in the manifest.
 
     Saves the model as ``model/squad_step.nemo``. Training that is already complete with the same
-    data, settings and weights is not repeated. Returns the recorded facts, or an empty dict if the
-    run has no SQuAD step.
+    data, settings and weights is not repeated. Returns the recorded details, or an empty dict if
+    the run has no SQuAD step.
     """
     settings = reader.settings
     check_squad_step(settings)
     folder.begin("squad_step")
     if not settings.squad_epochs:
-        folder.path(SQUAD_MODEL).unlink(missing_ok=True)  # left from different settings
+        folder.path(SQUAD_MODEL).unlink(missing_ok=True)  # left over from different settings
         folder.finish("squad_step")
         return {}
     data = read_squad_data(settings)

@@ -2,7 +2,7 @@
 
 Each function returns rows that are ready to display. ``protocol_effects`` measures how each
 protocol choice changes the score of one run. For averaging, missing questions and merging, it
-recomputes the score from the files of the run. For different input texts (golden or joined
+recomputes the score from the run's files. For different input texts (golden or joined
 snippets, abstracts), it predicts again with the same model if that takes little time.
 """
 
@@ -38,7 +38,8 @@ from helpers.scoring.uncertainty import (
 
 Rows = list[dict]
 ALL = tuple(claim.key for claim in claims.CLAIMS)
-# Rows in notebook 05: the model cards, the one exact target, and the rows closest to our runs.
+# Rows in notebook 05: the model cards, the only target with exact counts, and the rows closest to
+# our runs.
 SHOWN = ("card", "card-biobert", "notebook-7b-4", "paper-345m", "dmis-biobert",
          "dmis-biobert-squad")  # fmt: skip
 
@@ -77,9 +78,9 @@ def claim_protocols(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def granularity(keys: Sequence[str] = SHOWN) -> Rows:
-    """Return the counts of right answers that fit each printed accuracy.
+    """Return the counts of correct answers that fit each printed accuracy.
 
-    There are 162 questions, or 34 for rows on batch 7b-4. MRR is left out because it changes in
+    There are 162 questions, or 34 for rows on batch 7b-4. MRR is omitted because it changes in
     steps of 1/(60 n), which are too small for the printed digits to exclude any value.
     """
     rows = []
@@ -97,7 +98,7 @@ def granularity(keys: Sequence[str] = SHOWN) -> Rows:
 
 
 def question_worth(share: float = 0.48) -> Rows:
-    """Return the points per question and the 95% interval of ``share`` for each test set."""
+    """Return the points per question and the 95% interval around ``share`` for each test set."""
     return [
         {
             "test set": name,
@@ -110,7 +111,7 @@ def question_worth(share: float = 0.48) -> Rows:
 
 
 def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
-    """Compare the run with each baseline on the same questions, and give an interval for its lead.
+    """Compare the run with each baseline on the same questions; add intervals for the differences.
 
     ``systems`` comes from ``scores.read_systems``. If missing questions are dropped, only questions
     that both systems answer are compared.
@@ -153,7 +154,7 @@ def intervals(batches: Sequence[ScoredBatch]) -> Rows:
 
 
 def official_check(run: Run, jar: str | Path = "") -> tuple[Rows, bool | None]:
-    """Compare the organizers' scores for the run's answers with ours; return whether all agree.
+    """Compare the organizers' scores with ours; return one row per score and whether all agree.
 
     ``jar`` is the path to the organizers' BioASQEvaluation.jar. Without it, the only row explains
     how to specify it, and the second value is None.
@@ -185,7 +186,8 @@ def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -
     """Return the margin for 162 questions, and the rejection rates, for several numbers of seeds.
 
     ``truths`` are possible true mean accuracies of our training over all seeds. The last columns
-    give the probability that the mean over that many seeds is outside the margin of ``claim``.
+    give the probability that the mean over that many seeds falls outside the margin around
+    ``claim``.
     """
     rows = []
     for seeds in (1, 2, 3, 5, 10):
@@ -201,7 +203,7 @@ def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -
 
 
 def power(first: float = 0.46, second: float = 0.48, disagree: float = 0.2) -> Rows:
-    """Return how many questions or seeds it takes to distinguish two strict accuracies.
+    """Return how many questions or seeds are needed to distinguish two strict accuracies.
 
     The significance level is 5% and the power is 80%. ``disagree`` is the share of questions that
     only one of two paired models answers correctly.
@@ -244,7 +246,7 @@ def _interval(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.1%} to {ends[1]:.1%}"
 
 
-SILENT = 0.25  # share of answers that the "some silent" rows leave out
+SILENT = 0.25  # share of answers that the "some silent" rows omit
 Ranked = dict[str, dict[str, list]]  # batch -> question id -> ranked (answer, score)
 
 
@@ -255,18 +257,18 @@ class Effect:
     switch: str
     setting: str
     score: metrics.BatchScore | metrics.Average | None
-    own: bool = False  # the run's own setting
+    own: bool = False  # whether this is the run's own setting
     note: str = ""
 
 
 def protocol_effects(
     run: Run, batches: Sequence[ScoredBatch], most_seconds: float = 180
 ) -> list[Effect]:
-    """Score the run under each setting of each switch, with everything else as in the run.
+    """Score the run under each setting of each switch, with everything else unchanged.
 
     ``batches`` come from ``scores.read_batches``. The model predicts on different texts only if
-    that takes at most ``most_seconds``. All scores except those of the switch ``averaging`` are
-    weighted by the number of questions in each batch.
+    that takes at most ``most_seconds`` seconds. All scores except those of the switch ``averaging``
+    are weighted by the number of questions in each batch.
     """
     ranked: dict[str, Ranked] = {merge: {} for merge in MERGES}
     for batch in batches:
@@ -285,7 +287,7 @@ def protocol_effects(
 
 
 def effect_table(found: Sequence[Effect]) -> Rows:
-    """Return the effects as rows in percent, with the change from the run's score in points."""
+    """Return the effects as rows: scores in percent, changes from the run in percentage points."""
     base = {effect.switch: effect.score for effect in found if effect.own}
     rows = []
     for effect in found:
@@ -331,7 +333,7 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
     size = sum(len(text) for b in batches for texts in b.contexts.values() for text in texts)
     rate = run.noted("answers", PREDICT)["seconds"] / max(size, 1)
     enriched = run.noted("data", CONVERT)["enriched"]
-    # Without test inputs, the golden files contain the only snippets.
+    # Without test inputs, the only snippets are those in the golden files.
     kinds = (True,) if _files(settings, settings.context).enriched else (False, True)
     rows = [("snippets", SNIPPETS[golden], settings.context, golden) for golden in kinds]
     rows += [("context", context, context, enriched) for context in CONTEXTS]
@@ -363,12 +365,12 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
 
 
 def _read(settings: Settings, context: str, golden: bool) -> list[TestBatch]:
-    """Read the test batches with different texts; SQuAD files replace missing abstracts."""
+    """Read the test batches with different texts; use SQuAD files in place of missing abstracts."""
     files = _files(settings, context)
     files = files.with_golden_snippets() if golden else files
     ready = ready_tests(_folder(settings), context)
     if context != "abstract" or files.abstracts or golden or not ready:
-        return read_batches(files, context, fetch=False)[0]  # do not download for a table
+        return read_batches(files, context, fetch=False)[0]  # do not download files for a table
     examples = defaultdict(list)
     for path in ready:
         for example in read_squad(path):
@@ -390,7 +392,7 @@ def _folder(settings: Settings) -> Path:
 def _score(
     batches: Sequence[ScoredBatch], ranked: Ranked, missing: str, silent: Set[str] = frozenset()
 ) -> metrics.Average:
-    """Return the weighted score of the answers. Questions in ``silent`` have no entry."""
+    """Return the weighted score of the answers. Answers to questions in ``silent`` are omitted."""
     scores = []
     for batch in batches:
         asked = {name for name, _ in batch.synonyms if name is not None} - silent

@@ -47,7 +47,8 @@ class PlainTextFigure(Figure):
 def new_figure(width: float, height: float, *titles: str):
     """Return a figure in the kit's style (``width`` and ``height`` in inches) and its axes.
 
-    The axes are an array with one element per title, or a single object if there is at most one.
+    The axes are an array with one element per title, or a single object if there is at most one
+    title.
     """
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
@@ -68,7 +69,7 @@ def keep(figure, run: Run, name: str, made_by: str):
 
 
 def _legend(axes, columns: int = 3, place: str = "outside lower center", **look) -> None:
-    """Draw a legend outside the axes, with one entry per label even if a label was drawn twice."""
+    """Draw a legend outside the axes, with one entry per label even if a label is repeated."""
     handles, labels = axes.get_legend_handles_labels()
     keys = dict(zip(labels, handles, strict=True))
     axes.figure.legend(keys.values(), keys, loc=place, ncols=columns, **look)
@@ -122,7 +123,7 @@ def notebook_flow(steps: Sequence[tuple[str, str, str]]):
 
 
 def part_bars(models: dict[str, dict[str, int]]):
-    """Draw the millions of weights per part, one panel per model (name -> part -> count)."""
+    """Draw the weights per part in millions, with one panel per model (name -> part -> count)."""
     totals = {name: sum(parts.values()) for name, parts in models.items()}
     titles = [f"{name}: {total / 1e6:.1f} million" for name, total in totals.items()]
     figure, panels = new_figure(9, 2.6, *titles)
@@ -153,7 +154,7 @@ def order_scores(found: dict):
 
 
 def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int] = ()):
-    """Draw each token's logits from (token, start, end). The indices in ``chosen`` are shaded."""
+    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices."""
     names, start, end = zip(*tokens, strict=True)
     width = max(6.0, 0.27 * len(names) + 1)
     figure, axes = new_figure(width, 3.6, "The span head's logits for each token")
@@ -180,7 +181,7 @@ def depth_gradients(stacks):
     figure, (left, right) = new_figure(9, 3.3, *titles)
 
     def gradients(layers: int, norm_first: bool) -> np.ndarray:
-        """Return the mean over seeds, ``[layers]``."""
+        """Return the mean gradients over seeds, ``[layers]``."""
         same = [s for s in stacks if s.layers == layers and s.norm_first == norm_first]
         return np.mean([s.gradients for s in same], axis=0)
 
@@ -215,14 +216,15 @@ def funnel(questions: Sequence[tuple[str, int]], pairs: Sequence[tuple[str, int]
     return figure
 
 
-_WIDEST = 0.99  # the axis covers this share of contexts, because very long ones would compress it
+_WIDEST = 0.99  # share of contexts on the axis; very long ones would compress the rest
 
 
 def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
     """Draw words per context (left) and contexts per question (right), in percent of each part.
 
-    ``parts``: part -> {"words": one number per context, "contexts": one per question}. The first
-    part has a solid line and plain bars. The second has a dashed line and hatched bars.
+    ``parts`` maps each part to {"words": one number per context, "contexts": one number per
+    question}. The first part has a solid line and plain bars. The second part has a dashed line
+    and hatched bars.
     """
     titles = "Words per context", "Contexts per question"
     figure, (left, right) = new_figure(10, 3.3, *titles)
@@ -335,7 +337,7 @@ def training_curve(history: Sequence[tuple[int, float, float, float]]):
     return figure
 
 
-_CAUSE_LOOKS = (  # light and plain for right answers, otherwise darker or hatched
+_CAUSE_LOOKS = (  # light and plain for correct answers, otherwise darker or hatched
     ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
     (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
 )  # fmt: skip
@@ -373,10 +375,10 @@ _SNIPPET_LOOKS = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
 
 
 def merge_bars(parts):
-    """Draw each answer's probabilities in the snippets, stacked. ``parts``: answers × snippets.
+    """Draw each answer's probabilities as one stacked bar. ``parts``: ``[answers, snippets]``.
 
-    The whole bar is the answer's score when merging by sum. Its longest segment is the score when
-    merging by max.
+    The full length of the bar is the answer's score when merging by sum. The length of its longest
+    segment is the score when merging by max.
     """
     title = "Probability of each answer, by snippet"
     figure, axes = new_figure(9, 1.6 + 0.42 * len(parts), title)
@@ -438,7 +440,7 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
 
 
 def switches(found: Sequence):
-    """Draw how much each ``evidence.Effect`` in ``found`` changes strict accuracy, in points."""
+    """Draw how each ``evidence.Effect`` changes strict accuracy, in percentage points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]
@@ -453,10 +455,10 @@ def switches(found: Sequence):
 
 
 def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
-    """Draw the rows of ``compare``: our runs are filled, and published rows are hollow.
+    """Draw the rows of ``compare``: filled markers for our runs, hollow ones for published rows.
 
     There is one panel per measure. Our rows show the interval over questions and one tick per seed.
-    A published row has an interval only if exactly one count of right answers rounds to the
+    A published row has an interval only if exactly one count of correct answers rounds to the
     printed score.
     """
     rows = [*ours, *theirs]

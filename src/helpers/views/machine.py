@@ -36,7 +36,7 @@ SET_UP = "run make setup again (without make: pip install -c constraints.txt -e 
 
 
 class Row(NamedTuple):
-    """The result of one check. ``ok`` is False only if a notebook would fail, not for advice."""
+    """The result of one check. ``ok`` is False only if a notebook would fail without a fix."""
 
     what: str
     found: str
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One notebook in the map. ``minutes``: (mini, bioasq-cpu) on two CPU cores."""
+    """One notebook in the map. ``minutes``: times for mini and bioasq-cpu on two CPU cores."""
 
     notebook: str
     does: str
@@ -117,7 +117,7 @@ def _packages(settings: Settings) -> Iterator[Row]:
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Map name to version for each ``name==version`` line. A missing file gives an empty dict."""
+    """Map name to version for each ``name==version`` line, or return {} if the file is missing."""
     if not path.is_file():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -162,7 +162,7 @@ def _memory(settings: Settings) -> Iterator[Row]:
 def _gpu(settings: Settings) -> Iterator[Row]:
     names = "none"
     program = shutil.which("nvidia-smi")
-    if program:  # importing torch would take seconds
+    if program:  # importing torch would take several seconds
         command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -206,7 +206,7 @@ def _is_packaged(entry: registry.Entry) -> bool:
 
 
 def _missing_bytes(settings: Settings) -> int:
-    """Return the size of the model files missing from the cache (notebook 01 checks hashes)."""
+    """Return the size in bytes of the missing model files (notebook 01 checks the hashes)."""
     entry = registry.REGISTRY.get(settings.model)
     missing = 0
     for file in entry.files if entry else ():

@@ -42,7 +42,7 @@ _PART_OF = {  # word in a parameter name -> part of the model; the first match c
 MEBIBYTE = 2**20
 STRICT = "strict rule"
 DROP_COLUMNS = [column.name for column in fields(Drop)]
-_MOST = 30  # maximum number of unread files to list (someone may specify a home folder)
+_MOST = 30  # maximum number of unread files to list (a user may specify a home folder)
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,10 @@ def memory(parameters: int) -> dict[str, float]:
 def row_orders(reader: Reader) -> dict:
     """Score the model in each row order; return ``order``, ``kind``, ``measure`` and ``scores``.
 
-    A converted checkpoint contains the scores from its conversion. The order of any other model is
-    known, so this function deliberately reorders the rows and scores the model on twenty questions.
-    A model with a trained span head answers them. Any other model matches them to their texts.
+    A converted checkpoint contains the scores from its conversion. The row order of any other model
+    is known, so this function deliberately reorders the rows and scores the model on twenty
+    questions. A model with a trained span head answers them. Any other model matches them to their
+    texts.
     """
     known = reader.origin.get("qkv", {})
     if known.get("scores"):
@@ -109,10 +110,10 @@ def row_orders(reader: Reader) -> dict:
 
 
 def matching(reader: Reader) -> float:
-    """Return the share of questions closest to their own text by cosine similarity of mean states.
+    """Return the share of questions whose nearest text is their own.
 
-    MiniLM was trained for this task (Reimers and Gurevych 2019, mean pooling). The chance level is
-    1 of 20.
+    Questions and texts are compared by the cosine similarity of their mean states. MiniLM was
+    trained for this task (Reimers and Gurevych 2019, mean pooling). The chance level is 1 in 20.
     """
     examples = [example for example, _ in row_order.questions()]
     questions = _mean_states(reader, [example.question for example in examples])
@@ -149,11 +150,12 @@ def head_logits(
 def depth_experiment(
     depths: Sequence[int] = (3, 6, 12, 24), width: int = 128, seeds: Sequence[int] = (0, 1)
 ) -> list[Stack]:
-    """Measure gradients in random stacks of several depths, with LayerNorm after or before blocks.
+    """Measure gradients in random stacks of several depths with each position of LayerNorm.
 
     The setup is close to that of Xiong et al. 2020, §3. The matrices of the layers have Xavier
-    initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss is that
-    of classifying each token, as in masked-word prediction. Tokens and classes are random.
+    initialization, the biases are 0, and LayerNorm has scale 1 and shift 0. The loss is the
+    cross-entropy of classifying each token, as in masked language modeling. Tokens and classes are
+    random.
     """
     return [
         _random_stack(layers, norm_first, width, seed)
@@ -258,7 +260,7 @@ def published_spans(files: BioasqFiles) -> list[dict]:
 
 
 def coverage(batches: Sequence[TestBatch]) -> list[dict]:
-    """Count questions, those the strict rule can answer, and the ceiling, per batch and overall.
+    """Count all questions, those the strict rule can answer, and the ceiling; add a row of totals.
 
     The strict rule can answer a question if it finds an answer in one of its texts. The extractive
     ceiling also counts answers inside a word.
@@ -307,11 +309,11 @@ def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
 def telling_example(
     questions: list[Question], files: BioasqFiles, context: str = "snippet"
 ) -> tuple[Question, Example]:
-    """Return an instructive question, and its best snippet with the gold spans in it.
+    """Return an instructive question, and its best snippet with its gold spans.
 
-    The best question has several snippets and synonyms, and a snippet with several of the synonyms.
-    If no snippet contains an answer, the function tries the run's ``context``. A question without
-    any text is returned with an empty context.
+    A good example has several snippets, several synonyms, and a snippet with several of the
+    synonyms. If no snippet contains an answer and ``context`` is "abstract", the function tries
+    the abstracts. If the question has no text to read, the returned context is empty.
     """
     examples, _ = convert(questions)
     if not examples and context == "abstract":

@@ -1,8 +1,8 @@
 """HTML tables and contexts with marked answers, for notebooks, the report and the widgets.
 
 Strings are displayed as written. They are escaped and protected from MathJax, which would turn the
-part between two dollar signs into a formula. Bold type, underlines and boxes carry the meaning;
-colors do not.
+part between two dollar signs into a formula. Bold type, underlines and boxes convey the
+meaning, so the tables are readable without color.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def case_html(
 ) -> str:
     """Return one row of ``errors.table`` as HTML, with the best span and probability per snippet.
 
-    Identical snippets are shown once. If there are more than ``most``, those with a gold answer and
-    those whose best span is the first answer come first, and the rest are only counted.
+    Identical snippets are shown once. If there are more than ``most`` snippets, those with a gold
+    answer and those whose best span is the top answer come first, and the rest are only counted.
     """
     pairs = by_question(examples, candidates).get(row["id"], [])
     times = Counter(example.context for example, _ in pairs)
