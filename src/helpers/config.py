@@ -1,8 +1,8 @@
 """All settings of a run in one frozen dataclass, and the profiles that fill it.
 
 A profile is only a set of values; all profiles run the same notebooks and the same code. Notebooks,
-command lines and papermill all pass their parameters to ``from_parameters``, which catches
-misspelled names, wrong types and values out of range.
+command lines, and papermill all pass their parameters to ``from_parameters``, which catches
+misspelled names, wrong types, and out-of-range values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class InputError(ValueError):
     """A mistake in the user's input; the message names it and says how to correct it.
 
     Command lines print the message on one line and exit with status 2. Notebooks show the same line
-    without a stack trace.
+    without a traceback.
     """
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
@@ -36,40 +36,40 @@ class InputError(ValueError):
 
 
 def _setting(default: Any, **limits: Any) -> Any:
-    """A setting with its limits: ``at_least``, ``above``, ``below`` or ``choices``."""
+    """Define a setting with limits: ``at_least``, ``above``, ``below``, or ``choices``."""
     return dataclasses.field(default=default, metadata=limits)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one run. Lengths are in tokens, rates are per optimizer step."""
+    """All settings of one run. Lengths are in tokens, and rates are per optimizer step."""
 
     profile: str = "mini"
     run: str = "lab"  # name of the folder under runs_dir
     runs_dir: str = "runs"
     seed: int = _setting(0, at_least=0)
     model: str = "minilm"  # a registry name, a folder, or a .nemo file
-    qkv_order: str = _setting("", choices=QKV_ORDERS)  # of Megatron's rows; empty: try all
+    qkv_order: str = _setting("", choices=QKV_ORDERS)  # Megatron row order; empty: try all orders
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
     # What the model reads.
     context: str = _setting("snippet", choices=CONTEXTS)
-    snippets: str = _setting("official", choices=SNIPPETS)  # for test data; golden files have more
+    snippets: str = _setting("official", choices=SNIPPETS)  # test snippets; golden files have more
     max_length: int = _setting(384, at_least=16)
-    step: int = _setting(128, at_least=1)  # from the start of one window to the next (doc_stride)
+    step: int = _setting(128, at_least=1)  # from one window start to the next (doc_stride)
     max_query: int = _setting(64, at_least=1)
     dev_fraction: float = _setting(0.1, at_least=0, below=1)  # of training questions, held out
     allow_leak: bool = False  # train even if test questions are in the training data
-    # The SQuAD step before BioASQ, if any (see helpers.run.stages).
+    # The optional SQuAD step before BioASQ (see helpers.run.stages).
     squad_epochs: int = _setting(0, at_least=0)  # 0: no SQuAD step
-    squad_file: str = ""  # SQuAD v1.1 training questions: a file or a name in the registry
-    squad_dev: str = ""  # SQuAD v1.1 dev questions; empty: the dev fraction of squad_file
+    squad_file: str = ""  # SQuAD v1.1 training questions: a file or a registry name
+    squad_dev: str = ""  # SQuAD v1.1 dev questions; empty: dev_fraction of squad_file
     squad_batch_size: int = _setting(16, at_least=1)
     squad_learning_rate: float = _setting(1e-4, above=0)
     # How the model learns.
     epochs: int = _setting(3, at_least=1)
     batch_size: int = _setting(16, at_least=1)  # windows
     learning_rate: float = _setting(1e-4, above=0)
-    warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps, before linear decay
+    warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps; then linear decay
     weight_decay: float = _setting(0.0, at_least=0)
     dropout: float = _setting(0.0, at_least=0, below=1)
     wandb_mode: str = _setting("offline", choices=WANDB_MODES)
@@ -81,7 +81,7 @@ class Settings:
 
     @property
     def run_dir(self) -> Path:
-        """The folder for everything that this run writes.
+        """Return the folder for everything that this run writes.
 
         JupyterLab starts a notebook in the notebook's folder, and papermill starts it in the
         current folder. In both cases, ``runs_dir`` is relative to the project's folder.
@@ -91,8 +91,8 @@ class Settings:
         return root / self.runs_dir / self.run
 
 
-# Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert has the same
-# numbers), with full abstracts for training and testing, and with Megatron's dropout.
+# Step B of NVIDIA's recipe (NeMo 0.11 biobert_qa.ipynb; dmis-lab/bioasq-biobert uses the same
+# values), but with full abstracts for training and testing and with Megatron's dropout.
 _STEP_B = {
     "context": "abstract",
     "epochs": 5,
@@ -102,9 +102,9 @@ _STEP_B = {
     "dropout": 0.1,
     "dev_fraction": 0.0,
 }
-# We chose the learning rate and epochs on held-out training questions, never on a test batch
-# (docs/results.md explains how). With real data, the final training uses all questions, as the
-# published recipes do, so the dev fraction is 0.
+# We chose the learning rate and the number of epochs on held-out training questions, never on test
+# batches (docs/results.md explains how). With real data, the final training uses all questions, as
+# in the published recipes, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 2},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
@@ -130,11 +130,11 @@ _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no"
 
 
 def from_parameters(profile: str = "mini", overrides: str = "", **parameters) -> Settings:
-    """Build the settings of a run from a profile and a few overrides.
+    """Build the settings of a run from a profile and optional overrides.
 
     ``None`` keeps the profile's value. ``overrides`` is a string of ``name=value`` pairs, such as
     ``"epochs=4 learning_rate=2e-4"``, in which a value with spaces needs quotes, as in a shell.
-    Raises ``InputError`` for an unknown profile or name, a wrong type, or a value out of range.
+    Raises ``InputError`` for an unknown profile or name, a wrong type, or an out-of-range value.
     """
     try:
         words = shlex.split(overrides)
@@ -176,7 +176,7 @@ def _field(name: str) -> dataclasses.Field:
 
 
 def _checked(field: dataclasses.Field, value: object) -> object:
-    """Return the value in the field's type. Raises ``InputError`` for a wrong type or range."""
+    """Convert a value to the field's type. Raises ``InputError`` for a wrong type or range."""
     name, kind, limits = field.name, _TYPES[field.type], field.metadata
     if isinstance(value, Path):
         value = str(value)

@@ -32,9 +32,9 @@ _OTHER_FORMATS = (  # first bytes, what the file is, what to do
 def read_text(path: str | Path) -> str:
     """Return the text of a UTF-8 file without its byte order mark.
 
-    Raises ``InputError`` for any other file, stating what the file is (a different encoding, a
-    compressed file, a web page) and how to convert it. We never guess an encoding, because a wrong
-    guess changes Greek letters and quotation marks without an error.
+    For any other file, raises an ``InputError`` that explains what the file is (text in a different
+    encoding, a compressed file, a web page) and how to convert it. We never guess an encoding,
+    because a wrong guess would silently change Greek letters and quotation marks.
     """
     try:
         raw = Path(path).read_bytes()
@@ -47,7 +47,7 @@ def read_text(path: str | Path) -> str:
     for start, what, remedy in _OTHER_FORMATS:
         if raw.startswith(start):
             raise InputError(f"{path}: is {what}, not text; {remedy}")
-    encoding = json.detect_encoding(raw).upper()  # from the byte order mark or zero bytes
+    encoding = json.detect_encoding(raw).upper()  # based on the byte order mark or zero bytes
     if not encoding.startswith("UTF-8"):
         encoding = re.sub("-([BL]E)$", r"\1", encoding)  # as iconv spells it
         raise InputError(
@@ -85,10 +85,10 @@ def _not_utf8(raw: bytes, error: UnicodeDecodeError) -> str:
 def check_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None] = ()
 ) -> None:
-    """Refuse outputs that cannot be written or would destroy something, before any work is done.
+    """Before any work is done, refuse outputs that we cannot write or that would destroy a file.
 
     An output must not be an input, another output, a folder, or a special file such as a device,
-    and we must have permission to write it. ``None`` stands for a missing output or input.
+    and we must have permission to write it. ``None`` means that there is no such output or input.
     """
     taken = {os.path.realpath(path) for path in inputs if path is not None}
     for path in (path for path in outputs if path is not None):
@@ -103,9 +103,9 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """Files written in this block are renamed into place together at the end, or not at all.
+    """Rename all files written in this block into place together at the end, or none of them.
 
-    If the disk fills up at the last file, no partial result remains and no old file is lost.
+    If the disk fills up during the last file, no partial result remains and no old file is lost.
     """
     waiting: list[tuple[Path, Path]] = []
     token = _waiting.set(waiting)
@@ -123,10 +123,10 @@ def all_or_none() -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write UTF-8 text in one step, so that readers see either the old file or all of the new one.
+    """Write UTF-8 text in one step, so that readers see either the old file or the whole new file.
 
-    A symbolic link stays a link, and the file that it points to is replaced. Inside
-    ``all_or_none``, the file gets its name at the end of the block.
+    A symbolic link stays a link, and we replace the file that it points to. In an ``all_or_none``
+    block, the file gets its final name at the end of the block.
     """
     real = _writable(path)
     part = real.with_name(f".{real.name}.{os.getpid()}.part")
@@ -144,7 +144,7 @@ def write_text(path: str | Path, text: str) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        if not kept and os.path.isfile(part):  # False, not an error, if the name is too long
+        if not kept and os.path.isfile(part):  # False if the name is too long
             part.unlink()
     return Path(path)
 
@@ -180,9 +180,9 @@ def free_memory(swap: bool = False) -> int:
         limit = int((folder / "memory.max").read_text())
         used = int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        used -= int(stat["inactive_file"])  # file cache, which is freed on demand
+        used -= int(stat["inactive_file"])  # file cache, which the kernel frees on demand
         return min(free, max(0, limit - used))
-    except (OSError, ValueError, KeyError):  # no container, or its limit is "max"
+    except (OSError, ValueError, KeyError):  # not in a container, or the limit is "max"
         return free
 
 

@@ -1,7 +1,7 @@
-"""Complete stages that read and write files, for the command-line scripts and your own code.
+"""Complete stages that read and write files, for use in the command-line scripts and your own code.
 
-The notebooks do the same in smaller steps. Functions that need torch import it themselves, because
-``convert_files`` does not need it and the import takes several seconds.
+The notebooks do the same work in smaller steps. Functions that need torch import it themselves,
+because the import takes several seconds and ``convert_files`` does not need it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How ``convert_files`` converts; ``bioasq_to_squad.py`` has an option for each field."""
+    """Options for ``convert_files``; ``bioasq_to_squad.py`` has an option for each field."""
 
     context: str = "snippet"
-    abstracts: str | Path | None = None  # for context "abstract"; PubMed provides the rest
+    abstracts: str | Path | None = None  # for context "abstract"; the rest come from PubMed
     dev_fraction: float = 0.0
     seed: int = 0
     version: str = "1.1"  # SQuAD version
     test: bool = False  # keep every context, with or without an answer
     negatives: bool = False  # also write contexts without an answer; only for version "2.0"
-    against: Sequence[str | Path] = ()  # test files; their questions are refused
+    against: Sequence[str | Path] = ()  # test files whose questions are refused
     allow_leak: bool = False  # convert test questions as well
 
 
@@ -57,7 +57,7 @@ class Sources:
     remarks: list[str] = field(default_factory=list)
 
     def texts(self) -> dict[str, str]:
-        """Map every question id to the question text."""
+        """Map each question id to the question text."""
         return {q.id: q.body for q in self.questions} | question_texts(self.rows)
 
 
@@ -71,13 +71,14 @@ def convert_files(
 ) -> str:
     """Convert BioASQ files into ``output`` (and ``<output>_dev.json``); return a one-line summary.
 
-    ``options`` are fields of ``ConvertOptions``. An input file may also be a SQuAD file, dmis-lab's
-    or ours. We check its rows and write them again, but only those with an answer unless ``test``
-    is set. Rows keep their ids if none has several answers. Without ``test``, a golden file is
-    training data, because later editions use test batches as training data; a remark says so.
+    ``options`` are fields of ``ConvertOptions``. An input file may also be a SQuAD file from
+    dmis-lab or the kit. We check its rows and write them again; unless ``test`` is set, we write
+    only rows with an answer. Rows keep their ids if no row has several answers. Without ``test``,
+    we treat a golden file as training data and add a remark, because later editions train on
+    earlier test batches.
 
-    Everything is read and converted before the first file is written. Raises ``InputError``. If no
-    question can be converted, the function first prints the remarks and writes ``drops``.
+    We read and convert everything before writing the first file. Raises ``InputError`` if the input
+    is invalid. If no question can be converted, we print the remarks and write ``drops`` first.
     """
     options = ConvertOptions(**options)
     dev_output = _check_options(files, output, drops, ids, options)
@@ -99,7 +100,7 @@ def convert_files(
             squad.write_ids(ids, train + dev)
         if dev_output:
             squad.write_squad(dev_output, dev, version=options.version)
-        # Without any given answers, it is unknown which contexts have none.
+        # If a question has no known answers, we cannot know which contexts lack an answer.
         answered = {row.question_id for row in sources.rows if row.spans}
         answered |= {q.id for q in sources.questions if any(map(str.strip, q.synonyms()))}
         unknown = sources.texts().keys() - answered if options.test else ()
@@ -115,7 +116,7 @@ def _check_options(
     files: Sequence, output: str | Path, drops: object, ids: object, options: ConvertOptions
 ) -> Path | None:
     """Refuse incompatible options and file names; return the path of the held-out file."""
-    check_outputs((output,))  # before we split its name
+    check_outputs((output,))  # before we derive another name from it
     if options.test and options.dev_fraction:
         raise InputError("dev fraction: a test input is not split; omit --dev-fraction or --test")
     if options.negatives and (options.test or options.version != "2.0"):
@@ -135,7 +136,7 @@ def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
 
 
 def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
-    """Read the files; refuse repeated ids and questions from the test files."""
+    """Read the files; refuse repeated ids and questions that are in the test files."""
     sources = Sources()
     for file in files:
         if not options.test and layout.role_of(file) == "golden":
@@ -185,7 +186,7 @@ def _convert_sources(
 def _split_rows(
     rows: list[Example], sources: Sources, options: ConvertOptions
 ) -> tuple[list[Example], list[Example]]:
-    """Split the rows: training rows have one answer occurrence, held-out rows one pair each."""
+    """Return training rows, one per answer occurrence, and held-out rows, one per pair."""
     train, dev = leaks.split_dev(rows, options.dev_fraction, options.seed)
     if options.test:
         return train, dev
@@ -196,7 +197,7 @@ def _split_rows(
 
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
-    """Load a checkpoint with its tokenizer, from a path or by name (which may download it)."""
+    """Load a checkpoint and its tokenizer by path or by name (which may download them)."""
     from helpers.model import checkpoints
 
     return checkpoints.load(checkpoints.prepare(fetch(checkpoint).folder, settings), settings)
@@ -205,7 +206,7 @@ def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
 def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: str = "") -> Path:
     """Write any readable checkpoint as a transformers folder, and print what it contains.
 
-    ``qkv_order`` is the row order of a Megatron checkpoint; by default, we try all orders.
+    ``qkv_order`` is the row order of a Megatron checkpoint. By default, we try all orders.
     """
     from helpers.model import checkpoints
 
@@ -245,12 +246,12 @@ def fine_tune_files(
 ) -> Reader:
     """Fine-tune on a SQuAD file; write ``model.nemo``, ``transformers/`` and ``training/``.
 
-    ``parameters`` are fields of ``config.Settings``. Everything is read and checked before training
-    starts. Unless ``allow_leak`` is set, training questions are refused if their id or text is in a
-    test file (from ``against``, or by default from ``bioasq_dir``); near-duplicates only lead to a
-    remark. A question in ``dev`` is also refused if ``train`` has its text with the same context or
-    id; if ``train`` has only its text, we print a remark. Prints the scores on ``dev`` and returns
-    the trained reader.
+    ``parameters`` are fields of ``config.Settings``. We read and check everything before training
+    starts. Unless ``allow_leak`` is set, we refuse training questions whose id or text is in a test
+    file (from ``against``, or by default from ``bioasq_dir``); near-duplicates lead only to a
+    remark. We also refuse a question in ``dev`` if ``train`` contains its text with the same
+    context or id; if ``train`` contains only its text, we print a remark. Prints the scores on
+    ``dev`` and returns the trained reader.
     """
     from helpers.model import checkpoints, decoding, training
 
@@ -310,12 +311,12 @@ def predict_files(
     nbest_file: str | Path | None = None,
     **parameters,
 ) -> Path:
-    """Answer a BioASQ or SQuAD file, and write the answers to ``output``.
+    """Answer the questions in a BioASQ or SQuAD file, and write the answers to ``output``.
 
     For a BioASQ file, or a SQuAD file with BioASQ row ids (``<24 hex digits>_<number>``), we write
     a BioASQ answer file. For any other SQuAD file, we write ``{row id: answer}``, the format of the
-    official SQuAD script. A question without any context gets an empty answer and a line on
-    standard error.
+    official SQuAD script. If a question has no context, its answer is empty, and we print
+    a line to standard error.
     """
     from helpers.model.decoding import write_nbest
 

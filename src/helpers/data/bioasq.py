@@ -1,10 +1,10 @@
-"""BioASQ JSON: read and check questions, golden files and answers; write answers.
+"""Read and check BioASQ JSON (questions, golden files, and answers), and write answers.
 
-The organizers' files changed over the years: gold answers are flat or nested lists, keys are null
-or missing, and offsets are strings. If a value can have only one meaning, we repair it and add a
-remark. Anything else raises an ``InputError`` that names the file, the question, and the field.
-Gold answers stay exactly as written, including spaces, because the official evaluator compares them
-that way.
+The format of the organizers' files has changed over the years: gold answers may be flat or nested
+lists, keys may be null or missing, and offsets may be strings. If a value can have only one
+meaning, we repair it and add a remark. Anything else raises an ``InputError`` that names the file,
+the question, and the field. Gold answers stay exactly as written, including spaces, because the
+official evaluator compares them in that form.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBER = "an answer is a number; it is read as written (9.0 is not 9)"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A passage given with a question; offsets count characters in its section, -1 if absent."""
+    """A passage given with a question; offsets count characters in its section (-1 if missing)."""
 
     text: str
     document: str = ""
@@ -58,22 +58,22 @@ class Question:
     exact_answer: tuple[tuple[str, ...], ...] = ()
 
     def synonyms(self) -> tuple[str, ...]:
-        """Return every accepted string as written, pooled over the entities as in the evaluator."""
+        """Return all accepted strings as written, pooled across entities as the evaluator does."""
         return tuple(chain(*self.exact_answer))
 
 
 @dataclass
 class Remarks:
-    """Repairs and notes about a file: for each kind of remark, its question ids in order."""
+    """Repairs and notes about a file: an ordered list of question ids for each kind of remark."""
 
     found: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def add(self, what: str, question_id: str) -> None:
-        """Add one kind of remark for one question; adding it again changes nothing."""
+        """Add a remark about a question; adding the same remark again has no effect."""
         self.found.setdefault(what, {})[question_id] = None
 
     def lines(self, path: object) -> list[str]:
-        """Return one line per kind: its number of questions and first ids ("" means the file)."""
+        """Return one line per kind, with the number of questions and the first ids ("": file)."""
         return [
             f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
             for what, ids in self.found.items()
@@ -86,7 +86,7 @@ class Remarks:
 
 
 def some_ids(ids: Collection[str]) -> str:
-    """Return the number of questions and their first five ids, as the text of a remark."""
+    """Return the number of questions and the first five ids, to be shown in a remark."""
     names = ", ".join(map(repr, list(ids)[:5]))
     more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
     return f"{len(ids)} question{'s' * (len(ids) != 1)} ({names}{more})"
@@ -94,7 +94,7 @@ def some_ids(ids: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """The position of a question in a file, for error messages and remarks about it."""
+    """The location of a question in a file, used in error messages and remarks."""
 
     where: str
     id: str | None
@@ -110,7 +110,7 @@ class Place:
 
 
 class _Number(float):
-    """A JSON decimal number that keeps its spelling, as in the organizers' program."""
+    """A JSON decimal number that keeps its original notation, as in the organizers' program."""
 
     def __init__(self, written: str):
         self.written = written
@@ -120,7 +120,7 @@ class _Number(float):
 
 
 def text_of(value: object) -> str | None:
-    """Return a JSON string or number as the string the organizers' program reads, else None."""
+    """Return a JSON string or number as a string, like the organizers' program; otherwise None."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if number or isinstance(value, str) else None
 
@@ -130,12 +130,12 @@ def _is_text(value: object) -> bool:
 
 
 def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool = True) -> Any:
-    """Parse a UTF-8 JSON file (a byte order mark is allowed), or raise ``InputError``.
+    """Parse a UTF-8 JSON file, with or without a byte order mark; raise ``InputError`` on failure.
 
-    ``NaN`` is read as null, and JSON lines are read as a list of objects. ``NaN`` and repeated keys
-    are added to ``remarks``; the last value of a repeated key counts, except that the lists of a
-    repeated 'questions' are joined. If ``strict`` is false, unpaired surrogates and text after the
-    end are allowed, as in the organizers' program.
+    We read ``NaN`` as null and JSON lines as a list of objects. ``NaN`` and repeated keys are noted
+    in ``remarks``. If a key is repeated, its last value counts, but if the key is 'questions', the
+    lists are joined. If ``strict`` is false, unpaired surrogates and text after the end of the JSON
+    value are allowed, as in the organizers' program.
     """
     path = Path(path)
     remarks = Remarks() if remarks is None else remarks
@@ -164,7 +164,7 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
                 raise json.JSONDecodeError("Extra data", text, end)
             else:
                 remarks.add(f"all text after the first value (from character {end}) is ignored", "")
-        if half:  # usually one of a pair that encodes a whole character
+        if half:  # usually half of a pair that encodes one character
             json.dumps(data, ensure_ascii=False).encode("utf-8")
         return data
     except InputError:
@@ -184,7 +184,7 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
 
 
 def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
-    """Return the rows of JSON lines, as the datasets library writes SQuAD; else an empty list."""
+    """Return the rows if the text is JSON lines (as datasets writes SQuAD), or an empty list."""
     try:
         rows = [decoder.decode(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError:
@@ -208,7 +208,7 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
 def is_squad(data: object) -> bool:
     """Return whether parsed JSON has a SQuAD structure: ``{"data": [...]}`` or the list inside it.
 
-    The list contains articles, paragraphs, or rows with their own context, as datasets writes them.
+    The list contains articles, paragraphs, or rows with their own context, as written by datasets.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -219,18 +219,18 @@ def is_squad(data: object) -> bool:
 
 
 def raw_questions(data: object, path: str | Path) -> list:
-    """Return the list of questions in parsed JSON without checking them."""
+    """Return the list of questions from parsed JSON, without checking the questions."""
     if is_squad(data):
         raise InputError(f"{path}: a SQuAD file; give a BioASQ file with a list 'questions'")
     if isinstance(data, list) and data and all(isinstance(item, dict) for item in data):
-        data = {"questions": data}  # some copies lack the outer object
+        data = {"questions": data}  # some copies of the files lack the outer object
     if not isinstance(data, dict) or not isinstance(data.get("questions"), list):
         raise InputError(f"{path}: not a BioASQ file (no top-level list 'questions'); give one")
     return data["questions"]
 
 
 def _items(data: object, path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
-    """Yield the position and content of each question in parsed JSON."""
+    """Yield the location and content of each question in parsed JSON."""
     for number, item in enumerate(raw_questions(data, path), 1):
         if not isinstance(item, dict):
             raise InputError(f"{path}: question {number} is not an object; the file is damaged")
@@ -249,9 +249,10 @@ def read_questions(
 ) -> list[Question]:
     """Read the questions of one type (``None``: all) from a BioASQ file, in file order.
 
-    ``answers`` is "required" for a training or golden file (an empty list is enough; the converter
-    reports it), "forbidden" for a test input, and otherwise "any". If you have already read the
-    file, pass its parsed JSON as ``data``. Only factoid questions get gold answers.
+    ``answers`` is "required" for a training or golden file, "forbidden" for a test input, and "any"
+    otherwise. An empty list of answers meets the requirement, because the converter reports it. If
+    you have already read the file, pass its parsed JSON as ``data``. We read gold answers only for
+    factoid questions.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -300,7 +301,7 @@ def _no_golds(path: str | Path, kind: str, first: str | None) -> InputError:
 
 
 def _get(item: dict, name: str, kind: type, place: Place, default: Any = None) -> Any:
-    """Return a field of the given type; it is required if there is no default; null is absent."""
+    """Return a field of the given type, or the default (if any) if the field is missing or null."""
     value = item.get(name)
     if value is None:
         if default is None:
@@ -372,7 +373,7 @@ def _offset(entry: dict, key: str, place: Place) -> int:
 
 
 def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
-    """Return the gold answer in ``exact_answer``: a tuple of synonyms for each entity."""
+    """Return the gold answer from ``exact_answer`` as one tuple of synonyms per entity."""
     if value is None:
         return ()
     entries = value if isinstance(value, list) else [value]
@@ -404,7 +405,7 @@ def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
 
 
 def _without_nulls(values: list, place: Place) -> list:
-    """Return the strings and numbers of an answer, omit nulls, and refuse anything else."""
+    """Return the strings and numbers of an answer without nulls; refuse all other values."""
     given = [value for value in values if value is not None]
     if not all(map(_is_text, given)):
         raise place.error("exact_answer", _EXPECTED)
@@ -414,7 +415,7 @@ def _without_nulls(values: list, place: Place) -> list:
 
 
 def parse_list(text: object, place: Place | None = None) -> list | None:
-    """Parse a list of strings that pandas wrote as one string ("['BRAF']"); None if it is not one.
+    """Parse a list that pandas wrote as a string ("['BRAF']"); return None for any other value.
 
     If ``place`` is given, a list without commas (``"['a' 'b']"``) raises ``InputError``.
     """
@@ -477,7 +478,7 @@ _READABLE = {
 
 
 def unreadable_fields(item: dict) -> list[str]:
-    """Return the fields at which the organizers' program stops; it reads even unneeded fields."""
+    """Return the fields that make the organizers' program fail; it reads even unneeded fields."""
     return [name for name in item if not _fits({name: item[name]}, _READABLE)]
 
 
@@ -517,7 +518,7 @@ class Answers:
 def read_golds(path: str | Path) -> Golds:
     """Read what scoring needs from a golden file: ``id``, ``type``, and ``exact_answer``.
 
-    Where the organizers' program would stop, we repair the file and add a remark, or refuse it.
+    If the organizers' program would fail, we either repair the data and add a remark or refuse it.
     """
     golds = Golds([], [], Remarks())
     seen, answered = {}, False
@@ -556,7 +557,7 @@ def read_golds(path: str | Path) -> Golds:
 
 
 def _entries(path: str | Path, remarks: Remarks) -> Iterator[tuple[Place, dict]]:
-    """Yield the position and content of each question in a golden file or an answer file."""
+    """Yield the location and content of each question in a golden file or an answer file."""
     data = read_json(path, remarks, strict=False)
     if isinstance(data, list):
         remarks.add("the file is a bare list; it is read as the list 'questions'", "")
@@ -572,8 +573,8 @@ def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answe
     """Read a system's factoid answers as the official evaluator does.
 
     Only the first string of each inner list counts. Empty inner lists are dropped, so later answers
-    move up; "" and duplicates keep their rank. A number counts as it is written. The question type
-    comes from the golden file, not from the entry. Only entries in ``ids`` (None: all) are checked.
+    move up; "" and duplicates keep their rank. Numbers count exactly as written. The question type
+    comes from the golden file, not from the entry. We check only entries in ``ids`` (None: all).
     """
     found = Answers({}, {}, [], Remarks())
     for place, item in _entries(path, found.remarks):

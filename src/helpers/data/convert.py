@@ -1,8 +1,8 @@
 """Convert BioASQ questions to SQuAD examples, and give a reason for every dropped question.
 
-A context is what the model reads with a question: one snippet, the snippets joined, or a full
-abstract. The three settings come from dmis-lab (snippet-as-is, appended-snippet, full-abstract).
-A score is comparable only with scores obtained under the same setting.
+A context is the text that the model reads with a question: one snippet, all snippets joined, or a
+full abstract. The three settings come from dmis-lab (snippet-as-is, appended-snippet,
+full-abstract). Scores are comparable only if they were obtained under the same setting.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PUBMED = re.compile(
 )
 _WORDS = re.compile(r"\S+")
 _EDGES = " .,;:()[]"
-_LONGEST = 12  # maximum number of words that are compared with an answer
+_LONGEST = 12  # maximum number of words to compare with an answer
 
 
 @dataclass(frozen=True)
 class Abstracts:
-    """Texts by document address or PubMed id, and the reason for each document without a text."""
+    """Texts by document address or PubMed id, and the reason why each missing text is missing."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -52,10 +52,11 @@ def convert(
     """Turn questions into question-context pairs, and list the questions that yield none.
 
     ``context`` is a setting of ``pairs_of``. For training, we keep only distinct contexts with a
-    span. With ``negatives``, if one context of a question has a span, we also keep those that lack
-    the answer in any spelling (``spans.lacks_answer``). With ``test``, we keep every context,
-    including repeated snippets, with spans where gold answers are known. The number in a row's id
-    is the position of its context in the question, so it does not depend on ``test``.
+    span. With ``negatives``, if any context of a question has a span, we also keep the question's
+    contexts that do not contain the answer in any spelling (``spans.lacks_answer``). With ``test``,
+    we keep every context, including repeated snippets, and add spans if gold answers are known.
+    The number in a row's id is the position of its context within the question, so it does not
+    depend on ``test``.
     """
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
@@ -82,10 +83,10 @@ def convert(
 
 
 def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> list[Example]:
-    """Pair a question with its contexts under a setting of ``config.CONTEXTS``, without spans.
+    """Pair a question with its contexts under a setting from ``config.CONTEXTS``, without spans.
 
-    Under "snippet", each nonempty snippet is a context. Under "appended", the distinct snippets
-    joined by spaces are one context. Under "abstract", the text of each distinct document is a
+    Under "snippet", each nonempty snippet is a context. Under "appended", the distinct snippets,
+    joined by spaces, form one context. Under "abstract", the text of each distinct document is a
     context (see ``documents_of`` and ``find_abstract``).
     """
     if context == "abstract":
@@ -108,8 +109,8 @@ def pairs_of(question: Question, context: str, abstracts: Mapping[str, str]) -> 
 def documents_of(question: Question) -> list[tuple[str, int]]:
     """Return the distinct documents of the snippets, each with the index of its first snippet.
 
-    If there are no snippets, return the documents listed for the question, each with index -1.
-    We compare addresses by ``_key``.
+    If there are no snippets, we return the documents listed for the question, each with index -1.
+    Two addresses with the same ``_key`` count as one document.
     """
     listed = [(snippet.document, n) for n, snippet in enumerate(question.snippets)]
     distinct: dict[str, tuple[str, int]] = {}
@@ -119,7 +120,7 @@ def documents_of(question: Question) -> list[tuple[str, int]]:
 
 
 def pmid_of(document: str) -> str:
-    """Return the PubMed id in a document address (old or new host) or on its own, else ""."""
+    """Return the PubMed id from a document address (old or new host) or a bare id, or else ""."""
     match = _PUBMED.fullmatch(document.strip())
     return match[1] if match else ""
 
@@ -135,9 +136,9 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; all addresses of a document find it.
+    """Read ``{document address or PubMed id: text}``; you can look up a document by any address.
 
-    An address on another host must be complete, because its number may also be a valid PubMed id.
+    An address on a different host must be complete, because its number may be a valid PubMed id.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
@@ -174,7 +175,7 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
 
 
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
-    """Find the words most similar to an answer of that length: text, snippet, similarity (0–1)."""
+    """Find the text most similar to an answer of the same length: text, snippet, score (0 to 1)."""
     best = ("", -1, 0.0)
     for gold, pair in product(golds, pairs):
         size = min(len(gold.split()), _LONGEST)

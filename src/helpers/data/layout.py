@@ -1,6 +1,6 @@
-"""Recognize the files in a folder of BioASQ data, and read the test batches from them.
+"""Recognize the files in a folder of BioASQ data, and read the test batches.
 
-We recognize files by their published names: those of the organizers, of BioASQ-mini, and of
+We recognize files by their published names: those used by the organizers, by BioASQ-mini, and in
 dmis-lab's folder tree (``BioASQ-7b/train/Full-Abstract/...``).
 """
 
@@ -21,7 +21,7 @@ from helpers.data.spans import ceiling, gold_spans
 from helpers.data.squad import Drop, Example, read_squad
 
 _EDITION = r"(?P<edition>\d+b|mini)"
-_NAMES = (  # role, whether it is SQuAD, pattern for the whole name (case-insensitive)
+_NAMES = (  # role, whether the format is SQuAD, pattern for the whole name (case-insensitive)
     ("train", False, rf"(bioasq-)?training(dataset)?-?{_EDITION}(_new)?(\.json)?"),
     ("train", True, rf"bioasq-train-factoid-{_EDITION}(-[\w-]+)?\.json"),
     ("test", False, rf"(bioasq-)?(task)?{_EDITION}-?phaseb-testset(?P<n>\d+)(_\w+)?(\.json)?"),
@@ -44,13 +44,13 @@ class BioasqFiles:
     tests: tuple[Path, ...]
     golds: tuple[Path, ...]
     batches: tuple[str, ...]
-    enriched: bool  # golden files, which have extra snippets, replace missing test inputs
+    enriched: bool  # golden files (with extra snippets) replace missing test inputs
     abstracts: tuple[Path, ...]
     tests_are_squad: bool = False
-    ignored: tuple[tuple[Path, str], ...] = ()  # other files, with the reasons
+    ignored: tuple[tuple[Path, str], ...] = ()  # other files, each with a reason
 
     def with_golden_snippets(self) -> BioasqFiles:
-        """Use the golden files as test inputs; participants received fewer snippets."""
+        """Return a copy with golden files as test inputs; participants received fewer snippets."""
         unread = () if self.enriched else self.tests
         ignored = (*self.ignored, *((path, "snippets=golden is set") for path in unread))
         return replace(
@@ -58,7 +58,7 @@ class BioasqFiles:
         )
 
     def passed_over(self, most: int = 10) -> str:
-        """Return the ignored files with the reasons on one line, or "" if there are none."""
+        """Return one line that lists the ignored files with reasons, or "" if there are none."""
         shown = [f"{path.name} ({why})" for path, why in self.ignored[:most]]
         more = len(self.ignored) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
@@ -76,12 +76,12 @@ class _File:
     role: str
     squad: bool
     edition: str
-    number: str  # batch number, "" for a file with all batches
-    context: str | None  # a SQuAD file is made for one context; None means any
+    number: str  # batch number, or "" for a file with all batches
+    context: str | None  # the setting that a SQuAD file was made for; None means any
 
 
 def _classify(path: Path, folder: Path | None = None) -> _File | None:
-    """Classify a file by its name and its folders below ``folder``; None if it is unknown."""
+    """Classify a file by its name and its folders below ``folder``; return None if unknown."""
     below = path.relative_to(folder or path.parent).as_posix().lower()
     context = "abstract" if "full" in below else "appended" if "appended" in below else "snippet"
     for role, squad, pattern in _NAMES:
@@ -93,13 +93,13 @@ def _classify(path: Path, folder: Path | None = None) -> _File | None:
 
 
 def role_of(path: str | Path) -> str:
-    """Return a file's role by its name: "train", "test", "golden", or "" if it is unknown."""
+    """Return the role that a file's name indicates: "train", "test", "golden", or ""."""
     found = _classify(Path(path))
     return found.role if found else ""
 
 
 def ready_tests(folder: str | Path, context: str, edition: str = "") -> list[Path]:
-    """Return the SQuAD test inputs below a folder that match a context setting (and edition)."""
+    """Return the SQuAD test inputs below a folder for a context setting (and an edition)."""
     folder = Path(folder)
     files = (_classify(path, folder) for path in sorted(folder.rglob("*.json")) if path.is_file())
     return [
@@ -119,11 +119,12 @@ def find_files(
 ) -> BioasqFiles:
     """Find the training file, test inputs, and golden files below ``folder``, paired by batch.
 
-    We use one edition: ``edition`` ("7b", "mini"), or the only one with golden files, or else 7b.
-    We prefer a ready-made SQuAD training file for ``context`` to the original one, and the
-    organizers' test inputs to those in SQuAD format. Test inputs and golden files must cover the
-    same batches, because a score over fewer questions than the user expects is worse than an error.
-    Golden files replace the test inputs (``enriched``) only if there are no test inputs at all.
+    We use one edition: ``edition`` ("7b", "mini") if given, otherwise the only edition with golden
+    files, or else 7b. We prefer a ready-made SQuAD training file for ``context`` to the original
+    training file, and the organizers' test inputs to test inputs in SQuAD format. Test inputs and
+    golden files must cover the same batches, because scoring fewer questions than the user expects
+    is worse than an error. Golden files replace the test inputs (``enriched``) only if there are no
+    test inputs at all.
     Raises an ``InputError`` that lists the expected names and the files found.
     """
     folder = Path(folder)
@@ -137,7 +138,7 @@ def find_files(
     known = [file for file in known if file.edition == edition]
 
     golds, _ = _choose(folder, known, "golden", [False])
-    # A test input with all batches only matches a golden file with all batches.
+    # A test input with all batches matches only a golden file with all batches.
     numbered = [file for file in known if file.number or "" in golds]
     tests, tests_are_squad = _choose(folder, numbered, "test", [False, True])
     train, train_is_squad = _choose(folder, known, "train", [True, False])
@@ -186,7 +187,7 @@ def _edition(folder: Path, paths: Collection[Path], known: Sequence[_File]) -> s
 def _choose(
     folder: Path, known: Sequence[_File], role: str, formats: Sequence[bool]
 ) -> tuple[dict[str, Path], bool]:
-    """Return files by batch number in the first format that has any, and whether it is SQuAD."""
+    """Return files by batch number in the first available format, and whether it is SQuAD."""
     for squad in formats:
         chosen: dict[str, Path] = {}
         for file in known:
@@ -198,7 +199,7 @@ def _choose(
                     f"{folder}: {first.relative_to(folder)} and {file.path.relative_to(folder)} "
                     f"are different {role} files for the same batch; keep one"
                 )
-        if len(chosen) > 1:  # published scores are per batch
+        if len(chosen) > 1:  # published scores are given per batch
             chosen.pop("", None)
         if chosen:
             return chosen, squad
@@ -235,7 +236,7 @@ def _missing(folder: Path, paths: Collection[Path], what: str) -> InputError:
 
 @dataclass(frozen=True)
 class TestBatch:
-    """One test batch: the system's input (examples without spans) and the golden questions."""
+    """One test batch: the input to the system (examples without spans) and the golden questions."""
 
     __test__ = False  # not a pytest test
 
@@ -253,17 +254,17 @@ class TestBatch:
 
     @property
     def ceiling(self) -> tuple[int, int]:
-        """Return (k, n): k of n golden questions have an answer verbatim in one of ``contexts``."""
+        """Return (k, n), where k of n golden questions have a verbatim answer in ``contexts``."""
         return ceiling(self.golds, self.contexts)
 
     @property
     def golden_ceiling(self) -> tuple[int, int]:
-        """Return the same counts as ``ceiling``, but for the snippets in the golden file."""
+        """Return the same counts as ``ceiling``, but based on the snippets in the golden file."""
         return ceiling(self.golds, {q.id: [s.text for s in q.snippets] for q in self.golds})
 
     @property
     def golden_strict(self) -> int:
-        """Count the golden questions with a strict match in a snippet from the golden file."""
+        """Count the golden questions that have a strict match in a snippet in the golden file."""
         return sum(any(gold_spans(s.text, q.synonyms()) for s in q.snippets) for q in self.golds)
 
     @property
@@ -275,13 +276,13 @@ class TestBatch:
 def read_batches(
     files: BioasqFiles, context: str, *, fetch: bool = True
 ) -> tuple[list[TestBatch], list[Drop]]:
-    """Read the test batches for a context setting, and list the dropped questions with reasons.
+    """Read the test batches for a context setting, and list each dropped question with a reason.
 
-    If ``fetch`` is false, abstracts come only from files and from the cache.
+    If ``fetch`` is false, we take abstracts only from files and the cache.
     """
     golds = [read_questions(path, answers="required") for path in files.golds]
     for path in files.golds:
-        read_golds(path)  # scoring reads them this way; check them before training
+        read_golds(path)  # check the files before training, exactly as scoring reads them
     if files.tests_are_squad:
         parts = [(read_squad(path), []) for path in files.tests]
     else:
@@ -310,6 +311,6 @@ def read_batches(
 def run_abstracts(
     files: BioasqFiles, questions: Sequence[Question], context: str, *, fetch: bool = True
 ) -> Abstracts:
-    """Gather the abstracts for the questions if ``context`` needs them."""
+    """Gather the abstracts for the questions if the ``context`` setting requires them."""
     folder = files.golds[0].parent
     return gather_abstracts(questions, files.abstracts, context=context, fetch=fetch, source=folder)

@@ -1,7 +1,7 @@
-"""Detect test questions in the training file, and hold out some of the training questions.
+"""Detect test questions in a training file, and hold out some of the training questions.
 
-Some public training files contain questions from the test set of an earlier year. The scores of a
-system trained on them measure only memorization.
+Some public training files contain questions from the test set of an earlier year. On those
+questions, the scores of a system trained on such a file measure only memorization.
 """
 
 from __future__ import annotations
@@ -48,21 +48,22 @@ class Leak:
 
     @property
     def certain(self) -> bool:
-        """Return whether the id or the text is the same; only a reader can judge other cases."""
+        """Return whether the id or the text is the same; a person must judge all other cases."""
         return self.how != BY_LIKENESS
 
 
 def find_leaks(train: Mapping[str, str], tests: Mapping[str, str]) -> list[Leak]:
     """Return the training questions that are also test questions, in the order of ``train``.
 
-    Both arguments map question ids to question texts. The Jaccard coefficient of the content words
-    of near-duplicates is at least ``NEAR``. Each word has the weight log(N / number of questions
-    with this word); singular and plural count as one word. Words with digits must be the same,
-    because type 1 is not type 2. A hyphenated word counts as two words, or as one if that makes the
-    questions more similar (co-expressed, coexpressed).
+    Both arguments map question ids to question texts. Near-duplicates are questions whose content
+    words have a weighted Jaccard coefficient of at least ``NEAR``. The weight of a word is
+    log(N / number of questions with this word), where N is the total number of questions plus 1.
+    Singular and plural forms count as one word. Words with digits must be identical, because type 1
+    is not type 2. A hyphenated word counts as two words, or as one word if that makes the questions
+    more similar (co-expressed, coexpressed).
     """
     similarity, joined = _Similarity(train, tests), _Similarity(train, tests, joined=True)
-    # The order is reversed so that the first of several test questions with the same text counts.
+    # We reverse the order so that the first of several test questions with the same text counts.
     by_wording = {normalize(text): test_id for test_id, text in reversed(tests.items())}
     leaks = []
     for question_id, text in train.items():
@@ -94,7 +95,7 @@ def most_alike(train: Mapping[str, str], tests: Mapping[str, str], count: int) -
 class _Similarity:
     """The similarity between training and test questions, based on their shared content words.
 
-    An inverted index of the test questions avoids comparing all pairs of questions.
+    An inverted index of the test questions makes it unnecessary to compare all pairs of questions.
     """
 
     def __init__(self, train: Mapping[str, str], tests: Mapping[str, str], joined: bool = False):
@@ -110,7 +111,7 @@ class _Similarity:
                 self.index[word].append(test_id)
 
     def nearest(self, text: str) -> tuple[float, str]:
-        """Return (similarity, id) of the most similar test question, (0, "") if there is none."""
+        """Return (similarity, id) of the most similar test question, or (0, "") if none."""
         words = _words(text, self.joined)
         # Near-duplicates share most of their weight, so they share some of their rarest words.
         rare = sorted(words, key=self.weight.__getitem__, reverse=True)[:4]
@@ -127,13 +128,13 @@ class _Similarity:
 
 
 def normalize(text: str) -> str:
-    """Return a text in lower case, without look-alikes, repeated spaces, or final punctuation."""
+    """Lower-case a text; unify look-alike characters and spaces; remove final punctuation."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
 
 
 def stem(word: str) -> str:
-    """Return a common stem of singular and plural forms: therapi, diseas, virus, gene."""
+    """Return the common stem of singular and plural forms, such as therapi, diseas, virus, gene."""
     if word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     if len(word) > 4 and word.endswith("e"):
@@ -142,7 +143,7 @@ def stem(word: str) -> str:
 
 
 def _words(text: str, joined: bool = False) -> frozenset[str]:
-    """Return the stems of the content words; ``joined`` treats a hyphenated word as one word."""
+    """Return the stems of the content words; ``joined`` keeps each hyphenated word as one word."""
     text = _INNER_HYPHEN.sub("", text) if joined else text
     words = re.findall(r"\w+", text.casefold())
     return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
@@ -164,7 +165,8 @@ def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
 def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False) -> list[str]:
     """Raise ``InputError`` for leaks with the same id or text unless they are allowed.
 
-    Near-duplicates are never refused, because the public 7b training file has one. Returns remarks.
+    Near-duplicates never cause an error, because the public 7b training file contains one. Returns
+    remarks.
     """
     remarks = []
     if certain := [leak for leak in leaks if leak.certain]:
@@ -175,7 +177,7 @@ def refuse_leaks(path: str | Path, leaks: Sequence[Leak], *, allow: bool = False
 
 
 def _refuse(found: str, allow: bool) -> str:
-    """Raise an ``InputError`` with the description ``found``, or return a remark if allowed."""
+    """Raise an ``InputError`` with the description ``found``, or return a remark if ``allow``."""
     if allow:
         return f"{found}; allowed by allow_leak"
     raise InputError(
@@ -185,7 +187,7 @@ def _refuse(found: str, allow: bool) -> str:
 
 
 def summary(leaks: Sequence[Leak]) -> str:
-    """Summarize the leaks in one line: the first ids, the counts by kind, and the first pair."""
+    """Summarize the leaks on one line: the first ids, the counts by kind, and the first pair."""
     kinds = Counter(leak.how for leak in leaks)
     counts = [f"{kinds[how]} by {how}" for how in (BY_ID, BY_WORDING, BY_LIKENESS) if kinds[how]]
     names, first = some_ids([leak.question_id for leak in leaks]), leaks[0]
@@ -203,10 +205,10 @@ def refuse_shared(
 ) -> tuple[list[str], list[str]]:
     """Raise ``InputError`` if ``dev`` repeats questions from ``train``, unless that is allowed.
 
-    A repeated question has the same question text, and also the same context or question id. An id
-    alone does not count, because many files number their rows from 1. Returns remarks on allowed
-    repetitions, and on equal question texts with different contexts and ids ("What did he write?"
-    is asked about many contexts).
+    A question is repeated if its text occurs in both files with the same context or question id. A
+    shared id alone does not count, because many files number their rows from 1. Returns remarks
+    about allowed repetitions and about shared question texts with different contexts and ids ("What
+    did he write?" can be asked about many contexts).
     """
     known: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in train:
@@ -228,7 +230,7 @@ def refuse_shared(
 
 
 def answer_type(answer: str) -> str:
-    """Return the type of an answer by its form: "number", "symbol", "word", "phrase", or "none".
+    """Classify an answer by its form as a "number", "symbol", "word", "phrase", or "none".
 
     A number begins with a digit ("95 %", "14 days"). A symbol is a single word with a capital
     letter or a digit after its first letter (BRCA1, mTOR, TNF-α). A word is any other single word.
@@ -263,10 +265,10 @@ def split_dev(
     """Hold out whole questions and return (train, dev), both in the original order.
 
     Questions with the same text (see ``normalize``) stay together, because editions 7b to 10b
-    repeat some questions under a different id. Within each answer type, we hold out a proportional
-    number of groups, those with the smallest hash of seed and id. The choice therefore depends
-    neither on the order of the examples nor on the platform. Unless ``fraction`` is 0, each part
-    has at least one question.
+    repeat some questions under a different id. We hold out a proportional number of groups of each
+    answer type and choose the groups with the smallest hashes of seed and id. The choice therefore
+    depends neither on the order of the examples nor on the platform. Unless ``fraction`` is 0, each
+    part has at least one question.
     """
     if not 0 <= fraction < 1:
         raise InputError(f"dev fraction {fraction} must be at least 0 and below 1")
@@ -282,7 +284,7 @@ def split_dev(
         digest, name = min((hashlib.sha256(f"{seed}:{n}".encode()).digest(), n) for n in names)
         by_type[types[name]].append((digest, names))
     # The n-th of N groups of a type gets the position (n + 1/2) / N. If we take the groups with the
-    # smallest positions, each type is represented proportionally, to within one question.
+    # smallest positions, the share of each type is proportional, to within one question.
     places = [
         ((n + 0.5) / len(ranked), digest, names)
         for ranked in map(sorted, by_type.values())
@@ -291,7 +293,7 @@ def split_dev(
     ordered = [names for _, _, names in sorted(places)]
     held: set[str] = set()
     for names in ordered[:-1]:
-        if len(held) + len(names) / 2 < count:  # closer to the count with the group than without it
+        if len(held) + len(names) / 2 < count:  # the group brings us closer to the count
             held.update(names)
     held = held or set(min(ordered, key=len))
     train = [example for example in examples if example.question_id not in held]
@@ -299,7 +301,7 @@ def split_dev(
 
 
 def _groups(examples: Iterable[Example]) -> list[list[str]]:
-    """Group the question ids whose rows ask the same question."""
+    """Group the ids of questions that have the same text."""
     group_of: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for row in examples:
         both = ("id", row.question_id), ("wording", normalize(row.question))

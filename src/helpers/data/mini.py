@@ -1,7 +1,7 @@
 """BioASQ-mini, the teaching data that ships with the kit, and its lexical baseline.
 
-Its scores are not comparable with any published result. ``data_scripts/bioasq_mini`` made the
-files. For each relation, ``relations.json`` lists its questions and all its objects with synonyms.
+Scores on it are not comparable with any published result. ``data_scripts/bioasq_mini`` creates the
+files. For each relation, ``relations.json`` lists the questions and all objects with synonyms.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def relations() -> dict[str, str]:
 
 
 def known_objects(relation: str) -> list[Entity]:
-    """Return all objects of a relation with their synonyms: the candidates of the answer type."""
+    """Return all objects of a relation with their synonyms, as candidates of the answer type."""
     return [tuple(names) for names in _known().get(relation, {}).get("objects", ())]
 
 
 def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
-    """Rank the candidates of the answer type by their distance from the words of the question.
+    """Rank the candidates of the answer type by their distance from words in the question.
 
     Candidates are the objects of the question's relation that occur in its snippets. The distance
-    is the number of words to the nearest content word of the question, averaged over the snippets
+    is the number of words to the nearest content word from the question, averaged over the snippets
     that contain the candidate. Returns ranked names by question id, with an empty list for a
     question that is not in BioASQ-mini.
     """
@@ -60,7 +60,7 @@ def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
 
 
 def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
-    """Map each candidate in ``text`` to its distance, in words, from the question, and its name."""
+    """Map each candidate in ``text`` to its distance from the question in words, and its name."""
     words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
     wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
     found = {}

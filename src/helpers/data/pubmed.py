@@ -1,4 +1,4 @@
-"""Get the abstracts that the questions need, first from the user's files, then from PubMed."""
+"""Get the abstracts for the questions, first from the user's files and then from PubMed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from helpers.fetch.registry import cache_folder
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 BATCH = 200  # ids per request
 ATTEMPTS = 5  # per request, with pauses of 1, 2, 4 and 8 seconds
-TIMEOUTS = (10, 60)  # seconds: for connecting, and between parts of a response
-STAMP = "last_request"  # file next to the cache, modified at each request
+TIMEOUTS = (10, 60)  # seconds to connect, and between parts of a response
+STAMP = "last_request"  # file next to the cache, updated at each request
 _REMEDY = "try again later, or give the abstracts as a file abstracts.json"
 TOOL = "biomegatron-bioasq-kit"
 
@@ -40,17 +40,17 @@ class Article:
 
     @property
     def text(self) -> str:
-        """Return title and abstract joined by a space, as dmis-lab does; "" without an abstract."""
+        """Join title and abstract with a space, as dmis-lab does; return "" without an abstract."""
         return f"{self.title} {self.abstract}".strip() if self.abstract else ""
 
 
 def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Article]:
     """Return articles by PubMed id, first from the cache and then from PubMed.
 
-    Without ``fetch`` or under ``HELPERS_OFFLINE``, we open no connection and omit the ids that are
-    missing from the cache. Otherwise, every id gets an entry. Raises ``InputError`` if PubMed
-    cannot be reached, rejects the API key, or sends no articles. The cache keeps all articles that
-    have arrived, so the next call continues from there.
+    Without ``fetch``, or if ``HELPERS_OFFLINE`` is set, we open no connection and omit the ids that
+    are missing from the cache. Otherwise, every id gets an entry. Raises ``InputError`` if PubMed
+    cannot be reached, rejects the API key, or sends no articles. The cache keeps all articles
+    received so far, so the next call continues from there.
     """
     wanted = list(dict.fromkeys(pmids))
     path = cache_folder() / "pubmed" / "articles.jsonl"
@@ -58,7 +58,7 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
     if not fetch or offline() or len(known) == len(wanted):
         return known
     with locked(path.parent, "PubMed"):
-        known = _read_cache(path, wanted)  # another process may have extended it
+        known = _read_cache(path, wanted)  # another process may have added articles
         missing = [pmid for pmid in wanted if pmid not in known]
         service = _Service(path.with_name(STAMP))
         with service.session, tqdm(desc="PubMed", total=len(missing), unit="abstract") as bar:
@@ -70,7 +70,7 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
                         f"{error}; {low} of {len(missing)} abstracts arrived and are in the cache"
                     ) from None
                 with writing(path.parent), path.open("a", encoding="utf-8") as file:
-                    file.write("\n")  # a killed process may have left an incomplete line
+                    file.write("\n")  # if a process was killed, the last line may be incomplete
                     for article in found.values():
                         file.write(json.dumps(asdict(article), ensure_ascii=False) + "\n")
                 known |= found
@@ -81,25 +81,25 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
 class _Service:
     """A connection to efetch that respects NCBI's rate limit across all calls and processes."""
 
-    last = -1e9  # time of this process's last request, over any connection and with any cache
+    last = -1e9  # time of the last request from this process, whatever the connection or cache
 
     def __init__(self, stamp: Path):
-        import requests  # imported here, because it takes longer than most of the kit
+        import requests  # here, because importing it takes longer than most of the kit
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
         self.fixed = {"db": "pubmed", "retmode": "xml", "tool": TOOL}
         names = {"api_key": "NCBI_API_KEY", "email": "NCBI_EMAIL"}
         self.fixed |= {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-        # Slightly longer than required, because network delays can bring requests closer together.
+        # We wait slightly longer than required, because delays can bring requests closer together.
         self.interval = 0.11 if "api_key" in self.fixed else 0.36
         self.stamp = stamp
         self.session = requests.Session()
         self.session.headers["User-Agent"] = TOOL
 
     def ask(self, pmids: list[str]) -> dict[str, Article]:
-        """Return an article for each id; if PubMed does not know the id, the article has no text.
+        """Return an article for each id; if PubMed does not know an id, its article has no text.
 
-        A response may be incomplete and still be valid XML, and the cache is permanent. So we
+        An incomplete response may still be valid XML, and the cache is permanent. Therefore, we
         request the missing ids again until a response contains none of them.
         """
         found, missing = self._persist(pmids), []
@@ -110,7 +110,7 @@ class _Service:
         return {pmid: found.get(pmid) or Article(pmid, why=unknown) for pmid in pmids}
 
     def _persist(self, pmids: list[str]) -> dict[str, Article]:
-        """Return the response to one request, after at most ``ATTEMPTS`` attempts."""
+        """Return the response to one request, trying at most ``ATTEMPTS`` times."""
         failures = 0
         while True:
             try:
@@ -148,14 +148,14 @@ class _Service:
 
     def _keep_to_the_rate(self) -> None:
         ago = time.monotonic() - _Service.last
-        if self.stamp.exists():  # it does not exist before the first request with this cache
+        if self.stamp.exists():  # the first request with this cache creates it
             stamped = time.time() - self.stamp.stat().st_mtime
-            ago = min(ago, stamped if stamped >= 0 else 0.0)  # if the clock was set back, wait once
+            ago = min(ago, stamped if stamped >= 0 else 0.0)  # negative if the clock was set back
         time.sleep(max(0.0, self.interval - ago))
         _Service.last, now = time.monotonic(), time.time_ns()
         with writing(self.stamp.parent):
             self.stamp.touch()
-            os.utime(self.stamp, ns=(now, now))  # touch alone is only accurate to a clock tick
+            os.utime(self.stamp, ns=(now, now))  # touch is accurate only to a clock tick
 
 
 def read_articles(xml: bytes) -> dict[str, Article]:
@@ -173,7 +173,7 @@ def read_articles(xml: bytes) -> dict[str, Article]:
 
 
 def _article(citation: ElementTree.Element) -> Article:
-    # The abstract of a book is at the top level; that of a journal article is inside <Article>.
+    # A book has its abstract at the top level, and a journal article has it inside <Article>.
     body = citation.find("Article")
     body = citation if body is None else body
     title = _text(body.find("ArticleTitle")) or _text(citation.find("Book/BookTitle"))
@@ -196,20 +196,20 @@ def _sections(abstract: ElementTree.Element | None) -> str:
     parts = []
     for part in abstract.iterfind("AbstractText") if abstract is not None else ():
         text, label = _text(part), part.get("Label", "").strip()
-        # NCBI writes UNLABELLED for a part without a heading in the printed version.
+        # NCBI writes UNLABELLED for a part that has no heading in the printed version.
         parts.append(f"{label}: {text}" if label and text and label != "UNLABELLED" else text)
     return " ".join(filter(None, parts))
 
 
 def _text(element: ElementTree.Element | None) -> str:
-    """Return the text in an element without markup such as <i>, with normalized whitespace."""
+    """Return the text of an element without markup such as <i> and with normalized whitespace."""
     return "" if element is None else " ".join("".join(element.itertext()).split())
 
 
 def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
-    """Return the wanted articles from the cache, and skip lines that do not contain an article.
+    """Return the requested articles from the cache, and skip lines that do not contain an article.
 
-    A process may have been killed while it was writing, and other versions write different fields.
+    Such lines remain if a process was killed while writing or if a different version wrote them.
     """
     wanted, known = set(wanted), {}
     try:
@@ -223,7 +223,7 @@ def _read_cache(path: Path, wanted: Iterable[str]) -> dict[str, Article]:
             ValueError,
             TypeError,
             RecursionError,
-        ):  # TypeError: not an object, or different fields
+        ):  # TypeError: not an object, or unexpected fields
             continue
         types = [type(value) for value in astuple(article)]
         valid = types == [str, str, str, bool, str] and (article.abstract or article.why)
@@ -240,12 +240,12 @@ def gather_abstracts(
     fetch: bool = True,
     source: str | Path = "",
 ) -> Abstracts:
-    """Get the texts of all documents in the questions; none if ``context`` is not "abstract".
+    """Get the texts of all documents of the questions, or none if ``context`` is not "abstract".
 
     We read ``files`` with ``read_abstracts`` and request only the missing documents from PubMed.
-    Without ``fetch`` or under ``HELPERS_OFFLINE``, we look for them only in the cache. A text from
-    PubMed consists of title and abstract (``Article.text``). If no document has a text, raises an
-    ``InputError`` that names the abstracts files or ``source``, the file with the questions.
+    Without ``fetch``, or if ``HELPERS_OFFLINE`` is set, we look for them only in the cache. A text
+    from PubMed consists of the title and the abstract (``Article.text``). If no document has a
+    text, raises an ``InputError`` that names the abstracts files or ``source``, the question file.
     """
     if context != "abstract":
         return Abstracts()

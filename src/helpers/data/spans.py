@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 from helpers.data.bioasq import Question
 
-# A word as in Google's SQuAD code, which puts one space between the words of an answer.
+# Words as defined in Google's SQuAD code, which puts one space between the words of an answer.
 WORD = re.compile("[^ \t\r\n\u202f]+")
-_GREEK = {  # the Unicode name of "ς" is "... FINAL SIGMA", and that of lambda lacks the b
+_GREEK = {  # "ς" is named "... FINAL SIGMA" in Unicode, and the name of lambda lacks the b
     letter: unicodedata.name(letter).rsplit(" ", 1)[1].lower().replace("lamda", "lambda")
     for letter in "αβγδεζηθικλμνξοπρσςτυφχψω"
 }
 _NUMBER_OR_LETTERS = re.compile(r"\d+(?:\.\d+)*|[^\W\d_]+")
-# The only characters next to answers inside the contexts of the public 7b training file.
+# The only characters that occur next to answers in the contexts of the public 7b training file.
 _PUBLISHED_NEIGHBORS = " ().,:;"
 
 
@@ -34,9 +34,9 @@ class Span:
 
 
 def fold(text: str) -> str:
-    """Lower-case without moving any offset: ``len(fold(text)) == len(text)``.
+    """Lower-case a text without moving any offset: ``len(fold(text)) == len(text)``.
 
-    'İ' is the only character whose lower case is longer, so it is not changed. Both lowercase
+    'İ' is the only character with a longer lowercase form, so we leave it unchanged. Both lowercase
     sigmas become 'σ', because ``lower`` chooses between them by position. 'ß' does not become 'ss'.
     """
     lower = "İ".join(map(str.lower, text.split("İ"))) if "İ" in text else text.lower()
@@ -63,7 +63,7 @@ def find_spans(context: str, synonyms: Iterable[str]) -> list[Span]:
 
 
 def gold_spans(context: str, golds: Iterable[str]) -> list[Span]:
-    """Find gold answers without their leading and trailing spaces; see ``find_spans``."""
+    """Find gold answers after stripping leading and trailing spaces; see ``find_spans``."""
     return find_spans(context, map(str.strip, golds))
 
 
@@ -73,20 +73,20 @@ def search_terms(golds: Iterable[str]) -> set[str]:
 
 
 def in_word(character: str) -> bool:
-    """Return whether a character ("" at the edge of a text) is part of a word; accents count."""
+    """Return whether a character ("" at the edge of a text) belongs to a word; accents do."""
     if character.isalnum() or character == "_":
         return True
-    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none precedes it
+    return character >= "\u0300" and unicodedata.category(character) == "Mn"  # none is below U+0300
 
 
 def ceiling(
     questions: Iterable[Question], contexts: Mapping[str, Sequence[str]]
 ) -> tuple[int, int]:
-    """Return (k, n): an extractive system could answer at most k of the n questions.
+    """Return (k, n), where an extractive system could answer at most k of the n questions.
 
-    A question counts if a synonym is a substring of one of its ``contexts`` (question id -> texts).
-    Case and word boundaries do not matter. We search the original context and a copy with single
-    spaces between words, because decoding writes answers that way.
+    A question counts if one of its ``contexts`` (question id -> texts) contains any synonym as a
+    substring. Case and word boundaries do not matter. We search both the original context and a
+    copy with single spaces between words, because decoding writes answers that way.
     """
     possible = []
     for question in questions:
@@ -98,10 +98,10 @@ def ceiling(
 
 
 def words(text: str) -> list[str]:
-    """Split a text into lower-case words without accents, articles, and plural or possessive s.
+    """Split a text into lowercase words without accents, articles, or plural or possessive s.
 
     Letters and digits form separate words, and Greek letters are replaced by their names, so
-    "IL6Rα" becomes il, 6, r, alpha. "a" is removed only at the start, so "vitamin A" is unchanged.
+    "IL6Rα" becomes il, 6, r, alpha. "a" is removed only at the start, so "vitamin A" keeps its A.
     """
     text = unicodedata.normalize("NFKD", text).casefold()
     text = "".join(c for c in text if not unicodedata.combining(c))
@@ -122,10 +122,10 @@ def plain(text: str) -> str:
 
 
 def lacks_answer(text: str, golds: Iterable[str]) -> bool:
-    """Return whether a text has no gold answer, even in a different spelling (see ``plain``).
+    """Return whether a text contains no gold answer, even in a different spelling (see ``plain``).
 
-    We also search for the parts of an answer inside and outside brackets, but not for strings with
-    fewer than three letters and digits.
+    We also search for the parts of an answer inside and outside brackets, but not for strings that
+    contain fewer than three letters and digits in total.
     """
     written = plain(text)
     forms = {plain(part) for gold in golds for part in (gold, *re.split(r"[()\[\]]", gold))}
@@ -133,11 +133,11 @@ def lacks_answer(text: str, golds: Iterable[str]) -> bool:
 
 
 def extra_cause(span: Span, context: str, answers: Collection[str]) -> str:
-    """Explain why the public 7b training file lacks a span that the strict rule finds.
+    """Explain why a span found by the strict rule is missing from the public 7b training file.
 
-    ``answers`` contains all answer texts in the file for the question. The file is case-sensitive,
-    and only spaces, parentheses, and sentence punctuation occur next to its 4,231 answers. Returns
-    "" if neither explains the missing span.
+    ``answers`` contains all answer texts in the file for the question. The file was made
+    with case-sensitive matching, and only spaces, parentheses, and sentence punctuation occur next
+    to its 4,231 answers. Returns "" if neither fact explains the missing span.
     """
     if span.text not in answers:
         return "case differs"

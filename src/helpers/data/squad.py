@@ -30,26 +30,26 @@ class Example:
     snippet: int = -1
     document: str = ""
     parts: tuple[tuple[int, str, int], ...] = ()  # joined context: snippet, document, offset
-    impossible: bool = False  # the file says that the context has no answer
+    impossible: bool = False  # the file states that the context has no answer
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A question without an example, and the reason; ``nearest`` fills the last three fields."""
+    """A question without an example, with a reason; ``nearest`` fills the last three fields."""
 
     question_id: str
     question: str
     reason: str
     detail: str = ""
-    nearest: str = ""  # the text most similar to an answer, see ``convert.nearest``
+    nearest: str = ""  # the text most similar to an answer; see ``convert.nearest``
     snippet: int = -1  # index of the snippet with this text, or -1 for joined snippets
     likeness: float = 0.0  # similarity to the answer, from 0 to 1
 
 
 def by_occurrence(examples: Iterable[Example]) -> list[Example]:
-    """Make one row per span, renumbered within the question; keep one row without spans as it is.
+    """Return one row per span, or per example without spans, renumbered within each question.
 
-    The public 7b training file has this form: each occurrence of an answer counts once.
+    The public 7b training file has this form, with one row for each occurrence of an answer.
     """
     numbers: Counter[str] = Counter()
     rows = []
@@ -62,12 +62,12 @@ def by_occurrence(examples: Iterable[Example]) -> list[Example]:
 
 
 def one_span_rows(rows: Sequence[Example]) -> list[Example]:
-    """Return the rows unchanged if none has more than one span, else ``by_occurrence(rows)``."""
+    """Return ``by_occurrence(rows)`` if any row has several spans, or else the unchanged rows."""
     return list(rows) if all(len(row.spans) < 2 for row in rows) else by_occurrence(rows)
 
 
 def by_pair(rows: Iterable[Example]) -> list[Example]:
-    """Merge the rows of each question-context pair: all their spans, with the id of the first."""
+    """Merge the rows of each question-context pair: keep the first id and all spans."""
     pairs: dict[tuple[str, str], Example] = {}
     for row in rows:
         first = pairs.setdefault((row.question_id, row.context), row)
@@ -109,11 +109,11 @@ def write_squad(
     version: str = "1.1",
     unknown: Collection[str] = (),
 ) -> Path:
-    """Write a SQuAD file; ``answers`` is always present, and is ``[]`` if there is no span.
+    """Write a SQuAD file; ``answers`` is always present, but empty if there is no span.
 
-    ``version`` "2.0" adds ``is_impossible``, which is true for rows without a span. A row without a
-    span lacks this field if its answer is unknown, that is, if its question id is in ``unknown``
-    and the row is not marked ``impossible``.
+    ``version`` "2.0" adds the field ``is_impossible``, which is true for rows without a span. We
+    omit the field if it is unknown whether there is an answer, that is, if the row has no span, is
+    not marked ``impossible``, and has a question id in ``unknown``.
     """
 
     def as_json(row: Example) -> dict:
@@ -133,14 +133,14 @@ def write_squad(
 def read_squad(
     path: str | Path, remarks: Remarks | None = None, data: object = None
 ) -> list[Example]:
-    """Read a SQuAD v1.1 or v2.0 file, ours or dmis-lab's: one example per row of ``qas``.
+    """Read a SQuAD v1.1 or v2.0 file, from the kit or dmis-lab: one example per row of ``qas``.
 
-    The flat rows and column-wise answers of the datasets and simpletransformers libraries can also
-    be read. ``answers`` may be missing; each answer must be in its context at the given offset. Ids
-    must be unique. The question id is the row id without the final ``_<3 digits>`` if all rows with
-    this prefix ask the same question, as in BioASQ files. Otherwise (train_0001, train_0002, ...),
-    each row is a separate question. If you have already read the file, pass its parsed JSON as
-    ``data``.
+    We also read the flat rows and column-wise answers that the datasets and simpletransformers
+    libraries write. ``answers`` may be missing; each answer must be in its context at the given
+    offset. Ids must be unique. The question id is the row id without the final ``_<3 digits>`` if
+    all rows with this prefix ask the same question, as in BioASQ files. Otherwise (train_0001,
+    train_0002, ...), each row is a separate question. If you have already read the file, pass its
+    parsed JSON as ``data``.
     """
     remarks = Remarks() if remarks is None else remarks
     data = read_json(path, remarks) if data is None else data
@@ -173,7 +173,7 @@ def read_any(
 
 
 def _rows(data: object, path: str | Path) -> Iterator[tuple[str, object, object]]:
-    """Yield the position, content, and context of every row, whatever its depth in the file."""
+    """Yield the location, content, and context of every row, at any depth in the file."""
     if isinstance(data, dict):
         data = data.get("data", [data])
     for n, article in enumerate(data, 1):
@@ -225,7 +225,7 @@ def _read_row(row: object, context: object, place: Place, path: str | Path) -> E
 def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ...]:
     if isinstance(answers, dict):  # columns, as the datasets library writes them
         texts, starts = answers.get("text"), answers.get("answer_start")
-        if isinstance(texts, str):  # a single answer, as simpletransformers writes it
+        if isinstance(texts, str):  # a single answer, as written by simpletransformers
             texts, starts = [texts], [starts]
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             problem = "is an object without lists 'text' and 'answer_start' of equal length"
@@ -249,7 +249,7 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
 
 
 def _locate(text: str, start: int, context: str, place: Place) -> Span:
-    """Return the span of an answer without surrounding whitespace, to which ``start`` may point."""
+    """Return the span of an answer without surrounding whitespace, which ``start`` may include."""
     bare = text.strip()
     if not bare:
         raise InputError(f"{place.where}: answer {text!r} has no text; remove or rebuild it")
@@ -286,7 +286,7 @@ def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
 
 
 def write_drops(path: str | Path, drops: Iterable) -> Path:
-    """Write dropped questions with their reasons, or leaks, as JSON lines, one per question."""
+    """Write dropped questions (with reasons) or leaks as JSON lines, one line per question."""
     return _write_lines(path, map(asdict, drops))
 
 

@@ -1,7 +1,7 @@
 """Download one URL, unpack archives safely, and verify files before they get their final names.
 
-A download resumes partial files and fails fast if the host is unreachable. It does not check
-whether the bytes are right; ``copy`` and ``accept`` do that with the SHA-256.
+``download`` resumes partial files and fails fast if the host is unreachable. It does not check
+whether the bytes are correct; ``copy`` and ``accept`` do so with the SHA-256.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from helpers.io import sha256
 
 CHUNK = 1 << 16  # bytes per piece; a lost connection loses at most one piece
 TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
-ATTEMPTS = 4  # consecutive failures allowed; an attempt that adds PROGRESS bytes resets the count
+ATTEMPTS = 4  # consecutive failures allowed; receiving PROGRESS bytes resets the count
 PROGRESS = 1 << 20
 RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 LONGEST_PAUSE = 20.0  # seconds between attempts, even if the server asks for more
-LOCK_PATIENCE = 1800  # seconds to wait for another process that is fetching the same files
-INCOMING = ".incoming"  # subfolder of a target for files that are not verified yet
-MEMBERS = 10_000  # maximum number of files in an archive; checkpoints have only a few
-TOTAL = 16 << 30  # maximum bytes after unpacking; the 345M checkpoint has 0.7 GB
-RATIO = 200  # maximum ratio of unpacked to packed bytes: weights reach 2, text 20, zip bombs 1,000
-SMALL = 16 << 20  # an archive that unpacks to at most this many bytes may have any ratio
+LOCK_PATIENCE = 1800  # seconds to wait while another process fetches the same files
+INCOMING = ".incoming"  # subfolder of a target for files that have not been verified yet
+MEMBERS = 10_000  # maximum number of files in an archive; checkpoints contain only a few
+TOTAL = 16 << 30  # maximum number of bytes after unpacking; the 345M checkpoint has 0.7 GB
+RATIO = 200  # maximum unpacked/packed size; about 2 for weights, 20 for text, 1,000 for zip bombs
+SMALL = 16 << 20  # if an archive unpacks to at most this many bytes, its ratio does not matter
 _PAGE = "the server sent a web page (perhaps a login or proxy page), not the file"
 _ROOM = "free some space, or choose a different folder with --to, HELPERS_CACHE or HELPERS_LOCK"
-_DAMAGED = (  # RuntimeError means an unknown compression
+_DAMAGED = (  # RuntimeError means an unknown compression method
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError
 )  # fmt: skip
 
@@ -59,7 +59,7 @@ class _Unsafe(Exception):
 
 
 class Again(Exception):
-    """Raised if another attempt may succeed after ``pause`` seconds (requested by the server)."""
+    """Raised if another attempt may succeed; the server may ask for a ``pause`` in seconds."""
 
     def __init__(self, reason: str, pause: float | None = None):
         super().__init__(reason)
@@ -73,14 +73,14 @@ class Again(Exception):
 
 @dataclass(frozen=True)
 class File:
-    """One file of a checkpoint. Until its first fetch, its hash and size may be unknown."""
+    """One file of a checkpoint. Its hash and size may be unknown until the first fetch."""
 
     name: str
     sha256: str
     bytes: int | None
 
     def matches(self, path: Path) -> bool:
-        """Return whether the file at ``path`` has exactly this file's bytes."""
+        """Return whether the file at ``path`` is identical to this file, byte for byte."""
         return path.is_file() and path.stat().st_size == self.bytes and sha256(path) == self.sha256
 
 
@@ -94,7 +94,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise ``InputError`` unless ``folder`` has space for ``needed`` bytes and a 5% margin."""
+    """Raise ``InputError`` unless ``folder`` has space for ``needed`` bytes plus a 5% margin."""
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
         raise InputError(
@@ -104,9 +104,9 @@ def check_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def locked(folder: Path, name: str, lock: str = ".lock") -> Iterator[None]:
-    """Let one process at a time work in ``folder``; ``name`` is shown to processes that wait.
+    """Let one process at a time work in ``folder``; show ``name`` to users who must wait.
 
-    The lock file stays, because removing it would let two waiting processes in at once.
+    We never remove the lock file, because that could let two waiting processes in at once.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,12 +137,12 @@ def download(
     *,
     hashed: bool = False,
 ) -> None:
-    """Download ``url`` into ``part``, continuing after the bytes that ``part`` already contains.
+    """Download ``url`` into ``part``, continuing after any bytes that ``part`` already contains.
 
     ``size`` is the expected number of bytes, or ``None`` if only the server knows it. ``hashed``
     means that the caller verifies a SHA-256 afterwards; otherwise, we resume a partial file only if
     the server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
-    drops them when a redirect leads to a different host. We try an unreachable host only once.
+    removes them if a redirect leads to a different host. We try an unreachable host only once.
     Raises ``NotHere`` with the reason; the bytes received so far stay in ``part``.
     """
     if offline():
@@ -162,7 +162,7 @@ def download(
 
 
 def get_json(url: str, headers: dict | None = None) -> Any:
-    """Return the JSON data at a URL. Raises ``NotHere`` with the reason."""
+    """Return the JSON data from a URL. Raises ``NotHere`` with the reason."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         download(url, answer, headers=headers)
@@ -177,7 +177,7 @@ def _size(path: Path) -> int:
 
 
 def _mark(part: Path) -> Path:
-    """Return the path of the file that keeps the ETag or date of a download, for If-Range."""
+    """Return the path of the file that stores the ETag or date of a download, for If-Range."""
     return part.with_name(f"{part.name}.etag")
 
 
@@ -215,7 +215,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
 
 
 def _check_status(answer, part: Path, have: int) -> None:
-    """Reject a response that is not the file, or the rest of it from byte ``have`` on."""
+    """Reject a response unless it is the file, or the rest of it starting at byte ``have``."""
     check_busy(answer)
     status, start = answer.status_code, answer.headers.get("Content-Range", "")
     if status == 416 or (status == 206 and not start.startswith(f"bytes {have}-")):
@@ -228,7 +228,7 @@ def _check_status(answer, part: Path, have: int) -> None:
 
 
 def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None:
-    """Return the file's size in bytes, or None if we can detect a lost connection without it."""
+    """Return the file's size in bytes, or None if a lost connection is detectable without it."""
     length = answer.headers.get("Content-Length", "")
     if length.isdigit() and size is None:
         check_disk(folder, int(length))
@@ -267,7 +267,7 @@ def check_busy(answer) -> None:
 
 
 def asked_pause(after: str) -> float | None:
-    """Return the seconds to wait from a Retry-After header, which contains seconds or a date."""
+    """Return the wait in seconds from a Retry-After header, which contains seconds or a date."""
     import urllib3
 
     try:
@@ -282,13 +282,13 @@ def hopeless(error: Exception) -> bool:
     from requests import exceptions
 
     if error.args and isinstance(error.args[0], urllib3.exceptions.MaxRetryError):
-        return True  # urllib3 raises it if it could not send the request
+        return True  # urllib3 raises this error if it cannot send the request
     cut = (exceptions.ConnectionError, exceptions.ReadTimeout, exceptions.ChunkedEncodingError)
     return not isinstance(error, cut)
 
 
 def in_words(error: Exception) -> str:
-    """Describe a connection error of requests or httpx in a few words for the user."""
+    """Describe a connection error from requests or httpx to the user in a few words."""
     text = " ".join(str(error).split())
     for sign, words in {
         "NameResolution|[Nn]ame resolution|Name or service|nodename": "the host name is unknown "
@@ -304,25 +304,25 @@ def in_words(error: Exception) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether the file is a zip or tar archive by its content (``.nemo`` files are tar)."""
+    """Return whether a file has the content of a zip or tar archive (``.nemo`` files are tar)."""
     if not path.is_file() or path.suffix in (".pt", ".bin", ".ckpt"):
         return False  # since torch 1.6, .pt files are zip files, but we treat them as one file
     return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def unpack(archive: Path, folder: Path) -> list[Path]:
-    """Unpack into ``folder``, which must not exist yet and appears only when it is complete.
+    """Unpack into ``folder``, which must not exist yet and appears only once it is complete.
 
-    Returns the paths of the files. If a single folder contains everything else in the archive, we
-    unpack its content instead. Raises ``InputError`` that names the archive and any unsafe member.
-    We refuse the whole archive if it contains absolute paths, ``..``, drive letters, links, devices
-    or encrypted members, or if it is too large for a checkpoint.
+    Returns the paths of the files. If a single folder contains all files in the archive, we unpack
+    its contents instead. Raises an ``InputError`` that names the archive and any unsafe member.
+    We refuse the whole archive if it contains absolute paths, ``..``, drive letters, links,
+    devices, or encrypted members, or if it is too large for a checkpoint.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
-            is_tar = tarfile.is_tarfile(archive)  # checked first, because a tar may end like a zip
+            is_tar = tarfile.is_tarfile(archive)  # checked first: a tar file may end like a zip
             with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as file:
                 _extract(file, archive, inside)
             only = list(inside.iterdir())
@@ -342,7 +342,7 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
     is_tar = isinstance(file, tarfile.TarFile)
     members = list(_tar_members(file) if is_tar else _zip_members(file))
     members = [member for member in members if not _is_shadow(member[0])]
-    # Neither library reads more bytes of a member than its declared size.
+    # Neither library reads more bytes from a member than its declared size.
     packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
     if total > TOTAL or (total > SMALL and total > RATIO * packed):
         sizes = f"its {packed / 1e6:.1f} MB would unpack to {total / 1e6:.0f} MB"
@@ -358,7 +358,7 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
             # The libraries would repair some of these names, but we do not trust such an archive.
             if odd or re.search(r"^[A-Za-z]:|[\\\x00-\x1f]", name):
                 raise _Unsafe(f"{name!r} is not a plain path inside the archive")
-            # Names that macOS or Windows treats as the same would overwrite each other there.
+            # If macOS or Windows treats two names as the same, one file would overwrite the other.
             key = unicodedata.normalize("NFC", path.as_posix()).casefold()
             if key in taken:
                 raise _Unsafe(f"it contains {name!r} twice")
@@ -374,7 +374,7 @@ def _is_shadow(name: str) -> bool:
 
 
 def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, tarfile.TarInfo]]:
-    """Yield the name, size in bytes and entry of each regular file."""
+    """Yield the name, size in bytes, and entry of each regular file."""
     for info in file:
         if info.isreg():
             yield info.name, info.size, info
@@ -393,9 +393,9 @@ def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, zipfile.ZipI
 
 
 def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Path) -> None:
-    """Verify ``files``, located by name among the paths ``found``, and put them into ``target``.
+    """Verify ``files``, which we look up by name in ``found``, and put them into ``target``.
 
-    Files in the target's ``INCOMING`` folder are moved; all others are copied. Raises ``NotHere``
+    We move files from the target's ``INCOMING`` folder and copy all others. Raises ``NotHere``
     if ``where`` (as shown to the user) lacks a file or has one with different bytes.
     """
     for file in files:
@@ -418,7 +418,7 @@ def copy(where: str | Path, found: list[Path], files: Iterable[File], target: Pa
 
 
 def accept(part: Path, file: File, target: Path) -> None:
-    """Give a downloaded file its final name. On a wrong hash, delete it and raise ``NotHere``."""
+    """Give a downloaded file its final name, or delete it and raise ``NotHere`` on a wrong hash."""
     if file.sha256 and not file.matches(part):
         found = sha256(part)
         part.unlink()

