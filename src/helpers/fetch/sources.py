@@ -47,7 +47,7 @@ from helpers.fetch.download import (
 from helpers.fetch.registry import Entry, cached
 
 T = TypeVar("T")
-_Get = Callable[[Entry, str, File, Path], None]  # downloads a file of a version into a partial file
+_Get = Callable[[Entry, str, File, Path], None]  # downloads one file to a partial file
 ENDPOINT = "https://api.ngc.nvidia.com"
 _VERSIONS = ("{org}/{name}/versions", "org/{org}/{name}/versions")  # NGC's URLs, old and new
 _LIST = ("{org}/{name}/versions/{version}/files", "org/{org}/{name}/{version}/files")

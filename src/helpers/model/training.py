@@ -181,7 +181,7 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
         raise
     finally:
         recorder.close()
-        wandb.finish()  # otherwise wandb logs the next training as part of this one
+        wandb.finish()  # otherwise wandb logs the next training run as part of this one
     if trainer.global_step < steps:
         raise KeyboardInterrupt
     return recorder.before, recorder.rows

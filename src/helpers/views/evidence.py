@@ -1,9 +1,9 @@
 """The tables of notebook 05: published scores, intervals, verdicts, and protocol effects.
 
 Each function returns rows that are ready to display. ``protocol_effects`` measures how each
-protocol choice changes the score of one run. For averaging, missing questions and merging, it
-recomputes the score from the run's files. For different input texts (golden or joined
-snippets, abstracts), it predicts again with the same model if that takes little time.
+protocol choice changes the score of one run. For the choice of averaging, of merging and of how to
+treat missing questions, it recomputes the score from the run's files. For different input texts
+(golden or joined snippets, abstracts), it predicts again with the same model if that is quick.
 """
 
 from __future__ import annotations
