@@ -122,7 +122,7 @@ def _gather(entry: Entry, target: Path, source: Path | None) -> str:
         if path.exists() and not in_cache:
             raise InputError(
                 f"{path}: is not the file from {entry.name} (its SHA-256 differs), and we do not "
-                "overwrite your files; move it away or choose a different folder"
+                "overwrite your files; move it elsewhere or choose a different folder"
             )
         if path.exists():
             refused.append(f"cache: {path.name} has a wrong SHA-256, {sha256(path)}")

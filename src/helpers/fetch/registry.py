@@ -140,9 +140,9 @@ def _read_lock() -> dict:
     try:
         data = json.loads(read_text(path)) if path.exists() else {}
     except (InputError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: the lock file is damaged ({error}); move it away") from None
+        raise InputError(f"{path}: the lock file is damaged ({error}); move it elsewhere") from None
     if not isinstance(data, dict):
-        raise InputError(f"{path}: not a lock file; move it away")
+        raise InputError(f"{path}: not a lock file; move it elsewhere")
     return data
 
 

@@ -171,7 +171,7 @@ def check_replaceable(folder: Path) -> None:
         if others:
             raise InputError(
                 f"{folder}: contains {others[0]}, which is not part of a saved model; "
-                "move it away or choose another folder"
+                "move it elsewhere or choose another folder"
             )
     elif folder.exists():
         raise InputError(f"{folder}: this is a file; choose a folder")

@@ -304,7 +304,7 @@ def check_replaceable(folder: Path) -> None:
         if any(not path.name.startswith(f".{PLAN}.") for path in folder.iterdir()):
             raise InputError(
                 f"{folder}: contains files but no training run (no {PLAN}); "
-                "move it away or choose another output"
+                "move it elsewhere or choose another output"
             )
 
 
