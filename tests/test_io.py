@@ -137,7 +137,7 @@ def test_an_output_is_neither_an_input_nor_another_output(tmp_path):
 def test_half_a_character_is_named_with_its_file_and_line(tmp_path):
     path = tmp_path / "half.json"
     path.write_text('{"questions": [\n{"body": "\\ud83d\\ude00 fine"},\n{"body": "\\ud800"}]}')
-    with pytest.raises(InputError, match=r"half\.json: contains half a character") as error:
+    with pytest.raises(InputError, match=r"half\.json: contains an unpaired surrogate") as error:
         read_json(path)
     assert "\n" not in str(error.value)
     path.write_text('{"body": "\\ud83d\\ude00 fine"}')

@@ -316,7 +316,7 @@ def test_repairs_are_told(task, tmp_path, capsys):
     data["questions"].append(data["questions"][0])
     path = io.write_json(tmp_path / "test.json", data)
     pipeline.predict_files(task / "base", path, tmp_path / "a.json", max_length=48)
-    assert f"{path}: an identical question occurs twice" in capsys.readouterr().err
+    assert f"{path}: the same question occurs twice" in capsys.readouterr().err
 
 
 def test_no_file_of_a_stage_shares_a_name_with_a_setting():

@@ -140,7 +140,7 @@ def write_text(path: str | Path, text: str) -> Path:
             waiting.append((part, real))
             kept = True
     except UnicodeEncodeError as error:
-        raise InputError(f"{path}: cannot encode half a character ({error.reason})") from None
+        raise InputError(f"{path}: cannot encode an unpaired surrogate ({error.reason})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

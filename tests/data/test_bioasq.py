@@ -265,7 +265,7 @@ def test_answers_of_the_wrong_type_are_refused(save, answer):
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
     path = write_json(tmp_path / "out.json", {"α": [1]})
     assert path.read_bytes() == '{\n "α": [\n  1\n ]\n}\n'.encode()
-    with pytest.raises(InputError, match="half a character"):
+    with pytest.raises(InputError, match="unpaired surrogate"):
         write_json(path, "\ud800")
     with pytest.raises(InputError, match="cannot be written"):
         write_json(path / "below_a_file.json", {})

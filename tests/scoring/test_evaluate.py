@@ -229,7 +229,7 @@ def test_every_ignored_entry_is_named(save):
     assert "field 'type' is 'Factoid', which is not scored" in said
     assert "has no id; it is ignored: 2 questions ('2', '3')" in said
     assert "ignored: 2 questions ('y1', 'f1')" in said and "ignored: 1 question ('zz')" in said
-    assert "first answers count: 1 question ('a1')" in said
+    assert "the answers of its first entry count: 1 question ('a1')" in said
     assert "changes no factoid score here: 1 question ('y1')" in said
     assert "even in an ignored entry; scoring continues here as described in the other" in said
 

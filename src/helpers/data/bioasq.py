@@ -171,7 +171,9 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
         raise
     except UnicodeEncodeError:
         line = text.count("\n", 0, half.start()) + 1
-        problem = f"contains half a character (from line {line}: {half[0]} without its other half)"
+        problem = (
+            f"contains an unpaired surrogate, half of a character (from line {line}: {half[0]})"
+        )
         problem += "; correct the text"
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
@@ -264,7 +266,7 @@ def read_questions(
         if seen.setdefault(name, item) is not item:
             if seen[name] != item:
                 raise InputError(f"{place.where}: id occurs twice with different content; keep one")
-            place.remark("an identical question occurs twice; it is read once")
+            place.remark("the same question occurs twice; only one copy is used")
             continue
         question_type = _type_of(item, place)
         if kind is not None and question_type != kind:
@@ -583,7 +585,7 @@ def parse_answers(path: str | Path, ids: Collection[str] | None = None) -> Answe
         if name is None:
             found.remarks.add("an entry has no id; it is ignored", place.where.rpartition(" ")[2])
         elif name in found.ranked:
-            place.remark("id occurs again; its first answers count")
+            place.remark("duplicate id; only the answers of its first entry count")
         else:
             found.ranked[name] = []
             if ids is None or name in ids:

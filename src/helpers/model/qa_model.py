@@ -282,7 +282,7 @@ def restore_nemo(path: str | Path) -> ExtractiveQAModel:
         )
     except Exception as error:  # from tarfile, torch or our own checks
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(f"{path}: damaged inside ({why}); create or fetch it again") from error
+        raise InputError(f"{path}: corrupted file ({why}); create or fetch it again") from error
 
 
 def quiet_nemo() -> None:

@@ -54,7 +54,7 @@ class Claim:
     system: str
     protocol: Protocol
     source: str
-    figures: str  # in the source's order and with the source's digits
+    figures: str  # in the order and with the decimal places of the source
     labels: str = "SAcc/LAcc/MRR"  # as printed
     right_labels: str = ""  # "" if the printed labels are correct
     reason: str = ""
