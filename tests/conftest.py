@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from helpers import batch
 
+# A shell starts a background job with Ctrl-C ignored, and some tests raise it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 STANDIN = Path(__file__).parent / "java_standin"
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
 

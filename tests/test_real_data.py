@@ -130,7 +130,7 @@ def test_training_file_spans_are_all_found_again_and_extras_have_a_cause(files, 
     record_property("extra_spans", json.dumps(extras))  # the list itself: pytest --junitxml=FILE
     counts = Counter(cause.partition(" ")[0] for cause, *_ in extras)
     # Every difference has a cause; otherwise, "" would be a key here.
-    assert counts == {"joined": 114, "case": 34}
+    assert counts == {"next": 114, "case": 34}
     published = {row["what"]: row["spans"] for row in measure.published_spans(files)}
     assert list(published.values())[:2] == [4231, 4231]
     assert {what: n for what, n in published.items() if "only" in what} == {
