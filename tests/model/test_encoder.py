@@ -30,7 +30,7 @@ def batch_of(lengths, seed=0, vocab=64):
     total = sum(lengths)
     types = np.concatenate([np.arange(n) >= n // 3 for n in lengths]).astype(np.int64)
     zeros = torch.zeros(len(lengths), dtype=torch.int64)
-    return Batch(
+    return Batch.pack(
         ids=torch.from_numpy(rng.integers(5, vocab, total)),
         token_types=torch.from_numpy(types),
         positions=torch.cat([torch.arange(n) for n in lengths]),
@@ -42,11 +42,10 @@ def batch_of(lengths, seed=0, vocab=64):
 
 def reference_logits(model, batch):
     """transformers' logits for the padded batch, unpadded again: ``[total_tokens, 2]``."""
-    ids, types = pad(batch.ids, batch.lengths, 0), pad(batch.token_types, batch.lengths, 0)
-    mask = pad(torch.ones_like(batch.ids), batch.lengths, 0)
+    ids, types = pad(batch.ids, batch, 0), pad(batch.token_types, batch, 0)
     with torch.inference_mode():
-        out = model(input_ids=ids, token_type_ids=types, attention_mask=mask)
-    return torch.stack([out.start_logits, out.end_logits], -1)[mask.bool()]
+        out = model(input_ids=ids, token_type_ids=types, attention_mask=batch.mask.long())
+    return torch.stack([out.start_logits, out.end_logits], -1)[batch.mask]
 
 
 def randomise(model, seed):
@@ -104,20 +103,20 @@ def test_a_window_does_not_see_its_neighbours(pair):
         low = 0
         for length, expected in zip(lengths, together, strict=True):
             here = slice(low, low + length)
-            alone = Batch(batch.ids[here], batch.token_types[here], batch.positions[here],
+            alone = Batch.pack(batch.ids[here], batch.token_types[here], batch.positions[here],
                           (length,), batch.start[:1], batch.end[:1])  # fmt: skip
             torch.testing.assert_close(ours(alone), expected, atol=1e-5, rtol=1e-5)
             low += length
 
 
 def test_both_attentions_agree_also_in_their_gradients():
-    lengths = (5, 5, 9, 2, 9)
+    batch = batch_of((5, 5, 9, 2, 9))
     generator = torch.Generator().manual_seed(0)
     qkv = [torch.randn(30, 4, 8, generator=generator, requires_grad=True) for _ in range(3)]
     weight = torch.randn(30, 4, 8, generator=generator)
     results = []
     for attend in (_attend_by_length, _attend_padded):
-        out = attend(*qkv, lengths, 0.0)
+        out = attend(*qkv, batch, 0.0)
         results.append([out, *torch.autograd.grad((out * weight).sum(), qkv)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)

@@ -448,7 +448,7 @@ net = encoder.SpanModel(config).train()
 optimizer = torch.optim.AdamW(net.parameters(), fused=True)
 ids = torch.zeros(count * length, dtype=torch.long)
 ends = torch.ones(count, dtype=torch.long)
-batch = Batch(ids, ids, torch.arange(length).repeat(count), (length,) * count, ends, ends)
+batch = Batch.pack(ids, ids, torch.arange(length).repeat(count), (length,) * count, ends, ends)
 before = psutil.Process().memory_info().rss
 for _ in range(2):
     optimizer.zero_grad()

@@ -7,9 +7,10 @@ changes the residual path from the embeddings to the last layer. As a result, tr
 345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
-layers skip padding, and only attention needs to know where a window ends. On a CPU, attention
-processes windows of equal length together (``_attend_by_length``). On a GPU, it pads the windows
-for a single call (``_attend_padded``).
+layers skip padding, and only attention needs to know where a window ends. There are three ways to
+compute it, and ``attention_path`` chooses one. On a CPU, windows of equal length are processed
+together. On a GPU, many small calls would cost more than padding, so one call processes all
+windows: in half precision a kernel for windows of different lengths, otherwise padded rows.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils.checkpoint import checkpoint
 
 from helpers.model.features import Batch
 
@@ -64,11 +67,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden, 3 * config.hidden)  # rows: queries, keys, values
         self.out = nn.Linear(config.hidden, config.hidden)
 
-    def forward(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         query, key, value = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
         dropout = self.dropout if self.training else 0.0
-        attend = _attend_by_length if x.device.type == "cpu" else _attend_padded
-        return self.out(attend(query, key, value, lengths, dropout).reshape(x.shape))
+        attend = _ATTEND[attention_path(query.device, query.dtype, dropout)]
+        return self.out(attend(query, key, value, batch, dropout).reshape(x.shape))
 
 
 class Layer(nn.Module):
@@ -85,11 +88,16 @@ class Layer(nn.Module):
         self.mlp_norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        seen = self.attention(self.attention_norm(x) if self.norm_first else x, batch)
+        return self.feed_forward(x, seen)
+
+    def feed_forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Return everything after attention: residual sums, LayerNorms and feed-forward layers."""
         if self.norm_first:
-            x = x + self.drop(self.attention(self.attention_norm(x), lengths))
+            x = x + self.drop(seen)
             return x + self.drop(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.drop(self.attention(x, lengths)))
+        x = self.attention_norm(x + self.drop(seen))
         return self.mlp_norm(x + self.drop(self.mlp(x)))
 
     def mlp(self, x: torch.Tensor) -> torch.Tensor:
@@ -109,13 +117,17 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.recompute = False  # activation checkpointing: less memory, a third more work
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.words(batch.ids) + self.positions(batch.positions)
         x = x + self.token_types(batch.token_types)
         x = self.drop(x if self.config.norm_first else self.norm(x))
         for layer in self.layers:
-            x = layer(x, batch.lengths)
+            if self.recompute and self.training:
+                x = checkpoint(layer, x, batch, use_reentrant=False)
+            else:
+                x = layer(x, batch)
         return self.norm(x) if self.config.norm_first else x
 
 
@@ -164,17 +176,30 @@ def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> flo
     return 12.0 * sum(p.numel() for p in model.parameters()) + 4.0 * kept
 
 
-def pad(values: torch.Tensor, lengths: tuple[int, ...], fill: float) -> torch.Tensor:
+def pad(values: torch.Tensor, batch: Batch, fill: float) -> torch.Tensor:
     """Pad ``[total_tokens, ...]`` with ``fill`` to ``[windows, longest, ...]``."""
-    mask = _token_mask(lengths, values.device)
-    padded = values.new_full((*mask.shape, *values.shape[1:]), fill)
-    padded[mask] = values
-    return padded
+    padded = values.new_full((batch.mask.numel(), *values.shape[1:]), fill)
+    return padded.index_copy(0, batch.slots, values).unflatten(0, batch.mask.shape)
 
 
-def _attend_by_length(query, key, value, lengths, dropout):
+def attention_path(device: torch.device, dtype: torch.dtype, dropout: float) -> str:
+    """Return how attention is computed: "by length", "variable length" or "padded".
+
+    The kernel for variable lengths needs a GPU with compute capability 8.0 (A100) and half
+    precision, and it has no dropout. NVIDIA's recipe trains with attention dropout (NeMo 0.11 left
+    Megatron-LM's default of 0.1 in place), so training with dropout uses padded rows.
+    """
+    if device.type == "cpu":
+        return "by length"
+    half = dtype in (torch.bfloat16, torch.float16)
+    if device.type == "cuda" and half and not dropout:
+        return "variable length" if torch.cuda.get_device_capability(device)[0] >= 8 else "padded"
+    return "padded"
+
+
+def _attend_by_length(query, key, value, batch, dropout):
     """Attend once per run of equal-length windows; tensors are ``[total_tokens, heads, size]``."""
-    runs = [(len(list(run)), length) for length, run in groupby(lengths)]
+    runs = [(len(list(run)), length) for length, run in groupby(batch.lengths)]
     sizes = [count * length for count, length in runs]
     done = []
     for run, *part in zip(runs, *(t.split(sizes) for t in (query, key, value)), strict=True):
@@ -184,15 +209,20 @@ def _attend_by_length(query, key, value, lengths, dropout):
     return torch.cat(done)
 
 
-def _attend_padded(query, key, value, lengths, dropout):
-    """Attend in one padded call, because many small calls cost more than padding on a GPU."""
-    mask = _token_mask(lengths, query.device)
-    q, k, v = (pad(t, lengths, 0.0).transpose(1, 2) for t in (query, key, value))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
-    return y.transpose(1, 2)[mask]
+def _attend_varlen(query, key, value, batch, dropout):
+    """Attend in one call of a kernel for windows of different lengths; ``dropout`` must be 0."""
+    longest = max(batch.lengths)
+    return varlen_attn(query, key, value, batch.bounds, batch.bounds, longest, longest)
 
 
-def _token_mask(lengths: tuple[int, ...], device) -> torch.Tensor:
-    """Return a bool mask ``[windows, longest]`` that is true where a padded row has a token."""
-    lengths = torch.tensor(lengths, device=device)
-    return torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+def _attend_padded(query, key, value, batch, dropout):
+    """Attend in one padded call."""
+    q, k, v = (pad(t, batch, 0.0).transpose(1, 2) for t in (query, key, value))
+    seen = batch.mask[:, None, None]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+    return y.transpose(1, 2).flatten(0, 1).index_select(0, batch.slots)
+
+
+_ATTEND = {
+    "by length": _attend_by_length, "variable length": _attend_varlen, "padded": _attend_padded,
+}  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tokenizers import BertWordPieceTokenizer, Encoding, Tokenizer
 from tokenizers.models import WordPiece
+from torch.nn import functional as F
 
 from helpers.config import InputError
 from helpers.data.spans import WORD, Span
@@ -69,23 +70,44 @@ class Windows:
 
 @dataclass(frozen=True)
 class Batch:
-    """The windows for one forward pass, without padding.
+    """The windows for one forward pass, without padding; ``pack`` makes one.
 
     ids, token_types, positions: int64 ``[total_tokens]``; start, end: int64 ``[windows]``.
+    bounds: int32 ``[windows + 1]``, cumulative lengths, as variable-length kernels expect them.
+    mask: bool ``[windows, longest]``, true where a row padded to the longest window has a token.
+    slots: int64 ``[total_tokens]``, the index of each token in the flattened mask.
+    share: the share of a training batch's windows that are in this part of it.
     """
 
     ids: torch.Tensor
     token_types: torch.Tensor
     positions: torch.Tensor
-    lengths: tuple[int, ...]
     start: torch.Tensor
     end: torch.Tensor
+    bounds: torch.Tensor
+    mask: torch.Tensor
+    slots: torch.Tensor
+    lengths: tuple[int, ...]
+    share: float = 1.0
+
+    @classmethod
+    def pack(cls, ids, token_types, positions, lengths, start, end, share=1.0) -> Batch:
+        """Make a batch of windows with these ``lengths``; everything that layers need is computed
+        here, on the CPU, because a layer that asks a GPU for a number waits for all of its work."""
+        sizes = torch.tensor(lengths)
+        mask = torch.arange(max(lengths)) < sizes[:, None]
+        bounds = F.pad(sizes.cumsum(0, dtype=torch.int32), (1, 0))
+        slots = mask.flatten().nonzero().flatten()
+        tensors = (ids, token_types, positions, start, end, bounds, mask, slots)
+        return cls(*tensors, tuple(lengths), share)
 
     def to(self, device) -> Batch:
         """Return the same batch on another device."""
-        tensors = {name: value for name, value in vars(self).items() if name != "lengths"}
+        tensors = {name: v for name, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        if torch.device(device).type == "cuda":  # only pinned memory is copied in the background
+            tensors = {name: t.pin_memory() for name, t in tensors.items()}
         moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
-        return Batch(lengths=self.lengths, **moved)
+        return replace(self, **moved)
 
 
 def make_windows(
@@ -190,14 +212,14 @@ def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int,
     return answer[0] - low + before, answer[1] - low + before
 
 
-def gather(windows: Windows, rows: Sequence[int]) -> Batch:
+def gather(windows: Windows, rows: Sequence[int], share: float = 1.0) -> Batch:
     """Return a batch of the given windows, in the given order."""
     take = np.concatenate([np.arange(windows.bounds[r], windows.bounds[r + 1]) for r in rows])
     tokens = (windows.ids[take], windows.token_types[take], windows.positions[take])
     rows = np.asarray(rows)
-    lengths = tuple(windows.lengths[rows].tolist())
     targets = (windows.start[rows], windows.end[rows])
-    return Batch(*map(torch.from_numpy, tokens), lengths, *map(torch.from_numpy, targets))
+    ids, types, positions, start, end = map(torch.from_numpy, (*tokens, *targets))
+    return Batch.pack(ids, types, positions, windows.lengths[rows].tolist(), start, end, share)
 
 
 def training_batches(
@@ -218,6 +240,24 @@ def training_batches(
         pool = pool[np.argsort(lengths[pool], kind="stable")]
         batches += [pool[i : i + batch_size].tolist() for i in range(0, len(pool), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def split_batch(
+    rows: Sequence[int], lengths: Sequence[int], parts: int
+) -> list[tuple[list[int], float]]:
+    """Split a training batch into parts with nearly equal numbers of tokens.
+
+    Return the rows of each part and their share of the batch's windows. Long windows go first, each
+    to the part with the fewest tokens, and every part keeps the order of ``rows``. If there are
+    fewer rows than parts, the first row fills the empty parts, with a share of 0: every process
+    must compute something in every step, because the others wait for its gradients.
+    """
+    owner, tokens = {}, [0] * parts
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        owner[row] = part = tokens.index(min(tokens))
+        tokens[part] += int(lengths[row])
+    split = [[row for row in rows if owner[row] == part] for part in range(parts)]
+    return [(own or list(rows[:1]), len(own) / len(rows)) for own in split]
 
 
 def prediction_batches(lengths: Sequence[int], tokens: int = 4096) -> list[list[int]]:

@@ -87,7 +87,7 @@ class ExtractiveQAModel(ModelPT):
         NeMo's loss requires padded rows. Padding with minus infinity excludes the padding from the
         softmax. The loss in transformers' QA models includes the padding and so depends on it.
         """
-        padded = pad(logits, batch.lengths, float("-inf"))
+        padded = pad(logits, batch, float("-inf"))
         loss, _, _ = self.loss(
             logits=padded, start_positions=batch.start.clone(), end_positions=batch.end.clone()
         )

@@ -134,8 +134,8 @@ def _batch(texts: Sequence[torch.Tensor]) -> Batch:
     """Combine token ids, one tensor ``[tokens]`` per text, into a batch without answers."""
     ids, positions = torch.cat(list(texts)), torch.cat([torch.arange(len(text)) for text in texts])
     nothing = torch.zeros(len(texts), dtype=torch.long)
-    lengths = tuple(map(len, texts))
-    return Batch(ids, torch.zeros_like(ids), positions, lengths, nothing, nothing)
+    types = torch.zeros_like(ids)
+    return Batch.pack(ids, types, positions, tuple(map(len, texts)), nothing, nothing)
 
 
 def head_logits(
