@@ -108,10 +108,14 @@ def test_a_process_that_fails_is_one_line(tmp_path, monkeypatch, how):
     def launch(job, log, compute, show):
         if how == "line":
             processes.report_error(job, InputError("devices: no such thing"))
+        log.write_text("rank 1\n  traceback : Signal 9 (SIGKILL) received by PID 7\n")
         return 1
 
     monkeypatch.setattr(processes, "_launch", launch)
-    words = {"line": "^devices: no such thing$", "killed": "exit status 1.*processes.log says why"}
+    words = {
+        "line": "^devices: no such thing$",
+        "killed": r"stopped \(Signal 9 \(SIGKILL\) received\); see .*processes.log",
+    }
     with pytest.raises(InputError, match=words[how]):
         training.fine_tune(reader, tiny_examples(8), tmp_path / "t", progress=False)
     assert not list((tmp_path / "t").glob(".job-*"))
