@@ -30,7 +30,7 @@ _HALF = ("bf16", "16")
 # large the holes become does not follow from the model and changes from run to run by 10%, so we
 # measured them (glibc 2.36, PyTorch 2.13). In training they are a multiple of the activations of
 # one layer, without and with activation checkpointing, and in prediction a share of what is live.
-# These are the only measured constants. With them, the estimate was within 10% of the peak without
+# These are the only measured constants. With them, the estimate was within 15% of the peak without
 # activation checkpointing, and within 20% with it.
 HOLES = {False: 2.6, True: 3.0}
 PREDICTION_HOLES = 0.65
