@@ -91,8 +91,10 @@ def test_fine_tune_and_predict_on_two_devices(tmp_path, monkeypatch, capsys):
     assert [row[0] for row in found.history] == [row[0] for row in expected.history]
     losses = [[row[1] for row in done.history] for done in (found, expected)]
     assert np.allclose(*losses, atol=1e-5)
-    for name, weight in one.model.state_dict().items():
-        torch.testing.assert_close(two.model.state_dict()[name], weight, atol=1e-4, rtol=1e-3)
+    windows = one.windows(examples)
+    logits = [decoding.compute_logits(reader.model, windows) for reader in (one, two)]
+    # A constant added to all logits changes no softmax, so rounding alone decides its gradient.
+    assert np.allclose(*(each - each.mean(0) for each in logits), atol=1e-3)
     assert "training: 100%" in capsys.readouterr().err
     assert not list((tmp_path / "two").glob(".job-*"))
     monkeypatch.setattr(decoding, "_WORTH_STARTING", 2)
