@@ -83,6 +83,18 @@ def parameters(config: EncoderConfig) -> tuple[int, int]:
     return linear + biases_and_norms + embeddings, linear
 
 
+def forward_flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
+    """Return the floating-point operations of a forward pass over windows of these lengths.
+
+    We count the linear layers, the span head and the two products of attention. A training step
+    takes three times as many, because the gradients of inputs and of weights take one more product
+    each.
+    """
+    h, f, lengths = config.hidden, config.feed_forward, np.asarray(lengths, float)
+    per_token = config.layers * (8 * h * h + 4 * h * f) + 4 * h
+    return float(per_token * lengths.sum() + 4 * config.layers * h * (lengths**2).sum())
+
+
 def training_memory(
     config: EncoderConfig,
     lengths: Sequence[int],
