@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from tiny import tiny_examples, tiny_reader
 
-from helpers.model import features, qa_model, training
+from helpers.model import features, step, training
 from helpers.model.compute import Compute
 
 
@@ -23,7 +23,7 @@ def main(folder: Path, accumulate: int, pause: float = 0.0) -> None:
     reader = tiny_reader(1, **values)
     reader = replace(reader, model=reader.model.double(), compute=Compute(devices=world))
     windows = reader.windows(tiny_examples(21), training=True)  # 21 = 5 × 4 + 1
-    qa_model.round = lambda value, digits: value  # keep all digits of the losses
+    step.round = lambda value, digits: value  # keep all digits of the losses
     training.gather = lambda *part: (time.sleep(pause), features.gather(*part))[1]
     folder.mkdir(exist_ok=True)
     (folder / f"pid-{rank}").write_text(str(os.getpid()))

@@ -12,8 +12,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from helpers.config import InputError
 
 _OTHER_FORMATS = (  # first bytes, what the file is, what to do
@@ -174,6 +172,8 @@ def _writable(path: str | Path) -> Path:
 
 def free_memory(swap: bool = False) -> int:
     """Return the number of bytes that a new program can use."""
+    import psutil  # here, because the GPU benchmark runs without it
+
     free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
     try:  # psutil does not see the limit of a container
         folder = Path("/sys/fs/cgroup")

@@ -5,8 +5,9 @@ import torch
 from tiny import tiny_examples, tiny_folder, tiny_reader
 
 from helpers.config import InputError, Settings, from_parameters
-from helpers.model import checkpoints, compute, decoding, encoder, row_order
+from helpers.model import checkpoints, compute, decoding, encoder, row_order, step
 from helpers.model.compute import Compute, decide
+from helpers.model.features import gather
 
 
 @pytest.fixture
@@ -166,21 +167,15 @@ def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
 
 @pytest.mark.parametrize("path", ["variable length", "padded"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_paths_of_a_gpu_give_the_loss_and_gradients_of_the_cpu(
-    monkeypatch, tmp_path, path, recompute
-):
-    from helpers.model import qa_model
-    from helpers.model.features import gather
-
+def test_the_paths_of_a_gpu_give_the_loss_and_gradients_of_the_cpu(monkeypatch, path, recompute):
     reader = tiny_reader(1)
     windows = reader.windows(tiny_examples(9), training=True)
-    model = qa_model.build(reader.model, reader.tokenizer, tmp_path)
     batch = gather(windows, range(9))
     reader.model.train()
 
     def gradients():
-        model.zero_grad()
-        loss = model.span_loss(model(batch), batch)
+        reader.model.zero_grad()
+        loss = step.span_loss(step.logits_of(reader.model, batch), batch)
         loss.backward()
         return [loss.detach(), *(p.grad.clone() for p in reader.model.parameters())]
 

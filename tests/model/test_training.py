@@ -109,24 +109,6 @@ def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run
     assert "already trained with these settings; loaded" in capsys.readouterr().err
 
 
-def test_the_loss_leaves_padding_out(tmp_path):
-    """It equals cross-entropies computed window by window, without any padding."""
-    from helpers.model import qa_model
-
-    reader = tiny_reader(0)
-    windows = reader.windows(tiny_examples(8), training=True)
-    batch = gather(windows, range(8))
-    model = qa_model.build(reader.model, reader.tokenizer, tmp_path)
-    logits = model(batch)
-    expected, low = [], 0
-    for length, start, end in zip(batch.lengths, batch.start, batch.end, strict=True):
-        own = logits[low : low + length]
-        expected += [torch.nn.functional.cross_entropy(own[:, i], t) for i, t in
-                     enumerate((start, end))]  # fmt: skip
-        low += length
-    torch.testing.assert_close(model.span_loss(logits, batch), torch.stack(expected).mean())
-
-
 def test_nothing_to_learn_from_is_an_error(tmp_path):
     bare = [Example("0_001", "0", "which gene ?", "the gene", (), 0, "")]
     with pytest.raises(InputError, match="no example has an answer"):

@@ -1,7 +1,7 @@
 """Fine-tuning with NeMo and Lightning: batch order, checkpoints, resuming and logging.
 
 The random seed alone determines the batches of all epochs, and a resumed run continues with the
-batch after its checkpoint. Dropout is seeded per step (see ``qa_model``), so a resumed run ends
+batch after its checkpoint. Dropout is seeded per step (see ``step``), so a resumed run ends
 with the same weights as an uninterrupted one. ``batch_size`` counts the windows of one optimizer
 step, however many devices share them and in however many parts each device takes them, so the
 recipe does not change with the hardware (see ``features.split_batch``). Every file that a resumed
@@ -100,7 +100,7 @@ def fine_tune(
     with _one_line_errors(folder, settings):
         _prepare_wandb(settings)
         windows = reader.windows(examples, training=True)
-        batches = _batches(windows.lengths, settings)
+        batches = plan_batches(windows.lengths, settings)
         _check_memory(reader, batches, windows.lengths)
         plan = _plan(reader, windows)
         _prepare_folder(folder, plan, resume)
@@ -118,7 +118,8 @@ def fit(reader: Reader, windows: Windows, folder: Path, progress: bool) -> tuple
     """Do this process's share of a training run that ``fine_tune`` has prepared in ``folder``."""
     with _one_line_errors(folder, reader.settings):
         _prepare_wandb(reader.settings)
-        return _fit(reader, windows, _batches(windows.lengths, reader.settings), folder, progress)
+        batches = plan_batches(windows.lengths, reader.settings)
+        return _fit(reader, windows, batches, folder, progress)
 
 
 @contextmanager
@@ -145,7 +146,7 @@ def _one_line_errors(folder: Path, settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def _batches(lengths: np.ndarray, settings: Settings) -> list[list[int]]:
+def plan_batches(lengths: np.ndarray, settings: Settings) -> list[list[int]]:
     """Return the batches of all epochs."""
     size, seed = settings.batch_size, settings.seed
     epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
@@ -182,28 +183,19 @@ def _fit(
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
-    trainer = _trainer(reader)
+    trainer = make_trainer(reader)
 
-    from helpers.model import qa_model
+    from helpers.model import qa_model, step  # NeMo takes several seconds to import
 
+    qa_model.quiet_nemo()
     settings, steps, last = reader.settings, len(batches), folder / LAST
-    optim = {
-        "lr": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "warmup_steps": math.floor(settings.warmup_fraction * steps),
-        "max_steps": steps,
-    }
-    reader.model.set_dropout(settings.dropout)
-    reader.model.encoder.recompute = settings.activation_checkpointing
-    if settings.compile:
-        reader.model.compile_layers()
-    reader.model.train()  # a loaded model is in evaluation mode, and Lightning does not change that
     with tempfile.TemporaryDirectory() as scratch:  # ``build`` writes the tokenizer's file there
         model = qa_model.build(
-            reader.model, reader.tokenizer, Path(scratch), optim=optim, seed=settings.seed
-        )
+            reader.model, reader.tokenizer, Path(scratch), optim=optim_of(settings, steps),
+            seed=settings.seed,
+        )  # fmt: skip
     model.set_trainer(trainer)
-    recorder = qa_model.Recorder(folder / "history.csv", last, steps, progress)
+    recorder = step.Recorder(folder / "history.csv", last, steps, progress)
     trainer.callbacks.append(recorder)
     try:
         with warnings.catch_warnings():
@@ -212,30 +204,59 @@ def _fit(
                 name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
                 offline = settings.wandb_mode == "offline"
                 trainer.logger = WandbLogger(name, folder, offline=offline, project=_PROJECT)
-            parts = _Parts(batches, windows.lengths, trainer)
-            loader = DataLoader(
-                parts.parts, sampler=parts, batch_size=None,
-                collate_fn=lambda part: gather(windows, *part),
-            )  # fmt: skip
-            trainer.fit(model, loader, ckpt_path=str(last) if last.exists() else None)
-    except qa_model.LossNotFinite:  # the weights in the checkpoint may also be useless
+            fit_batches(trainer, model, reader, windows, batches, last if last.exists() else None)
+    except step.LossNotFinite:  # the weights in the checkpoint may also be useless
         _clear(folder)
         shutil.rmtree(folder)
         raise
     finally:
         recorder.close()
-        reader.model.to(reader.compute.device)  # Lightning moves the model to the CPU at the end
         wandb.finish()  # otherwise wandb logs the next training run as part of this one
     if trainer.global_step < steps:
         raise KeyboardInterrupt
     return recorder.before, recorder.rows
 
 
+def optim_of(settings: Settings, steps: int) -> dict:
+    """Return what the optimizer and the schedule of a run with this many steps need."""
+    return {
+        "lr": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": math.floor(settings.warmup_fraction * steps),
+        "max_steps": steps,
+    }
+
+
+def fit_batches(
+    trainer, module, reader: Reader, windows: Windows, batches: list[list[int]],
+    checkpoint: Path | None = None,
+) -> None:  # fmt: skip
+    """Train ``module``, which wraps the reader's model, with one step per batch of windows.
+
+    module: NeMo's model (``qa_model``), or ``step.SpanModule``, which does without NeMo.
+    checkpoint: the file to continue from.
+    """
+    settings = reader.settings
+    reader.model.set_dropout(settings.dropout)
+    reader.model.encoder.recompute = settings.activation_checkpointing
+    if settings.compile:
+        reader.model.compile_layers()
+    reader.model.train()  # a loaded model is in evaluation mode, and Lightning does not change that
+    parts = _Parts(batches, windows.lengths, trainer)
+    loader = DataLoader(
+        parts.parts, sampler=parts, batch_size=None, collate_fn=lambda part: gather(windows, *part)
+    )
+    try:
+        trainer.fit(module, loader, ckpt_path=checkpoint and str(checkpoint))
+    finally:
+        reader.model.to(reader.compute.device)  # Lightning moves the model to the CPU at the end
+
+
 def _fit_together(
     reader: Reader, windows: Windows, batches: list[list[int]], folder: Path, progress: bool
 ) -> tuple[int, list]:
     """Train with several processes, one per device; return what ``_fit`` returns."""
-    from helpers.model import qa_model
+    from helpers.model import step
 
     history, steps = folder / "history.csv", len(batches)
     with tqdm(
@@ -247,13 +268,13 @@ def _fit_together(
                 bar.update(max(0, history.read_bytes().count(b"\n") - 1 - bar.n))
 
         first, *_ = processes.run("train", reader, windows, folder, show)
-    state = qa_model.PlainCheckpoints().load_checkpoint(folder / LAST)["state_dict"]
+    state = step.PlainCheckpoints().load_checkpoint(folder / LAST)["state_dict"]
     reader.model.load_state_dict({name.removeprefix("net."): t for name, t in state.items()})
     reader.model.set_dropout(reader.settings.dropout)
-    return first["before"], qa_model.read_history(history)
+    return first["before"], step.read_history(history)
 
 
-def _trainer(reader: Reader):
+def make_trainer(reader: Reader):
     """Create a Lightning trainer without its own progress bar, checkpoints or messages."""
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -261,9 +282,8 @@ def _trainer(reader: Reader):
     from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.trainer import call
 
-    from helpers.model import qa_model  # takes several seconds because it imports NeMo
+    from helpers.model import step
 
-    qa_model.quiet_nemo()
     call.exit = sys.exit  # on Ctrl-C, Lightning calls exit(1), which a Jupyter kernel lacks
     not_wanted = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
                   "use_distributed_sampler")  # fmt: skip
@@ -277,7 +297,7 @@ def _trainer(reader: Reader):
         accumulate_grad_batches=reader.settings.accumulate,
         max_epochs=1,  # ``_Parts`` holds the parts of all epochs
         log_every_n_steps=1,
-        plugins=[qa_model.PlainCheckpoints()],
+        plugins=[step.PlainCheckpoints()],
         **dict.fromkeys(not_wanted, False),
     )
 

@@ -1,0 +1,282 @@
+"""One training step, and what Lightning's trainer needs to repeat it; nothing here needs NeMo.
+
+A step consists of the loss (``span_loss``), the optimizer and the linear schedule. ``SpanTraining``
+adds what Lightning calls; ``qa_model.ExtractiveQAModel`` is NeMo's model with it, and
+``SpanModule`` is the same without NeMo. ``Recorder`` logs the losses and saves the checkpoints that
+``PlainCheckpoints`` writes. Lightning takes seconds to import, so ``training`` and ``checkpoints``
+import this module only when they need it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
+
+from helpers.config import InputError
+from helpers.io import write_text
+from helpers.model.compute import Compute
+from helpers.model.encoder import SpanModel, pad
+from helpers.model.features import Batch
+
+_HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
+_FLUSH = 50  # steps whose losses are read together on a GPU
+_SAVES = 10  # resumable checkpoints per run
+
+
+def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
+    """Return the logits ``[total_tokens, 2]``; never in half precision."""
+    logits = net(batch)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def span_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Return the mean of the start and end cross-entropies over each window's own tokens.
+
+    This is NeMo's ``SpanningLoss`` on padded rows. Padding with minus infinity excludes the padding
+    from the softmax. The loss in transformers' QA models includes the padding and so depends on it.
+    """
+    start, end = pad(logits, batch, float("-inf")).unbind(-1)  # [windows, longest] each
+    return (F.cross_entropy(start, batch.start) + F.cross_entropy(end, batch.end)) / 2
+
+
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """Return fused AdamW, which is 3.8 times as fast as the default on our CPU."""
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, eps=1e-8, fused=True)
+
+
+class LinearSchedule(LRScheduler):
+    """A learning rate that rises linearly during the warm-up and then falls linearly to 0.
+
+    It equals NeMo's ``WarmupAnnealing`` and reads its state from a checkpoint.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, *, warmup_steps: int, max_steps: int):
+        self.warmup_steps, self.max_steps = warmup_steps, max_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        step, warmup = self.last_epoch, self.warmup_steps
+        if step <= warmup and warmup > 0:
+            share = (step + 1) / (warmup + 1)
+        else:
+            share = max(0.0, 1 - (step - warmup) / (self.max_steps - warmup))
+        return [rate * share for rate in self.base_lrs]
+
+
+def take_step(
+    net: SpanModel, batch: Batch, optimizer: torch.optim.Optimizer, compute: Compute
+) -> torch.Tensor:
+    """Take one step without Lightning, to measure it; return the loss, which stays on the device.
+
+    Float16 would need a scaled loss, which Lightning adds in training.
+    """
+    with compute.autocast():
+        loss = span_loss(logits_of(net, batch), batch)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+class SpanTraining:
+    """The training of a span model, for a class derived from ``LightningModule``.
+
+    net: the model.
+    cfg: has ``seed`` and ``optim`` (``lr``, ``weight_decay``, ``warmup_steps``, ``max_steps``).
+    part_losses: the losses of this process since the last full batch; begins as an empty list.
+    """
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return the logits ``[total_tokens, 2]``; never in half precision."""
+        return logits_of(self.net, batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of one part of a batch, scaled for Lightning.
+
+        Lightning averages the gradients of all parts, over processes as well as over accumulated
+        steps. We want the mean over the windows of the whole batch, so each part counts by its
+        share of them. Dropout depends only on seed, step and part, so resuming reproduces it.
+        """
+        parts = self.trainer.accumulate_grad_batches
+        part = self.trainer.global_rank * parts + batch_idx % parts
+        torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step + (part << 40))
+        loss = span_loss(self(batch), batch) * batch.share
+        self.part_losses.append(loss.detach())
+        return loss * (parts * self.trainer.world_size)
+
+    def configure_optimizers(self):
+        """Return the optimizer, and the schedule that Lightning calls after each step."""
+        optim = self.cfg.optim
+        optimizer = make_optimizer(self.parameters(), optim.lr, optim.weight_decay)
+        schedule = LinearSchedule(
+            optimizer, warmup_steps=optim.warmup_steps, max_steps=optim.max_steps
+        )
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def transfer_batch_to_device(self, batch: Batch, device, dataloader_idx: int) -> Batch:
+        """Move the batch for Lightning, which cannot move a batch that is not a tensor."""
+        return batch.to(device)
+
+
+class SpanModule(SpanTraining, LightningModule):
+    """A span model for Lightning's trainer without NeMo; it trains exactly as NeMo's model does."""
+
+    def __init__(self, net: SpanModel, optim: dict, seed: int):
+        super().__init__()
+        self.net = net
+        self.cfg = SimpleNamespace(seed=seed, optim=SimpleNamespace(**optim))
+        self.part_losses: list[torch.Tensor] = []
+
+
+class LossNotFinite(InputError):
+    """An error for an infinite or NaN loss, which makes the weights useless."""
+
+
+class Recorder(Callback):
+    """A callback that writes history.csv and the checkpoint and shows the loss in a progress bar.
+
+    rows: (step, loss, learning rate, elapsed seconds) per step.
+    before: number of steps that earlier calls took.
+
+    On a GPU, the losses of up to ``_FLUSH`` steps stay on the device before we read them together,
+    because reading a number waits for all the work before it.
+    """
+
+    def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
+        self.history, self.checkpoint = history, checkpoint
+        self.steps, self.progress = steps, progress
+        self.before = steps  # Lightning calls no hook if no steps are left
+        self.rows = read_history(history) if history.exists() else []
+        self.unread: list[tuple[int, torch.Tensor, float, float]] = []  # rows with a loss tensor
+        self.file = self.bar = None
+
+    def on_train_start(self, trainer, module):
+        done = self.before = trainer.global_step
+        self.rows = self.rows[:done]
+        if [row[0] for row in self.rows] != list(range(1, done + 1)):
+            raise InputError(
+                f"{self.history}: damaged (it lacks steps before the checkpoint at step {done}); "
+                f"delete {self.history.parent} and train from scratch"
+            )
+        # When we saved, Lightning had not yet counted the last part of the batch as completed. It
+        # would finish the next batch one part too early.
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress.completed = done * trainer.accumulate_grad_batches
+        self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
+        self.every = 1 if module.device.type == "cpu" else _FLUSH
+        if trainer.is_global_zero:
+            write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
+            self.file = self.history.open("a", buffering=1)
+        # We use plain tqdm because tqdm.auto freezes at 0% in a notebook saved by papermill.
+        self.bar = tqdm(
+            total=self.steps, initial=done, desc="training", unit="step",
+            disable=not self.progress or not trainer.is_global_zero, mininterval=2,
+        )  # fmt: skip
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step, loss = trainer.global_step, torch.stack(module.part_losses).sum()
+        module.part_losses.clear()
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.unread.append((step, loss, rate, time.monotonic() - self.started))
+        saves = step % max(1, self.steps // _SAVES) == 0 or step == self.steps
+        if saves or step % self.every == 0:
+            self._read(trainer, module)
+        if saves:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def _read(self, trainer, module) -> None:
+        """Add up the losses of all processes and write them; the steps are the same in all."""
+        losses = torch.stack([loss for _, loss, _, _ in self.unread])
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(losses)
+        for (step, _, rate, seconds), loss in zip(self.unread, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise LossNotFinite(
+                    f"training: the loss is {loss} at step {step}; "
+                    f"set learning_rate below {module.cfg.optim.lr}"
+                )
+            row = (step, round(loss, 6), rate, round(seconds, 3))
+            self.rows.append(row)
+            if self.file:
+                self.file.write(_csv_line(row))
+            if trainer.logger:
+                trainer.logger.log_metrics({"train_loss": loss, "learning_rate": rate}, step - 1)
+        recent = [row[1] for row in self.rows[-20:]]
+        self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
+        self.bar.update(len(self.unread))
+        self.unread.clear()
+
+    def close(self):
+        """Close the bar and the file; Lightning has no suitable hook for an interrupted run."""
+        for opened in (self.bar, self.file):
+            if opened is not None:
+                opened.close()
+
+
+def _csv_line(row: tuple) -> str:
+    return ",".join(map(str, row)) + "\n"
+
+
+def read_history(path: Path) -> list[tuple[int, float, float, float]]:
+    """Read the rows of ``history.csv``, except an incomplete last line left by a full disk."""
+    try:
+        header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        if header != ",".join(_HEADER):
+            raise ValueError
+        rows = (line.split(",") for line in lines)
+        return [(int(a), float(b), float(c), float(d)) for a, b, c, d in rows]
+    except ValueError:
+        raise InputError(f"{path}: damaged; delete {path.parent} and train from scratch") from None
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Resumable checkpoints, written completely or not at all, and read without running code."""
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        """Write only tensors, numbers and strings; NeMo's settings object could run code."""
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        plain = {k: v for k, v in checkpoint.items() if not k.startswith(("hparams", "hyper_"))}
+        try:
+            torch.save(plain, part)
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:  # torch may raise RuntimeError for a full disk
+            part.unlink(missing_ok=True)
+            why = getattr(error, "strerror", None) or "is the disk full?"
+            raise InputError(
+                f"{path}: cannot be written ({why}); free some disk space and repeat the same call"
+            ) from error
+
+    def load_checkpoint(self, path, map_location=None, weights_only=True) -> dict:
+        """Read a checkpoint without running code in it; raise ``InputError`` if it is damaged.
+
+        Lightning's choices of ``map_location`` and (from 2.6) ``weights_only`` are ignored.
+        """
+        try:
+            if zipfile.ZipFile(path).testzip():  # torch does not verify the checksums
+                raise ValueError("wrong checksum")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if {"state_dict", "optimizer_states", "loops"} <= set(found):
+                return found
+            raise ValueError("not a training checkpoint")
+        except Exception as error:  # zipfile, pickle and torch each raise different errors
+            raise InputError(
+                f"{path}: damaged, or it contains objects that could run code (none was run); "
+                "delete it to train from scratch"
+            ) from error
