@@ -1,4 +1,4 @@
-"""Is bfloat16 faster on this CPU, and prediction with weights prepared for it.
+"""A check whether bfloat16 is faster on this CPU, and weights prepared for prediction in it.
 
 Without bfloat16 instructions, autocast is more than 20 times as slow as float32. We therefore ask
 the CPU first, and only if it has them do we time one layer of an encoder.
