@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,6 +52,7 @@ def bf16_instructions() -> tuple[str, ...]:
     return tuple(name for name in _INSTRUCTIONS if capabilities.get(name, False))
 
 
+@torch.inference_mode(False)  # a caller may be inside it, but we need gradients
 def bf16_ratio(seconds: float = 0.25) -> float:
     """Return how many times as fast bfloat16 autocast is as float32, for one layer on the CPU.
 
@@ -63,7 +64,8 @@ def bf16_ratio(seconds: float = 0.25) -> float:
         x = torch.randn(sum(_LENGTHS), 384, requires_grad=True)
     none = torch.zeros(len(x), dtype=torch.int64)
     batch = Batch.pack(none, none, none, _LENGTHS, none, none)
-    modes = {"float32": nullcontext, "bf16": partial(torch.autocast, "cpu", torch.bfloat16)}
+    half = partial(torch.autocast, "cpu", torch.bfloat16)
+    modes = {"float32": partial(half, enabled=False), "bf16": half}
     fastest = dict.fromkeys(modes, float("inf"))
     begin, rounds = time.perf_counter(), 0
     with torch.enable_grad():
