@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,26 +59,39 @@ DARK, LIGHT = "#1f3b57", "#d3dfe9"
 # ---- options and data
 
 
-def options(doc: str, *, rounds: int = 3, **defaults: int) -> argparse.ArgumentParser:
-    """Return a parser with the options that all benchmarks share.
+def options(
+    file: str,
+    doc: str,
+    *,
+    rounds: int = 3,
+    pairs: int = 0,
+    model: bool = False,
+    contexts: bool = False,
+    bioasq_dir: bool = True,
+) -> argparse.ArgumentParser:
+    """Return a parser with the options that the benchmarks share.
 
-    ``pairs`` among the defaults adds the options of the benchmarks that run a model.
+    rounds, pairs: defaults; without ``pairs``, there is no such option. model, contexts,
+    bioasq_dir: whether to add the options --size, --context and --bioasq-dir.
     """
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        Path(file).name, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--rounds", type=_positive, default=rounds, metavar="N",
         help=f"number of rounds; every round runs all methods (default: {rounds})")  # fmt: skip
-    add("--bioasq-dir", metavar="DIR", default=os.environ.get("BIOASQ_DIR", ""),
-        help="folder with your BioASQ files (default: $BIOASQ_DIR, else BioASQ-mini)")  # fmt: skip
+    if bioasq_dir:
+        add("--bioasq-dir", metavar="DIR", default=os.environ.get("BIOASQ_DIR", ""), help="folder "
+            "with your BioASQ files (default: $BIOASQ_DIR, else BioASQ-mini)")  # fmt: skip
     add("--output", metavar="DIR", type=Path, help="write a JSON file and a plot to this folder")
-    if "pairs" in defaults:
-        add("--pairs", type=_positive, default=defaults["pairs"], metavar="N",
-            help="number of question-context pairs (default: %(default)s)")  # fmt: skip
-        add("--size", type=_size, metavar="LxH",
+    if pairs:
+        add("--pairs", type=_positive, default=pairs, metavar="N",
+            help=f"number of question-context pairs (default: {pairs})")  # fmt: skip
+    if model:
+        add("--size", type=size, metavar="LxH",
             help="layers and hidden size of a BERT with random weights, such as 24x1024 "
             "(default: MiniLM, 6x384)")  # fmt: skip
+    if contexts:
         add("--context", choices=("snippet", "abstract"), default="snippet",
             help="what the model reads (default: snippet)")  # fmt: skip
     return parser
@@ -89,7 +103,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or int(found[2]) % 64 or not int(found[1]) or not int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not like 24x1024 (a multiple of 64)")
@@ -100,6 +114,7 @@ def call(run: Callable, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     """Parse the command line and run a benchmark; return 2 for a mistake in the input, or 0."""
     parsed = parser.parse_args(argv)
     parsed.command = _command(parser, parsed)
+    parsed.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     try:
         run(parsed)
     except InputError as error:
@@ -110,7 +125,7 @@ def call(run: Callable, parser: argparse.ArgumentParser, argv: Sequence[str] | N
 
 def _command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:
     """Return the command line for the report, without the folders of this machine."""
-    words = [f"python benchmarks/{Path(parser.prog).name}"]
+    words = [f"python benchmarks/{parser.prog}"]
     for action in parser._actions:
         value = getattr(parsed, action.dest, None)
         if action.dest == "bioasq_dir" and value:
@@ -293,6 +308,7 @@ def report(
     figures: Mapping[str, Sequence[float]],
     checks: Sequence[str] = (),
     notes: Sequence[str] = (),
+    model: str = "MiniLM, 6 x 384",
 ) -> dict:
     """Print the result of a benchmark; with ``--output``, also write its JSON file and plot.
 
@@ -300,16 +316,18 @@ def report(
     figures: values per round by name; a name that starts with "share" is a share, the others are
     factors. An empty figure is left out.
     checks: what was compared before the timing, and the differences.
+    model: what ran if there is no --size; "" if no model did.
     """
     name = Path(parsed.command.split()[1]).stem
-    size = getattr(parsed, "size", None)
+    shape = getattr(parsed, "size", None)
     found = {
         "benchmark": name,
         "command": parsed.command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
+        "load": parsed.load,  # of the machine, averaged over the minute before the start
         "data": data if isinstance(data, str) else data.describe(),
-        "model": "{} x {}".format(*size) if size else "MiniLM, 6 x 384",
+        "model": "{} x {}".format(*shape) if shape else model,
         "rounds": parsed.rounds,
         "unit": unit,
         "rows": list(rows),
@@ -317,7 +335,7 @@ def report(
         "checks": list(checks),
         "notes": list(notes),
     }
-    stated = found["data"] == "BioASQ 7b, snippets" and not size
+    stated = found["data"] == "BioASQ 7b, snippets" and not shape
     column = _COLUMNS.get(found["machine"]["instructions"]) if stated else None
     for title, values in ((title, list(values)) for title, values in figures.items() if values):
         middle = statistics.median(values)
@@ -332,20 +350,21 @@ def report(
         found["notes"].append("no floors: they are stated for MiniLM on the snippets of BioASQ 7b")
     print(f"\n{in_words(found)}")
     if parsed.output:
-        path = write_json(parsed.output / f"{name}{_suffix(parsed)}.json", found)
+        path = write_json(parsed.output / f"{stem(parsed)}.json", found)
         plot(found).savefig(path.with_suffix(".png"), dpi=140)
         print(f"\nwritten to {path} and {path.with_suffix('.png').name}")
     return found
 
 
-def _suffix(parsed: argparse.Namespace) -> str:
-    """Return what keeps results for other sizes and contexts apart from the main one."""
-    size, context = getattr(parsed, "size", None), getattr(parsed, "context", "snippet")
-    return ("-{}x{}".format(*size) if size else "") + ("-abstract" * (context == "abstract"))
+def stem(parsed: argparse.Namespace) -> str:
+    """Return the name of the result files, which tells other sizes and contexts apart."""
+    name, *words = parsed.command.split()[1:]
+    given = dict(pairwise(words))
+    return "-".join([Path(name).stem, *(given[w] for w in ("--size", "--context") if w in given)])
 
 
 def machine() -> dict:
-    """Describe the hardware and its load, the threads and the versions of the packages used."""
+    """Describe the hardware, the threads and the versions of the packages used."""
     found = provenance.describe()
     names = ("torch", "transformers", "tokenizers", "numpy")
     return {
@@ -353,7 +372,6 @@ def machine() -> dict:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "bf16": has_bf16(),
         "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "commit": found["kit"]["commit"],
         "packages": {name: found["packages"][name] for name in names},
     }
@@ -362,13 +380,13 @@ def machine() -> dict:
 def in_words(found: Mapping) -> str:
     """Format a result as Markdown: what ran where, the rows, the figures with their floors."""
     m, unit = found["machine"], found["unit"]
+    model = f"; {found['model']}" if found["model"] else ""
     bf16 = "with bf16 instructions" if m["bf16"] else "without bf16 instructions"
     lines = [
         f"`{found['command']}`, {found['date']}, commit {(m['commit'] or 'unknown')[:7]}: "
         f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {m['instructions']} {bf16}, load "
-        f"{m['load']} at the end; torch {m['packages']['torch']}, transformers "
-        f"{m['packages']['transformers']}; {found['data']}; {found['model']}; {found['rounds']} "
-        "rounds, medians [lowest, highest].",
+        f"{found['load']:.2f} at the start; torch {m['packages']['torch']}, transformers "
+        f"{m['packages']['transformers']}; {found['data']}{model}; {_rounds(found['rounds'])}.",
         "",
     ]
     shares = any("share" in row for row in found["rows"])
@@ -395,6 +413,10 @@ def in_words(found: Mapping) -> str:
     return "\n".join(lines)
 
 
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds, medians [lowest, highest]"
+
+
 def _against(figure: Mapping) -> str:
     if figure["floor"] is None:
         return ""
@@ -408,8 +430,7 @@ def _against(figure: Mapping) -> str:
 def _number(value: float, kind: str = "") -> str:
     if kind == "%":
         return f"{100 * value:.0f}%"
-    digits = 2 if value < 10 else 1
-    return f"{value:,.{digits}f}"
+    return f"{value:.3g}" if value < 10 else f"{value:,.1f}"
 
 
 def _spread(values: Sequence[float], kind: str = "") -> str:
@@ -437,7 +458,7 @@ def plot(found: Mapping):
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel(f"{unit}s per second (median; a mark per round; ours hatched)")
-    axes.set_title(f"{found['benchmark']}: {found['data']}, {found['model']}\n"
+    axes.set_title(f"{found['benchmark']}: {found['data']} {found['model']}\n"
                    f"{found['machine']['cpu']}, {found['machine']['threads']} threads")  # fmt: skip
     return figure
 

@@ -101,7 +101,9 @@ def run(parsed) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return common.call(run, common.options(__doc__, rounds=5, pairs=512), argv)
+    return common.call(
+        run, common.options(__file__, __doc__, rounds=5, pairs=512, model=True), argv
+    )
 
 
 if __name__ == "__main__":

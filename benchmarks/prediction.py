@@ -131,7 +131,9 @@ def run(parsed) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return common.call(run, common.options(__doc__, pairs=512), argv)
+    return common.call(
+        run, common.options(__file__, __doc__, pairs=512, model=True, contexts=True), argv
+    )
 
 
 if __name__ == "__main__":
