@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -443,23 +444,22 @@ def plot(found: Mapping):
     """Draw the speed of each method: a bar for the median and a point for every round."""
     from helpers.views.figures import new_figure
 
-    rows, unit = found["rows"], found["unit"]
-    figure, axes = new_figure(9, 1.2 + 0.5 * len(rows))
+    rows, unit, m = found["rows"], found["unit"], found["machine"]
+    what = ", ".join(filter(None, (found["data"], found["model"], m["cpu"])))
+    title = f"{found['benchmark']}: {what}, {m['threads']} threads"
+    figure, axes = new_figure(10, 1.2 + 0.55 * len(rows), title)
     places = range(len(rows))
     rates = [[row["work"] / seconds for seconds in row["seconds"]] for row in rows]
     medians = [statistics.median(values) for values in rates]
     bars = axes.barh(places, medians, color=LIGHT, edgecolor=DARK)
-    for bar, row in zip(bars, rows, strict=True):
-        bar.set_hatch("//" if row["name"].startswith("ours") else "")
-    for place, values in zip(places, rates, strict=True):
+    for bar, row, place, values in zip(bars, rows, places, rates, strict=True):
+        bar.set_hatch("//" if "ours" in row["name"] else "")
         axes.plot(values, [place] * len(values), "|", color="black", markersize=9)
     axes.bar_label(bars, [f"{value:,.1f}" for value in medians], padding=8)
-    axes.set_yticks(places, [row["name"] for row in rows])
+    axes.set_yticks(places, [fill(row["name"], 42) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_xlabel(f"{unit}s per second (median; a mark per round; ours hatched)")
-    axes.set_title(f"{found['benchmark']}: {found['data']} {found['model']}\n"
-                   f"{found['machine']['cpu']}, {found['machine']['threads']} threads")  # fmt: skip
+    axes.set_xlabel(f"{unit}s per second: median, with a mark per round")
     return figure
 
 

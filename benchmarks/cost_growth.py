@@ -65,6 +65,8 @@ def in_own_process(argv: Sequence[str], count: int) -> dict:
 
 def plot(found: dict, rows: Sequence[dict]):
     """Draw time and memory over the number of windows, with a line for exact proportionality."""
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
     from helpers.views.figures import new_figure
 
     windows = np.array([row["work"] for row in rows])
@@ -75,10 +77,14 @@ def plot(found: dict, rows: Sequence[dict]):
     left.loglog(windows, seconds[-1] * windows / windows[-1], "--", color="gray",
                 label="proportional to the windows")  # fmt: skip
     left.set_ylabel("seconds")
-    left.legend()
+    left.legend(loc="upper left", frameon=False)
     right.semilogx(windows, memory, "s-", color="black")
     right.set_ylabel("GiB above the loaded model")
     right.set_ylim(bottom=0)
+    plain = FuncFormatter(lambda value, _: f"{value:,g}")
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_formatter(plain)
+        axis.set_minor_locator(NullLocator())
     for axes in (left, right):
         axes.set_xlabel("windows")
     figure.suptitle(f"{found['data']}, {found['model']}, {found['machine']['cpu']}", fontsize=10)
