@@ -194,7 +194,9 @@ def _losses(reader: Reader) -> np.ndarray:
         for example, answer in row_order.questions()
     ]
     windows = row_order.plain(reader).windows(examples, training=True)
-    logits = torch.from_numpy(compute_logits(reader.model, windows)).double()
+    logits = torch.from_numpy(
+        compute_logits(reader.model, windows, compute=reader.compute)
+    ).double()
     losses = np.zeros(len(examples))
     for n, pair in enumerate(windows.pair):
         scores = logits[windows.bounds[n] : windows.bounds[n + 1]].log_softmax(0)

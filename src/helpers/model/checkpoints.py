@@ -21,6 +21,7 @@ from helpers.data import spans
 from helpers.fetch import registry
 from helpers.fetch.download import check_disk, locked
 from helpers.model import megatron, row_order
+from helpers.model.compute import Compute, decide
 from helpers.model.decoding import Reader
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 from helpers.model.features import read_tokenizer, tokens_of
@@ -55,14 +56,16 @@ def load(path: str | Path, settings: Settings) -> Reader:
     ``InputError`` and name the file and the problem.
     """
     path = Path(path)
+    compute = decide(settings)
+    compute.prepare()
     if path.is_dir() and (path / "model.nemo").is_file() and not (path / "config.json").exists():
         raise InputError(f"{path}: fine_tune.py wrote this folder; specify {path / 'model.nemo'}")
     if megatron.is_megatron(path):
-        reader = _load_megatron(path, settings)
+        reader = _load_megatron(path, settings, compute)
     elif path.is_dir():
-        reader = _load_transformers(path, settings)
+        reader = _load_transformers(path, settings, compute)
     elif path.suffix == ".nemo":
-        reader = _load_nemo(path, settings)
+        reader = _load_nemo(path, settings, compute)
     else:
         what = "not a checkpoint folder, checkpoint archive or .nemo file"
         raise InputError(f"{path}: {what if path.exists() else 'no such checkpoint'}")
@@ -70,7 +73,7 @@ def load(path: str | Path, settings: Settings) -> Reader:
     return reader
 
 
-def _load_transformers(folder: Path, settings: Settings) -> Reader:
+def _load_transformers(folder: Path, settings: Settings, compute: Compute) -> Reader:
     raw = read_config(folder / "config.json")
     config = _from_config(folder / "config.json", raw, settings.dropout)
     tokenizer = read_tokenizer(folder, config.vocab_size)
@@ -78,7 +81,9 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     with torch.device("meta"):
         model = SpanModel(config)
     # Create the reader before reading the weights because it rejects windows that are too long.
-    reader = Reader(model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer)
+    reader = Reader(
+        model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer, compute=compute
+    )
     tensors = canonical(folder, read_weights(folder), canonical_transformers)
     names = {n.ours: [*map(canonical_transformers, n.transformers)] for n in weight_names(config)}
     hint = "; does config.json belong to these weights?"
@@ -86,10 +91,11 @@ def _load_transformers(folder: Path, settings: Settings) -> Reader:
     # ``decoding`` detects non-finite weights from the first logits. A check here would read the
     # whole file, which is only mapped into memory.
     _fill(model, state, settings.seed)
+    model.to(compute.device)
     return replace(reader, fresh_head="head.weight" not in state)
 
 
-def _load_megatron(path: Path, settings: Settings) -> Reader:
+def _load_megatron(path: Path, settings: Settings, compute: Compute) -> Reader:
     file = megatron.read(path, settings.dropout)
     with torch.device("meta"):
         model = SpanModel(file.config)
@@ -98,8 +104,10 @@ def _load_megatron(path: Path, settings: Settings) -> Reader:
     for name, value in state.items():
         if not torch.stack(value.aminmax()).isfinite().all():  # uses less memory than isfinite
             raise InputError(f"{path}: {name} contains non-finite values; fetch the file again")
-    reader = Reader(model.eval(), file.vocab, settings, "head.weight" not in state)
+    fresh = "head.weight" not in state
+    reader = Reader(model.eval(), file.vocab, settings, fresh, compute=compute)
     _fill(model, state, settings.seed)
+    model.to(compute.device)
     origin = {
         "path": path.name,
         "format": "Megatron",
@@ -120,14 +128,14 @@ def _fill(model: SpanModel, state: dict[str, torch.Tensor], seed: int) -> None:
     model.requires_grad_()  # assigned tensors do not require gradients
 
 
-def _load_nemo(path: Path, settings: Settings) -> Reader:
+def _load_nemo(path: Path, settings: Settings, compute: Compute) -> Reader:
     from helpers.model import qa_model
 
     qa_model.quiet_nemo()
     model = qa_model.restore_nemo(path)
     return Reader(
-        model.net, tokens_of(model.tokenizer), settings,
-        origin=model.origin, tokenizer=model.tokenizer,
+        model.net.to(compute.device), tokens_of(model.tokenizer), settings,
+        origin=model.origin, tokenizer=model.tokenizer, compute=compute,
     )  # fmt: skip
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,11 +26,26 @@ from helpers.config import InputError, Settings
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.io import write_text
+from helpers.model import processes
+from helpers.model.compute import Compute, out_of_memory
 from helpers.model.encoder import SpanModel
-from helpers.model.features import Windows, gather, make_tokenizer, make_windows, prediction_batches
+from helpers.model.features import (
+    Detokenizer,
+    Windows,
+    gather,
+    make_tokenizer,
+    make_windows,
+    prediction_batches,
+    span_text,
+)  # fmt: skip
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 
+_SPAN = [("start", "i4"), ("end", "i4"), ("start_logit", "f8"), ("end_logit", "f8"),
+         ("probability", "f8")]  # fmt: skip
+_AT_ONCE = 2048  # examples
+_WORTH_STARTING = 20_000  # examples; fewer take less time than starting processes
+_TOKENS, _TOKENS_ON_GPU = 4096, 32_768  # per batch in prediction
 LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
 
@@ -47,6 +64,32 @@ class Candidate:
     probability: float
 
 
+class NBest(Sequence[Candidate]):
+    """The candidates of one pair, best first.
+
+    They are kept as an array, with 32 bytes for each instead of an object, because 100,000 pairs
+    have two million of them. The texts are read from the context.
+    """
+
+    __slots__ = ("_spans", "context")
+
+    def __init__(self, context: str, spans: Sequence[tuple[int, int, float, float, float]]):
+        """``spans`` has the fields of ``Candidate`` except ``text``."""
+        self.context, self._spans = context, np.array(spans, _SPAN)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end, *numbers = self._spans[index].item()
+        return Candidate(span_text(self.context, start, end), start, end, *numbers)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
 @dataclass
 class Reader:
     """A model with its vocabulary and settings: everything needed to answer questions.
@@ -54,6 +97,7 @@ class Reader:
     vocab: tokens in the order of their ids; the tokenizer is built from them if none is given.
     fresh_head: whether the span head is random; if so, fine-tune before you trust any answer.
     origin: where the weights come from (files, hashes, row order, fine-tuning).
+    compute: the device and precision with which this reader trains and answers.
     trained_into: folders of the training runs that changed this model since it was loaded.
     """
 
@@ -63,6 +107,7 @@ class Reader:
     fresh_head: bool = False
     origin: dict = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
+    compute: Compute = field(default_factory=Compute)
     trained_into: set[Path] = field(default_factory=set)
 
     def __post_init__(self):
@@ -83,49 +128,102 @@ class Reader:
             max_query=s.max_query, training=training,
         )  # fmt: skip
 
-    def predict(self, examples: Sequence[Example], progress: bool = True) -> list[list[Candidate]]:
-        """Return the n-best candidates for each example, best first, in the given order."""
-        if not examples:
-            return []
-        windows = self.windows(examples)
-        logits = compute_logits(self.model, windows, progress=progress)
-        s = self.settings
-        return nbest(windows, logits, examples, size=s.nbest, max_answer=s.max_answer)
+    def predict(self, examples: Sequence[Example], progress: bool = True) -> list[NBest]:
+        """Return the n-best candidates for each example, best first, in the given order.
 
-    def answer(self, question: str, context: str) -> list[Candidate]:
+        On one device, ``_AT_ONCE`` examples are processed at a time, so the memory for windows and
+        logits does not grow with the number of examples.
+        """
+        together = self.compute.devices > 1 and len(examples) >= _WORTH_STARTING
+        size = len(examples) if together else _AT_ONCE
+        found: list[NBest] = []
+        for low in range(0, len(examples), size or 1):
+            part = examples[low : low + size]
+            windows = self.windows(part)
+            if together:
+                logits = self._logits_together(windows, progress)
+            else:
+                logits = compute_logits(self.model, windows, progress, self.compute)
+            s = self.settings
+            found += nbest(windows, logits, part, size=s.nbest, max_answer=s.max_answer)
+        return found
+
+    def answer(self, question: str, context: str) -> NBest:
         """Return the n-best answers to one question about one context."""
         return self.predict([Example("0_001", "0", question, context)], progress=False)[0]
 
+    def _logits_together(self, windows: Windows, progress: bool) -> np.ndarray:
+        """Compute the logits with one process per device, each for an equal part of the windows."""
+        if progress:
+            print(f"predicting on {self.compute.devices} devices", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as name:
+            processes.run("predict", self, windows, Path(name), show=lambda: None)
+            return np.concatenate([np.load(path) for path in sorted(Path(name).glob("*.npy"))])
 
-def compute_logits(model: SpanModel, windows: Windows, progress: bool = False) -> np.ndarray:
+
+def compute_logits(
+    model: SpanModel, windows: Windows, progress: bool = False, compute: Compute | None = None
+) -> np.ndarray:
     """Compute the start and end logits of every token, in window order: ``[total_tokens, 2]``.
 
     The result is a float32 array. The logits of a window depend only on its own tokens, not on the
-    rest of its batch. If any logits are not finite, raise ``InputError`` and name the weight at
-    fault.
+    rest of its batch. If memory runs out, batches become half as large. If any logits are not
+    finite, raise ``InputError`` and name the weight at fault.
     """
     device = next(model.parameters()).device
-    result = np.empty((len(windows.ids), 2), np.float32)
+    # The result stays on the device until the end, because each copy waits for the device.
+    result = torch.empty((len(windows.ids), 2), device=device)
+    tokens = _TOKENS if device.type == "cpu" else _TOKENS_ON_GPU
+    left = prediction_batches(windows.lengths, tokens)[::-1]
     was_training = model.training
     model.eval()
-    plan = prediction_batches(windows.lengths)
-    bar = tqdm(plan, desc="predicting", unit="batch", disable=not progress)
+    bar = tqdm(total=len(windows), desc="predicting", unit="window", disable=not progress)
     try:
-        with torch.inference_mode(), bar:  # closes the bar even if a cell is interrupted
-            for rows in bar:
-                batch = gather(windows, rows).to(device)
-                logits = model(batch).float().cpu().split(batch.lengths)
-                for row, own in zip(rows, logits, strict=True):
-                    result[windows.bounds[row] : windows.bounds[row + 1]] = own
+        with torch.inference_mode(), (compute or Compute()).autocast(), bar:
+            while left:
+                rows, short = left.pop(), False
+                try:
+                    logits = model(gather(windows, rows).to(device)).float()
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    if len(rows) == 1:
+                        size = windows.lengths[rows[0]]
+                        raise InputError(
+                            f"max_length: not even one window of {size} tokens fits in memory; "
+                            "lower it, or set device=cpu"
+                        ) from error
+                    short = True
+                if short:  # outside of ``except``, where the error still holds the tensors
+                    left, tokens = _halve([*left, rows], windows, tokens, device)
+                    continue
+                take = torch.from_numpy(windows.tokens_of(rows)).to(device)
+                result.index_copy_(0, take, logits)
+                bar.update(len(rows))
     finally:
         model.train(was_training)
-    if not np.isfinite(result).all():
+    found = result.cpu().numpy()
+    if not np.isfinite(found).all():
         bad = (name for name, p in model.named_parameters() if not torch.isfinite(p).all())
         name = next(bad, "the output")
         raise InputError(
             f"model: {name} contains non-finite values; fetch or train the model again"
         )
-    return result
+    return found
+
+
+def _halve(
+    left: list[list[int]], windows: Windows, tokens: int, device: torch.device
+) -> tuple[list[list[int]], int]:
+    """Plan the windows that are left in batches of half as many tokens, last batch first."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    rows = np.concatenate(left)
+    used = windows.lengths[left[-1]].sum()
+    tokens = min(tokens, int(used)) // 2
+    print(f"predicting: not enough memory; going on with {tokens} tokens a batch", file=sys.stderr)
+    batches = prediction_batches(windows.lengths[rows], tokens)[::-1]
+    return [rows[batch].tolist() for batch in batches], tokens
 
 
 def best_spans(
@@ -164,7 +262,7 @@ def nbest(
     *,
     size: int = 20,
     max_answer: int = 30,
-) -> list[list[Candidate]]:
+) -> list[NBest]:
     """Return each example's ``size`` best spans with distinct texts; probabilities sum to 1.
 
     The texts, order and probabilities match Google's ``write_predictions``, with two exceptions.
@@ -181,30 +279,27 @@ def nbest(
     bounds = np.searchsorted(pair[order], np.arange(1, len(examples)))
     per_example = zip(*(np.split(column[order], bounds) for column in columns), strict=True)
     return [
-        _distinct(detokenizer.decode, zip(*(part.tolist() for part in spans), strict=True), size)
+        _distinct(detokenizer, zip(*(part.tolist() for part in spans), strict=True), size)
         for detokenizer, spans in zip(windows.detokenizers, per_example, strict=True)
     ]
 
 
-def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
+def _distinct(detokenizer: Detokenizer, spans: Iterable, size: int) -> NBest:
     """Return the first ``size`` spans with distinct texts and the softmax of their scores.
 
-    spans: (first token, last token, start logit, end logit), best first. ``decode`` maps the tokens
-    of a span to (start character, end character, text).
+    spans: (first token, last token, start logit, end logit), best first.
     """
     chosen: dict[str, tuple] = {}
     for first, last, *logits in spans:
-        start, end, text = decode(first, last)
+        start, end, text = detokenizer.decode(first, last)
         chosen.setdefault(text, (start, end, *logits))
         if len(chosen) == size:
             break
     sums = [span[2] + span[3] for span in chosen.values()]
     weights = [math.exp(value - sums[0]) for value in sums]
     total = sum(weights)
-    return [
-        Candidate(text, *span, weight / total)
-        for (text, span), weight in zip(chosen.items(), weights, strict=True)
-    ]
+    spans = [(*s, w / total) for s, w in zip(chosen.values(), weights, strict=True)]
+    return NBest(detokenizer.context, spans)
 
 
 def rank_answers(

@@ -150,6 +150,11 @@ class SpanModel(nn.Module):
             self.head.weight.normal_(0, 0.02, generator=generator)
             self.head.bias.zero_()
 
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse everything but attention; it compiles on first use."""
+        for layer in self.encoder.layers:
+            layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
+
     def set_dropout(self, share: float) -> None:
         """Change the dropout rate of the model."""
         self.config = self.encoder.config = replace(self.config, dropout=share)

@@ -67,6 +67,21 @@ class Windows:
         """The number of tokens in each window, int64 ``[windows]``."""
         return np.diff(self.bounds)
 
+    def part(self, low: int, high: int) -> Windows:
+        """Return windows ``low:high`` without their detokenizers; examples keep their numbers."""
+        tokens = slice(self.bounds[low], self.bounds[high])
+        names = ("ids", "token_types", "positions", "chars", "token", "can_start")
+        return Windows(
+            **{name: getattr(self, name)[tokens] for name in names},
+            bounds=self.bounds[low : high + 1] - self.bounds[low],
+            **{name: getattr(self, name)[low:high] for name in ("pair", "start", "end")},
+            detokenizers=(),
+        )
+
+    def tokens_of(self, rows: Sequence[int]) -> np.ndarray:
+        """Return the indices of the tokens of some windows, in the given order: int64."""
+        return np.concatenate([np.arange(self.bounds[r], self.bounds[r + 1]) for r in rows])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -214,7 +229,7 @@ def _target(answer: tuple[int, int] | None, cut: Cut, before: int) -> tuple[int,
 
 def gather(windows: Windows, rows: Sequence[int], share: float = 1.0) -> Batch:
     """Return a batch of the given windows, in the given order."""
-    take = np.concatenate([np.arange(windows.bounds[r], windows.bounds[r + 1]) for r in rows])
+    take = windows.tokens_of(rows)
     tokens = (windows.ids[take], windows.token_types[take], windows.positions[take])
     rows = np.asarray(rows)
     targets = (windows.start[rows], windows.end[rows])
@@ -318,13 +333,19 @@ class Detokenizer:
             start += found - low - self.normalized.count(" ", low, found)
             end = start + len(answer) - answer.count(" ")
         start, end = self._with_spaces(start), self._with_spaces(end - 1) + 1
-        text = self.context[start:end]
-        return start, end, text if self.has_single_spaces else " ".join(WORD.findall(text))
+        if self.has_single_spaces:  # much faster
+            return start, end, self.context[start:end]
+        return start, end, span_text(self.context, start, end)
 
     def _with_spaces(self, number: int) -> int:
         """Convert a character position that ignores spaces to an index in the context."""
         word = bisect_right(self.before, number) - 1
         return self.starts[word] + number - self.before[word]
+
+
+def span_text(context: str, start: int, end: int) -> str:
+    """Return a part of a context with a single space between words."""
+    return " ".join(WORD.findall(context[start:end]))
 
 
 def read_vocab(path: str | Path, special: Sequence[str] = SPECIAL) -> list[str]:

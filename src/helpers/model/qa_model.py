@@ -34,6 +34,7 @@ from helpers.model.features import Batch, make_tokenizer, read_vocab
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
 _OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier kit versions
+_FLUSH = 50  # steps whose losses are read together on a GPU
 _SAVES = 10  # resumable checkpoints per run
 
 # On import, NVIDIA's telemetry library prints a message that it sends nothing.
@@ -68,18 +69,26 @@ class ExtractiveQAModel(ModelPT):
         self.net = SpanModel(EncoderConfig(**cfg.encoder))
         self.loss = SpanningLoss()
         self.origin = dict(json.loads(cfg.get("origin", "{}")))
+        self.part_losses: list[torch.Tensor] = []  # of this process, since the last full batch
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the logits ``[total_tokens, 2]``, float32."""
-        return self.net(batch).float()
+        """Return the logits ``[total_tokens, 2]``; never in half precision."""
+        logits = self.net(batch)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """Return the loss. Dropout depends only on seed and step, so resuming reproduces it."""
-        torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
-        loss = self.span_loss(self(batch), batch)
-        # The logged mean is over windows, which Lightning cannot count in an unpadded batch.
-        self.log("train_loss", loss, batch_size=len(batch.lengths))
-        return loss
+        """Return the loss of one part of a batch, scaled for Lightning.
+
+        Lightning averages the gradients of all parts, over processes as well as over accumulated
+        steps. We want the mean over the windows of the whole batch, so each part counts by its
+        share of them. Dropout depends only on seed, step and part, so resuming reproduces it.
+        """
+        parts = self.trainer.accumulate_grad_batches
+        part = self.trainer.global_rank * parts + batch_idx % parts
+        torch.manual_seed(self.cfg.seed * 1_000_003 + self.global_step + (part << 40))
+        loss = self.span_loss(self(batch), batch) * batch.share
+        self.part_losses.append(loss.detach())
+        return loss * (parts * self.trainer.world_size)
 
     def span_loss(self, logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the mean of the start and end cross-entropies over each window's own tokens.
@@ -129,13 +138,17 @@ class Recorder(Callback):
 
     rows: (step, loss, learning rate, elapsed seconds) per step.
     before: number of steps that earlier calls took.
+
+    On a GPU, the losses of up to ``_FLUSH`` steps stay on the device before we read them together,
+    because reading a number waits for all the work before it.
     """
 
     def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
         self.history, self.checkpoint = history, checkpoint
         self.steps, self.progress = steps, progress
         self.before = steps  # Lightning calls no hook if no steps are left
-        self.rows = _read_history(history) if history.exists() else []
+        self.rows = read_history(history) if history.exists() else []
+        self.unread: list[tuple[int, torch.Tensor, float, float]] = []  # rows with a loss tensor
         self.file = self.bar = None
 
     def on_train_start(self, trainer, module):
@@ -146,31 +159,55 @@ class Recorder(Callback):
                 f"{self.history}: damaged (it lacks steps before the checkpoint at step {done}); "
                 f"delete {self.history.parent} and train from scratch"
             )
+        # When we saved, Lightning had not yet counted the last part of the batch as completed. It
+        # would finish the next batch one part too early.
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        progress.completed = done * trainer.accumulate_grad_batches
         self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
-        write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
-        self.file = self.history.open("a", buffering=1)
+        self.every = 1 if module.device.type == "cpu" else _FLUSH
+        if trainer.is_global_zero:
+            write_text(self.history, "".join(map(_csv_line, [_HEADER, *self.rows])))
+            self.file = self.history.open("a", buffering=1)
         # We use plain tqdm because tqdm.auto freezes at 0% in a notebook saved by papermill.
         self.bar = tqdm(
             total=self.steps, initial=done, desc="training", unit="step",
-            disable=not self.progress or trainer.global_rank > 0, mininterval=2,
+            disable=not self.progress or not trainer.is_global_zero, mininterval=2,
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        step, loss = trainer.global_step, float(outputs["loss"])
-        if not math.isfinite(loss):
-            raise LossNotFinite(
-                f"training: the loss is {loss} at step {step}; "
-                f"set learning_rate below {module.cfg.optim.lr}"
-            )
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step, loss = trainer.global_step, torch.stack(module.part_losses).sum()
+        module.part_losses.clear()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        row = (step, round(loss, 6), rate, round(time.monotonic() - self.started, 3))
-        self.file.write(_csv_line(row))
-        self.rows.append(row)
+        self.unread.append((step, loss, rate, time.monotonic() - self.started))
+        saves = step % max(1, self.steps // _SAVES) == 0 or step == self.steps
+        if saves or step % self.every == 0:
+            self._read(trainer, module)
+        if saves:
+            trainer.save_checkpoint(self.checkpoint)
+
+    def _read(self, trainer, module) -> None:
+        """Add up the losses of all processes and write them; the steps are the same in all."""
+        losses = torch.stack([loss for _, loss, _, _ in self.unread])
+        if trainer.world_size > 1:
+            torch.distributed.all_reduce(losses)
+        for (step, _, rate, seconds), loss in zip(self.unread, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                raise LossNotFinite(
+                    f"training: the loss is {loss} at step {step}; "
+                    f"set learning_rate below {module.cfg.optim.lr}"
+                )
+            row = (step, round(loss, 6), rate, round(seconds, 3))
+            self.rows.append(row)
+            if self.file:
+                self.file.write(_csv_line(row))
+            if trainer.logger:
+                trainer.logger.log_metrics({"train_loss": loss, "learning_rate": rate}, step - 1)
         recent = [row[1] for row in self.rows[-20:]]
         self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
-        self.bar.update()
-        if step % max(1, self.steps // _SAVES) == 0 or step == self.steps:
-            trainer.save_checkpoint(self.checkpoint)
+        self.bar.update(len(self.unread))
+        self.unread.clear()
 
     def close(self):
         """Close the bar and the file; Lightning has no suitable hook for an interrupted run."""
@@ -183,7 +220,7 @@ def _csv_line(row: tuple) -> str:
     return ",".join(map(str, row)) + "\n"
 
 
-def _read_history(path: Path) -> list[tuple[int, float, float, float]]:
+def read_history(path: Path) -> list[tuple[int, float, float, float]]:
     """Read the rows of ``history.csv``, except an incomplete last line left by a full disk."""
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]

@@ -253,19 +253,20 @@ def _fits(lm_head: Mapping[str, torch.Tensor], model: SpanModel) -> bool:
 
 def _word_score(lm_head: Mapping[str, torch.Tensor]) -> Measure:
     """Return a measure: the proportion of masked words that the pre-training head predicts."""
-    head = {name: value.float() for name, value in lm_head.items()}
 
     def measure(reader: Reader) -> float:
+        device = reader.compute.device
         batch, masked, truth = mask_words(reader)
-        with torch.inference_mode():
-            x = reader.model.encoder(batch)[masked]
+        head = {name: value.to(device).float() for name, value in lm_head.items()}
+        with torch.inference_mode(), reader.compute.autocast():
+            x = reader.model.encoder(batch.to(device))[masked.to(device)].float()
             # Megatron-LM's BertLMHead uses the exact GELU, not the fused one used in its layers.
             x = F.gelu(F.linear(x, head["dense.weight"], head["dense.bias"]))
             size = (x.shape[-1],)
             x = F.layer_norm(x, size, head["layernorm.weight"], head["layernorm.bias"], 1e-5)
             words = reader.model.encoder.words.weight
             guess = F.linear(x, words, head["bias"]).argmax(-1)
-        return float((guess == truth).float().mean())
+        return float((guess.cpu() == truth).float().mean())
 
     return measure
 

@@ -2,8 +2,10 @@
 
 The random seed alone determines the batches of all epochs, and a resumed run continues with the
 batch after its checkpoint. Dropout is seeded per step (see ``qa_model``), so a resumed run ends
-with the same weights as an uninterrupted one. Every file that a resumed run reads is written
-completely or not at all, so you can kill a training run at any moment.
+with the same weights as an uninterrupted one. ``batch_size`` counts the windows of one optimizer
+step, however many devices share them and in however many parts each device takes them, so the
+recipe does not change with the hardware (see ``features.split_batch``). Every file that a resumed
+run reads is written completely or not at all, so you can kill a training run at any moment.
 """
 
 from __future__ import annotations
@@ -15,25 +17,30 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.squad import Example
 from helpers.io import free_memory, write_json
+from helpers.model import processes
+from helpers.model.compute import LIGHTNING, out_of_memory
 from helpers.model.decoding import Reader
 from helpers.model.encoder import training_bytes
-from helpers.model.features import Windows, gather, training_batches
+from helpers.model.features import Windows, gather, split_batch, training_batches
 
 PLAN = "plan.json"
 LAST = "last.ckpt"
 _PROJECT = "biomegatron-bioasq-kit"  # project name in wandb
+_LESS_MEMORY = "set accumulate, then activation_checkpointing, or a lower max_length"
 _DECISIVE = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
 
@@ -90,16 +97,35 @@ def fine_tune(
             f"{folder}: this model was already trained into this folder, at least in part; load "
             "the checkpoint again before training (in a notebook, run the cell that loads it)"
         )
-    try:
+    with _one_line_errors(folder, settings):
         _prepare_wandb(settings)
-        trainer = _trainer()
         windows = reader.windows(examples, training=True)
-        batches = _Batches(windows.lengths, settings, trainer)
+        batches = _batches(windows.lengths, settings)
         _check_memory(reader, batches, windows.lengths)
-        plan = _plan(reader, windows, trainer)
+        plan = _plan(reader, windows)
         _prepare_folder(folder, plan, resume)
         reader.trained_into.add(folder.resolve())
-        before, history = _fit(reader, windows, batches, folder, progress)
+        run = _fit_together if reader.compute.devices > 1 else _fit
+        before, history = run(reader, windows, batches, folder, progress)
+    reader.model.eval()
+    _note_origin(reader, plan, len(batches), len(windows))
+    if progress and before == len(batches):
+        print(f"{folder}: already trained with these settings; loaded the result", file=sys.stderr)
+    return Trained(len(batches), before, len(windows), history[-1][3], history)
+
+
+def fit(reader: Reader, windows: Windows, folder: Path, progress: bool) -> tuple[int, list]:
+    """Do this process's share of a training run that ``fine_tune`` has prepared in ``folder``."""
+    with _one_line_errors(folder, reader.settings):
+        _prepare_wandb(reader.settings)
+        return _fit(reader, windows, _batches(windows.lengths, reader.settings), folder, progress)
+
+
+@contextmanager
+def _one_line_errors(folder: Path, settings: Settings) -> Iterator[None]:
+    """Turn what may stop a training run into ``Stopped`` or ``InputError``."""
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
         raise Stopped(
             f"training stopped; to continue, load the checkpoint again and train into {folder} "
@@ -111,48 +137,56 @@ def fine_tune(
             "some disk space) and repeat the same call"
         ) from error
     except RuntimeError as error:  # torch raises it on GPUs and CPUs
-        if "out of memory" not in str(error) and "t allocate memory" not in str(error):
+        if not out_of_memory(error):
             raise
         raise InputError(
-            f"batch_size: {settings.batch_size} windows need more memory than is free; lower it"
+            f"batch_size: {settings.batch_size} windows need more memory than is free; "
+            f"{_LESS_MEMORY}"
         ) from error
-    reader.model.eval()
-    _note_origin(reader, plan, len(batches), len(windows))
-    if progress and before == len(batches):
-        print(f"{folder}: already trained with these settings; loaded the result", file=sys.stderr)
-    return Trained(len(batches), before, len(windows), history[-1][3], history)
 
 
-class _Batches:
-    """The batches of all epochs for this process, starting at the trainer's current step.
+def _batches(lengths: np.ndarray, settings: Settings) -> list[list[int]]:
+    """Return the batches of all epochs."""
+    size, seed = settings.batch_size, settings.seed
+    epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
+    return [batch for epoch in epochs for batch in epoch]
+
+
+class _Parts(Sampler):
+    """This process's parts of all batches, starting at the trainer's current step.
 
     When Lightning resumes, it restores its step counter but restarts the sampler.
     """
 
-    def __init__(self, lengths: np.ndarray, settings: Settings, trainer):
-        self.trainer = trainer
-        size, seed = settings.batch_size, settings.seed
-        epochs = (training_batches(lengths, size, seed, epoch) for epoch in range(settings.epochs))
-        batches = [batch for epoch in epochs for batch in epoch]
-        # Processes take turns; we drop any remainder so that all take the same number of steps.
-        world, rank = trainer.world_size, trainer.global_rank
-        self.rows = batches[rank : len(batches) - len(batches) % world : world]
+    def __init__(self, batches: list[list[int]], lengths: np.ndarray, trainer):
+        self.trainer, self.per_step = trainer, trainer.accumulate_grad_batches
+        parts = self.per_step * trainer.world_size
+        first = self.per_step * trainer.global_rank
+        self.parts = [  # (rows, share of the batch's windows)
+            part
+            for batch in batches
+            for part in split_batch(batch, lengths, parts)[first : first + self.per_step]
+        ]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.parts)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        yield from self.rows[self.trainer.global_step :]
+    def __iter__(self) -> Iterator[int]:
+        yield from range(self.trainer.global_step * self.per_step, len(self.parts))
 
 
-def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, progress: bool):
+def _fit(
+    reader: Reader, windows: Windows, batches: list[list[int]], folder: Path, progress: bool
+) -> tuple[int, list]:
     """Train or continue training; return the number of earlier steps and the history."""
     import wandb
     from lightning.pytorch.loggers import WandbLogger
 
+    trainer = _trainer(reader)
+
     from helpers.model import qa_model
 
-    settings, trainer, steps, last = reader.settings, batches.trainer, len(batches), folder / LAST
+    settings, steps, last = reader.settings, len(batches), folder / LAST
     optim = {
         "lr": settings.learning_rate,
         "weight_decay": settings.weight_decay,
@@ -160,20 +194,29 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
         "max_steps": steps,
     }
     reader.model.set_dropout(settings.dropout)
+    reader.model.encoder.recompute = settings.activation_checkpointing
+    if settings.compile:
+        reader.model.compile_layers()
     reader.model.train()  # a loaded model is in evaluation mode, and Lightning does not change that
-    model = qa_model.build(reader.model, reader.tokenizer, folder, optim=optim, seed=settings.seed)
+    with tempfile.TemporaryDirectory() as scratch:  # ``build`` writes the tokenizer's file there
+        model = qa_model.build(
+            reader.model, reader.tokenizer, Path(scratch), optim=optim, seed=settings.seed
+        )
     model.set_trainer(trainer)
     recorder = qa_model.Recorder(folder / "history.csv", last, steps, progress)
     trainer.callbacks.append(recorder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hides advice on data loader workers
-            if settings.wandb_mode != "disabled":
+            if settings.wandb_mode != "disabled" and trainer.is_global_zero:
                 name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
                 offline = settings.wandb_mode == "offline"
                 trainer.logger = WandbLogger(name, folder, offline=offline, project=_PROJECT)
-            collate = partial(gather, windows)
-            loader = DataLoader(range(len(windows)), batch_sampler=batches, collate_fn=collate)
+            parts = _Parts(batches, windows.lengths, trainer)
+            loader = DataLoader(
+                parts.parts, sampler=parts, batch_size=None,
+                collate_fn=lambda part: gather(windows, *part),
+            )  # fmt: skip
             trainer.fit(model, loader, ckpt_path=str(last) if last.exists() else None)
     except qa_model.LossNotFinite:  # the weights in the checkpoint may also be useless
         _clear(folder)
@@ -181,17 +224,41 @@ def _fit(reader: Reader, windows: Windows, batches: _Batches, folder: Path, prog
         raise
     finally:
         recorder.close()
+        reader.model.to(reader.compute.device)  # Lightning moves the model to the CPU at the end
         wandb.finish()  # otherwise wandb logs the next training run as part of this one
     if trainer.global_step < steps:
         raise KeyboardInterrupt
     return recorder.before, recorder.rows
 
 
-def _trainer():
+def _fit_together(
+    reader: Reader, windows: Windows, batches: list[list[int]], folder: Path, progress: bool
+) -> tuple[int, list]:
+    """Train with several processes, one per device; return what ``_fit`` returns."""
+    from helpers.model import qa_model
+
+    history, steps = folder / "history.csv", len(batches)
+    with tqdm(
+        total=steps, desc="training", unit="step", disable=not progress, mininterval=2
+    ) as bar:
+
+        def show() -> None:
+            if history.exists():
+                bar.update(max(0, history.read_bytes().count(b"\n") - 1 - bar.n))
+
+        first, *_ = processes.run("train", reader, windows, folder, show)
+    state = qa_model.PlainCheckpoints().load_checkpoint(folder / LAST)["state_dict"]
+    reader.model.load_state_dict({name.removeprefix("net."): t for name, t in state.items()})
+    reader.model.set_dropout(reader.settings.dropout)
+    return first["before"], qa_model.read_history(history)
+
+
+def _trainer(reader: Reader):
     """Create a Lightning trainer without its own progress bar, checkpoints or messages."""
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
     import lightning.pytorch as pl
+    from lightning.pytorch.strategies import DDPStrategy
     from lightning.pytorch.trainer import call
 
     from helpers.model import qa_model  # takes several seconds because it imports NeMo
@@ -200,8 +267,15 @@ def _trainer():
     call.exit = sys.exit  # on Ctrl-C, Lightning calls exit(1), which a Jupyter kernel lacks
     not_wanted = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary",
                   "use_distributed_sampler")  # fmt: skip
+    compute, (kind, _, number) = reader.compute, reader.compute.device.partition(":")
+    devices = [int(number)] if kind == "cuda" and compute.devices == 1 else compute.devices
     return pl.Trainer(
-        max_epochs=1,  # ``_Batches`` holds the batches of all epochs
+        accelerator={"cuda": "gpu"}.get(kind, kind),
+        devices=devices,
+        strategy=DDPStrategy() if compute.devices > 1 else "auto",
+        precision=LIGHTNING[compute.precision],
+        accumulate_grad_batches=reader.settings.accumulate,
+        max_epochs=1,  # ``_Parts`` holds the parts of all epochs
         log_every_n_steps=1,
         plugins=[qa_model.PlainCheckpoints()],
         **dict.fromkeys(not_wanted, False),
@@ -234,17 +308,17 @@ def _prepare_wandb(settings: Settings) -> None:
         )
 
 
-def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> None:
+def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray) -> None:
     """Raise ``InputError`` if a batch certainly needs more memory than is free.
 
     We check only on a CPU, where the kernel would kill the process. A GPU raises an error instead,
     which ``fine_tune`` reports.
     """
-    if batches.trainer.strategy.root_device.type != "cpu":
+    if reader.compute.device != "cpu":
         return
     free = free_memory(swap=True)
     dropout = reader.settings.dropout
-    need = max(training_bytes(reader.model, lengths[rows], dropout) for rows in batches.rows)
+    need = max(training_bytes(reader.model, lengths[rows], dropout) for rows in batches)
     if need > free:
         raise InputError(
             f"batch_size: {reader.settings.batch_size} windows of up to {lengths.max()} tokens "
@@ -252,9 +326,9 @@ def _check_memory(reader: Reader, batches: _Batches, lengths: np.ndarray) -> Non
         )
 
 
-def _plan(reader: Reader, windows: Windows, trainer) -> dict:
+def _plan(reader: Reader, windows: Windows) -> dict:
     """Return what determines the result: settings, data, starting weights and devices."""
-    data, start = hashlib.sha256(), hashlib.sha256()
+    data, start, compute = hashlib.sha256(), hashlib.sha256(), reader.compute
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(np.ascontiguousarray(array))
     # Hash the whole configuration except dropout, which is one of the settings.
@@ -267,8 +341,10 @@ def _plan(reader: Reader, windows: Windows, trainer) -> dict:
         "data": data.hexdigest(),
         "checkpoint": start.hexdigest(),
         "qkv_order": reader.origin.get("qkv", {}).get("order", ""),
-        "precision": trainer.precision,
-        "devices": trainer.world_size,
+        "precision": "tf32" if compute.precision == "tf32" else LIGHTNING[compute.precision],
+        "device": compute.device.partition(":")[0],
+        "devices": compute.devices,
+        "accumulate": reader.settings.accumulate,
     }
 
 
@@ -280,8 +356,9 @@ def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
     if resume is not False and path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
+            old = {"device": "cpu", "accumulate": 1} | old  # missing in older plans
             changed = [name for name in plan if plan[name] != old.get(name)]
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, TypeError, RecursionError):
             raise InputError(
                 f"{path}: damaged (not a JSON object); delete {folder} and train from scratch"
             ) from None

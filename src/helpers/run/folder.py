@@ -46,8 +46,8 @@ class Stage:
 
 
 _WINDOWS = ("max_length", "step", "max_query")
-_TRAINING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout")
-_PREDICTION = (*_WINDOWS, "nbest", "max_answer", "merge")
+_TRAINING = (*_WINDOWS, "seed", "warmup_fraction", "weight_decay", "dropout", "precision")
+_PREDICTION = (*_WINDOWS, "nbest", "max_answer", "merge", "precision")
 STAGES = {
     "checkpoint": Stage("01_download_checkpoint", ("model", "qkv_order")),
     "data": Stage("02_bioasq_to_squad", ("profile", "bioasq_dir", "context", "snippets",
@@ -66,8 +66,9 @@ STAGES = {
     "scores": Stage("05_reproduce_metrics", ("missing",),
                     ("answers", "baselines", "model", "data")),
 }  # fmt: skip
-# These settings (folder name, parent folder and logging) do not affect any output.
-NEUTRAL = ("run", "runs_dir", "wandb_mode")
+# These settings change where results are computed and written, but not what is computed.
+NEUTRAL = ("run", "runs_dir", "wandb_mode", "device", "devices", "accumulate",
+           "activation_checkpointing", "compile")  # fmt: skip
 
 
 def dependencies(stage: str) -> list[str]:
@@ -126,11 +127,13 @@ class Run:
         self.settings = settings
         self._hashes: dict[str, str] = {}  # stage -> its hash when this object read or finished it
         self._begun: set[str] = set()
+        self.compute: dict[str, Any] = {}  # see ``stages.settle_compute``
 
     @classmethod
     def open(cls, settings: Settings) -> Run:
         """Start or continue the run in ``settings.run_dir``, as every notebook does.
 
+        ``precision="auto"`` becomes the precision that an earlier notebook of this run decided on.
         The folder is not created until the first file or note is written. If ``latest`` points to
         this run, the link is removed. Raises ``InputError`` if the kernel uses a different copy of
         the helpers, or if the folder cannot be written.
@@ -139,7 +142,13 @@ class Run:
         run = cls(settings.run_dir, settings)
         check_outputs([run.folder / MANIFEST])
         if (run.folder / MANIFEST).exists():
-            run._save(_new_manifest(settings, run.manifest()))
+            known = run.manifest()
+            if settings.precision == "auto" and "compute" in known["notes"]:
+                settings = dataclasses.replace(
+                    settings, precision=known["notes"]["compute"]["precision"]
+                )
+                run.settings = settings
+            run._save(_new_manifest(settings, known))
         link = run.folder.parent / LATEST
         if link.is_symlink() and link.readlink() == Path(run.folder.name):
             link.unlink()
@@ -206,6 +215,8 @@ class Run:
         record = {"settings": settings, "inputs": inputs, "sha256": digest}
         record |= {part: known[part] for part in PROVENANCE}
         record["hardware"] = {**known["hardware"], "gpus": provenance.gpu_names()}
+        if "precision" in spec.settings and facts:  # a skipped SQuAD step has none
+            facts["compute"] = self.compute
         self.note(stage, {**facts, **record})
 
     def record(self, path: str | Path, made_by: str, **extra: Any) -> Path:

@@ -100,6 +100,10 @@ def score_run(run: Run, seconds: dict[str, float], systems: Systems) -> dict:
         "parameters": run.noted("checkpoint", FETCH)["parameters"],
         "enriched": run.noted("data", CONVERT)["enriched"],
         "squad_step": run.noted("squad_step", TRAIN),  # empty if the run has no such step
+        "compute": {
+            "train": run.noted("model", TRAIN).get("compute"),
+            "predict": run.noted("answers", PREDICT).get("compute"),
+        },
         **metrics.summary([batch.score for batch in batches]),
         "seconds": seconds,
     }

@@ -1,4 +1,4 @@
-"""The two stages of a run that take more than one call: the conversion and the SQuAD step.
+"""What the notebooks of a run share: where to compute, the conversion and the SQuAD step.
 
 ``convert_run`` reads and converts all files before ``write_run`` writes the SQuAD files. Therefore,
 a problem in the last input does not leave a partly written folder.
@@ -29,6 +29,7 @@ from helpers.fetch.registry import REGISTRY
 from helpers.io import sha256
 from helpers.model import training
 from helpers.model.checkpoints import save_nemo
+from helpers.model.compute import decide
 from helpers.model.decoding import Reader, squad_em_and_f1
 from helpers.run.folder import Run
 
@@ -57,6 +58,22 @@ class ConvertedRun:
         """Map each part to its numbers of questions, pairs and rows."""
         parts = {"train": self.train, "dev": self.dev} | {b.name: b.examples for b in self.batches}
         return {name: _counts(rows) for name, rows in parts.items()}
+
+
+def settle_compute(run: Run) -> Settings:
+    """Decide where and how the run computes, record and print it, and return the settings.
+
+    ``precision="auto"`` is decided only once, so that training, prediction and a repetition of the
+    run have the same precision. ``device="auto"`` is decided in every notebook, because a run may
+    continue on another machine.
+    """
+    found = decide(run.settings)
+    run.settings = replace(run.settings, precision=found.precision)
+    dropout = run.settings.dropout
+    run.compute = found.describe() | {"training_attention": found.attention(dropout)}
+    run.note("compute", run.compute)
+    print(found.line(dropout))
+    return run.settings
 
 
 def find_run_files(settings: Settings) -> BioasqFiles:

@@ -44,6 +44,7 @@ class Protocol:
     context: str  # "snippet", "appended", "abstract" or UNPUBLISHED
     epochs: str
     averaging: str
+    precision: str = UNPUBLISHED
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Claim:
 
 _NOTEBOOK = Protocol(
     "SQuAD v1.1, then BioASQ-7b train (dmis-lab's Full-Abstract files)", "abstract", "5 on BioASQ",
-    "called weighted, but the weights of the batches are unpublished",
+    "called weighted, but the weights of the batches are unpublished", "float32",
 )  # fmt: skip
 _ONE_BATCH = replace(_NOTEBOOK, averaging="one batch, as printed by the official evaluator")
 _PAPER = Protocol("SQuAD v1.1, then BioASQ-7b train", UNPUBLISHED, "10 on SQuAD, 30 on BioASQ",
@@ -276,6 +277,14 @@ def _other_context(claim: Claim, run: Mapping) -> str | None:
         return f"different context ({have} in the run, {wanted} in the claim)"
 
 
+def _other_precision(claim: Claim, run: Mapping) -> str | None:
+    parts = run["compute"] or {}
+    used = {part: (parts.get(part) or {}).get("precision", "32") for part in ("train", "predict")}
+    if claim.protocol.precision == "float32" and set(used.values()) != {"32"}:
+        return (f"different precision ({used['train']} in training and {used['predict']} in "
+                "prediction, float32 in the claim)")  # fmt: skip
+
+
 def _other_squad_questions(claim: Claim, run: Mapping) -> str | None:
     questions = ((run["squad_step"] or {}).get("judged") or {}).get("questions")
     have = f"{questions} questions" if questions else "none"
@@ -287,7 +296,7 @@ def _other_squad_questions(claim: Claim, run: Mapping) -> str | None:
 # Fields of scores.json that early versions did not write.
 _ABSENT = {"merge": "sum"} | dict.fromkeys(
     ("profile", "model", "parameters", "squad_step", "context", "enriched", "train_pairs",
-     "epochs", "allow_leak", "rungs"))  # fmt: skip
+     "epochs", "allow_leak", "rungs", "compute"))  # fmt: skip
 _MODEL = Requirement(
     "model", "uses the claim's model, with the number of weights that the source states, if any",
     "a different model makes it a different experiment", _other_model,
@@ -323,6 +332,9 @@ BIOASQ_TESTS = (
                 and str(run["epochs"]) != claim.protocol.epochs.split()[0],
                 "different protocol ({run[epochs]} epochs in the run, "
                 "{claim.protocol.epochs} in the claim)"),
+    Requirement("precision", "computes in float32 if the claim's source does",
+                "a lower precision is a different recipe, even if scores hardly change",
+                _other_precision),
     Requirement("leaks", "refuses training files that contain test questions",
                 "a leak raises the score",
                 lambda claim, run: run["allow_leak"],

@@ -125,8 +125,8 @@ def matching(reader: Reader) -> float:
 def _mean_states(reader: Reader, texts: list[str]) -> torch.Tensor:
     """Return the mean states of the texts as unit vectors ``[texts, hidden]``."""
     batch = _batch([torch.tensor(e.ids) for e in reader.tokenizer.encode_batch(texts)])
-    with torch.inference_mode():
-        states = reader.model.encoder(batch)
+    with torch.inference_mode(), reader.compute.autocast():
+        states = reader.model.encoder(batch.to(reader.compute.device)).float().cpu()
     return F.normalize(torch.stack([part.mean(0) for part in states.split(batch.lengths)]), dim=-1)
 
 

@@ -1,0 +1,187 @@
+"""Where and how a run computes: the device, the precision and the number of devices.
+
+``decide`` turns the settings ``device``, ``precision`` and ``devices`` into a ``Compute``. All that
+uses a reader's model (training, prediction, dev scores, the row-order check and the widget) also
+uses its ``Compute``, so they cannot disagree. The weights are float32 at every precision. ``bf16``
+and ``16`` (float16) are mixed precision, in which matrix products and attention run in 16 bits
+(Micikevicius et al. 2018).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+
+import torch
+
+from helpers.config import InputError, Settings
+from helpers.model.encoder import attention_path
+
+_HALF = {"bf16": torch.bfloat16, "16": torch.float16}
+# The names in Lightning. TF32 is a mode of float32 products (see ``Compute.prepare``).
+LIGHTNING = {"32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_AMPERE = (8, 0)  # compute capability of the A100, the first with bf16 and TF32
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how to compute.
+
+    device: a device of PyTorch, such as "cpu" or "cuda:0".
+    precision: "32", "tf32", "bf16" or "16".
+    devices: number of processes, each with a device of its own.
+    reason: why ``auto`` chose the device and the precision; "" if the settings named both.
+    """
+
+    device: str = "cpu"
+    precision: str = "32"
+    devices: int = 1
+    reason: str = ""
+
+    def autocast(self) -> AbstractContextManager:
+        """Return a context in which matrix products have this precision."""
+        if self.precision not in _HALF:
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, _HALF[self.precision])
+
+    def prepare(self) -> None:
+        """Allow or forbid TF32 for the float32 products of this process."""
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
+
+    def attention(self, dropout: float = 0.0) -> str:
+        """Return how attention is computed (see ``encoder.attention_path``); 0 in prediction."""
+        dtype = _HALF.get(self.precision, torch.float32)
+        return attention_path(torch.device(self.device), dtype, dropout)
+
+    def describe(self) -> dict:
+        """Return what the manifest and ``scores.json`` record."""
+        return asdict(self) | {"attention": self.attention()}
+
+    def line(self, dropout: float) -> str:
+        """Return one sentence that says what is used for training with ``dropout``, and why."""
+        many = f"{self.devices} × " if self.devices > 1 else ""
+        why = f" ({self.reason})" if self.reason else ""
+        attention = self.attention(dropout)
+        padded = "; attention on padded rows" if attention == "padded" else ""
+        return f"Computing on {many}{self.device} with precision {self.precision}{why}{padded}."
+
+
+def decide(settings: Settings) -> Compute:
+    """Decide where and how to compute.
+
+    ``device="auto"`` takes a CUDA GPU if PyTorch finds one, and the CPU otherwise.
+    ``precision="auto"`` takes bf16 on a GPU with compute capability 8.0 or above, float16 on an
+    older one, and on a CPU bf16 if the CPU has instructions for it and a short measurement finds it
+    faster. Raise ``InputError`` if the settings ask for what this machine does not have.
+    """
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    reasons = [f"device=auto: {_found()}"] if settings.device == "auto" else []
+    kind = _check_device(device, settings.devices)
+    precision, why = settings.precision, ""
+    if precision == "auto":
+        precision, why = {"cpu": _auto_cpu, "cuda": _auto_cuda, "mps": _auto_mps}[kind]()
+        reasons.append(f"precision=auto: {why}")
+    _check_precision(kind, precision)
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    return Compute(device, precision, settings.devices, "; ".join(reasons))
+
+
+def _found() -> str:
+    return "a CUDA GPU is available" if torch.cuda.is_available() else "no CUDA GPU is available"
+
+
+def _check_device(device: str, devices: int) -> str:
+    """Return the kind of device; raise ``InputError`` if this machine lacks it."""
+    kind, _, number = device.partition(":")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise InputError(f"device: {device!r} is not one of auto, cpu, cuda, cuda:N, mps")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device: mps is set, but this machine has no Apple GPU; set device=auto")
+    if kind == "cuda" and not torch.cuda.is_available():
+        build = torch.version.cuda and f"for CUDA {torch.version.cuda}, but finds no GPU or driver"
+        raise InputError(
+            f"device: {device} is set, but PyTorch {torch.__version__} is built "
+            f"{build or 'for the CPU only'}; set device=auto or install what docs/setup.md names"
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if number and int(number) >= count:
+            raise InputError(
+                f"device: {device} is set, but the GPUs are cuda:0 to cuda:{count - 1}"
+            )
+        if devices > count:
+            raise InputError(f"devices: {devices} is set, but this machine has {count} GPUs")
+    if devices > 1 and (number or kind == "mps"):
+        raise InputError(f"devices: {devices} needs device=cuda or device=cpu, not {device}")
+    return kind
+
+
+def _check_precision(kind: str, precision: str) -> None:
+    """Raise ``InputError`` if a device cannot compute in this precision, or only slowly."""
+    if kind == "cpu" and precision in ("tf32", "16"):
+        raise InputError(f"precision: {precision} needs a GPU; set precision=32 or precision=auto")
+    if kind == "cpu" and precision == "bf16" and not cpu_has_bf16():
+        raise InputError(
+            "precision: bf16 is set, but this CPU has no instructions for it and would be about 20 "
+            "times slower than with precision=32"
+        )
+    if kind == "cuda" and precision in ("tf32", "bf16"):
+        found = torch.cuda.get_device_capability()
+        if found < _AMPERE:
+            raise InputError(
+                f"precision: {precision} needs compute capability 8.0 (A100) or above, but "
+                f"{torch.cuda.get_device_name()} has {found[0]}.{found[1]}; set precision=16 or 32"
+            )
+    if kind == "mps" and precision != "32":
+        raise InputError(f"precision: {precision} is not supported on mps; set precision=32")
+
+
+def _auto_cuda() -> tuple[str, str]:
+    major, minor = torch.cuda.get_device_capability()
+    chosen = "bf16" if (major, minor) >= _AMPERE else "16"
+    return chosen, f"compute capability {major}.{minor}"
+
+
+def _auto_mps() -> tuple[str, str]:
+    return "32", "the kit uses only float32 on mps"
+
+
+def _auto_cpu() -> tuple[str, str]:
+    if not cpu_has_bf16():
+        return "32", "the CPU has no bf16 instructions"
+    gain = bf16_gain()
+    return ("bf16" if gain > 1.2 else "32"), f"bf16 is {gain:.1f} times as fast on this CPU"
+
+
+def cpu_has_bf16() -> bool:
+    """Return whether the CPU has instructions for bf16 products (AVX512_BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def bf16_gain(seconds: float = 0.25) -> float:
+    """Measure how many times as fast bf16 products are as float32 ones on this CPU.
+
+    The product is the first of MiniLM's feed-forward layer for a training batch of BioASQ.
+    """
+    x, weight = torch.randn(1100, 384), torch.randn(1536, 384)
+    pairs = [(x, weight), (x.bfloat16(), weight.bfloat16())]
+    times: list[list[float]] = [[], []]
+    started = time.perf_counter()
+    while len(times[0]) < 3 or time.perf_counter() - started < seconds:
+        for pair, found in zip(pairs, times, strict=True):
+            before = time.perf_counter()
+            torch.nn.functional.linear(*pair)
+            found.append(time.perf_counter() - before)
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of PyTorch, on any device, means that memory ran out."""
+    return "out of memory" in str(error) or "t allocate memory" in str(error)

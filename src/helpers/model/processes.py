@@ -1,0 +1,111 @@
+"""Training and prediction with several processes, one per device.
+
+``run`` writes a job (model, settings and windows) into a folder, starts ``helpers.model.worker``
+with PyTorch's launcher ``torch.distributed.run`` (torchrun), and waits. This works in scripts and
+in notebooks, and a kernel survives whatever happens to the processes. If one of
+them is killed, the launcher stops the others. They also stop if the process that started them ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from helpers.config import InputError
+from helpers.io import write_json, write_text
+from helpers.model.compute import Compute
+from helpers.model.features import Windows
+
+LOG = "processes.log"  # everything that the processes printed
+_ARRAYS = [field.name for field in fields(Windows) if field.name != "detokenizers"]
+
+
+def run(task: str, reader, windows: Windows, folder: Path, show: Callable[[], None]) -> list[dict]:
+    """Run ``task`` ("train" or "predict") on all devices; return what each process reported.
+
+    ``reader`` is a ``decoding.Reader`` whose ``compute`` names the number of devices. ``show`` is
+    called several times a second, to update a progress bar. Raise ``InputError`` with the message
+    of the process that failed, or with the log's name if it left none.
+    """
+    from helpers.model import qa_model
+
+    qa_model.quiet_nemo()
+    compute: Compute = reader.compute
+    settings = replace(
+        reader.settings, device=compute.device.partition(":")[0], precision=compute.precision
+    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".job-") as name:
+        job = Path(name)
+        np.savez(job / "windows.npz", **{name: getattr(windows, name) for name in _ARRAYS})
+        qa_model.save_nemo(reader.model, reader.tokenizer, job / "start.nemo", reader.origin)
+        facts = {"task": task, "settings": asdict(settings), "parent": os.getpid()}
+        write_json(job / "job.json", facts | {"folder": str(folder.resolve())})
+        code = _launch(job, folder / LOG, compute, show)
+        if (job / "error.txt").exists():
+            raise InputError((job / "error.txt").read_text(encoding="utf-8"))
+        found = sorted(job.glob("result-*.json"))
+        if code or len(found) != compute.devices:
+            raise InputError(
+                f"devices: one of the {compute.devices} processes stopped "
+                f"({_reason(folder / LOG)}); see {(folder / LOG).resolve()}; "
+                "repeat the same call to continue"
+            )
+        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+
+def _launch(job: Path, log: Path, compute: Compute, show: Callable[[], None]) -> int:
+    """Start the processes, wait for them, and return the launcher's exit status."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(compute.devices), "-m", "helpers.model.worker", str(job)]
+    environment = dict(os.environ)
+    if compute.device == "cpu":  # the launcher would give each process a single thread
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // compute.devices))
+    with log.open("wb") as out:
+        # Ctrl-C reaches only this process, which then stops the launcher in an orderly way.
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                show()
+                time.sleep(0.2)
+        finally:
+            process.terminate()
+            process.wait()
+    show()
+    return process.returncode
+
+
+def _reason(log: Path) -> str:
+    """Return the first line of the log that reports an exception or a signal."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    found = re.search(
+        r"^([\w.]+(Error|Exception|Type): .*)|Signal \d+ \(\w+\) received", text, re.M
+    )
+    return found[0][:200] if found else "without an error message"
+
+
+def read_windows(job: Path) -> Windows:
+    """Read the windows of a job; they have no detokenizers."""
+    with np.load(job / "windows.npz") as arrays:
+        return Windows(**{name: arrays[name] for name in _ARRAYS}, detokenizers=())
+
+
+def report(job: Path, rank: int, **facts) -> None:
+    """Leave the result of one process for ``run``."""
+    write_json(job / f"result-{rank:04d}.json", facts)
+
+
+def report_error(job: Path, error: InputError) -> None:
+    """Leave a message for ``run``; the last process to fail wins, and all say the same."""
+    write_text(job / "error.txt", str(error))
