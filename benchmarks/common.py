@@ -31,6 +31,7 @@ from helpers.data.squad import Example, read_squad
 from helpers.fetch.fetch import fetch
 from helpers.io import write_json, write_text
 from helpers.model import checkpoints
+from helpers.model.compute import Compute, cpu_has_bf16
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.run import provenance
@@ -54,6 +55,8 @@ FLOORS: dict[tuple[str, str], tuple[float, float]] = {
 _COLUMNS = {"AVX512": 0, "AVX2": 1}  # as torch names the instructions
 ORDER = ("training_step", "prediction", "features", "nbest", "load_checkpoint",
          "conversion_speed", "cost_growth")  # fmt: skip
+COMPUTE = {name: Compute("cpu", name) for name in ("32", "bf16")}
+NO_BF16 = "bf16 is left out, because this CPU has no instructions for it"
 DARK, LIGHT = "#1f3b57", "#d3dfe9"
 
 
@@ -213,16 +216,6 @@ class Method:
     precision: str = "32"
 
 
-def autocast(precision: str):
-    """Return a context in which matrix products on the CPU have this precision."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-
-def has_bf16() -> bool:
-    """Return whether this CPU has instructions for products of bf16 matrices."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     """Return the floating-point operations of a forward pass over windows of these lengths.
 
@@ -371,7 +364,7 @@ def machine() -> dict:
     return {
         **{name: found["hardware"][name] for name in ("cpu", "cores", "memory_bytes")},
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bf16": has_bf16(),
+        "bf16": cpu_has_bf16(),
         "threads": torch.get_num_threads(),
         "commit": found["kit"]["commit"],
         "packages": {name: found["packages"][name] for name in names},

@@ -5,8 +5,8 @@
 The sizes are 10, 100, 1,000 and so on up to --most. Each size is predicted by the package's whole
 prediction (features, forward passes and n-best lists) in a process of its own, on different texts:
 the pairs of the data, repeated with a number after each context. Memory is the peak of the process
-minus what it used before it made the examples. With MiniLM on two cores, 10,000 windows take about
-two minutes and 100,000 about twenty.
+minus what it used before the prediction, when it already had the model and the examples. With
+MiniLM on two cores, 10,000 windows take about two minutes and 100,000 about twenty.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def predict(parsed, count: int) -> dict:
     pairs = pairs[: len(pairs) * 9 // 10]  # nearly all have one window, so a pair is a window
     pairs = common.sample(pairs, len(pairs))
     reader.predict(pairs[:2], progress=False)
-    before = psutil.Process().memory_info().rss
     examples = examples_of(pairs, count)
+    before = psutil.Process().memory_info().rss
     started = time.perf_counter()
     found = reader.predict(examples, progress=False)
     seconds = time.perf_counter() - started
@@ -79,7 +79,7 @@ def plot(found: dict, rows: Sequence[dict]):
     left.set_ylabel("seconds")
     left.legend(loc="upper left", frameon=False)
     right.semilogx(windows, memory, "s-", color="black")
-    right.set_ylabel("GiB above the loaded model")
+    right.set_ylabel("GiB above the model and its input")
     right.set_ylim(bottom=0)
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
     for axis in (left.xaxis, left.yaxis, right.xaxis):

@@ -21,6 +21,7 @@ import torch
 
 from helpers.config import InputError
 from helpers.data.squad import Example
+from helpers.model.compute import cpu_has_bf16
 from helpers.model.decoding import Reader, compute_logits, nbest
 from helpers.model.features import Windows, make_windows, prediction_batches
 
@@ -38,8 +39,7 @@ def predict(model, attention: str, batches: Sequence[dict]) -> list[np.ndarray]:
 
 
 def ours(reader: Reader, windows: Windows, precision: str = "32") -> np.ndarray:
-    with common.autocast(precision):
-        return compute_logits(reader.model, windows)
+    return compute_logits(reader.model, windows, compute=common.COMPUTE[precision])
 
 
 def _tops(windows: Windows, logits: np.ndarray, examples: Sequence[Example]) -> list[tuple]:
@@ -70,7 +70,7 @@ def compare(reader: Reader, model, windows: Windows, examples: Sequence[Example]
               f"same for {equal} of {len(examples)} pairs"]  # fmt: skip
     if not max(apart.values()) < 1e-3 or equal < len(examples):
         raise InputError(f"{checks[0]}; nothing was timed")
-    if common.has_bf16():
+    if cpu_has_bf16():
         bf16 = ours(reader, windows, "bf16")
         equal = sum(a == b for a, b in zip(tops, _tops(windows, bf16, examples), strict=True))
         checks.append(f"bf16 against float32: largest difference in the logits "
@@ -101,7 +101,7 @@ def methods(reader: Reader, model, windows: Windows) -> list[common.Method]:
     add(RUN_QA_5, lambda: predict(model, "sdpa", long), some)
     add(BEST, lambda: predict(model, "sdpa", short), everything)
     add(OURS, lambda: ours(reader, windows), everything)
-    if common.has_bf16():
+    if cpu_has_bf16():
         add(OURS_BF16, lambda: ours(reader, windows, "bf16"), everything, "bf16")
     return made
 
@@ -116,8 +116,8 @@ def run(parsed) -> None:
     rows = common.time_rounds(methods(reader, model, windows), parsed.rounds)
     tokens = windows.lengths.sum()
     notes = [f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average"]
-    if not common.has_bf16():
-        notes.append("bf16 is left out, because this CPU has no instructions for it")
+    if not cpu_has_bf16():
+        notes.append(common.NO_BF16)
     common.report(
         parsed, unit="window", data=data, rows=rows, checks=checks, notes=notes,
         figures={

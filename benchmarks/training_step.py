@@ -21,6 +21,7 @@ import torch
 
 from helpers.config import InputError
 from helpers.model import qa_model
+from helpers.model.compute import cpu_has_bf16
 from helpers.model.decoding import Reader
 from helpers.model.features import Windows, gather, make_windows, training_batches
 
@@ -63,7 +64,7 @@ class Ours:
 
     def loss(self, windows: Windows, rows: Sequence[int], precision: str = "32") -> torch.Tensor:
         batch = gather(windows, rows)
-        with common.autocast(precision):
+        with common.COMPUTE[precision].autocast():
             logits = self.model(batch)
         return self.model.span_loss(logits, batch)
 
@@ -122,7 +123,7 @@ def methods(ours: Ours, peer: Peer, windows: Windows, batches: list) -> list[com
         (BEST, lambda b: peer.steps("sdpa", peer.fused, b), batches, short, "32"),
         (OURS, lambda b: ours.steps(windows, b), batches, batches, "32"),
     ]
-    if common.has_bf16():
+    if cpu_has_bf16():
         bf16 = (OURS_BF16, lambda b: ours.steps(windows, b, "bf16"), batches, batches, "bf16")
         runs.append(bf16)
     made = []
@@ -150,8 +151,8 @@ def run(parsed) -> None:
     notes = [f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to "
              f"384 makes {384 * len(windows) / tokens:.1f} times as many tokens, padding per batch "
              f"{filled / tokens:.2f} times"]  # fmt: skip
-    if not common.has_bf16():
-        notes.append("bf16 is left out, because this CPU has no instructions for it")
+    if not cpu_has_bf16():
+        notes.append(common.NO_BF16)
     common.report(
         parsed, unit="window", data=data, rows=rows, checks=checks, notes=notes,
         figures={
