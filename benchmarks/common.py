@@ -34,11 +34,12 @@ from helpers.model import checkpoints
 from helpers.model.compute import Compute, cpu_has_bf16
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel
+from helpers.model.features import Windows
 from helpers.run import provenance
 from helpers.run.stages import convert_run, find_run_files
 
 # The lowest acceptable figures on a CPU with (AVX-512, AVX2), for 6 x 384, float32 and the snippets
-# of BioASQ 7b. A figure with the unit % is a share of the float32 matmul peak.
+# of BioASQ 7b. A floor below 1 is a share of the matmul peak, the others are factors.
 FLOORS: dict[tuple[str, str], tuple[float, float]] = {
     ("training_step", "speedup over run_qa"): (8.0, 6.5),
     ("training_step", "speedup over transformers at its best"): (2.0, 2.0),
@@ -108,6 +109,7 @@ def _positive(text: str) -> int:
 
 
 def size(text: str) -> tuple[int, int]:
+    """Read an option such as 24x1024: the number of layers and the hidden size."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or int(found[2]) % 64 or not int(found[1]) or not int(found[2]):
         raise argparse.ArgumentTypeError(f"{text!r} is not like 24x1024 (a multiple of 64)")
@@ -118,7 +120,7 @@ def call(run: Callable, parser: argparse.ArgumentParser, argv: Sequence[str] | N
     """Parse the command line and run a benchmark; return 2 for a mistake in the input, or 0."""
     parsed = parser.parse_args(argv)
     parsed.command = _command(parser, parsed)
-    parsed.load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    parsed.load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     try:
         run(parsed)
     except InputError as error:
@@ -184,7 +186,8 @@ def sample(rows: Sequence[Example], count: int) -> list[Example]:
 
 def load_reader(size: tuple[int, int] | None = None) -> Reader:
     """Load MiniLM with a random span head, or make a BERT of this size with MiniLM's vocabulary."""
-    reader = checkpoints.load(fetch("minilm").folder, Settings())
+    settings = Settings(device="cpu")
+    reader = checkpoints.load(fetch("minilm").folder, settings)
     if size:
         layers, hidden = size
         config = EncoderConfig(
@@ -193,7 +196,7 @@ def load_reader(size: tuple[int, int] | None = None) -> Reader:
         )  # fmt: skip
         torch.manual_seed(0)
         model = SpanModel(config).eval()
-        reader = Reader(model, reader.vocab, Settings(), True, tokenizer=reader.tokenizer)
+        reader = Reader(model, reader.vocab, settings, True, tokenizer=reader.tokenizer)
     return reader
 
 
@@ -225,6 +228,18 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     h, f, lengths = config.hidden, config.feed_forward, np.asarray(lengths, float)
     per_token = config.layers * (8 * h * h + 4 * h * f) + 4 * h
     return float(per_token * lengths.sum() + 4 * config.layers * h * (lengths**2).sum())
+
+
+def about_padding(windows: Windows, batches: Sequence[Sequence[int]], longest: int) -> str:
+    """Say how long the windows are, and how much padding to ``longest`` or per batch would add."""
+    lengths = windows.lengths
+    tokens = lengths.sum()
+    per_batch = sum(len(rows) * lengths[rows].max() for rows in batches)
+    return (
+        f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to "
+        f"{longest} makes {longest * len(windows) / tokens:.2f} times as many tokens, and padding "
+        f"per batch {per_batch / tokens:.2f} times"
+    )
 
 
 def matmul_peak(precision: str = "32", seconds: float = 0.4) -> float:
@@ -379,19 +394,19 @@ def in_words(found: Mapping) -> str:
     lines = [
         f"`{found['command']}`, {found['date']}, commit {(m['commit'] or 'unknown')[:7]}: "
         f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {m['instructions']} {bf16}, load "
-        f"{found['load']:.2f} at the start; torch {m['packages']['torch']}, transformers "
+        f"{found['load']} at the start; torch {m['packages']['torch']}, transformers "
         f"{m['packages']['transformers']}; {found['data']}{model}; {_rounds(found['rounds'])}.",
         "",
     ]
     shares = any("share" in row for row in found["rows"])
     memory = any("memory_gib" in row for row in found["rows"])
     heads = [found["benchmark"], f"{unit}s per second", f"milliseconds per {unit}"]
-    heads += ["GFLOP/s on useful tokens", "share of the matmul peak"] * shares
+    heads += ["GFLOP/s on useful tokens", "share of the matmul peak in this precision"] * shares
     heads += ["peak memory (GiB)"] * memory
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in found["rows"]:
         each = [1000 * seconds / row["work"] for seconds in row["seconds"]]
-        cells = [row["name"], f"{1000 / statistics.median(each):,.1f}", _spread(each)]
+        cells = [row["name"], _number(1000 / statistics.median(each)), _spread(each)]
         if shares:
             cells.append(f"{statistics.median(row['gflops']):.0f}" if "gflops" in row else "")
             cells.append(_spread(row["share"], "%") if "share" in row else "")
@@ -448,7 +463,7 @@ def plot(found: Mapping):
     for bar, row, place, values in zip(bars, rows, places, rates, strict=True):
         bar.set_hatch("//" if "ours" in row["name"] else "")
         axes.plot(values, [place] * len(values), "|", color="black", markersize=9)
-    axes.bar_label(bars, [f"{value:,.1f}" for value in medians], padding=8)
+    axes.bar_label(bars, [_number(value) for value in medians], padding=8)
     axes.set_yticks(places, [fill(row["name"], 42) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -456,8 +471,8 @@ def plot(found: Mapping):
     return figure
 
 
-def table(folder: Path) -> str:
-    """Return the Markdown page of all results in a folder."""
+def table(folder: Path, beside: Path) -> str:
+    """Return the Markdown page of all results in a folder; links start at the folder ``beside``."""
     paths = {path.stem: path for path in sorted(folder.glob("*.json"))}
     found = [
         paths[stem]
@@ -474,8 +489,9 @@ def table(folder: Path) -> str:
              "because of them."]  # fmt: skip
     for path in found:
         parts += ["", f"## {path.stem}", "", in_words(read_json(path))]
-        if (folder / f"{path.stem}.png").is_file():
-            parts += ["", f"![{path.stem}]({path.stem}.png)"]
+        if (image := path.with_suffix(".png")).is_file():
+            link = Path(os.path.relpath(image, beside)).as_posix()
+            parts += ["", f"![Speed of each method in {path.stem}]({link})"]
     return "\n".join(parts) + "\n"
 
 
@@ -489,7 +505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="write the page to this file (default: print it)")  # fmt: skip
     parsed = parser.parse_args(argv)
     try:
-        text = table(parsed.table)
+        text = table(parsed.table, parsed.to.parent if parsed.to else parsed.table)
     except InputError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

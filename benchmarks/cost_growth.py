@@ -98,14 +98,15 @@ def run(parsed, argv: Sequence[str]) -> None:
     sizes = [SMALLEST]
     while sizes[-1] * 10 <= parsed.most:
         sizes.append(sizes[-1] * 10)
-    rows = []
-    for size in sizes:
-        one = in_own_process(argv, size)
-        print(f"{size:>8,} windows: {one['seconds']:.1f} s, {one['memory'] / 2**20:.0f} MiB",
+    rows = [{"name": f"{size:,} windows", "work": size, "precision": "32", "seconds": [],
+             "memory_gib": 0.0} for size in sizes]  # fmt: skip
+    for row in rows * parsed.rounds:
+        one = in_own_process(argv, row["work"])
+        print(f"{row['name']}: {one['seconds']:.1f} s, {one['memory'] / 2**20:.0f} MiB",
               file=sys.stderr, flush=True)  # fmt: skip
-        rows.append({"name": f"{size:,} windows", "work": size, "precision": "32",
-                     "seconds": [one["seconds"]], "memory_gib": one["memory"] / 2**30})  # fmt: skip
-    each = [row["seconds"][0] / row["work"] for row in rows]
+        row["seconds"].append(one["seconds"])
+        row["memory_gib"] = max(row["memory_gib"], one["memory"] / 2**30)
+    each = [statistics.median(row["seconds"]) / row["work"] for row in rows]
     notes = []
     if len(rows) > 1:
         added, grown = (rows[-1][name] - rows[-2][name] for name in ("work", "memory_gib"))

@@ -121,7 +121,7 @@ def run(parsed) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.options(__file__, __doc__, rounds=5, pairs=3000)
+    parser = common.options(__file__, __doc__, rounds=15, pairs=3000)
     return common.call(run, parser, argv)
 
 

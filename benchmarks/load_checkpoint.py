@@ -63,7 +63,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")
     stated = json.dumps({"num-attention-heads": config.heads})
     (folder / "megatron" / "config.json").write_text(stated)
-    reader = Reader(model.float(), vocab, Settings())
+    reader = Reader(model.float(), vocab, Settings(device="cpu"))
     checkpoints.save_transformers(reader, folder / "converted")
 
 
@@ -86,9 +86,9 @@ def load(method: str, folder: Path) -> None:
     elif method == "transformers":
         model = theirs.from_pretrained(folder / "converted")
     elif method == "pickles":
-        model = checkpoints.load(folder / "megatron", Settings(qkv_order="0")).model
+        model = checkpoints.load(folder / "megatron", Settings(qkv_order="0", device="cpu")).model
     else:
-        model = checkpoints.load(folder / "converted", Settings()).model
+        model = checkpoints.load(folder / "converted", Settings(device="cpu")).model
     seconds, peak = time.perf_counter() - started, common.peak_memory() - before
     weights = sum(p.numel() for p in model.parameters()) * 4
     total = sum(p.double().sum().item() for p in model.parameters())

@@ -102,7 +102,7 @@ def run(parsed) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     return common.call(
-        run, common.options(__file__, __doc__, rounds=5, pairs=512, model=True), argv
+        run, common.options(__file__, __doc__, rounds=15, pairs=512, model=True), argv
     )
 
 

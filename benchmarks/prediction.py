@@ -114,8 +114,8 @@ def run(parsed) -> None:
     model = peers.bert(reader)
     checks = compare(reader, model, windows, examples)
     rows = common.time_rounds(methods(reader, model, windows), parsed.rounds)
-    tokens = windows.lengths.sum()
-    notes = [f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average"]
+    plan = prediction_batches(windows.lengths)
+    notes = [common.about_padding(windows, plan, peers.MAX_LENGTH)]
     if not cpu_has_bf16():
         notes.append(common.NO_BF16)
     common.report(
@@ -132,7 +132,7 @@ def run(parsed) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     return common.call(
-        run, common.options(__file__, __doc__, pairs=512, model=True, contexts=True), argv
+        run, common.options(__file__, __doc__, rounds=5, pairs=512, model=True, contexts=True), argv
     )
 
 

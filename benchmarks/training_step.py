@@ -146,11 +146,7 @@ def run(parsed) -> None:
     checks = compare(ours, peer, windows, batches[:2])
     rows = common.time_rounds(methods(ours, peer, windows, batches), parsed.rounds)
     share = next(row["share"] for row in rows if row["name"] == OURS)
-    tokens = windows.lengths.sum()
-    filled = sum(len(b) * windows.lengths[b].max() for b in batches)
-    notes = [f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to "
-             f"384 makes {384 * len(windows) / tokens:.1f} times as many tokens, padding per batch "
-             f"{filled / tokens:.2f} times"]  # fmt: skip
+    notes = [common.about_padding(windows, batches, peers.MAX_LENGTH)]
     if not cpu_has_bf16():
         notes.append(common.NO_BF16)
     common.report(

@@ -167,7 +167,7 @@ def test_run_qa_marks_the_answer_of_each_window(folder):
 
 def test_work_grows_and_the_page_shows_everything(quick, tmp_path, capsys):
     found = run("cost_growth", tmp_path, "--size", "1x64", "--most", "100", "--bioasq-dir", "")
-    assert [row["work"] for row in found["rows"]] == [10, 100]
+    assert [(row["work"], len(row["seconds"])) for row in found["rows"]] == [(10, 1), (100, 1)]
     assert all(row["memory_gib"] > 0 for row in found["rows"])
     found = run("conversion_speed", tmp_path, "--rounds", "1", "--most", "3", "--megabytes", "1",
                 "--bioasq-dir", "")  # fmt: skip
@@ -177,6 +177,7 @@ def test_work_grows_and_the_page_shows_everything(quick, tmp_path, capsys):
     text = page.read_text()
     assert text.index("## conversion_speed") < text.index("## cost_growth-1x64")
     assert text.count("| 100 windows |") == 1 and str(tmp_path) not in text
+    assert "](cost_growth-1x64.png)" in text
     assert quick.main(["--table", str(tmp_path / "none")]) == 2
     assert "run a benchmark with --output" in capsys.readouterr().err
 
