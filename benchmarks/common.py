@@ -230,15 +230,25 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     return float(per_token * lengths.sum() + 4 * config.layers * h * (lengths**2).sum())
 
 
-def about_padding(windows: Windows, batches: Sequence[Sequence[int]], longest: int) -> str:
-    """Say how long the windows are, and how much padding to ``longest`` or per batch would add."""
+def random_batches(windows: Windows, count: int) -> list[list[int]]:
+    """Return batches of ``count`` rows in random order, the same ones in every call."""
+    order = np.random.default_rng(0).permutation(len(windows)).tolist()
+    return [order[low : low + count] for low in range(0, len(order), count)]
+
+
+def about_padding(windows: Windows, batches: Sequence[Sequence[int]], count: int) -> str:
+    """Say how many tokens padding adds to 384, in random batches of ``count``, and in these."""
     lengths = windows.lengths
     tokens = lengths.sum()
-    per_batch = sum(len(rows) * lengths[rows].max() for rows in batches)
+
+    def factor(batches: Sequence[Sequence[int]]) -> float:
+        return sum(len(rows) * lengths[rows].max() for rows in batches) / tokens
+
     return (
-        f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to "
-        f"{longest} makes {longest * len(windows) / tokens:.2f} times as many tokens, and padding "
-        f"per batch {per_batch / tokens:.2f} times"
+        f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to 384 "
+        f"makes {384 * len(windows) / tokens:.2f} times as many tokens, padding random batches "
+        f"{factor(random_batches(windows, count)):.2f} times, and padding batches of similar "
+        f"length {factor(batches):.2f} times"
     )
 
 

@@ -78,12 +78,13 @@ def test_ours_and_transformers_agree_and_are_timed(name, quick, tmp_path):
     found = run(name, tmp_path, *TINY, "--pairs", "20")
     rows = names(found)
     assert [row.split(":")[0] for row in rows] == [
-        "run_qa", "run_qa with transformers 5", "transformers at its best", "ours, float32",
+        "run_qa", "run_qa with transformers 5", "transformers, random batches",
+        "transformers at its best", "ours, float32",
         *["ours, bf16 autocast"] * cpu_has_bf16(),
     ]  # fmt: skip
     assert "difference" in found["checks"][0]
     assert all(0 < share < 2 for row in found["rows"] for share in row["share"])
-    assert [f["floor"] for f in found["figures"]] == [None] * (4 + cpu_has_bf16())
+    assert [f["floor"] for f in found["figures"]] == [None] * (5 + cpu_has_bf16())
     assert found["command"] == f"python benchmarks/{name}.py --rounds 2 --pairs 20 --size 1x64"
 
 
