@@ -1,26 +1,28 @@
 """Measure the speed and scaling of the conversion to SQuAD, and its memory for a large file.
 
     python benchmarks/conversion_speed.py [--bioasq-dir DIR] [--most 100] [--megabytes 100]
+        [--output DIR]
 
 The input resembles the 7b training file: 779 factoid questions with nine snippets each. The
 snippets come from BioASQ-mini and have 25 words on average (28 in 7b). With --bioasq-dir, the
-script also converts the snippets of the real golden files. It uses one process and one thread. It
-prints its measurements and makes no checks.
+script also converts the snippets of the real golden files. It uses one process and one thread, and
+counts processor time. Inputs of 30 times 7b and above are measured once.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+
+import common
 
 from helpers.data.bioasq import Question, read_questions
 from helpers.data.convert import convert
@@ -45,15 +47,15 @@ def like_7b(times: int) -> list[Question]:
     ]
 
 
-def pairs_per_second(questions: list[Question], rounds: int = 3) -> tuple[int, float]:
-    """Return the number of question-snippet pairs and the pairs per second in the fastest round."""
+def measure(name: str, questions: list[Question], rounds: int) -> dict:
+    """Return a row with the processor seconds of each round; the work is the number of pairs."""
     pairs = sum(len(question.snippets) for question in questions)
-    best = float("inf")
+    row = {"name": name, "work": pairs, "precision": "32", "seconds": []}
     for _ in range(rounds):
         started = time.process_time()
         convert(questions)
-        best = min(best, time.process_time() - started)
-    return pairs, pairs / best
+        row["seconds"].append(time.process_time() - started)
+    return row
 
 
 def large_file(folder: Path, megabytes: int) -> Path:
@@ -71,59 +73,53 @@ def large_file(folder: Path, megabytes: int) -> Path:
     return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--bioasq-dir",
-        metavar="DIR",
-        default=os.environ.get("BIOASQ_DIR", ""),
-        help="also convert the golden files in this folder (default: $BIOASQ_DIR)",
-    )
-    parser.add_argument(
-        "--most", type=int, default=100, help="largest input, in multiples of 7b (default: 100)"
-    )
-    parser.add_argument(
-        "--megabytes",
-        type=int,
-        default=100,
-        help="size of the large file in MB, or 0 to skip it (default: 100)",
-    )
-    args = parser.parse_args()
+def convert_file(megabytes: int) -> tuple[dict, str]:
+    """Run the command on a large file; return a row with its wall time, and what it printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = large_file(Path(folder), megabytes)
+        output = path.with_name("out.json")
+        command = [sys.executable, SCRIPT, path, "--output", output]
+        command += ["--drops", output.with_suffix(".drops"), "--ids", output.with_suffix(".ids")]
+        started = time.monotonic()
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        seconds = time.monotonic() - started
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        rows = len(output.with_suffix(".ids").read_text(encoding="utf-8").splitlines())
+        name = f"the command on a file of {path.stat().st_size / 1e6:.0f} MB, from start to exit"
+    row = {"name": name, "work": rows, "precision": "32", "seconds": [seconds],
+           "memory_gib": peak / 2**30}  # fmt: skip
+    return row, f"the command: {done.stdout.split(';')[0].strip()}"
 
-    pairs, rate = pairs_per_second(like_7b(1))
-    print(f"7b-like, strict rule: {pairs} pairs, {rate:,.0f} pairs per second on one core")
-    if args.bioasq_dir:
-        golds = find_files(args.bioasq_dir, need_train=False).golds
-        pairs, rate = pairs_per_second([q for path in golds for q in read_questions(path)])
-        print(f"real golden snippets, strict rule: {pairs} pairs, {rate:,.0f} pairs per second")
-    print("\ntimes 7b     pairs   seconds   pairs per second   seconds per pair, relative to row 1")
-    first = 0.0
-    for times in (n for n in (1, 3, 10, 30, 100) if n <= args.most):
-        pairs, rate = pairs_per_second(like_7b(times), rounds=3 if times < 30 else 1)
-        first = first or rate
-        print(f"{times:>8} {pairs:>9} {pairs / rate:>9.2f} {rate:>18,.0f} {first / rate:>37.2f}")
-    if args.megabytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = large_file(Path(folder), args.megabytes)
-            output = path.with_name("out.json")
-            command = [sys.executable, SCRIPT, path, "--output", output]
-            command += [
-                "--drops",
-                output.with_suffix(".drops"),
-                "--ids",
-                output.with_suffix(".ids"),
-            ]
-            started = time.monotonic()
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            seconds = time.monotonic() - started
-            peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-            print(
-                f"\nfile of {path.stat().st_size / 1e6:.0f} MB: {seconds:.1f} s from start to "
-                f"exit, peak memory {peak / 2**30:.2f} GiB; {done.stdout.split(';')[0]}"
-            )
+
+def run(parsed) -> None:
+    rows, notes = [], []
+    for times in (n for n in (1, 3, 10, 30, 100) if n <= parsed.most):
+        rounds = parsed.rounds if times < 30 else 1
+        rows.append(measure(f"{times} x 7b", like_7b(times), rounds))
+    each = [min(row["seconds"]) / row["work"] for row in rows]
+    if len(rows) > 1:
+        notes.append(f"{rows[-1]['name']} takes {each[-1] / each[0]:.2f} times as long per pair as "
+                     f"{rows[0]['name']}")  # fmt: skip
+    if parsed.bioasq_dir:
+        golds = find_files(parsed.bioasq_dir, need_train=False).golds
+        questions = [question for path in golds for question in read_questions(path)]
+        rows.append(measure("the real golden snippets", questions, parsed.rounds))
+    if parsed.megabytes:
+        row, printed = convert_file(parsed.megabytes)
+        rows.append(row)
+        notes.append(printed)
+    common.report(parsed, unit="pair", data="like BioASQ 7b, strict rule", rows=rows, figures={},
+                  notes=notes, model="")  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.options(__file__, __doc__)
+    add = parser.add_argument
+    add("--most", type=int, default=100, help="largest input, in multiples of 7b (default: 100)")
+    add("--megabytes", type=int, default=100,
+        help="size of the large file in MB, or 0 to skip it (default: 100)")  # fmt: skip
+    return common.call(run, parser, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Measure the time and memory for loading a checkpoint of BioMegatron's size by several methods.
 
-    python benchmarks/load_checkpoint.py [--rounds 3] [--layers 24 --hidden 1024]
+    python benchmarks/load_checkpoint.py [--rounds 3] [--size 24x1024] [--output DIR]
 
 The weights are random, in the 2021 format: two float16 files in torch's old pickle format. Each
 method runs in a separate process. Every round runs all methods, so that a change in the machine's
@@ -16,7 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+import common
+
+from helpers.config import InputError
 
 GIB = 2**30
 METHODS = {
@@ -58,7 +63,7 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")
     stated = json.dumps({"num-attention-heads": config.heads})
     (folder / "megatron" / "config.json").write_text(stated)
-    reader = Reader(model.float(), vocab, Settings())
+    reader = Reader(model.float(), vocab, Settings(device="cpu"))
     checkpoints.save_transformers(reader, folder / "converted")
 
 
@@ -72,7 +77,7 @@ def load(method: str, folder: Path) -> None:
 
     transformers.logging.set_verbosity_error()
     theirs = transformers.MegatronBertForQuestionAnswering
-    before, started = _peak(), time.perf_counter()
+    before, started = common.peak_memory(), time.perf_counter()
     if method == "naive":
         config = transformers.AutoConfig.from_pretrained(folder / "converted")
         model = theirs(config)
@@ -81,66 +86,61 @@ def load(method: str, folder: Path) -> None:
     elif method == "transformers":
         model = theirs.from_pretrained(folder / "converted")
     elif method == "pickles":
-        model = checkpoints.load(folder / "megatron", Settings(qkv_order="0")).model
+        model = checkpoints.load(folder / "megatron", Settings(qkv_order="0", device="cpu")).model
     else:
-        model = checkpoints.load(folder / "converted", Settings()).model
-    seconds, peak = time.perf_counter() - started, _peak() - before
+        model = checkpoints.load(folder / "converted", Settings(device="cpu")).model
+    seconds, peak = time.perf_counter() - started, common.peak_memory() - before
     weights = sum(p.numel() for p in model.parameters()) * 4
     total = sum(p.double().sum().item() for p in model.parameters())
     result = {"seconds": seconds, "peak": peak, "weights": weights, "sum": total}
     print(json.dumps(result))
 
 
-def _peak() -> int:
-    """Return the peak memory of this process so far, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit("this benchmark reads /proc, so it runs only on Linux")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=3,
-        help="number of rounds; the table gives medians (default: 3)",
-    )
-    parser.add_argument("--layers", type=int, default=24, help="number of layers (default: 24)")
-    parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
-    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.method:
-        return load(options.method, options.folder)
+def run(parsed) -> None:
+    if parsed.method:
+        return load(parsed.method, parsed.folder)
+    layers, hidden = parsed.size
     with tempfile.TemporaryDirectory() as scratch:
-        print("writing the files …", flush=True)
-        make(Path(scratch), options.layers, options.hidden)
+        print("writing the files …", file=sys.stderr, flush=True)
+        make(Path(scratch), layers, hidden)
         runs: dict[str, list[dict]] = {method: [] for method in METHODS}
-        for number in range(options.rounds):
+        for number in range(parsed.rounds):
             for method in METHODS:
-                print(f"round {number + 1} of {options.rounds}: {method}", flush=True)
+                print(f"round {number + 1} of {parsed.rounds}: {method}", file=sys.stderr)
                 command = [sys.executable, __file__, "--method", method, "--folder", scratch]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 runs[method].append(json.loads(done.stdout.splitlines()[-1]))
     sums = {round(run["sum"], 3) for found in runs.values() for run in found}
     if len(sums) != 1:
-        raise SystemExit(f"the methods loaded different weights; their sums are {sums}")
+        raise InputError(f"the methods loaded different weights; their sums are {sums}")
     weights = runs["naive"][0]["weights"]
-    print(f"\nfloat32 weights: {weights / GIB:.3f} GiB; medians of {options.rounds} rounds\n")
-    print("| method | seconds | speedup over naive | peak memory (GiB) | peak memory / weights |")
-    print("|---|---|---|---|---|")
-    seconds = {
-        method: statistics.median(run["seconds"] for run in runs[method]) for method in METHODS
-    }
-    for method, text in METHODS.items():
-        peak = statistics.median(run["peak"] for run in runs[method])
-        print(f"| {text} | {seconds[method]:.2f} | {seconds['naive'] / seconds[method]:.1f} "
-              f"| {peak / GIB:.2f} | {peak / weights:.2f} |")  # fmt: skip
+    rows = [
+        {
+            "name": text, "work": 1, "precision": "32",
+            "seconds": [run["seconds"] for run in runs[method]],
+            "memory_gib": statistics.median(run["peak"] for run in runs[method]) / GIB,
+        }
+        for method, text in METHODS.items()
+    ]  # fmt: skip
+    naive = METHODS["naive"]
+    ours = {"two pickle files": METHODS["pickles"], "the converted folder": METHODS["mapped"]}
+    common.report(
+        parsed, unit="load", data="random weights", rows=rows,
+        checks=["all methods loaded the same weights"],
+        notes=[f"the float32 weights take {weights / GIB:.3f} GiB"],
+        figures={f"speedup over naive, {name}": common.speedup(rows, naive, row)
+                 for name, row in ours.items()},
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.options(__file__, __doc__, bioasq_dir=False)
+    parser.add_argument("--size", type=common.size, default=(24, 1024), metavar="LxH",
+                        help="layers and hidden size (default: 24x1024)")  # fmt: skip
+    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return common.call(run, parser, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Measure the search for the best spans: from logits to the 20 best answers of each pair.
+
+    python benchmarks/nbest.py [--bioasq-dir DIR] [--output DIR]
+
+All methods get the same logits, those of MiniLM with a random span head. run_qa reads its rows and
+features from datasets on disk; to see what the datasets cost, we also measure its search with plain
+lists. Its logits are arrays padded to 384 columns; the padding is -100, as transformers' trainer
+fills it, so no method can choose it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import common
+import numpy as np
+import peers
+
+from helpers.config import InputError
+from helpers.data.squad import Example
+from helpers.fetch.fetch import fetch
+from helpers.model.decoding import Candidate, compute_logits, nbest
+from helpers.model.features import Windows, make_windows
+
+DATASETS, LISTS, OURS = "run_qa, datasets", "run_qa, plain lists", "ours"
+
+
+def padded_logits(windows: Windows, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and end logits ``[windows, 384]``, with -100 after the end of each window."""
+    inside = np.arange(peers.MAX_LENGTH) < windows.lengths[:, None]
+    both = np.full((2, *inside.shape), -100, np.float32)
+    both[:, inside] = logits.T
+    return both[0], both[1]
+
+
+def compare(
+    ours: Sequence[Sequence[Candidate]], theirs: Mapping[str, list[dict]], examples: Sequence
+) -> str:
+    """Compare the best spans. Raise ``InputError`` if a pair has another best span.
+
+    Two spans are the same if their logits are. Their texts may still differ, because ours are cut
+    as in Google's code. The later places differ on purpose: ours are 20 distinct texts, as in
+    Google's code, but run_qa lists a text once per span.
+    """
+    spans = texts = 0
+    for mine, other, example in zip(ours, theirs.values(), examples, strict=True):
+        best = mine[0]
+        logits = best.start_logit, best.end_logit
+        spans += logits == (other[0]["start_logit"], other[0]["end_logit"])
+        texts += example.context[best.start : best.end] == other[0]["text"]
+    found = f"the best span is the same for {spans} of {len(examples)} pairs, its text for {texts}"
+    if spans < len(examples):
+        raise InputError(f"{found}; nothing was timed")
+    return found
+
+
+def run(parsed) -> None:
+    data = common.read_data(parsed)
+    reader = common.load_reader(parsed.size)
+    pairs = common.sample(data.test, parsed.pairs)
+    windows = make_windows(pairs, reader.tokenizer)
+    # run_qa cuts long contexts differently, so we keep the pairs with one window.
+    single = np.flatnonzero(np.bincount(windows.pair) == 1)
+    examples: list[Example] = [pairs[i] for i in single]
+    windows = make_windows(examples, reader.tokenizer)
+    logits = compute_logits(reader.model, windows)
+    arrays = padded_logits(windows, logits)
+    rows = peers.as_dataset_rows(examples)
+    prepare = peers.prediction_features(peers.fast_tokenizer(fetch("minilm").folder))
+    made = prepare(peers.columns(rows))
+    features = [dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True)]
+    check = compare(nbest(windows, logits, examples), peers.postprocess(rows, features, arrays),
+                    examples)  # fmt: skip
+    runs = {
+        LISTS: lambda: peers.postprocess(rows, features, arrays),
+        OURS: lambda: nbest(windows, logits, examples),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        with suppress(ImportError):
+            dataset = peers.saved_dataset(rows, Path(scratch) / "rows")
+            disk = peers.mapped(dataset, prepare)
+            runs = {DATASETS: lambda: peers.postprocess(dataset, disk, arrays)} | runs
+        methods = [common.Method(name, run, len(examples)) for name, run in runs.items()]
+        for method in methods:  # warm-up
+            method.run()
+        times = common.time_rounds(methods, parsed.rounds)
+    left = len(pairs) - len(examples)
+    notes = [f"{left} pairs with several windows are left out"] * (left > 0)
+    common.report(
+        parsed, unit="pair", data=data, rows=times, checks=[check],
+        notes=notes + [peers.NO_DATASETS] * (DATASETS not in runs),
+        figures={
+            "speedup over run_qa": common.speedup(times, DATASETS, OURS),
+            "speedup over run_qa with plain lists": common.speedup(times, LISTS, OURS),
+        },
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return common.call(
+        run, common.options(__file__, __doc__, rounds=15, pairs=512, model=True), argv
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

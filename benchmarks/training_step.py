@@ -1,0 +1,179 @@
+"""Measure a training step: forward pass, loss, backward pass and optimizer.
+
+    python benchmarks/training_step.py [--bioasq-dir DIR] [--output DIR]
+
+All methods start from the same weights, use no dropout and get batches of 16 windows. Ours and
+transformers at its best get the same batches, in which windows of similar length are together. Most
+users of transformers do not group by length, so we also measure random batches. Peers pad their
+batches before the timing. A window that is padded to 384 tokens always costs the same, so run_qa
+gets only a quarter of the batches.
+The size 24x1024 needs 16 GB of memory; choose 16 or 32 pairs for it.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import common
+import peers
+import torch
+
+from helpers.config import InputError
+from helpers.model import qa_model
+from helpers.model.compute import cpu_has_bf16
+from helpers.model.decoding import Reader
+from helpers.model.features import Windows, gather, make_windows, training_batches
+
+BATCH, RATE = 16, 1e-5  # the rate does not affect the speed
+RUN_QA = "run_qa: padding to 384, eager attention, unfused AdamW"
+RUN_QA_5 = "run_qa with transformers 5: padding to 384, SDPA, fused AdamW"
+RANDOM = "transformers, random batches: SDPA, padding per batch, fused AdamW"
+BEST = "transformers at its best: SDPA, padding per batch, grouped by length, fused AdamW"
+OURS, OURS_BF16 = "ours, float32", "ours, bf16 autocast"
+
+
+class Peer:
+    """transformers' model as a user trains it."""
+
+    def __init__(self, reader: Reader):
+        self.model = peers.bert(reader).train()
+        parameters = list(self.model.parameters())
+        self.unfused = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, foreach=False)
+        self.fused = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
+
+    def steps(self, attention: str, optimizer: torch.optim.Optimizer, batches: Sequence[dict]):
+        with peers.attention(self.model, attention):
+            for batch in batches:
+                loss = self.model(**batch).loss
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+class Ours:
+    """The package's own model, loss and optimizer."""
+
+    def __init__(self, reader: Reader):
+        qa_model.quiet_nemo()
+        optim = {"lr": RATE, "weight_decay": 0.0, "warmup_steps": 0, "max_steps": 10**6}
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer = reader.tokenizer
+            self.model = qa_model.build(reader.model, tokenizer, Path(folder), optim=optim)
+        self.model.train()
+        (self.optimizer,), _ = self.model.configure_optimizers()
+
+    def loss(self, windows: Windows, rows: Sequence[int], precision: str = "32") -> torch.Tensor:
+        batch = gather(windows, rows)
+        with common.COMPUTE[precision].autocast():
+            logits = self.model(batch)
+        return self.model.span_loss(logits, batch)
+
+    def steps(self, windows: Windows, batches: Sequence[Sequence[int]], precision: str = "32"):
+        for rows in batches:
+            self.loss(windows, rows, precision).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+
+def _gradient_norm(model: torch.nn.Module) -> float:
+    """Return the norm of all gradients, and remove them."""
+    norms = [p.grad.double().norm() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    return torch.stack(norms).norm().item()
+
+
+def compare(ours: Ours, peer: Peer, windows: Windows, batches: Sequence) -> list[str]:
+    """Compare losses and gradients with both of the peer's attentions; differences are relative.
+
+    Raise ``InputError`` if one of them exceeds 1e-4.
+    """
+    worst = {"losses": 0.0, "norms of the gradients": 0.0}
+    for rows in batches:
+        loss = ours.loss(windows, rows)
+        loss.backward()
+        values = loss.item(), _gradient_norm(ours.model)
+        for kind, length in (("eager", peers.MAX_LENGTH), ("sdpa", 0)):
+            with peers.attention(peer.model, kind):
+                inputs = peers.padded(windows, rows, length), peers.labels(windows, rows)
+                theirs = peers.loss_without_padding(peer.model, *inputs)
+                theirs.backward()
+            others = theirs.item(), _gradient_norm(peer.model)
+            for name, a, b in zip(worst, values, others, strict=True):
+                worst[name] = max(worst[name], abs(a - b) / abs(a))
+    found = ", ".join(f"{value:.1e} in the {name}" for name, value in worst.items())
+    if not max(worst.values()) < 1e-4:
+        raise InputError(f"ours and transformers differ by {found}; nothing was timed")
+    return [f"{len(batches)} batches, largest relative differences from transformers: {found} "
+            "(padding masked in its loss)"]  # fmt: skip
+
+
+def methods(ours: Ours, peer: Peer, windows: Windows, batches: list) -> list[common.Method]:
+    """Return all methods, each with a warm-up step behind it."""
+    config, lengths = ours.model.net.config, windows.lengths
+    quarter = batches[::4]
+
+    def inputs(rows: Sequence[int], length: int) -> dict:
+        return peers.padded(windows, rows, length) | peers.labels(windows, rows)
+
+    mixed = common.random_batches(windows, BATCH)
+    long, short, unsorted = (
+        [inputs(rows, n) for rows in chosen]
+        for chosen, n in ((quarter, peers.MAX_LENGTH), (batches, 0), (mixed, 0))
+    )
+    runs: list[tuple[str, Callable, list, list, str]] = [
+        (RUN_QA, lambda b: peer.steps("eager", peer.unfused, b), quarter, long, "32"),
+        (RUN_QA_5, lambda b: peer.steps("sdpa", peer.fused, b), quarter, long, "32"),
+        (RANDOM, lambda b: peer.steps("sdpa", peer.fused, b), mixed, unsorted, "32"),
+        (BEST, lambda b: peer.steps("sdpa", peer.fused, b), batches, short, "32"),
+        (OURS, lambda b: ours.steps(windows, b), batches, batches, "32"),
+    ]
+    if cpu_has_bf16():
+        bf16 = (OURS_BF16, lambda b: ours.steps(windows, b, "bf16"), batches, batches, "bf16")
+        runs.append(bf16)
+    made = []
+    for name, run, rows, work, precision in runs:
+        run(work[:1])
+        flat = [row for batch in rows for row in batch]
+        flops = 3 * common.forward_flops(config, lengths[flat])
+        method = common.Method(name, lambda r=run, w=work: r(w), len(flat), flops, precision)
+        made.append(method)
+    return made
+
+
+def run(parsed) -> None:
+    data = common.read_data(parsed)
+    reader = common.load_reader(parsed.size)
+    examples = common.sample(data.train, parsed.pairs)
+    windows = make_windows(examples, reader.tokenizer, training=any(e.spans for e in examples))
+    batches = training_batches(windows.lengths, BATCH, seed=0, epoch=0)
+    peer, ours = Peer(reader), Ours(reader)
+    checks = compare(ours, peer, windows, batches[:2])
+    rows = common.time_rounds(methods(ours, peer, windows, batches), parsed.rounds)
+    share = next(row["share"] for row in rows if row["name"] == OURS)
+    notes = [common.about_padding(windows, batches, BATCH)]
+    if not cpu_has_bf16():
+        notes.append(common.NO_BF16)
+    common.report(
+        parsed, unit="window", data=data, rows=rows, checks=checks, notes=notes,
+        figures={
+            "speedup over run_qa": common.speedup(rows, RUN_QA, OURS),
+            "speedup over run_qa with transformers 5": common.speedup(rows, RUN_QA_5, OURS),
+            "speedup over transformers with random batches": common.speedup(rows, RANDOM, OURS),
+            "speedup over transformers at its best": common.speedup(rows, BEST, OURS),
+            "share of the matmul peak": share,
+            "speedup of bf16 over float32": common.speedup(rows, OURS, OURS_BF16),
+        },
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return common.call(
+        run, common.options(__file__, __doc__, pairs=256, model=True, contexts=True), argv
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
