@@ -11,7 +11,7 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds lab test lint clean
+.PHONY: help setup walkthrough seeds lab test benchmarks lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ lab: $(READY) ## open the notebooks in JupyterLab
 
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
+
+benchmarks: $(READY) ## measure speed and memory on this CPU (30 minutes, nothing else running)
+	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \
+	  $(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python benchmarks/$$name.py \
+	    --output docs/results/benchmarks || exit; done
+	$(BIN)/python benchmarks/common.py --table docs/results/benchmarks --to docs/results/benchmarks.md
 
 lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/ruff check .

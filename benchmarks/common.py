@@ -31,10 +31,11 @@ from helpers.data.squad import Example, read_squad
 from helpers.fetch.fetch import fetch
 from helpers.io import write_json, write_text
 from helpers.model import checkpoints
-from helpers.model.compute import Compute, cpu_has_bf16
+from helpers.model.compute import Compute
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Windows
+from helpers.model.half import bf16_instructions
 from helpers.run import provenance
 from helpers.run.stages import convert_run, find_run_files
 
@@ -389,7 +390,7 @@ def machine() -> dict:
     return {
         **{name: found["hardware"][name] for name in ("cpu", "cores", "memory_bytes")},
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bf16": cpu_has_bf16(),
+        "bf16": bool(bf16_instructions()),
         "threads": torch.get_num_threads(),
         "commit": found["kit"]["commit"],
         "packages": {name: found["packages"][name] for name in names},

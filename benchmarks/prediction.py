@@ -21,9 +21,9 @@ import torch
 
 from helpers.config import InputError
 from helpers.data.squad import Example
-from helpers.model.compute import cpu_has_bf16
 from helpers.model.decoding import Reader, compute_logits, nbest
 from helpers.model.features import Windows, make_windows, prediction_batches
+from helpers.model.half import bf16_instructions
 
 RUN_QA = "run_qa: padding to 384, eager attention"
 RUN_QA_5 = "run_qa with transformers 5: padding to 384, SDPA"
@@ -77,7 +77,7 @@ def compare(reader: Reader, model, windows: Windows, examples: Sequence[Example]
               f"same for {equal} of {len(examples)} pairs"]  # fmt: skip
     if not max(apart.values()) < 1e-3 or equal < len(examples):
         raise InputError(f"{checks[0]}; nothing was timed")
-    if cpu_has_bf16():
+    if bf16_instructions():
         bf16 = ours(reader, windows, "bf16")
         equal = sum(a == b for a, b in zip(tops, _tops(windows, bf16, examples), strict=True))
         checks.append(f"bf16 against float32: largest difference in the logits "
@@ -109,7 +109,7 @@ def methods(reader: Reader, model, windows: Windows) -> list[common.Method]:
     add(RANDOM, lambda: predict(model, "sdpa", unsorted), everything)
     add(BEST, lambda: predict(model, "sdpa", short), everything)
     add(OURS, lambda: ours(reader, windows), everything)
-    if cpu_has_bf16():
+    if bf16_instructions():
         add(OURS_BF16, lambda: ours(reader, windows, "bf16"), everything, "bf16")
     return made
 
@@ -123,7 +123,7 @@ def run(parsed) -> None:
     checks = compare(reader, model, windows, examples)
     rows = common.time_rounds(methods(reader, model, windows), parsed.rounds)
     notes = [common.about_padding(windows, _sorted_batches(windows.lengths), BATCH)]
-    if not cpu_has_bf16():
+    if not bf16_instructions():
         notes.append(common.NO_BF16)
     common.report(
         parsed, unit="window", data=data, rows=rows, checks=checks, notes=notes,

@@ -13,19 +13,17 @@ The size 24x1024 needs 16 GB of memory; choose 16 or 32 pairs for it.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import common
 import peers
 import torch
 
 from helpers.config import InputError
-from helpers.model import qa_model
-from helpers.model.compute import cpu_has_bf16
 from helpers.model.decoding import Reader
 from helpers.model.features import Windows, gather, make_windows, training_batches
+from helpers.model.half import bf16_instructions
+from helpers.model.step import logits_of, make_optimizer, span_loss
 
 BATCH, RATE = 16, 1e-5  # the rate does not affect the speed
 RUN_QA = "run_qa: padding to 384, eager attention, unfused AdamW"
@@ -57,19 +55,14 @@ class Ours:
     """The package's own model, loss and optimizer."""
 
     def __init__(self, reader: Reader):
-        qa_model.quiet_nemo()
-        optim = {"lr": RATE, "weight_decay": 0.0, "warmup_steps": 0, "max_steps": 10**6}
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer = reader.tokenizer
-            self.model = qa_model.build(reader.model, tokenizer, Path(folder), optim=optim)
-        self.model.train()
-        (self.optimizer,), _ = self.model.configure_optimizers()
+        self.model = reader.model.train()
+        self.optimizer = make_optimizer(self.model.parameters(), RATE, 0.0)
 
     def loss(self, windows: Windows, rows: Sequence[int], precision: str = "32") -> torch.Tensor:
         batch = gather(windows, rows)
         with common.COMPUTE[precision].autocast():
-            logits = self.model(batch)
-        return self.model.span_loss(logits, batch)
+            logits = logits_of(self.model, batch)
+        return span_loss(logits, batch)
 
     def steps(self, windows: Windows, batches: Sequence[Sequence[int]], precision: str = "32"):
         for rows in batches:
@@ -112,7 +105,7 @@ def compare(ours: Ours, peer: Peer, windows: Windows, batches: Sequence) -> list
 
 def methods(ours: Ours, peer: Peer, windows: Windows, batches: list) -> list[common.Method]:
     """Return all methods, each with a warm-up step behind it."""
-    config, lengths = ours.model.net.config, windows.lengths
+    config, lengths = ours.model.config, windows.lengths
     quarter = batches[::4]
 
     def inputs(rows: Sequence[int], length: int) -> dict:
@@ -130,7 +123,7 @@ def methods(ours: Ours, peer: Peer, windows: Windows, batches: list) -> list[com
         (BEST, lambda b: peer.steps("sdpa", peer.fused, b), batches, short, "32"),
         (OURS, lambda b: ours.steps(windows, b), batches, batches, "32"),
     ]
-    if cpu_has_bf16():
+    if bf16_instructions():
         bf16 = (OURS_BF16, lambda b: ours.steps(windows, b, "bf16"), batches, batches, "bf16")
         runs.append(bf16)
     made = []
@@ -154,7 +147,7 @@ def run(parsed) -> None:
     rows = common.time_rounds(methods(ours, peer, windows, batches), parsed.rounds)
     share = next(row["share"] for row in rows if row["name"] == OURS)
     notes = [common.about_padding(windows, batches, BATCH)]
-    if not cpu_has_bf16():
+    if not bf16_instructions():
         notes.append(common.NO_BF16)
     common.report(
         parsed, unit="window", data=data, rows=rows, checks=checks, notes=notes,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.model.compute import cpu_has_bf16
 from helpers.model.decoding import Candidate
 from helpers.model.features import make_windows
+from helpers.model.half import bf16_instructions
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 TINY = ["--size", "1x64", "--rounds", "2", "--bioasq-dir", ""]
@@ -80,11 +80,11 @@ def test_ours_and_transformers_agree_and_are_timed(name, quick, tmp_path):
     assert [row.split(":")[0] for row in rows] == [
         "run_qa", "run_qa with transformers 5", "transformers, random batches",
         "transformers at its best", "ours, float32",
-        *["ours, bf16 autocast"] * cpu_has_bf16(),
+        *["ours, bf16 autocast"] * bool(bf16_instructions()),
     ]  # fmt: skip
     assert "difference" in found["checks"][0]
     assert all(0 < share < 2 for row in found["rows"] for share in row["share"])
-    assert [f["floor"] for f in found["figures"]] == [None] * (5 + cpu_has_bf16())
+    assert [f["floor"] for f in found["figures"]] == [None] * (5 + bool(bf16_instructions()))
     assert found["command"] == f"python benchmarks/{name}.py --rounds 2 --pairs 20 --size 1x64"
 
 

@@ -171,8 +171,8 @@ def compute_logits(
     finite, raise ``InputError`` and name the weight at fault.
     """
     device = next(model.parameters()).device
-    # The result stays on the device until the end, because each copy waits for the device.
-    result = torch.empty((len(windows.ids), 2), device=device)
+    # The logits stay on the device until the end, because each copy waits for the device.
+    parts: list[tuple[np.ndarray, torch.Tensor]] = []
     tokens = _TOKENS if device.type == "cpu" else _TOKENS_ON_GPU
     left = prediction_batches(windows.lengths, tokens)[::-1]
     was_training = model.training
@@ -197,12 +197,13 @@ def compute_logits(
                 if short:  # outside of ``except``, where the error still holds the tensors
                     left, tokens = _halve([*left, rows], windows, tokens, device)
                     continue
-                take = torch.from_numpy(windows.tokens_of(rows)).to(device)
-                result.index_copy_(0, take, logits)
+                parts.append((windows.tokens_of(rows), logits))
                 bar.update(len(rows))
     finally:
         model.train(was_training)
-    found = result.cpu().numpy()
+    places, logits = zip(*parts, strict=True)
+    found = np.empty((len(windows.ids), 2), np.float32)
+    found[np.concatenate(places)] = torch.cat(logits).cpu().numpy()
     if not np.isfinite(found).all():
         bad = (name for name, p in model.named_parameters() if not torch.isfinite(p).all())
         name = next(bad, "the output")
