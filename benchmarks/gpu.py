@@ -14,7 +14,7 @@ The models have random weights. Without --bioasq-dir, the texts are random words
 BioASQ 7b. After each part, the script writes gpu.json and gpu.log to the output folder, and at the
 end gpu.png if matplotlib is installed. The exit status is 1 if a check or a part failed. It needs
 torch 2.11 or later, transformers, tokenizers, safetensors and Lightning. On a CPU it needs small
-sizes, such as --layers 2 --hidden 64 --rows 24 --tokens 512.
+sizes, such as --layers 2 --hidden 64 --rows 24 --words 500 --tokens 512.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--layers", type=int, default=24, help="layers of the large model (default: 24)")
     add("--hidden", type=int, default=1024, help="its size, a multiple of 64 (default: 1024)")
     add("--rows", type=int, default=4231, help="rows of synthetic training data (default: 4231)")
+    add("--words", type=int, default=30_000, help="distinct words in them (default: 30000)")
     add("--tokens", type=int, default=16384, help="tokens of the large batch (default: 16384)")
     add("--bioasq-dir", default="", help="folder with your BioASQ files, for the part recipe")
     add("--vocab", type=Path, help="vocab.txt for --bioasq-dir (default: train one on the texts)")
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gpu.log").unlink(missing_ok=True)
     run = Run(options, device)
-    sizes = {name: getattr(options, name) for name in ("layers", "hidden", "rows", "tokens")}
+    sizes = {name: getattr(options, name) for name in ("layers", "hidden", "rows", "words", "tokens")}
     run.found = {"facts": facts(run), "options": sizes | {"seconds": options.seconds}, "parts": {}}
     run.say(", ".join(f"{name} {value}" for name, value in run.found["facts"].items()))
     started = time.monotonic()

@@ -34,8 +34,11 @@ PATHS = {
 # The largest relative error of logits, loss and gradients, as norm(difference) / norm(reference).
 TOLERANCES = {
     "32": (1e-4, 1e-5, 1e-3), "tf32": (5e-3, 1e-3, 2e-2),
-    "16": (5e-3, 1e-3, 2e-2), "bf16": (3e-2, 5e-3, 1e-1),
+    "16": (5e-3, 1e-3, 2e-2), "bf16": (3e-2, 5e-3, 1.5e-1),
 }  # fmt: skip
+
+
+_OTHER_TOKENS = 592  # as in BioMegatron's 30,592 embeddings; more than the special tokens
 
 
 @dataclass
@@ -66,12 +69,16 @@ class Run:
         """Return the configuration of the large model."""
         layers, hidden = self.options.layers, self.options.hidden
         sizes = {"heads": hidden // 64, "feed_forward": 4 * hidden}
-        return EncoderConfig(layers=layers, hidden=hidden, **sizes, **others)
+        rows = self.options.words + _OTHER_TOKENS
+        values = {"vocab_size": rows, "layers": layers, "hidden": hidden, **sizes, **others}
+        return EncoderConfig(**values)
 
     def texts(self, context: str) -> gpu_data.Data:
         """Return synthetic texts; they are made once per context."""
         if context not in self.data:
-            self.data[context] = gpu_data.synthetic(context, self.options.rows)
+            self.data[context] = gpu_data.synthetic(
+                context, self.options.rows, self.options.words
+            )
         return self.data[context]
 
     def compute(self, precision: str) -> Compute:

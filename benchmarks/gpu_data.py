@@ -48,23 +48,24 @@ class Data:
         return Reader(model, self.vocab, settings, compute=compute)
 
 
-def synthetic(context: str, rows: int = _ROWS, seed: int = 0) -> Data:
+def synthetic(context: str, rows: int = _ROWS, words: int = 30_000, seed: int = 0) -> Data:
     """Make random texts with the lengths of BioASQ 7b; every word is one token.
 
     rows: the number of training rows; the test batches shrink in proportion.
+    words: the number of distinct words.
     """
     rng = np.random.default_rng(seed)
-    words = [f"w{n}" for n in range(30_000)]
+    vocab = [f"w{n}" for n in range(words)]
     mean, sigma, most = _WORDS[context]
 
     def example(number: int, trained: bool) -> Example:
         length = min(most, rng.lognormal(np.log(mean) - sigma**2 / 2, sigma))
-        chosen = [words[n] for n in rng.integers(0, len(words), round(length * _TOKENS_PER_WORD))]
-        chosen = chosen or words[:1]
+        size = max(1, round(length * _TOKENS_PER_WORD))
+        chosen = [vocab[n] for n in rng.integers(0, words, size)]
         at = int(rng.integers(0, len(chosen)))
         text = " ".join(chosen[at : at + 2])
         start = sum(map(len, chosen[:at])) + at
-        question = " ".join(words[n] for n in rng.integers(0, len(words), _QUESTION))
+        question = " ".join(vocab[n] for n in rng.integers(0, words, _QUESTION))
         spans = (Span(start, start + len(text), text),) if trained else ()
         return Example(f"{number:024x}_001", f"{number:024x}", question, " ".join(chosen), spans)
 
@@ -72,7 +73,7 @@ def synthetic(context: str, rows: int = _ROWS, seed: int = 0) -> Data:
     sizes = [max(1, size * rows // _ROWS) for size in _TESTS]
     tests = [[example(number, False) for number in range(size)] for size in sizes]
     return Data("synthetic texts with the lengths of BioASQ 7b", context, train, tests,
-                [*SPECIAL, "[MASK]", *words])  # fmt: skip
+                [*SPECIAL, "[MASK]", *vocab])  # fmt: skip
 
 
 def real(folder: str, vocab: Path | None = None) -> tuple[Data, list[str]]:
