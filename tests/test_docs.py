@@ -41,6 +41,9 @@ NOT_RUN = {
     "make lab": "opens JupyterLab and stays there",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
+    "make walkthrough PROFILE=biomegatron": "needs NVIDIA's checkpoint, and a GPU or several",
+    "make setup": "test_slurm.py submits the job",
+    "make seeds PROFILE=biomegatron": "needs NVIDIA's checkpoint",
     f"{_FETCH} --convert": "needs NGC; "
     "test_notebooks_megatron.py does the same against a local server",
     f"{_FETCH} --report": "needs NGC; "

@@ -19,7 +19,8 @@ from helpers.model.compute import Compute
 
 def main(folder: Path, accumulate: int, pause: float = 0.0) -> None:
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    reader = tiny_reader(1, accumulate=accumulate, devices=world, epochs=3)
+    values = {"accumulate": accumulate, "devices": world, "epochs": 3, "learning_rate": 1e-3}
+    reader = tiny_reader(1, **values)
     reader = replace(reader, model=reader.model.double(), compute=Compute(devices=world))
     windows = reader.windows(tiny_examples(21), training=True)  # 21 = 5 × 4 + 1
     step.round = lambda value, digits: value  # keep all digits of the losses

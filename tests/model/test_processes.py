@@ -91,8 +91,10 @@ def test_fine_tune_and_predict_on_two_devices(tmp_path, monkeypatch, capsys):
     assert [row[0] for row in found.history] == [row[0] for row in expected.history]
     losses = [[row[1] for row in done.history] for done in (found, expected)]
     assert np.allclose(*losses, atol=1e-5)
-    for name, weight in one.model.state_dict().items():
-        torch.testing.assert_close(two.model.state_dict()[name], weight, atol=1e-4, rtol=1e-3)
+    windows = one.windows(examples)
+    logits = [decoding.compute_logits(reader.model, windows) for reader in (one, two)]
+    # A constant added to all logits changes no softmax, so rounding alone decides its gradient.
+    assert np.allclose(*(each - each.mean(0) for each in logits), atol=1e-3)
     assert "training: 100%" in capsys.readouterr().err
     assert not list((tmp_path / "two").glob(".job-*"))
     monkeypatch.setattr(decoding, "_WORTH_STARTING", 2)
@@ -108,10 +110,14 @@ def test_a_process_that_fails_is_one_line(tmp_path, monkeypatch, how):
     def launch(job, log, compute, show):
         if how == "line":
             processes.report_error(job, InputError("devices: no such thing"))
+        log.write_text("rank 1\n  traceback : Signal 9 (SIGKILL) received by PID 7\n")
         return 1
 
     monkeypatch.setattr(processes, "_launch", launch)
-    words = {"line": "^devices: no such thing$", "killed": "exit status 1.*processes.log says why"}
+    words = {
+        "line": "^devices: no such thing$",
+        "killed": r"stopped \(Signal 9 \(SIGKILL\) received\); see .*processes.log",
+    }
     with pytest.raises(InputError, match=words[how]):
         training.fine_tune(reader, tiny_examples(8), tmp_path / "t", progress=False)
     assert not list((tmp_path / "t").glob(".job-*"))

@@ -13,7 +13,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,11 +29,22 @@ from helpers.io import write_text
 from helpers.model import processes
 from helpers.model.compute import Compute, out_of_memory
 from helpers.model.encoder import SpanModel
-from helpers.model.features import Windows, gather, make_tokenizer, make_windows, prediction_batches
+from helpers.model.features import (
+    Detokenizer,
+    Windows,
+    gather,
+    make_tokenizer,
+    make_windows,
+    prediction_batches,
+    span_text,
+)  # fmt: skip
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
 
-_WORTH_STARTING = 20_000  # windows; fewer take less time than starting processes
+_SPAN = [("start", "i4"), ("end", "i4"), ("start_logit", "f8"), ("end_logit", "f8"),
+         ("probability", "f8")]  # fmt: skip
+_AT_ONCE = 2048  # examples
+_WORTH_STARTING = 20_000  # examples; fewer take less time than starting processes
 _TOKENS, _TOKENS_ON_GPU = 4096, 32_768  # per batch in prediction
 LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
@@ -51,6 +62,32 @@ class Candidate:
     start_logit: float
     end_logit: float
     probability: float
+
+
+class NBest(Sequence[Candidate]):
+    """The candidates of one pair, best first.
+
+    They are kept as an array, with 32 bytes for each instead of an object, because 100,000 pairs
+    have two million of them. The texts are read from the context.
+    """
+
+    __slots__ = ("_spans", "context")
+
+    def __init__(self, context: str, spans: Sequence[tuple[int, int, float, float, float]]):
+        """``spans`` has the fields of ``Candidate`` except ``text``."""
+        self.context, self._spans = context, np.array(spans, _SPAN)
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start, end, *numbers = self._spans[index].item()
+        return Candidate(span_text(self.context, start, end), start, end, *numbers)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 @dataclass
@@ -91,17 +128,29 @@ class Reader:
             max_query=s.max_query, training=training,
         )  # fmt: skip
 
-    def predict(self, examples: Sequence[Example], progress: bool = True) -> list[list[Candidate]]:
-        """Return the n-best candidates for each example, best first, in the given order."""
-        if not examples:
-            return []
-        windows = self.windows(examples)
-        if self.compute.devices > 1 and len(windows) >= _WORTH_STARTING:
-            logits = self._logits_together(windows, progress)
-        else:
-            logits = compute_logits(self.model, windows, progress=progress, compute=self.compute)
-        s = self.settings
-        return nbest(windows, logits, examples, size=s.nbest, max_answer=s.max_answer)
+    def predict(self, examples: Sequence[Example], progress: bool = True) -> list[NBest]:
+        """Return the n-best candidates for each example, best first, in the given order.
+
+        On one device, ``_AT_ONCE`` examples are processed at a time, so the memory for windows and
+        logits does not grow with the number of examples.
+        """
+        together = self.compute.devices > 1 and len(examples) >= _WORTH_STARTING
+        size = len(examples) if together else _AT_ONCE
+        found: list[NBest] = []
+        for low in range(0, len(examples), size or 1):
+            part = examples[low : low + size]
+            windows = self.windows(part)
+            if together:
+                logits = self._logits_together(windows, progress)
+            else:
+                logits = compute_logits(self.model, windows, progress, self.compute)
+            s = self.settings
+            found += nbest(windows, logits, part, size=s.nbest, max_answer=s.max_answer)
+        return found
+
+    def answer(self, question: str, context: str) -> NBest:
+        """Return the n-best answers to one question about one context."""
+        return self.predict([Example("0_001", "0", question, context)], progress=False)[0]
 
     def _logits_together(self, windows: Windows, progress: bool) -> np.ndarray:
         """Compute the logits with one process per device, each for an equal part of the windows."""
@@ -110,10 +159,6 @@ class Reader:
         with tempfile.TemporaryDirectory() as name:
             processes.run("predict", self, windows, Path(name), show=lambda: None)
             return np.concatenate([np.load(path) for path in sorted(Path(name).glob("*.npy"))])
-
-    def answer(self, question: str, context: str) -> list[Candidate]:
-        """Return the n-best answers to one question about one context."""
-        return self.predict([Example("0_001", "0", question, context)], progress=False)[0]
 
 
 def compute_logits(
@@ -217,7 +262,7 @@ def nbest(
     *,
     size: int = 20,
     max_answer: int = 30,
-) -> list[list[Candidate]]:
+) -> list[NBest]:
     """Return each example's ``size`` best spans with distinct texts; probabilities sum to 1.
 
     The texts, order and probabilities match Google's ``write_predictions``, with two exceptions.
@@ -234,30 +279,27 @@ def nbest(
     bounds = np.searchsorted(pair[order], np.arange(1, len(examples)))
     per_example = zip(*(np.split(column[order], bounds) for column in columns), strict=True)
     return [
-        _distinct(detokenizer.decode, zip(*(part.tolist() for part in spans), strict=True), size)
+        _distinct(detokenizer, zip(*(part.tolist() for part in spans), strict=True), size)
         for detokenizer, spans in zip(windows.detokenizers, per_example, strict=True)
     ]
 
 
-def _distinct(decode: Callable, spans: Iterable, size: int) -> list[Candidate]:
+def _distinct(detokenizer: Detokenizer, spans: Iterable, size: int) -> NBest:
     """Return the first ``size`` spans with distinct texts and the softmax of their scores.
 
-    spans: (first token, last token, start logit, end logit), best first. ``decode`` maps the tokens
-    of a span to (start character, end character, text).
+    spans: (first token, last token, start logit, end logit), best first.
     """
     chosen: dict[str, tuple] = {}
     for first, last, *logits in spans:
-        start, end, text = decode(first, last)
+        start, end, text = detokenizer.decode(first, last)
         chosen.setdefault(text, (start, end, *logits))
         if len(chosen) == size:
             break
     sums = [span[2] + span[3] for span in chosen.values()]
     weights = [math.exp(value - sums[0]) for value in sums]
     total = sum(weights)
-    return [
-        Candidate(text, *span, weight / total)
-        for (text, span), weight in zip(chosen.items(), weights, strict=True)
-    ]
+    spans = [(*s, w / total) for s, w in zip(chosen.values(), weights, strict=True)]
+    return NBest(detokenizer.context, spans)
 
 
 def rank_answers(

@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -163,22 +162,6 @@ class SpanModel(nn.Module):
                 part.p = share
             elif isinstance(part, Attention):
                 part.dropout = share
-
-
-def training_bytes(model: SpanModel, lengths: np.ndarray, dropout: float) -> float:
-    """Return a lower bound in bytes on the memory for a training step, excluding the weights.
-
-    lengths: the number of tokens in each window of the batch. Gradients and Adam's two moments take
-    12 bytes per parameter. Each layer keeps its activations for the backward pass and, with
-    dropout, its attention weights too. The factors are 5% to 35% below our measurements on a CPU
-    (float32, 4 to 12 layers of size 128 to 768, windows of 70 and 384 tokens).
-    """
-    config = model.config
-    per_token = (16 if dropout else 11) * config.hidden + 2 * config.feed_forward
-    per_pair = 2.5 * config.heads if dropout else 0.0
-    tokens, pairs = float(lengths.sum()), float((lengths.astype(float) ** 2).sum())
-    kept = config.layers * (per_token * tokens + per_pair * pairs)
-    return 12.0 * sum(p.numel() for p in model.parameters()) + 4.0 * kept
 
 
 def pad(values: torch.Tensor, batch: Batch, fill: float) -> torch.Tensor:

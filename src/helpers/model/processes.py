@@ -8,7 +8,9 @@ them is killed, the launcher stops the others. They also stop if the process tha
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
 from helpers.model.compute import Compute
 from helpers.model.features import Windows
@@ -55,10 +56,11 @@ def run(task: str, reader, windows: Windows, folder: Path, show: Callable[[], No
         found = sorted(job.glob("result-*.json"))
         if code or len(found) != compute.devices:
             raise InputError(
-                f"devices: one of the {compute.devices} processes stopped (exit status {code}); "
-                f"{(folder / LOG).resolve()} says why; repeat the same call to continue"
+                f"devices: one of the {compute.devices} processes stopped "
+                f"({_reason(folder / LOG)}); see {(folder / LOG).resolve()}; "
+                "repeat the same call to continue"
             )
-        return [read_json(path) for path in found]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 
 
 def _launch(job: Path, log: Path, compute: Compute, show: Callable[[], None]) -> int:
@@ -82,6 +84,15 @@ def _launch(job: Path, log: Path, compute: Compute, show: Callable[[], None]) ->
             process.wait()
     show()
     return process.returncode
+
+
+def _reason(log: Path) -> str:
+    """Return the first line of the log that reports an exception or a signal."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    found = re.search(
+        r"^([\w.]+(Error|Exception|Type): .*)|Signal \d+ \(\w+\) received", text, re.M
+    )
+    return found[0][:200] if found else "without an error message"
 
 
 def read_windows(job: Path) -> Windows:

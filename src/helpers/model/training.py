@@ -34,8 +34,8 @@ from helpers.io import free_memory, write_json
 from helpers.model import processes
 from helpers.model.compute import LIGHTNING, out_of_memory
 from helpers.model.decoding import Reader
-from helpers.model.encoder import training_bytes
 from helpers.model.features import Windows, gather, split_batch, training_batches
+from helpers.model.memory import training_memory
 
 PLAN = "plan.json"
 LAST = "last.ckpt"
@@ -329,20 +329,32 @@ def _prepare_wandb(settings: Settings) -> None:
 
 
 def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray) -> None:
-    """Raise ``InputError`` if a batch certainly needs more memory than is free.
+    """Raise ``InputError`` if a batch almost certainly needs more memory than is free.
 
     We check only on a CPU, where the kernel would kill the process. A GPU raises an error instead,
-    which ``fine_tune`` reports.
+    which ``fine_tune`` reports. The estimate can be 15% too high, so we leave that margin.
     """
-    if reader.compute.device != "cpu":
+    settings, compute = reader.settings, reader.compute
+    if compute.device != "cpu":
         return
+    found = [
+        training_memory(
+            reader.model.config,
+            lengths[rows],
+            precision=compute.precision,
+            dropout=settings.dropout,
+            activation_checkpointing=settings.activation_checkpointing,
+            accumulate=settings.accumulate * compute.devices,
+        )
+        for rows in batches
+    ]
+    most = max(found, key=lambda memory: memory.total)
+    need = compute.devices * most.total - most.weights  # this process has its weights already
     free = free_memory(swap=True)
-    dropout = reader.settings.dropout
-    need = max(training_bytes(reader.model, lengths[rows], dropout) for rows in batches)
-    if need > free:
+    if 0.85 * need > free:
         raise InputError(
-            f"batch_size: {reader.settings.batch_size} windows of up to {lengths.max()} tokens "
-            f"need at least {need / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; lower it"
+            f"batch_size: {settings.batch_size} windows of up to {lengths.max()} tokens need about "
+            f"{need / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free; {_LESS_MEMORY}"
         )
 
 

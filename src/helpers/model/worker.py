@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -12,14 +13,13 @@ import numpy as np
 import psutil
 
 from helpers.config import InputError, from_parameters
-from helpers.data.bioasq import read_json
 from helpers.model import checkpoints, processes, training
 from helpers.model.decoding import compute_logits
 
 
 def main(job: Path) -> None:
     """Do this process's share of the job in the folder ``job``."""
-    facts = read_json(job / "job.json")
+    facts = json.loads((job / "job.json").read_text(encoding="utf-8"))
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])  # set by the launcher
     threading.Thread(target=_end_with, args=(facts["parent"],), daemon=True).start()
     try:

@@ -1,0 +1,166 @@
+"""What training costs in time and memory: tables that notebook 03 measures or computes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from helpers.config import Settings, from_parameters
+from helpers.model import compute
+from helpers.model.compute import Compute
+from helpers.model.decoding import Reader
+from helpers.model.encoder import EncoderConfig
+from helpers.model.features import Batch, Windows, gather
+from helpers.model.memory import forward_flops, training_memory
+
+# Peak of dense matrix products in TFLOP/s by precision, from NVIDIA's data sheets of the T4, the
+# A100 (SXM) and the H100 (SXM).
+GPUS = {
+    "T4": {"32": 8.1, "16": 65.0},
+    "A100": {"32": 19.5, "tf32": 156.0, "bf16": 312.0},
+    "H100": {"32": 67.0, "tf32": 494.0, "bf16": 989.0},
+}
+_MOST_WORK = 1e12  # floating-point operations for one measurement on a CPU, some seconds
+SHARE = 0.4  # of the peak that we assume for a GPU; large models rarely reach more
+RECIPE = (
+    "context", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
+    "dropout", "precision", "max_length", "step", "max_query", "nbest", "max_answer",
+)  # fmt: skip
+
+
+def recipe(settings: Settings) -> list[dict]:
+    """Compare a run's settings with step B of NVIDIA's recipe (profile ``biomegatron``)."""
+    published = from_parameters("biomegatron")
+    pairs = [(name, getattr(published, name), getattr(settings, name)) for name in RECIPE]
+    return [
+        {
+            "setting": name,
+            "NVIDIA": theirs,
+            "this run": ours,
+            "": "" if theirs == ours else "differs",
+        }
+        for name, theirs, ours in pairs
+    ]
+
+
+def step_times(
+    reader: Reader, windows: Windows, rows: Sequence[int], rounds: int = 2
+) -> list[dict]:
+    """Measure the forward and backward pass over some windows in several ways; change nothing.
+
+    ``windows`` are windows for training. The ways are with and without padding to ``max_length``
+    and, if the hardware has bf16, in float32 and bf16. They take turns, and the first turn is not
+    counted. Times are medians. On a CPU, we use fewer windows if the model is large.
+    """
+    device, longest = torch.device(reader.compute.device), reader.settings.max_length
+    if device.type == "cpu":
+        work = 3 * forward_flops(reader.model.config, [longest])
+        rows = rows[: max(1, int(_MOST_WORK / work))]
+    exact = gather(windows, rows)
+    ways = {("without padding", p): exact for p in _precisions(device)}
+    ways[f"padded to {longest}", "32"] = _padded(exact, longest)
+    taken: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    for _ in range(rounds + 1):
+        for way, batch in ways.items():
+            taken[way].append(_seconds(reader, batch.to(device), way[1]))
+    return [
+        {
+            "batch": how,
+            "precision": precision,
+            "tokens computed": sum(ways[how, precision].lengths),
+            "seconds": statistics.median(seconds[1:]),
+            "useful tokens per second": len(exact.ids) / statistics.median(seconds[1:]),
+        }
+        for (how, precision), seconds in taken.items()
+    ]
+
+
+def _precisions(device: torch.device) -> list[str]:
+    if device.type == "cuda":
+        return ["32", *["bf16"] * (torch.cuda.get_device_capability(device) >= (8, 0))]
+    return ["32", *["bf16"] * (device.type == "cpu" and compute.cpu_has_bf16())]
+
+
+def _padded(batch: Batch, longest: int) -> Batch:
+    """Return the batch with padding as if it were text, which costs as much as real padding."""
+
+    def pad(values: torch.Tensor) -> torch.Tensor:
+        parts = values.split(batch.lengths)
+        return torch.cat([F.pad(part, (0, longest - len(part))) for part in parts])
+
+    count = len(batch.lengths)
+    positions = torch.arange(longest).repeat(count)
+    return Batch.pack(
+        pad(batch.ids),
+        pad(batch.token_types),
+        positions,
+        (longest,) * count,
+        batch.start,
+        batch.end,
+    )
+
+
+def _seconds(reader: Reader, batch: Batch, precision: str) -> float:
+    from helpers.model.step import logits_of, span_loss  # imports Lightning
+
+    where = replace(reader.compute, precision=precision)
+    _wait(where)
+    started = time.perf_counter()
+    with where.autocast():
+        loss = span_loss(logits_of(reader.model, batch), batch)
+    loss.backward()
+    _wait(where)
+    seconds = time.perf_counter() - started
+    reader.model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait(where: Compute) -> None:
+    if where.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def prices(
+    models: dict[str, EncoderConfig],
+    lengths: np.ndarray,
+    settings: Settings,
+    measured: Sequence[dict],
+) -> list[dict]:
+    """Return what training on windows of these ``lengths`` costs on different machines.
+
+    ``models`` maps a name to a configuration; ``measured`` is the result of ``step_times`` for the
+    first of them. All other times are computed: floating-point operations of all epochs (see
+    ``forward_flops``, times three for training) / (``SHARE`` × peak).
+    """
+    rows = []
+    name, config = next(iter(models.items()))
+    batch = np.sort(lengths)[-settings.batch_size :]
+    total = int(lengths.sum()) * settings.epochs
+    for row in measured:
+        if row["batch"] == "without padding":
+            minutes = total / row["useful tokens per second"] / 60
+            memory = training_memory(config, batch, precision=row["precision"])
+            rows.append(_price(name, "this machine", row["precision"], minutes, memory, "measured"))
+    for name, config in models.items():
+        work = 3 * forward_flops(config, lengths) * settings.epochs
+        for gpu, peaks in GPUS.items():
+            for precision, peak in peaks.items():
+                half = precision in ("bf16", "16")
+                path = "variable length" if half and gpu != "T4" else "padded"
+                memory = training_memory(config, batch, precision=precision, path=path)
+                minutes = work / (SHARE * peak * 1e12) / 60
+                rows.append(_price(name, gpu, precision, minutes, memory, "computed"))
+    return rows
+
+
+def _price(model, machine, precision, minutes, memory, how) -> dict:
+    return {
+        "model": model, "machine": machine, "precision": precision,
+        "minutes": f"{minutes:.2g}", "memory in GB": f"{memory.total / 1e9:.1f}", "time": how,
+    }  # fmt: skip
