@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "gpu.log").unlink(missing_ok=True)
     run = Run(options, device)
-    sizes = {name: getattr(options, name) for name in ("layers", "hidden", "rows", "words", "tokens")}
+    names = ("layers", "hidden", "rows", "words", "tokens")
+    sizes = {name: getattr(options, name) for name in names}
     run.found = {"facts": facts(run), "options": sizes | {"seconds": options.seconds}, "parts": {}}
     run.say(", ".join(f"{name} {value}" for name, value in run.found["facts"].items()))
     started = time.monotonic()

@@ -161,7 +161,7 @@ def waits(device: torch.device, places: Counter, at_once: bool = True) -> Iterat
     """Count where the block synchronizes; ``at_once=False`` lets a callback turn this on."""
 
     def note(message, category, filename, lineno, file=None, line=None):
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             stack = traceback.extract_stack()[:-1]
             ours = [f for f in stack if "helpers" in Path(f.filename).parts]
             caller = ours[-1] if ours else stack[0]

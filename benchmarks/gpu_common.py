@@ -76,9 +76,7 @@ class Run:
     def texts(self, context: str) -> gpu_data.Data:
         """Return synthetic texts; they are made once per context."""
         if context not in self.data:
-            self.data[context] = gpu_data.synthetic(
-                context, self.options.rows, self.options.words
-            )
+            self.data[context] = gpu_data.synthetic(context, self.options.rows, self.options.words)
         return self.data[context]
 
     def compute(self, precision: str) -> Compute:

@@ -1,6 +1,7 @@
 """The GPU benchmark with tiny sizes on a CPU; stand-ins play the GPU and its attention kernel."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,8 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
 import gpu_check
 import gpu_common
@@ -27,6 +27,7 @@ from helpers.model import encoder, training
 from helpers.model.compute import Compute
 from helpers.model.encoder import EncoderConfig
 
+ROOT = Path(__file__).parents[1]
 TINY = ["--device", "cpu", "--layers", "1", "--hidden", "64", "--rows", "24", "--words", "400",
         "--tokens", "512"]  # fmt: skip
 MODULES = (gpu, gpu_check, gpu_common, gpu_recipe, gpu_speed)
@@ -84,7 +85,9 @@ def fake_gpu(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Leave out the larger models of the check, and measure each method once."""
+    """Make texts short and models small, and measure each method once."""
+    short = {"snippet": (8, 0.5, 30), "abstract": (20, 0.3, 60)}
+    monkeypatch.setattr(gpu_data, "_WORDS", short)
     original = gpu_check._check_model
 
     def smaller(run, name, config, lengths):
@@ -242,20 +245,24 @@ def test_a_part_that_breaks_is_recorded_and_the_next_one_runs(tmp_path, monkeypa
     assert found["parts"]["sync"]["seen"]
 
 
-def test_real_files_are_read_with_snippets_if_there_are_no_abstracts(tmp_path, monkeypatch):
+@pytest.mark.parametrize("abstracts", [True, False])
+def test_files_of_the_user_are_read_with_their_abstracts_if_there_are_any(tmp_path, abstracts):
     from helpers.data.mini import DATA
 
-    data, notes = gpu_data.real(str(DATA))
-    assert data.context == "snippet" and "no training file with abstracts" in notes[0]
+    for path in DATA.iterdir():
+        if abstracts or "abstract" not in path.name:
+            shutil.copy(path, tmp_path)
+    data, notes = gpu_data.real(str(tmp_path))
+    assert data.context == ("abstract" if abstracts else "snippet") and len(data.tests) > 1
+    assert any("no training file with abstracts" in note for note in notes) != abstracts
     assert "was trained on the training texts" in notes[-1]
     config = EncoderConfig(vocab_size=len(data.vocab), hidden=64, layers=1, heads=1)
     reader = data.reader(gpu_data.random_model(config, "cpu"), Settings(), Compute())
     windows = reader.windows(data.train, training=True)
-    unknown = data.vocab.index("[UNK]")
-    assert len(windows) and (windows.ids != unknown).mean() > 0.99
+    assert len(windows) and (windows.ids != data.vocab.index("[UNK]")).mean() > 0.99
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("\n".join(data.vocab) + "\n")
-    again, notes = gpu_data.real(str(DATA), vocab)
+    again, notes = gpu_data.real(str(tmp_path), vocab)
     assert again.vocab == data.vocab and "was trained" not in " ".join(notes)
 
 
@@ -289,9 +296,10 @@ def test_mistakes_in_the_command_line(arguments, message, capsys):
 
 def test_it_runs_without_nemo_and_the_kit_s_other_packages(tmp_path):
     """It needs only torch, transformers, tokenizers, safetensors, Lightning and their packages."""
-    hidden = ["nemo", "omegaconf", "wandb", "pandas", "scipy", "matplotlib", "psutil", "requests"]
+    hidden = ["nemo", "omegaconf", "wandb", "psutil", "requests"]
     code = f"""
 import sys
+import lightning, transformers  # they adapt to what is installed
 sys.modules.update(dict.fromkeys({hidden}))  # None: not installed
 sys.path.append({str(ROOT / "benchmarks")!r})
 import gpu
