@@ -126,13 +126,13 @@ def main() -> None:
     if options.case:
         return print(json.dumps(measure(json.loads(options.case))))
     from helpers.io import write_json
-    from helpers.model.compute import cpu_has_bf16
+    from helpers.model.half import bf16_instructions
 
     print("| " + " | ".join((*COLUMNS, "measured (MB)", "predicted (MB)", "error (%)")) + " |")
     print("|---" * (len(COLUMNS) + 3) + "|")
     results = []
     for case in cases(options.quick):
-        if case["precision"] == "bf16" and not cpu_has_bf16():
+        if case["precision"] == "bf16" and not bf16_instructions():
             continue
         command = [sys.executable, __file__, "--case", json.dumps(case)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny_examples, tiny_folder, tiny_reader
 
 from helpers.config import InputError, Settings, from_parameters
-from helpers.model import checkpoints, compute, decoding, encoder, row_order, step
+from helpers.model import checkpoints, decoding, encoder, half, row_order, step
 from helpers.model.compute import Compute, decide
 from helpers.model.features import gather
 
@@ -75,18 +75,14 @@ def test_auto_takes_bf16_on_a_cpu_only_where_it_is_faster(
     monkeypatch, gpus, instructions, gain, expected
 ):
     gpus(0)
-    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: instructions)
-    monkeypatch.setattr(compute, "bf16_gain", lambda: gain)
+    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",) * instructions)
+    monkeypatch.setattr(half, "bf16_ratio", lambda: gain)
     found = decide(from_parameters(precision="auto"))
     assert found.precision == expected and "precision=auto: " in found.reason
     assert expected in found.line(0.0)
     if not instructions:
         with pytest.raises(InputError, match="precision: bf16 is set, but this CPU"):
             decide(from_parameters(precision="bf16"))
-
-
-def test_the_gain_is_measured():
-    assert 0.01 < compute.bf16_gain(seconds=0.01) < 100
 
 
 def test_tf32_is_a_mode_of_float32_products():
@@ -101,7 +97,7 @@ def test_tf32_is_a_mode_of_float32_products():
 def test_a_loaded_reader_uses_what_was_decided(tmp_path, monkeypatch):
     """bf16 autocast, without the instructions slow but right, as far as 8 bits go."""
     folder = tiny_folder(tmp_path / "m", 1)
-    monkeypatch.setattr(compute, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
     readers = [
         checkpoints.load(folder, Settings(max_length=48, precision=precision))
         for precision in ("32", "bf16")

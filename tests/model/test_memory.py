@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from helpers.model import encoder, memory
-from helpers.model.compute import cpu_has_bf16
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch
+from helpers.model.half import bf16_instructions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = dict(vocab_size=99, hidden=64, layers=3, heads=4, feed_forward=192, positions=64)
@@ -73,7 +73,13 @@ def saved(config, precision, recompute=False):
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 @pytest.mark.parametrize(
     ("path", "dropout"),
-    [("by length", 0.0), ("by length", 0.1), ("padded", 0.0), ("variable length", 0.0)],
+    [
+        ("by length", 0.0),
+        ("by length", 0.1),
+        ("products", 0.0),
+        ("padded", 0.0),
+        ("variable length", 0.0),
+    ],
 )
 def test_the_list_of_tensors_is_what_autograd_saves(
     norm_first, precision, path, dropout, monkeypatch
@@ -156,7 +162,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_the_estimate_is_within_15_percent_of_the_measured_peak(case):
     model, length, count, precision, dropout, checkpointing = case
-    if precision == "bf16" and not cpu_has_bf16():
+    if precision == "bf16" and not bf16_instructions():
         precision = "32"
     spec = {
         "model": model, "task": "train", "precision": precision, "dropout": dropout,

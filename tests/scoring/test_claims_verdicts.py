@@ -163,6 +163,16 @@ def test_not_comparable(change, why):
     assert why in result.sentence
 
 
+def test_a_run_in_another_precision_is_another_recipe_if_the_source_names_one():
+    half, exact = (
+        {"train": {"precision": p}, "predict": {"precision": "32"}} for p in ("bf16", "32")
+    )
+    result = verdict(get("card"), three(78, 103, compute=half))
+    assert result.differing == ("precision",)
+    assert "different precision (bf16 in training and 32 in prediction" in result.sentence
+    assert verdict(get("card"), three(78, 103, compute=exact)).outcome == "reproduced"
+
+
 def test_one_run_that_differs_is_enough():
     runs = three(78, 103)
     runs[1] |= {"context": "snippet"}

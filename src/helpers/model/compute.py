@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
-import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
 
 from helpers.config import InputError, Settings
-from helpers.model.encoder import attention_path
+from helpers.model import half
+from helpers.model.encoder import SpanModel, attention_path
 
 _HALF = {"bf16": torch.bfloat16, "16": torch.float16}
 # The names in Lightning. TF32 is a mode of float32 products (see ``Compute.prepare``).
@@ -47,6 +46,14 @@ class Compute:
         if self.precision not in _HALF:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, _HALF[self.precision])
+
+    def prediction(self, model: SpanModel) -> AbstractContextManager:
+        """Return a context for prediction: ``autocast``, and weights prepared for it on a CPU."""
+        stack = ExitStack()
+        stack.enter_context(self.autocast())
+        if (self.device, self.precision) == ("cpu", "bf16"):
+            stack.enter_context(half.prepared_weights(model))
+        return stack
 
     def prepare(self) -> None:
         """Allow or forbid TF32 for the float32 products of this process."""
@@ -127,7 +134,7 @@ def _check_precision(kind: str, precision: str) -> None:
     """Raise ``InputError`` if a device cannot compute in this precision, or only slowly."""
     if kind == "cpu" and precision in ("tf32", "16"):
         raise InputError(f"precision: {precision} needs a GPU; set precision=32 or precision=auto")
-    if kind == "cpu" and precision == "bf16" and not cpu_has_bf16():
+    if kind == "cpu" and precision == "bf16" and not half.bf16_instructions():
         raise InputError(
             "precision: bf16 is set, but this CPU has no instructions for it and would be about 20 "
             "times slower than with precision=32"
@@ -154,32 +161,11 @@ def _auto_mps() -> tuple[str, str]:
 
 
 def _auto_cpu() -> tuple[str, str]:
-    if not cpu_has_bf16():
+    found = half.check_bf16()
+    if found.ratio is None:
         return "32", "the CPU has no bf16 instructions"
-    gain = bf16_gain()
-    return ("bf16" if gain > 1.2 else "32"), f"bf16 is {gain:.1f} times as fast on this CPU"
-
-
-def cpu_has_bf16() -> bool:
-    """Return whether the CPU has instructions for bf16 products (AVX512_BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def bf16_gain(seconds: float = 0.25) -> float:
-    """Measure how many times as fast bf16 products are as float32 ones on this CPU.
-
-    The product is the first of MiniLM's feed-forward layer for a training batch of BioASQ.
-    """
-    x, weight = torch.randn(1100, 384), torch.randn(1536, 384)
-    pairs = [(x, weight), (x.bfloat16(), weight.bfloat16())]
-    times: list[list[float]] = [[], []]
-    started = time.perf_counter()
-    while len(times[0]) < 3 or time.perf_counter() - started < seconds:
-        for pair, found in zip(pairs, times, strict=True):
-            before = time.perf_counter()
-            torch.nn.functional.linear(*pair)
-            found.append(time.perf_counter() - before)
-    return statistics.median(times[0]) / statistics.median(times[1])
+    chosen = "bf16" if found.faster else "32"
+    return chosen, f"bf16 is {found.ratio:.1f} times as fast on this CPU"
 
 
 def out_of_memory(error: RuntimeError) -> bool:

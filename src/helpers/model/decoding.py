@@ -179,7 +179,7 @@ def compute_logits(
     model.eval()
     bar = tqdm(total=len(windows), desc="predicting", unit="window", disable=not progress)
     try:
-        with torch.inference_mode(), (compute or Compute()).autocast(), bar:
+        with torch.inference_mode(), (compute or Compute()).prediction(model), bar:
             while left:
                 rows, short = left.pop(), False
                 try:

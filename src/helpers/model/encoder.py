@@ -7,10 +7,11 @@ changes the residual path from the embeddings to the last layer. As a result, tr
 345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
-layers skip padding, and only attention needs to know where a window ends. There are three ways to
+layers skip padding, and only attention needs to know where a window ends. There are four ways to
 compute it, and ``attention_path`` chooses one. On a CPU, windows of equal length are processed
-together. On a GPU, many small calls would cost more than padding, so one call processes all
-windows: in half precision a kernel for windows of different lengths, otherwise padded rows.
+together; in bfloat16, ``cpu_attention`` does this with plain matrix products. On a GPU, many small
+calls would cost more than padding, so one call processes all windows: in half precision a kernel
+for windows of different lengths, otherwise padded rows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
+from helpers.model.cpu_attention import attend_by_products
 from helpers.model.features import Batch
 
 # The names in transformers' config files for the two forms of GELU (Hendrycks and Gimpel 2016):
@@ -171,14 +173,14 @@ def pad(values: torch.Tensor, batch: Batch, fill: float) -> torch.Tensor:
 
 
 def attention_path(device: torch.device, dtype: torch.dtype, dropout: float) -> str:
-    """Return how attention is computed: "by length", "variable length" or "padded".
+    """Return how attention is computed: "by length", "products", "variable length" or "padded".
 
     The kernel for variable lengths needs a GPU with compute capability 8.0 (A100) and half
     precision, and it has no dropout. NVIDIA's recipe trains with attention dropout (NeMo 0.11 left
     Megatron-LM's default of 0.1 in place), so training with dropout uses padded rows.
     """
     if device.type == "cpu":
-        return "by length"
+        return "products" if dtype == torch.bfloat16 and not dropout else "by length"
     half = dtype in (torch.bfloat16, torch.float16)
     if device.type == "cuda" and half and not dropout:
         return "variable length" if torch.cuda.get_device_capability(device)[0] >= 8 else "padded"
@@ -212,5 +214,6 @@ def _attend_padded(query, key, value, batch, dropout):
 
 
 _ATTEND = {
-    "by length": _attend_by_length, "variable length": _attend_varlen, "padded": _attend_padded,
+    "by length": _attend_by_length, "products": attend_by_products,
+    "variable length": _attend_varlen, "padded": _attend_padded,
 }  # fmt: skip

@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 
 import numpy as np
+import torch
 
-from helpers.model.encoder import EncoderConfig
+from helpers.model.encoder import EncoderConfig, attention_path
 from helpers.model.features import split_batch
 
 _FLOAT, _INT = 4, 8  # bytes
@@ -34,6 +35,7 @@ _HALF = ("bf16", "16")
 # activation checkpointing, and within 20% with it.
 HOLES = {False: 2.6, True: 3.0}
 PREDICTION_HOLES = 0.65
+_CPU = ("by length", "products")  # attention paths
 _MAPPED = 32 * 2**20
 SMALL = EncoderConfig(
     vocab_size=30522, hidden=384, layers=6, heads=12, feed_forward=1536, norm_first=False
@@ -103,15 +105,15 @@ def training_memory(
     dropout: float = 0.0,
     activation_checkpointing: bool = False,
     accumulate: int = 1,
-    path: str = "by length",
+    path: str = "",
 ) -> Memory:
     """Return the memory for a training step on a batch of windows with these ``lengths``.
 
     Only the largest of the ``accumulate`` parts of the batch counts. ``precision``, ``dropout`` and
     ``activation_checkpointing`` are the settings of the same names, with ``precision`` not
-    ``"auto"``. ``path`` is what ``encoder.attention_path`` returns: "by length" means a CPU.
+    ``"auto"``. ``path`` is what ``encoder.attention_path`` returns; by default, that for a CPU.
     """
-    lengths = np.asarray(lengths)
+    lengths, path = np.asarray(lengths), path or _cpu_path(precision, dropout)
     parts = [lengths[rows] for rows, _ in split_batch(range(len(lengths)), lengths, accumulate)]
     most = replace(config, dropout=dropout)
     found = [_training(most, part, precision, activation_checkpointing, path) for part in parts]
@@ -119,7 +121,7 @@ def training_memory(
 
 
 def prediction_memory(
-    config: EncoderConfig, lengths: Sequence[int], *, precision: str = "32", path: str = "by length"
+    config: EncoderConfig, lengths: Sequence[int], *, precision: str = "32", path: str = ""
 ) -> Memory:
     """Return the memory for predicting a batch of windows with these ``lengths``.
 
@@ -127,7 +129,7 @@ def prediction_memory(
     keep their values until it returns). The residual sum ``x`` and the outputs of LayerNorm are
     float32; everything else has the precision of the linear layers.
     """
-    half = precision in _HALF
+    half, path = precision in _HALF, path or _cpu_path(precision, 0.0)
     all_weights, linear = parameters(config)
     size, tokens = (2 if half else 4), int(np.sum(lengths))
     rows = _rows(lengths, path)
@@ -136,7 +138,7 @@ def prediction_memory(
     attention = [hidden * _FLOAT] * 2 + [cast, 3 * hidden * size, hidden * size]
     attention += [rows * config.hidden * size] * (4 if path == "padded" else 1)
     live = max(mlp, attention, key=sum)
-    heap = sum(block for block in live if block < _MAPPED) if path == "by length" else 0
+    heap = sum(block for block in live if block < _MAPPED) if path in _CPU else 0
     return Memory(
         weights=_FLOAT * all_weights,
         half_weights=2 * linear * half,
@@ -146,6 +148,11 @@ def prediction_memory(
         temporary=0,
         allocator=round(PREDICTION_HOLES * heap),
     )
+
+
+def _cpu_path(precision: str, dropout: float) -> str:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return attention_path(torch.device("cpu"), dtype, dropout)
 
 
 def _training(config, lengths, precision, checkpointing, path) -> Memory:
@@ -161,7 +168,7 @@ def _training(config, lengths, precision, checkpointing, path) -> Memory:
         kept = [*once, *(replace(t, count=t.count * config.layers) for t in layer)]
     # The gradients of GELU's output and of the residual sum, before anything is freed.
     temporary = size * tokens * config.feed_forward + _FLOAT * tokens * config.hidden
-    heap = _bytes(layer, below=_MAPPED) if path == "by length" else 0
+    heap = _bytes(layer, below=_MAPPED) if path in _CPU else 0
     return Memory(
         weights=_FLOAT * all_weights,
         half_weights=2 * linear * half,
@@ -201,7 +208,7 @@ def layer_tensors(
         Tensors("input of the linear layer down", size * tokens * f),
     ]
     if config.dropout:
-        mask = size if path == "by length" else 1
+        mask = size if path in _CPU else 1
         kept.append(Tensors("dropout masks of the two residual sums", mask * tokens * h, 2))
     return kept + _attention_tensors(config, lengths, size, path)
 
@@ -227,6 +234,12 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
             # A single window's values are not copied; a view of them keeps all of qkv's output.
             kept.append(Tensors("queries, keys and values", _FLOAT * tokens * 3 * h))
         return kept
+    if path == "products":
+        pairs = int((np.asarray(lengths, int) ** 2).sum()) * config.heads
+        return [
+            Tensors("queries, keys and values", size * tokens * 3 * h),
+            Tensors("attention weights", size * pairs),
+        ]
     kept = [
         Tensors("queries, keys and values", size * tokens * 3 * h),
         Tensors("log-sum-exp", _FLOAT * rows * config.heads),
@@ -253,7 +266,7 @@ def encoder_tensors(
         Tensors("logits", _FLOAT * tokens * 2),
     ]
     if config.dropout:
-        mask = _FLOAT if path == "by length" else 1
+        mask = _FLOAT if path in _CPU else 1
         kept.append(Tensors("dropout mask of the embeddings", mask * tokens * h))
     return kept
 
@@ -262,12 +275,12 @@ def memory_table(
     batches: Sequence[Sequence[int]] = ((70,) * 16, (384,) * 16),
     precisions: Sequence[str] = ("32", "bf16"),
     dropout: float = 0.0,
-    path: str = "by length",
+    path: str = "",
 ) -> list[dict]:
     """Return rows for a table: the training memory in GB of the small and the 345M model.
 
-    A batch is given by the lengths of its windows. On a GPU in half precision without dropout,
-    ``path`` is "variable length"; with dropout or in float32 it is "padded".
+    A batch is given by the lengths of its windows. ``path`` is that of a CPU by default. On a GPU
+    in half precision without dropout, it is "variable length", otherwise "padded".
     """
     models = {"MiniLM (6 × 384)": SMALL, "BioMegatron 345M (24 × 1024)": EncoderConfig()}
     rows = []

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers.config import Settings, from_parameters
-from helpers.model import compute
+from helpers.model import half
 from helpers.model.compute import Compute
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig
@@ -84,7 +84,7 @@ def step_times(
 def _precisions(device: torch.device) -> list[str]:
     if device.type == "cuda":
         return ["32", *["bf16"] * (torch.cuda.get_device_capability(device) >= (8, 0))]
-    return ["32", *["bf16"] * (device.type == "cpu" and compute.cpu_has_bf16())]
+    return ["32", *["bf16"] * (device.type == "cpu" and bool(half.bf16_instructions()))]
 
 
 def _padded(batch: Batch, longest: int) -> Batch:
@@ -151,8 +151,8 @@ def prices(
         work = 3 * forward_flops(config, lengths) * settings.epochs
         for gpu, peaks in GPUS.items():
             for precision, peak in peaks.items():
-                half = precision in ("bf16", "16")
-                path = "variable length" if half and gpu != "T4" else "padded"
+                mixed = precision in ("bf16", "16")
+                path = "variable length" if mixed and gpu != "T4" else "padded"
                 memory = training_memory(config, batch, precision=precision, path=path)
                 minutes = work / (SHARE * peak * 1e12) / 60
                 rows.append(_price(name, gpu, precision, minutes, memory, "computed"))

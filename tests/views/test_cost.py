@@ -1,0 +1,66 @@
+"""What training costs: measured times, computed prices, and the recipe beside ours."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_examples, tiny_reader
+
+from helpers.config import from_parameters
+from helpers.model import half
+from helpers.model.encoder import EncoderConfig
+from helpers.model.memory import forward_flops, training_memory
+from helpers.views import cost
+
+
+def test_the_measurement_compares_ways_and_changes_nothing(monkeypatch):
+    monkeypatch.setattr(half, "bf16_instructions", lambda: ())
+    reader = tiny_reader(1)
+    before = {name: p.clone() for name, p in reader.model.state_dict().items()}
+    windows = reader.windows(tiny_examples(12), training=True)
+    rows = cost.step_times(reader, windows, range(8), rounds=1)
+    assert [(row["batch"], row["precision"]) for row in rows] == [
+        ("without padding", "32"), ("padded to 48", "32")]  # fmt: skip
+    useful = int(windows.lengths[:8].sum())
+    assert [row["tokens computed"] for row in rows] == [useful, 8 * 48]
+    for row in rows:
+        assert row["useful tokens per second"] == pytest.approx(useful / row["seconds"])
+    assert all(torch.equal(p, before[name]) for name, p in reader.model.state_dict().items())
+    assert all(p.grad is None for p in reader.model.parameters())
+
+
+def test_bf16_is_measured_where_the_cpu_has_it_and_a_large_model_gets_fewer_windows(monkeypatch):
+    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(cost, "_MOST_WORK", 1.0)
+    reader = tiny_reader(0)
+    windows = reader.windows(tiny_examples(6), training=True)
+    rows = cost.step_times(reader, windows, [2, 3], rounds=1)
+    assert [row["precision"] for row in rows] == ["32", "bf16", "32"]
+    assert rows[0]["tokens computed"] == windows.lengths[2]
+
+
+def test_prices_are_work_by_speed():
+    config, lengths = EncoderConfig(), np.array([100] * 50)
+    settings = from_parameters("biomegatron")
+    measured = [{"batch": "without padding", "precision": "32", "useful tokens per second": 50.0}]
+    rows = cost.prices({"large": config}, lengths, settings, measured)
+    first, *others = rows
+    assert (first["time"], first["minutes"]) == ("measured", f"{5 * 5000 / 50 / 60:.2g}")
+    found = next(row for row in others if (row["machine"], row["precision"]) == ("A100", "tf32"))
+    work = 3 * 5 * forward_flops(config, lengths)
+    assert found["minutes"] == f"{work / (0.4 * 156e12) / 60:.2g}"
+    memory = training_memory(config, [100] * 12, precision="tf32", path="padded")
+    assert found["memory in GB"] == f"{memory.total / 1e9:.1f}"
+    assert {row["time"] for row in others} == {"computed"} and len(others) == 8
+
+
+def test_a_training_step_is_about_six_operations_per_weight_and_token():
+    config = EncoderConfig()
+    linear = config.layers * 12 * config.hidden**2
+    assert 3 * forward_flops(config, [70]) == pytest.approx(6 * linear * 70, rel=0.02)
+
+
+def test_the_recipe_stands_beside_the_run():
+    rows = {row["setting"]: row for row in cost.recipe(from_parameters("mini"))}
+    assert rows["learning_rate"]["NVIDIA"] == 5e-6 and rows["learning_rate"][""] == "differs"
+    assert rows["max_length"][""] == ""
+    assert not any(row[""] for row in cost.recipe(from_parameters("biomegatron")))
