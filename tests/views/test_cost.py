@@ -61,6 +61,6 @@ def test_a_training_step_is_about_six_operations_per_weight_and_token():
 
 def test_the_recipe_stands_beside_the_run():
     rows = {row["setting"]: row for row in cost.recipe(from_parameters("mini"))}
-    assert rows["learning_rate"]["NVIDIA"] == 5e-6 and rows["learning_rate"][""] == "differs"
+    assert rows["learning_rate"]["NVIDIA"] == "5e-06" and rows["learning_rate"][""] == "differs"
     assert rows["max_length"][""] == ""
     assert not any(row[""] for row in cost.recipe(from_parameters("biomegatron")))

@@ -13,10 +13,10 @@ first, when the gradients of the step before still exist, because Lightning clea
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -223,7 +223,10 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
     """
     tokens, rows, h = int(np.sum(lengths)), _rows(lengths, path), config.hidden
     if path == "by length" and config.dropout:
-        runs = [(len(list(run)), length) for length, run in groupby(np.asarray(lengths).tolist())]
+        runs = [
+            (len(list(run)), length)
+            for length, run in itertools.groupby(np.asarray(lengths).tolist())
+        ]
         kept = [Tensors("scaled queries and keys", _FLOAT * tokens * h, 2)]
         for count, length in runs:
             pairs = count * length * length * config.heads
@@ -284,21 +287,14 @@ def memory_table(
     """
     models = {"MiniLM (6 × 384)": SMALL, "BioMegatron 345M (24 × 1024)": EncoderConfig()}
     rows = []
-    for name, config in models.items():
-        for lengths in batches:
-            for precision in precisions:
-                for checkpointing in (False, True):
-                    memory = training_memory(
-                        config, lengths, precision=precision, dropout=dropout,
-                        activation_checkpointing=checkpointing, path=path,
-                    )  # fmt: skip
-                    rows.append(
-                        {
-                            "model": name,
-                            "batch": f"{len(lengths)} windows of up to {max(lengths)} tokens",
-                            "precision": precision,
-                            "activation checkpointing": checkpointing,
-                            "GB": round(memory.total / 1e9, 1),
-                        }
-                    )
+    for (name, config), lengths in itertools.product(models.items(), batches):
+        row = {"model": name, "batch": f"{len(lengths)} windows of {max(lengths)} tokens"}
+        for precision, checkpointing in itertools.product(precisions, (False, True)):
+            memory = training_memory(
+                config, lengths, precision=precision, dropout=dropout,
+                activation_checkpointing=checkpointing, path=path,
+            )  # fmt: skip
+            title = f"precision {precision}" + ", checkpointing" * checkpointing
+            row[title] = f"{memory.total / 1e9:.1f}"
+        rows.append(row)
     return rows

@@ -37,7 +37,7 @@ RECIPE = (
 def recipe(settings: Settings) -> list[dict]:
     """Compare a run's settings with step B of NVIDIA's recipe (profile ``biomegatron``)."""
     published = from_parameters("biomegatron")
-    pairs = [(name, getattr(published, name), getattr(settings, name)) for name in RECIPE]
+    rows = [(name, str(getattr(published, name)), str(getattr(settings, name))) for name in RECIPE]
     return [
         {
             "setting": name,
@@ -45,7 +45,7 @@ def recipe(settings: Settings) -> list[dict]:
             "this run": ours,
             "": "" if theirs == ours else "differs",
         }
-        for name, theirs, ours in pairs
+        for name, theirs, ours in rows
     ]
 
 
