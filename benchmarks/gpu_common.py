@@ -27,7 +27,7 @@ from helpers.model.features import Windows
 
 # The attention paths and precisions of each kind of device.
 PATHS = {
-    "cpu": [("by length", "32"), ("by length", "bf16"), ("padded", "32"), ("padded", "bf16")],
+    "cpu": [("by length", "32"), ("products", "bf16"), ("padded", "32"), ("padded", "bf16")],
     "cuda": [("padded", "32"), ("padded", "tf32"), ("padded", "bf16"), ("padded", "16"),
              ("variable length", "bf16"), ("variable length", "16")],
 }  # fmt: skip

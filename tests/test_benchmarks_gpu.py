@@ -296,7 +296,7 @@ def test_mistakes_in_the_command_line(arguments, message, capsys):
 
 def test_it_runs_without_nemo_and_the_kit_s_other_packages(tmp_path):
     """It needs only torch, transformers, tokenizers, safetensors, Lightning and their packages."""
-    hidden = ["nemo", "omegaconf", "wandb", "psutil", "requests"]
+    hidden = ["nemo", "wandb", "psutil", "requests"]
     code = f"""
 import sys
 import lightning, transformers  # they adapt to what is installed
