@@ -32,7 +32,7 @@ from helpers.model.features import Batch
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
 _FLUSH = 50  # steps whose losses are read together on a GPU
-_SAVES = 10  # resumable checkpoints per run
+SAVES = 10  # resumable checkpoints per run
 
 
 def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
@@ -194,7 +194,7 @@ class Recorder(Callback):
         module.part_losses.clear()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.unread.append((step, loss, rate, time.monotonic() - self.started))
-        saves = step % max(1, self.steps // _SAVES) == 0 or step == self.steps
+        saves = step % max(1, self.steps // SAVES) == 0 or step == self.steps
         if saves or step % self.every == 0:
             self._read(trainer, module)
         if saves:

@@ -14,8 +14,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from helpers import __version__
 from helpers.io import sha256
 
@@ -36,6 +34,8 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
 
     ``gpus`` lists the GPU names to record if torch is not imported (see ``gpu_names``).
     """
+    import psutil  # here, because the GPU benchmark runs without it
+
     names = gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
