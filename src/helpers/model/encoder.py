@@ -154,7 +154,8 @@ class SpanModel(nn.Module):
     def compile_layers(self) -> None:
         """Let torch.compile fuse everything but attention; it compiles on first use."""
         for layer in self.encoder.layers:
-            layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
+            if "feed_forward" not in vars(layer):  # not compiled yet
+                layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
 
     def set_dropout(self, share: float) -> None:
         """Change the dropout rate of the model."""

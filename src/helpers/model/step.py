@@ -200,6 +200,11 @@ class Recorder(Callback):
         if saves:
             trainer.save_checkpoint(self.checkpoint)
 
+    def on_exception(self, trainer, module, exception):
+        """Write the losses that are still on the device if memory ran out, for example."""
+        if self.unread and trainer.world_size == 1 and not isinstance(exception, LossNotFinite):
+            self._read(trainer, module)
+
     def _read(self, trainer, module) -> None:
         """Add up the losses of all processes and write them; the steps are the same in all."""
         losses = torch.stack([loss for _, loss, _, _ in self.unread])
