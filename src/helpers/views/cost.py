@@ -131,19 +131,20 @@ def prices(
 ) -> list[dict]:
     """Return what training on windows of these ``lengths`` costs on different machines.
 
-    ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model, all
-    times are computed: the floating-point operations of all epochs (see ``forward_flops``, times
-    three for training), divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU.
+    ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model,
+    all times are computed: the floating-point operations of all epochs (see ``forward_flops``,
+    times three for training), divided by the rate that we measured here, or by ``SHARE`` × peak of
+    a GPU.
     """
     settings, small = reader.settings, reader.model.config
     batch = np.sort(lengths)[-settings.batch_size :]
     work = 3 * forward_flops(large, lengths) * settings.epochs
     ratio = forward_flops(large, lengths) / forward_flops(small, lengths)
-    seconds = int(lengths.sum()) * settings.epochs
+    tokens = int(lengths.sum()) * settings.epochs
     here = [row for row in measured if row["batch"] == "without padding"]
     rows, others = [], []
     for row in here:
-        taken, precision = seconds / row["useful tokens per second"], row["precision"]
+        taken, precision = tokens / row["useful tokens per second"], row["precision"]
         rows.append(
             _price("this run's", "this machine", precision, taken, small, batch, "measured")
         )
