@@ -48,7 +48,7 @@ lab: $(READY) ## open the notebooks in JupyterLab
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
 
-benchmarks: $(READY) ## measure speed and memory on this CPU (30 minutes, nothing else running)
+benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)
 	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \
 	  $(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python benchmarks/$$name.py \
 	    --output docs/results/benchmarks || exit; done

@@ -52,13 +52,13 @@ class Settings:
     model: str = "minilm"  # a registry name, a folder, or a .nemo file
     qkv_order: str = _setting("", choices=QKV_ORDERS)  # Megatron row order; empty: try all orders
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
-    # Where and how to compute (see helpers.model.compute); the recipe stays the same.
+    # Where and how to compute (see helpers.model.compute). These do not change the recipe.
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: str = _setting("32", choices=PRECISIONS)
     devices: int = _setting(1, at_least=1)  # GPUs (or processes on a CPU) that share each batch
-    accumulate: int = _setting(1, at_least=1)  # parts of a batch, one after another: less memory
-    activation_checkpointing: bool = False  # less memory, a third more work
-    compile: bool = False  # torch.compile for feed-forward layers and norms
+    accumulate: int = _setting(1, at_least=1)  # parts per device and batch, to save memory
+    activation_checkpointing: bool = False  # saves memory but takes a third more work
+    compile: bool = False  # use torch.compile for feed-forward layers and norms
     # What the model reads.
     context: str = _setting("snippet", choices=CONTEXTS)
     snippets: str = _setting("official", choices=SNIPPETS)  # test snippets; golden files have more
@@ -75,7 +75,7 @@ class Settings:
     squad_learning_rate: float = _setting(1e-4, above=0)
     # How the model learns.
     epochs: int = _setting(3, at_least=1)
-    batch_size: int = _setting(16, at_least=1)  # windows per optimizer step, over all devices
+    batch_size: int = _setting(16, at_least=1)  # windows per optimizer step, on all devices
     learning_rate: float = _setting(1e-4, above=0)
     warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps; then linear decay
     weight_decay: float = _setting(0.0, at_least=0)

@@ -172,7 +172,7 @@ def _writable(path: str | Path) -> Path:
 
 def free_memory(swap: bool = False) -> int:
     """Return the number of bytes that a new program can use."""
-    import psutil  # here, because the GPU benchmark runs without it
+    import psutil  # imported here because the GPU benchmark runs without it
 
     free = psutil.virtual_memory().available + (psutil.swap_memory().free if swap else 0)
     try:  # psutil does not see the limit of a container

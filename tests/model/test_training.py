@@ -405,7 +405,7 @@ def test_a_batch_that_cannot_fit_is_named_before_anything_is_done(tmp_path, monk
     monkeypatch.setattr(training, "free_memory", lambda swap: 0.84 * need)
     with pytest.raises(InputError, match=r"^batch_size: 4 windows of up to \d+ tokens") as error:
         training.fine_tune(reader, examples, tmp_path / "t")
-    assert "GB are free; set accumulate, then activation_checkpointing" in str(error.value)
+    assert "GB are free; raise accumulate, then set activation_checkpointing" in str(error.value)
     assert "\n" not in str(error.value) and not (tmp_path / "t").exists()
     for setting in ({"accumulate": 4}, {"activation_checkpointing": True}):
         less = tiny_reader(**setting)

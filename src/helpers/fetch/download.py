@@ -31,7 +31,7 @@ from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved noteb
 from helpers.config import InputError
 from helpers.io import sha256
 
-CHUNK = 1 << 16  # bytes per piece; a lost connection loses at most one piece
+CHUNK = 1 << 16  # bytes per piece; an interrupted download loses at most one piece
 TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
 ATTEMPTS = 4  # consecutive failures allowed; receiving PROGRESS bytes resets the count
 PROGRESS = 1 << 20

@@ -1,9 +1,9 @@
 """Where and how a run computes: the device, the precision and the number of devices.
 
-``decide`` turns the settings ``device``, ``precision`` and ``devices`` into a ``Compute``. All that
-uses a reader's model (training, prediction, dev scores, the row-order check and the widget) also
-uses its ``Compute``, so they cannot disagree. The weights are float32 at every precision. ``bf16``
-and ``16`` (float16) are mixed precision, in which matrix products and attention run in 16 bits
+``decide`` turns the settings ``device``, ``precision`` and ``devices`` into a ``Compute``.
+Training, prediction, dev scores, the row-order check and the widget all use the ``Compute`` of
+their reader, so they cannot disagree. The weights are float32 at every precision. ``bf16`` and
+``16`` (float16) are mixed precision, in which matrix products and attention run in 16 bits
 (Micikevicius et al. 2018).
 """
 
@@ -21,19 +21,19 @@ from helpers.model import half
 from helpers.model.encoder import SpanModel, attention_path
 
 _HALF = {"bf16": torch.bfloat16, "16": torch.float16}
-# The names in Lightning. TF32 is a mode of float32 products (see ``Compute.prepare``).
+# Lightning's names. TF32 is a mode of float32 products (see ``Compute.prepare``).
 LIGHTNING = {"32": "32-true", "tf32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-_AMPERE = (8, 0)  # compute capability of the A100, the first with bf16 and TF32
+_AMPERE = (8, 0)  # compute capability of the A100, the first GPU with bf16 and TF32
 
 
 @dataclass(frozen=True)
 class Compute:
     """Where and how to compute.
 
-    device: a device of PyTorch, such as "cpu" or "cuda:0".
+    device: a PyTorch device, such as "cpu" or "cuda:0".
     precision: "32", "tf32", "bf16" or "16".
-    devices: number of processes, each with a device of its own.
-    reason: why ``auto`` chose the device and the precision; "" if the settings named both.
+    devices: number of processes, each on its own device.
+    reason: why ``auto`` chose this device and precision; "" if the settings specify both.
     """
 
     device: str = "cpu"
@@ -42,13 +42,13 @@ class Compute:
     reason: str = ""
 
     def autocast(self) -> AbstractContextManager:
-        """Return a context in which matrix products have this precision."""
+        """Return a context manager that runs matrix products in this precision."""
         if self.precision not in _HALF:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, _HALF[self.precision])
 
     def prediction(self, model: SpanModel) -> AbstractContextManager:
-        """Return a context for prediction: ``autocast``, and weights prepared for it on a CPU."""
+        """Return a context manager for prediction: ``autocast``, plus prepared weights on a CPU."""
         stack = ExitStack()
         stack.enter_context(self.autocast())
         if (self.device, self.precision) == ("cpu", "bf16"):
@@ -60,16 +60,16 @@ class Compute:
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
 
     def attention(self, dropout: float = 0.0) -> str:
-        """Return how attention is computed (see ``encoder.attention_path``); 0 in prediction."""
+        """Return the attention path (see ``encoder``); ``dropout`` is 0 in prediction."""
         dtype = _HALF.get(self.precision, torch.float32)
         return attention_path(torch.device(self.device), dtype, dropout)
 
     def describe(self) -> dict:
-        """Return what the manifest and ``scores.json`` record."""
+        """Return the dict that the manifest and ``scores.json`` record."""
         return asdict(self) | {"attention": self.attention()}
 
     def line(self, dropout: float) -> str:
-        """Return one sentence that says what is used for training with ``dropout``, and why."""
+        """Describe in one sentence where training with this ``dropout`` computes, and why."""
         many = f"{self.devices} × " if self.devices > 1 else ""
         why = f" ({self.reason})" if self.reason else ""
         attention = self.attention(dropout)
@@ -80,10 +80,11 @@ class Compute:
 def decide(settings: Settings) -> Compute:
     """Decide where and how to compute.
 
-    ``device="auto"`` takes a CUDA GPU if PyTorch finds one, and the CPU otherwise.
-    ``precision="auto"`` takes bf16 on a GPU with compute capability 8.0 or above, float16 on an
-    older one, and on a CPU bf16 if the CPU has instructions for it and a short measurement finds it
-    faster. Raise ``InputError`` if the settings ask for what this machine does not have.
+    ``device="auto"`` selects a CUDA GPU if PyTorch finds one, and the CPU otherwise.
+    ``precision="auto"`` selects bf16 on a GPU with compute capability 8.0 or above and float16 on
+    an older GPU. On a CPU, it selects bf16 if the CPU has bf16 instructions and a short measurement
+    shows that bf16 is faster. Raise ``InputError`` if the settings require something that this
+    machine does not have.
     """
     device = settings.device
     if device == "auto":
@@ -112,10 +113,10 @@ def _check_device(device: str, devices: int) -> str:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise InputError("device: mps is set, but this machine has no Apple GPU; set device=auto")
     if kind == "cuda" and not torch.cuda.is_available():
-        build = torch.version.cuda and f"for CUDA {torch.version.cuda}, but finds no GPU or driver"
+        build = torch.version.cuda and f"for CUDA {torch.version.cuda} and finds no GPU or driver"
         raise InputError(
             f"device: {device} is set, but PyTorch {torch.__version__} is built "
-            f"{build or 'for the CPU only'}; set device=auto or install what docs/setup.md names"
+            f"{build or 'for the CPU only'}; set device=auto or see docs/setup.md"
         )
     if kind == "cuda":
         count = torch.cuda.device_count()
@@ -131,12 +132,12 @@ def _check_device(device: str, devices: int) -> str:
 
 
 def _check_precision(kind: str, precision: str) -> None:
-    """Raise ``InputError`` if a device cannot compute in this precision, or only slowly."""
+    """Raise ``InputError`` if this precision is unavailable or very slow on a device."""
     if kind == "cpu" and precision in ("tf32", "16"):
         raise InputError(f"precision: {precision} needs a GPU; set precision=32 or precision=auto")
     if kind == "cpu" and precision == "bf16" and not half.bf16_instructions():
         raise InputError(
-            "precision: bf16 is set, but this CPU has no instructions for it and would be about 20 "
+            "precision: bf16 is set, but this CPU has no bf16 instructions and would be about 20 "
             "times slower than with precision=32"
         )
     if kind == "cuda" and precision in ("tf32", "bf16"):
@@ -165,9 +166,9 @@ def _auto_cpu() -> tuple[str, str]:
     if found.ratio is None:
         return "32", "the CPU has no bf16 instructions"
     chosen = "bf16" if found.faster else "32"
-    return chosen, f"bf16 is {found.ratio:.1f} times as fast on this CPU"
+    return chosen, f"bf16 is {found.ratio:.1f} times as fast as float32 on this CPU"
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of PyTorch, on any device, means that memory ran out."""
+    """Return whether a PyTorch error, on any device, means that memory ran out."""
     return "out of memory" in str(error) or "t allocate memory" in str(error)

@@ -7,11 +7,12 @@ changes the residual path from the embeddings to the last layer. As a result, tr
 345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
-layers skip padding, and only attention needs to know where a window ends. There are four ways to
-compute it, and ``attention_path`` chooses one. On a CPU, windows of equal length are processed
-together; in bfloat16, ``cpu_attention`` does this with plain matrix products. On a GPU, many small
-calls would cost more than padding, so one call processes all windows: in half precision a kernel
-for windows of different lengths, otherwise padded rows.
+layers process no padding, and only attention needs to know where a window ends. There are four ways
+to compute attention, and ``attention_path`` chooses one of them. On a CPU, windows of equal length
+are processed together. In bfloat16, ``cpu_attention`` does this with plain matrix products. On a
+GPU, many small calls would cost more than padding, so one call processes all windows. In half
+precision, this call runs a kernel for windows of different lengths. Otherwise, it processes padded
+rows.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class Layer(nn.Module):
         return self.feed_forward(x, seen)
 
     def feed_forward(self, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Return everything after attention: residual sums, LayerNorms and feed-forward layers."""
+        """Compute everything after attention: residual sums, LayerNorms and feed-forward layers."""
         if self.norm_first:
             x = x + self.drop(seen)
             return x + self.drop(self.mlp(self.mlp_norm(x)))
@@ -118,7 +119,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.hidden, eps=config.epsilon)
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.recompute = False  # activation checkpointing: less memory, a third more work
+        self.recompute = False  # activation checkpointing saves memory but takes a third more work
 
     def forward(self, batch: Batch) -> torch.Tensor:
         x = self.words(batch.ids) + self.positions(batch.positions)
@@ -152,7 +153,7 @@ class SpanModel(nn.Module):
             self.head.bias.zero_()
 
     def compile_layers(self) -> None:
-        """Let torch.compile fuse everything but attention; it compiles on first use."""
+        """Use torch.compile for everything except attention; it compiles at the first call."""
         for layer in self.encoder.layers:
             if "feed_forward" not in vars(layer):  # not compiled yet
                 layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
@@ -176,9 +177,9 @@ def pad(values: torch.Tensor, batch: Batch, fill: float) -> torch.Tensor:
 def attention_path(device: torch.device, dtype: torch.dtype, dropout: float) -> str:
     """Return how attention is computed: "by length", "products", "variable length" or "padded".
 
-    The kernel for variable lengths needs a GPU with compute capability 8.0 (A100) and half
-    precision, and it has no dropout. NVIDIA's recipe trains with attention dropout (NeMo 0.11 left
-    Megatron-LM's default of 0.1 in place), so training with dropout uses padded rows.
+    The variable-length kernel needs half precision and a GPU with compute capability 8.0 (A100) or
+    above, and it does not support dropout. NVIDIA's recipe trains with attention dropout (NeMo 0.11
+    left Megatron-LM's default of 0.1 in place), so training with dropout uses padded rows.
     """
     if device.type == "cpu":
         return "products" if dtype == torch.bfloat16 and not dropout else "by length"
@@ -207,7 +208,7 @@ def _attend_varlen(query, key, value, batch, dropout):
 
 
 def _attend_padded(query, key, value, batch, dropout):
-    """Attend in one padded call."""
+    """Attend in one call on padded rows."""
     q, k, v = (pad(t, batch, 0.0).transpose(1, 2) for t in (query, key, value))
     seen = batch.mask[:, None, None]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)

@@ -1,7 +1,7 @@
-"""A check whether bfloat16 is faster on this CPU, and weights prepared for prediction in it.
+"""Check whether bfloat16 is faster on this CPU, and prepare weights to predict in bfloat16.
 
-Without bfloat16 instructions, autocast is more than 20 times as slow as float32. We therefore ask
-the CPU first, and only if it has them do we time one layer of an encoder.
+Without bfloat16 instructions, autocast takes more than 20 times as long as float32. We therefore
+check first whether the CPU has these instructions, and time an encoder layer only if it does.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import torch
 from helpers.model.encoder import EncoderConfig, Layer, SpanModel
 from helpers.model.features import Batch
 
-# AVX512_BF16 and AMX on x86, and BF16 and its vector form on ARM, as torch names them.
+# PyTorch's names for AVX512_BF16 and AMX on x86, and for BF16 and its vector form on ARM.
 _INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "amx_tile", "bf16", "sve_bf16")
-_AT_LEAST = 1.2  # how many times as fast bfloat16 must be to be worth its rounding errors
-_LENGTHS = (70,) * 3 + (90,) * 2  # tokens; a few BioASQ snippets
+_AT_LEAST = 1.2  # the speedup that makes bfloat16 worth its rounding errors
+_LENGTHS = (70,) * 3 + (90,) * 2  # tokens per window, as in a few BioASQ snippets
 
 
 @dataclass(frozen=True)
 class Check:
     """Whether to use bfloat16 on this CPU, and why.
 
-    instructions: the CPU's instructions for bfloat16, by torch's names; empty if it has none.
-    ratio: float32 time divided by bfloat16 time for one layer, forward and backward; None if the
-    CPU has no such instructions, because then we do not measure.
+    instructions: PyTorch's names for the CPU's bfloat16 instructions; empty if there are none.
+    ratio: float32 time divided by bfloat16 time for the forward and backward pass of one layer.
+    None if the CPU has no such instructions, because we then skip the measurement.
     """
 
     instructions: tuple[str, ...]
@@ -41,23 +41,24 @@ class Check:
 
 
 def check_bf16() -> Check:
-    """Look for the CPU's bfloat16 instructions and, only if there are some, time them."""
+    """Look for bfloat16 instructions and, if the CPU has any, measure the speedup."""
     found = bf16_instructions()
     return Check(found, bf16_ratio() if found else None)
 
 
 def bf16_instructions() -> tuple[str, ...]:
-    """Return the CPU's instructions for bfloat16; unknown CPUs and old torch versions have none."""
+    """Return the CPU's bfloat16 instructions; none for unknown CPUs or old PyTorch versions."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return tuple(name for name in _INSTRUCTIONS if capabilities.get(name, False))
 
 
-@torch.inference_mode(False)  # a caller may be inside it, but we need gradients
+@torch.inference_mode(False)  # callers may use inference mode, but we need gradients
 def bf16_ratio(seconds: float = 0.25) -> float:
-    """Return how many times as fast bfloat16 autocast is as float32, for one layer on the CPU.
+    """Return the speedup of bfloat16 autocast over float32 for one layer on the CPU.
 
-    We time forward and backward passes of a layer of size 384 in turns, for about ``seconds`` in
-    total, and compare the fastest of each. The random state stays as it was.
+    For about ``seconds`` in total, we alternate between the two precisions and time the forward and
+    backward pass of a layer of size 384. The speedup compares the fastest times. The random state
+    does not change.
     """
     with torch.random.fork_rng(devices=[]):
         layer = Layer(EncoderConfig(hidden=384, heads=12, feed_forward=1536))
@@ -69,7 +70,7 @@ def bf16_ratio(seconds: float = 0.25) -> float:
     fastest = dict.fromkeys(modes, float("inf"))
     begin, rounds = time.perf_counter(), 0
     with torch.enable_grad():
-        while rounds < 3 or time.perf_counter() - begin < seconds:  # the first round warms up
+        while rounds < 3 or time.perf_counter() - begin < seconds:  # the first is a warm-up
             for name, mode in modes.items():
                 start = time.perf_counter()
                 with mode():
@@ -84,11 +85,11 @@ def bf16_ratio(seconds: float = 0.25) -> float:
 def prepared_weights(model: SpanModel) -> Iterator[None]:
     """Predict in bfloat16 on a CPU with weights that are converted and reordered once.
 
-    Each linear layer of the encoder calls the product that torch.compile would choose, which reads
-    reordered weights and includes the bias and GELU. Prediction was 1.1 times as fast as with
+    Each linear layer of the encoder calls the kernel that torch.compile would choose. This kernel
+    reads reordered weights and includes the bias and GELU. Prediction was 1.1 times as fast as with
     autocast alone (6 x 384, batches of 4,096 tokens, AVX512_BF16). The copies take 2 bytes per
-    weight, and the model is unchanged afterwards. Use it only inside ``torch.inference_mode()``
-    and bfloat16 autocast, with a model in evaluation mode.
+    weight, and the model is unchanged afterwards. Use this function only inside
+    ``torch.inference_mode()`` and bfloat16 autocast, with a model in evaluation mode.
     """
     changed = []
     try:
@@ -104,11 +105,11 @@ def prepared_weights(model: SpanModel) -> Iterator[None]:
         yield
     finally:
         for part, name in changed:
-            delattr(part, name)  # the method of the class is visible again
+            delattr(part, name)  # makes the method of the class visible again
 
 
 def _prepare(linear: torch.nn.Linear, activation: str = "none", approximate: str = ""):
-    """Return a function like ``linear``, followed by an activation, that computes in bfloat16."""
+    """Return a function that computes ``linear`` and then an activation, in bfloat16."""
     weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16())
     bias = linear.bias.detach().bfloat16()
     product = torch.ops.mkldnn._linear_pointwise

@@ -1,14 +1,15 @@
 """How much memory training and prediction take, computed from a model's configuration.
 
-Training keeps the weights, their gradients and Adam's two moments, 16 bytes per parameter, and the
-tensors that autograd saves in the forward pass for the backward pass, the *activations*. We count
-the activations tensor by tensor: ``layer_tensors`` lists those of one layer, and a test compares
-the list with what autograd really saves. ``benchmarks/memory.py`` compares the total with the
-measured peak of a process. Only what the CPU's allocator wastes is measured instead of computed
-(see ``HOLES``).
+Training keeps the weights, their gradients and Adam's two moments, which take 16 bytes per
+parameter. It also keeps the *activations*, which are the tensors that autograd saves in the forward
+pass for the backward pass. We count the activations tensor by tensor. ``layer_tensors`` lists those
+of one layer, and a test compares the list with what autograd actually saves.
+``benchmarks/memory.py`` compares the total with the measured peak of a process. We compute
+everything except the memory that the CPU's allocator wastes, which we measured (see ``HOLES``).
 
-The estimate is for one device. It describes the moment after the forward pass of any step but the
-first, when the gradients of the step before still exist, because Lightning clears them only then.
+The estimate is for one device. It describes the end of the forward pass in any step after the
+first. At this point, the gradients of the previous step still exist, because Lightning clears them
+only after the forward pass.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from helpers.model.features import split_batch
 _FLOAT, _INT = 4, 8  # bytes
 _HALF = ("bf16", "16")
 # On a CPU, glibc places blocks below 32 MiB in one heap. Tensors that live longer than their
-# neighbors, such as gradients, leave holes there that are too small for the next large tensor. How
-# large the holes become does not follow from the model and changes from run to run by 10%, so we
-# measured them (glibc 2.36, PyTorch 2.13). In training they are a multiple of the activations of
-# one layer, without and with activation checkpointing, and in prediction a share of what is live.
+# neighbors, such as gradients, leave holes there that are too small for the next large tensor. The
+# size of these holes does not follow from the model and varies by 10% from run to run, so we
+# measured it (glibc 2.36, PyTorch 2.13). In training, it is a multiple of the activations of one
+# layer, without and with activation checkpointing. In prediction, it is a share of the live memory.
 # These are the only measured constants. With them, the estimate was within 15% of the peak without
 # activation checkpointing, and within 20% with it.
 HOLES = {False: 2.6, True: 3.0}
 PREDICTION_HOLES = 0.65
-_CPU = ("by length", "products")  # attention paths
+_CPU = ("by length", "products")  # attention paths on a CPU
 _MAPPED = 32 * 2**20
 SMALL = EncoderConfig(
     vocab_size=30522, hidden=384, layers=6, heads=12, feed_forward=1536, norm_first=False
@@ -49,8 +50,8 @@ class Memory:
     weights: float32, at every precision.
     half_weights: the 16-bit copies of the linear layers' weights that autocast keeps.
     gradients: float32. moments: Adam's two averages per weight, float32.
-    activations: what the backward pass needs, at its maximum; in prediction, what one layer needs.
-    temporary: the largest results inside one layer's backward pass.
+    activations: the most that the backward pass needs; in prediction, the most that a layer needs.
+    temporary: the largest temporary results in the backward pass of one layer.
     allocator: memory that the CPU's allocator cannot reuse (see ``HOLES``); 0 on a GPU.
     """
 
@@ -77,7 +78,7 @@ class Tensors:
 
 
 def parameters(config: EncoderConfig) -> tuple[int, int]:
-    """Return the number of parameters, and of those, the weights of linear layers."""
+    """Return the number of all parameters and the number of weights in linear layers."""
     h, f = config.hidden, config.feed_forward
     linear = config.layers * (4 * h * h + 2 * h * f) + 2 * h
     biases_and_norms = config.layers * (4 * h + f + h + 4 * h) + 2 + 2 * h
@@ -89,8 +90,8 @@ def forward_flops(config: EncoderConfig, lengths: Sequence[int]) -> float:
     """Return the floating-point operations of a forward pass over windows of these lengths.
 
     We count the linear layers, the span head and the two products of attention. A training step
-    takes three times as many, because the gradients of inputs and of weights take one more product
-    each.
+    takes three times as many, because the gradients of the inputs and of the weights each
+    take one more product.
     """
     h, f, lengths = config.hidden, config.feed_forward, np.asarray(lengths, float)
     per_token = config.layers * (8 * h * h + 4 * h * f) + 4 * h
@@ -110,8 +111,8 @@ def training_memory(
     """Return the memory for a training step on a batch of windows with these ``lengths``.
 
     Only the largest of the ``accumulate`` parts of the batch counts. ``precision``, ``dropout`` and
-    ``activation_checkpointing`` are the settings of the same names, with ``precision`` not
-    ``"auto"``. ``path`` is what ``encoder.attention_path`` returns; by default, that for a CPU.
+    ``activation_checkpointing`` are the settings with these names, except that ``precision`` cannot
+    be ``"auto"``. ``path`` is a result of ``encoder.attention_path``, by default that for a CPU.
     """
     lengths, path = np.asarray(lengths), path or _cpu_path(precision, dropout)
     parts = [lengths[rows] for rows, _ in split_batch(range(len(lengths)), lengths, accumulate)]
@@ -125,9 +126,9 @@ def prediction_memory(
 ) -> Memory:
     """Return the memory for predicting a batch of windows with these ``lengths``.
 
-    The largest moment is inside GELU or inside attention (see ``Layer.forward``, whose variables
-    keep their values until it returns). The residual sum ``x`` and the outputs of LayerNorm are
-    float32; everything else has the precision of the linear layers.
+    The peak occurs inside GELU or inside attention, because the variables of ``Layer.forward`` keep
+    their values until it returns. The residual sum ``x`` and the outputs of LayerNorm are float32.
+    Everything else has the precision of the linear layers.
     """
     half, path = precision in _HALF, path or _cpu_path(precision, 0.0)
     all_weights, linear = parameters(config)
@@ -195,8 +196,8 @@ def layer_tensors(
     """List what autograd saves in one layer, apart from weights, for windows of these lengths.
 
     LayerNorms work in float32 at every precision, so they keep float32 inputs. In mixed precision,
-    autocast makes 16-bit copies for the linear layers. Dropout on a CPU keeps a mask of numbers,
-    and on a GPU one of bytes.
+    autocast makes 16-bit copies for the linear layers. Dropout keeps a mask of numbers on a CPU and
+    a mask of bytes on a GPU.
     """
     size = 2 if precision in _HALF else 4
     tokens, h, f = int(np.sum(lengths)), config.hidden, config.feed_forward
@@ -216,10 +217,10 @@ def layer_tensors(
 def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
     """List what attention saves between the linear layers qkv and out.
 
-    A fused kernel keeps its inputs, its output and, per token and head, the logarithm of the sum of
-    exponentials, from which the backward pass recomputes the attention weights. The CPU's kernel
-    has no dropout, so with dropout PyTorch computes step by step in float32 and keeps the weights
-    themselves three times: as softmax made them, as a dropout mask and as dropout left them.
+    A fused kernel keeps its inputs, its output and the logarithm of the sum of exponentials for
+    each token and head. The backward pass recomputes the attention weights from these. The CPU's
+    kernel does not support dropout. With dropout, PyTorch therefore computes step by step in
+    float32 and keeps the weights before dropout, the dropout mask and the weights after dropout.
     """
     tokens, rows, h = int(np.sum(lengths)), _rows(lengths, path), config.hidden
     if path == "by length" and config.dropout:
@@ -230,11 +231,11 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
         kept = [Tensors("scaled queries and keys", _FLOAT * tokens * h, 2)]
         for count, length in runs:
             pairs = count * length * length * config.heads
-            kept.append(Tensors("attention weights, mask, dropped weights", _FLOAT * pairs, 3))
+            kept.append(Tensors("attention weights before and after dropout, mask", _FLOAT * pairs, 3))
             if count > 1 or size < _FLOAT:
                 kept.append(Tensors("values of a run", _FLOAT * count * length * h))
         if size == _FLOAT and any(count == 1 for count, _ in runs):
-            # A single window's values are not copied; a view of them keeps all of qkv's output.
+            # The values of a single window are a view, which keeps all of qkv's output.
             kept.append(Tensors("queries, keys and values", _FLOAT * tokens * 3 * h))
         return kept
     if path == "products":
@@ -249,7 +250,7 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
     ]
     if path == "padded":
         kept.append(Tensors("padded queries, keys, values and output", size * rows * h, 4))
-        kept.append(Tensors("mask as numbers to add", size * rows))
+        kept.append(Tensors("additive mask", size * rows))
     elif path == "by length":  # ``torch.cat`` copies the output; ``out`` keeps the copy
         kept.append(Tensors("output of the kernel", size * tokens * h))
     return kept
@@ -258,13 +259,13 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
 def encoder_tensors(
     config: EncoderConfig, lengths: Sequence[int], precision: str, path: str
 ) -> list[Tensors]:
-    """List what autograd saves outside the layers, and the batch itself."""
+    """List the tensors of the batch and what autograd saves outside the layers."""
     size = 2 if precision in _HALF else 4
     tokens, h = int(np.sum(lengths)), config.hidden
     kept = [
         Tensors("ids, token types, positions and slots", _INT * tokens, 4),
         Tensors("input of the encoder's LayerNorm", _FLOAT * tokens * h),
-        Tensors("its means and standard deviations", _FLOAT * tokens, 2),
+        Tensors("means and standard deviations of this LayerNorm", _FLOAT * tokens, 2),
         Tensors("input of the span head", size * tokens * h),
         Tensors("logits", _FLOAT * tokens * 2),
     ]
@@ -280,10 +281,10 @@ def memory_table(
     dropout: float = 0.0,
     path: str = "",
 ) -> list[dict]:
-    """Return rows for a table: the training memory in GB of the small and the 345M model.
+    """Return table rows with the training memory in GB of the small model and the 345M model.
 
-    A batch is given by the lengths of its windows. ``path`` is that of a CPU by default. On a GPU
-    in half precision without dropout, it is "variable length", otherwise "padded".
+    Each batch is a list of window lengths. ``path`` is the attention path, by default that for a
+    CPU. On a GPU, it is "variable length" in half precision without dropout and "padded" otherwise.
     """
     models = {"MiniLM (6 × 384)": SMALL, "BioMegatron 345M (24 × 1024)": EncoderConfig()}
     rows = []

@@ -2,8 +2,9 @@
 
 ``run`` writes a job (model, settings and windows) into a folder, starts ``helpers.model.worker``
 with PyTorch's launcher ``torch.distributed.run`` (torchrun), and waits. This works in scripts and
-in notebooks, and a kernel survives whatever happens to the processes. If one of
-them is killed, the launcher stops the others. They also stop if the process that started them ends.
+in notebooks, whose kernel keeps running even if the processes crash. If one of the processes is
+killed, the launcher stops the others. All of them also stop if the process that called ``run``
+ends.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from helpers.io import write_json, write_text
 from helpers.model.compute import Compute
 from helpers.model.features import Windows
 
-LOG = "processes.log"  # everything that the processes printed
+LOG = "processes.log"  # contains everything that the processes print
 _ARRAYS = [field.name for field in fields(Windows) if field.name != "detokenizers"]
 
 
 def run(task: str, reader, windows: Windows, folder: Path, show: Callable[[], None]) -> list[dict]:
-    """Run ``task`` ("train" or "predict") on all devices; return what each process reported.
+    """Run ``task`` ("train" or "predict") on all devices, and return what each process reported.
 
-    ``reader`` is a ``decoding.Reader`` whose ``compute`` names the number of devices. ``show`` is
-    called several times a second, to update a progress bar. Raise ``InputError`` with the message
-    of the process that failed, or with the log's name if it left none.
+    ``reader`` is a ``decoding.Reader`` whose ``compute`` specifies the number of devices. ``show``
+    is called several times per second to update a progress bar. If a process fails, raise
+    ``InputError`` with its message, or with the path of the log if there is no message.
     """
     from helpers.model import qa_model
 
@@ -71,7 +72,7 @@ def _launch(job: Path, log: Path, compute: Compute, show: Callable[[], None]) ->
     if compute.device == "cpu":  # the launcher would give each process a single thread
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // compute.devices))
     with log.open("wb") as out:
-        # Ctrl-C reaches only this process, which then stops the launcher in an orderly way.
+        # Ctrl-C reaches only this process, which then stops the launcher cleanly.
         process = subprocess.Popen(
             command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
@@ -96,16 +97,16 @@ def _reason(log: Path) -> str:
 
 
 def read_windows(job: Path) -> Windows:
-    """Read the windows of a job; they have no detokenizers."""
+    """Read the windows of a job, which have no detokenizers."""
     with np.load(job / "windows.npz") as arrays:
         return Windows(**{name: arrays[name] for name in _ARRAYS}, detokenizers=())
 
 
 def report(job: Path, rank: int, **facts) -> None:
-    """Leave the result of one process for ``run``."""
+    """Write the result of one process for ``run``."""
     write_json(job / f"result-{rank:04d}.json", facts)
 
 
 def report_error(job: Path, error: InputError) -> None:
-    """Leave a message for ``run``; the last process to fail wins, and all say the same."""
+    """Write an error message for ``run``; all failing processes write the same message."""
     write_text(job / "error.txt", str(error))

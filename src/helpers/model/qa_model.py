@@ -1,4 +1,4 @@
-"""The NeMo model: our encoder and span head with the training of ``step``, and its archive.
+"""The NeMo model and its archive: our encoder and span head, trained by ``step``.
 
 NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had already
 stopped accepting Megatron-BERT. We therefore build on what NeMo 3 still provides: ``ModelPT`` with
@@ -56,7 +56,7 @@ class ExtractiveQAModel(SpanTraining, ModelPT):
             self.tokenizer = make_tokenizer(vocab)
         self.net = SpanModel(EncoderConfig(**cfg.encoder))
         self.origin = dict(json.loads(cfg.get("origin", "{}")))
-        self.part_losses: list[torch.Tensor] = []  # of this process, since the last full batch
+        self.part_losses: list[torch.Tensor] = []  # see ``SpanTraining``
 
     def setup_training_data(self, train_data_config=None):
         """Do nothing; NeMo requires this method, but ``training`` passes batches to the trainer."""

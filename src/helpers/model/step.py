@@ -1,10 +1,10 @@
-"""One training step, and what Lightning's trainer needs to repeat it; nothing here needs NeMo.
+"""One training step, and what Lightning's trainer needs to repeat it, all without NeMo.
 
 A step consists of the loss (``span_loss``), the optimizer and the linear schedule. ``SpanTraining``
-adds what Lightning calls; ``qa_model.ExtractiveQAModel`` is NeMo's model with it, and
-``SpanModule`` is the same without NeMo. ``Recorder`` logs the losses and saves the checkpoints that
-``PlainCheckpoints`` writes. Lightning takes seconds to import, so ``training`` and ``checkpoints``
-import this module only when they need it.
+adds the methods that Lightning calls. ``qa_model.ExtractiveQAModel`` combines it with NeMo's model
+class, and ``SpanModule`` is its counterpart without NeMo. ``Recorder`` logs the losses and saves
+checkpoints, which ``PlainCheckpoints`` writes. Lightning takes several seconds to import, so
+``training`` and ``checkpoints`` import this module only when they need it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from helpers.model.encoder import SpanModel, pad
 from helpers.model.features import Batch
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
-_FLUSH = 50  # steps whose losses are read together on a GPU
+_FLUSH = 50  # number of steps whose losses are read together on a GPU
 SAVES = 10  # resumable checkpoints per run
 
 
 def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
-    """Return the logits ``[total_tokens, 2]``; never in half precision."""
+    """Return the logits ``[total_tokens, 2]``, in float32 or a higher precision."""
     logits = net(batch)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -44,8 +44,9 @@ def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
 def span_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the mean of the start and end cross-entropies over each window's own tokens.
 
-    This is NeMo's ``SpanningLoss`` on padded rows. Padding with minus infinity excludes the padding
-    from the softmax. The loss in transformers' QA models includes the padding and so depends on it.
+    This is NeMo's ``SpanningLoss`` on padded rows. Filling with minus infinity excludes the padding
+    from the softmax. The loss of the QA models in transformers includes the padding, so it depends
+    on the amount of padding.
     """
     start, end = pad(logits, batch, float("-inf")).unbind(-1)  # [windows, longest] each
     return (F.cross_entropy(start, batch.start) + F.cross_entropy(end, batch.end)) / 2
@@ -54,14 +55,14 @@ def span_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 def make_optimizer(
     parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """Return fused AdamW, which is 3.8 times as fast as the default on our CPU."""
+    """Return fused AdamW, which is 3.8 times as fast as the default version on our CPU."""
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, eps=1e-8, fused=True)
 
 
 class LinearSchedule(LRScheduler):
     """A learning rate that rises linearly during the warm-up and then falls linearly to 0.
 
-    It equals NeMo's ``WarmupAnnealing`` and reads its state from a checkpoint.
+    It equals NeMo's ``WarmupAnnealing`` and can load the saved state of that class.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, warmup_steps: int, max_steps: int):
@@ -80,9 +81,10 @@ class LinearSchedule(LRScheduler):
 def take_step(
     net: SpanModel, batch: Batch, optimizer: torch.optim.Optimizer, compute: Compute
 ) -> torch.Tensor:
-    """Take one step without Lightning, to measure it; return the loss, which stays on the device.
+    """Take one step without Lightning and return the loss, which stays on the device.
 
-    Float16 would need a scaled loss, which Lightning adds in training.
+    The benchmarks measure this step. Float16 would need a scaled loss, which Lightning adds in
+    training.
     """
     with compute.autocast():
         loss = span_loss(logits_of(net, batch), batch)
@@ -93,23 +95,24 @@ def take_step(
 
 
 class SpanTraining:
-    """The training of a span model, for a class derived from ``LightningModule``.
+    """Training methods of a span model, for a class derived from ``LightningModule``.
 
     net: the model.
     cfg: has ``seed`` and ``optim`` (``lr``, ``weight_decay``, ``warmup_steps``, ``max_steps``).
-    part_losses: the losses of this process since the last full batch; begins as an empty list.
+    part_losses: the losses of this process since the last full batch; initially empty.
     """
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Return the logits ``[total_tokens, 2]``; never in half precision."""
+        """Return the logits ``[total_tokens, 2]``, in float32 or a higher precision."""
         return logits_of(self.net, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of one part of a batch, scaled for Lightning.
 
         Lightning averages the gradients of all parts, over processes as well as over accumulated
-        steps. We want the mean over the windows of the whole batch, so each part counts by its
-        share of them. Dropout depends only on seed, step and part, so resuming reproduces it.
+        steps. We want the mean over all windows of the batch, so we weight each part by its share
+        of the windows. The dropout masks depend only on the seed, the step and the part, so a
+        resumed run reproduces them.
         """
         parts = self.trainer.accumulate_grad_batches
         part = self.trainer.global_rank * parts + batch_idx % parts
@@ -133,7 +136,7 @@ class SpanTraining:
 
 
 class SpanModule(SpanTraining, LightningModule):
-    """A span model for Lightning's trainer without NeMo; it trains exactly as NeMo's model does."""
+    """A span model for Lightning's trainer that trains exactly like NeMo's model, without NeMo."""
 
     def __init__(self, net: SpanModel, optim: dict, seed: int):
         super().__init__()
@@ -152,8 +155,8 @@ class Recorder(Callback):
     rows: (step, loss, learning rate, elapsed seconds) per step.
     before: number of steps that earlier calls took.
 
-    On a GPU, the losses of up to ``_FLUSH`` steps stay on the device before we read them together,
-    because reading a number waits for all the work before it.
+    On a GPU, the losses of up to ``_FLUSH`` steps stay on the device until we read them together,
+    because reading a number has to wait for all earlier work.
     """
 
     def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
@@ -161,7 +164,7 @@ class Recorder(Callback):
         self.steps, self.progress = steps, progress
         self.before = steps  # Lightning calls no hook if no steps are left
         self.rows = read_history(history) if history.exists() else []
-        self.unread: list[tuple[int, torch.Tensor, float, float]] = []  # rows with a loss tensor
+        self.unread: list[tuple[int, torch.Tensor, float, float]] = []  # loss is a tensor
         self.file = self.bar = None
 
     def on_train_start(self, trainer, module):
@@ -172,8 +175,8 @@ class Recorder(Callback):
                 f"{self.history}: damaged (it lacks steps before the checkpoint at step {done}); "
                 f"delete {self.history.parent} and train from scratch"
             )
-        # When we saved, Lightning had not yet counted the last part of the batch as completed. It
-        # would finish the next batch one part too early.
+        # When we saved the checkpoint, Lightning had not yet counted the last part of the batch as
+        # completed. Without this correction, it would finish the next batch one part too early.
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         progress.completed = done * trainer.accumulate_grad_batches
         self.started = time.monotonic() - (self.rows[-1][3] if self.rows else 0.0)
@@ -206,7 +209,7 @@ class Recorder(Callback):
             self._read(trainer, module)
 
     def _read(self, trainer, module) -> None:
-        """Add up the losses of all processes and write them; the steps are the same in all."""
+        """Write the sum of the losses of all processes, which have all taken the same steps."""
         losses = torch.stack([loss for _, loss, _, _ in self.unread])
         if trainer.world_size > 1:
             torch.distributed.all_reduce(losses)
@@ -271,7 +274,7 @@ class PlainCheckpoints(TorchCheckpointIO):
     def load_checkpoint(self, path, map_location=None, weights_only=True) -> dict:
         """Read a checkpoint without running code in it; raise ``InputError`` if it is damaged.
 
-        Lightning's choices of ``map_location`` and (from 2.6) ``weights_only`` are ignored.
+        We ignore Lightning's values of ``map_location`` and (from version 2.6) ``weights_only``.
         """
         try:
             if zipfile.ZipFile(path).testzip():  # torch does not verify the checksums

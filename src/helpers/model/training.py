@@ -1,11 +1,12 @@
 """Fine-tuning with NeMo and Lightning: batch order, checkpoints, resuming and logging.
 
 The random seed alone determines the batches of all epochs, and a resumed run continues with the
-batch after its checkpoint. Dropout is seeded per step (see ``step``), so a resumed run ends
-with the same weights as an uninterrupted one. ``batch_size`` counts the windows of one optimizer
-step, however many devices share them and in however many parts each device takes them, so the
-recipe does not change with the hardware (see ``features.split_batch``). Every file that a resumed
-run reads is written completely or not at all, so you can kill a training run at any moment.
+batch after its checkpoint. Dropout is seeded per step (see ``step``), so a resumed run ends with
+the same weights as an uninterrupted one. ``batch_size`` is the number of windows per optimizer
+step. It does not depend on how many devices share a batch or into how many parts each device splits
+its share, so the recipe does not change with the hardware (see ``features.split_batch``). Every
+file that a resumed run reads is written completely or not at all, so you can kill a training run at
+any moment.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from helpers.model.memory import training_memory
 PLAN = "plan.json"
 LAST = "last.ckpt"
 _PROJECT = "biomegatron-bioasq-kit"  # project name in wandb
-_LESS_MEMORY = "set accumulate, then activation_checkpointing, or a lower max_length"
+_LESS_MEMORY = "raise accumulate, then set activation_checkpointing=true, then lower max_length"
 _DECISIVE = ("seed", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
              "dropout")  # fmt: skip
 
@@ -124,7 +125,7 @@ def fit(reader: Reader, windows: Windows, folder: Path, progress: bool) -> tuple
 
 @contextmanager
 def _one_line_errors(folder: Path, settings: Settings) -> Iterator[None]:
-    """Turn what may stop a training run into ``Stopped`` or ``InputError``."""
+    """Convert the errors that can stop a training run to ``Stopped`` or ``InputError``."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C and SIGTERM into SystemExit
@@ -189,7 +190,7 @@ def _fit(
 
     qa_model.quiet_nemo()
     settings, steps, last = reader.settings, len(batches), folder / LAST
-    with tempfile.TemporaryDirectory() as scratch:  # ``build`` writes the tokenizer's file there
+    with tempfile.TemporaryDirectory() as scratch:  # ``build`` writes the tokenizer there
         model = qa_model.build(
             reader.model, reader.tokenizer, Path(scratch), optim=optim_of(settings, steps),
             seed=settings.seed,
@@ -218,7 +219,7 @@ def _fit(
 
 
 def optim_of(settings: Settings, steps: int) -> dict:
-    """Return what the optimizer and the schedule of a run with this many steps need."""
+    """Return the parameters of the optimizer and schedule for a run with this many steps."""
     return {
         "lr": settings.learning_rate,
         "weight_decay": settings.weight_decay,
@@ -233,7 +234,7 @@ def fit_batches(
 ) -> None:  # fmt: skip
     """Train ``module``, which wraps the reader's model, with one step per batch of windows.
 
-    module: NeMo's model (``qa_model``), or ``step.SpanModule``, which does without NeMo.
+    module: NeMo's model (``qa_model``), or ``step.SpanModule``, which does not use NeMo.
     checkpoint: the file to continue from.
     """
     settings = reader.settings
@@ -295,7 +296,7 @@ def make_trainer(reader: Reader):
         strategy=DDPStrategy() if compute.devices > 1 else "auto",
         precision=LIGHTNING[compute.precision],
         accumulate_grad_batches=reader.settings.accumulate,
-        max_epochs=1,  # ``_Parts`` holds the parts of all epochs
+        max_epochs=1,  # ``_Parts`` contains the parts of all epochs
         log_every_n_steps=1,
         plugins=[step.PlainCheckpoints()],
         **dict.fromkeys(not_wanted, False),
@@ -331,8 +332,9 @@ def _prepare_wandb(settings: Settings) -> None:
 def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray) -> None:
     """Raise ``InputError`` if a batch almost certainly needs more memory than is free.
 
-    We check only on a CPU, where the kernel would kill the process. A GPU raises an error instead,
-    which ``fine_tune`` reports. The estimate can be 15% too high, so we leave that margin.
+    We check only on a CPU, where the kernel would kill the process. On a GPU, PyTorch raises an
+    error instead, which ``fine_tune`` reports. The estimate can be 15% too high, so we allow for
+    this margin.
     """
     settings, compute = reader.settings, reader.compute
     if compute.device != "cpu":
@@ -349,7 +351,7 @@ def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray)
         for rows in batches
     ]
     most = max(found, key=lambda memory: memory.total)
-    need = compute.devices * most.total - most.weights  # this process has its weights already
+    need = compute.devices * most.total - most.weights  # this process already has its weights
     free = free_memory(swap=True)
     if 0.85 * need > free:
         raise InputError(
@@ -388,7 +390,7 @@ def _prepare_folder(folder: Path, plan: dict, resume: bool | None) -> None:
     if resume is not False and path.exists():
         try:
             old = json.loads(path.read_text(encoding="utf-8"))
-            old = {"device": "cpu", "accumulate": 1} | old  # missing in older plans
+            old = {"device": "cpu", "accumulate": 1} | old  # missing from older plans
             changed = [name for name in plan if plan[name] != old.get(name)]
         except (ValueError, TypeError, RecursionError):
             raise InputError(

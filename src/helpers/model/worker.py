@@ -40,7 +40,7 @@ def main(job: Path) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the one that started the launcher has ended."""
+    """Exit as soon as the process that started the launcher has ended."""
     while psutil.pid_exists(parent):
         time.sleep(1)
     os._exit(1)

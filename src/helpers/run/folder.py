@@ -133,7 +133,7 @@ class Run:
     def open(cls, settings: Settings) -> Run:
         """Start or continue the run in ``settings.run_dir``, as every notebook does.
 
-        ``precision="auto"`` becomes the precision that an earlier notebook of this run decided on.
+        ``precision="auto"`` becomes the precision that an earlier notebook of this run chose.
         The folder is not created until the first file or note is written. If ``latest`` points to
         this run, the link is removed. Raises ``InputError`` if the kernel uses a different copy of
         the helpers, or if the folder cannot be written.
@@ -215,7 +215,7 @@ class Run:
         record = {"settings": settings, "inputs": inputs, "sha256": digest}
         record |= {part: known[part] for part in PROVENANCE}
         record["hardware"] = {**known["hardware"], "gpus": provenance.gpu_names()}
-        if "precision" in spec.settings and facts:  # a skipped SQuAD step has none
+        if "precision" in spec.settings and facts:  # a skipped SQuAD step computes nothing
             facts["compute"] = self.compute
         self.note(stage, {**facts, **record})
 

@@ -34,7 +34,7 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
 
     ``gpus`` lists the GPU names to record if torch is not imported (see ``gpu_names``).
     """
-    import psutil  # here, because the GPU benchmark runs without it
+    import psutil  # imported here because the GPU benchmark runs without it
 
     names = gpu_names()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

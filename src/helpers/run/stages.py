@@ -61,11 +61,11 @@ class ConvertedRun:
 
 
 def settle_compute(run: Run) -> Settings:
-    """Decide where and how the run computes, record and print it, and return the settings.
+    """Decide where and how the run computes, record and print this, and return the settings.
 
-    ``precision="auto"`` is decided only once, so that training, prediction and a repetition of the
-    run have the same precision. ``device="auto"`` is decided in every notebook, because a run may
-    continue on another machine.
+    ``precision="auto"`` is resolved only once, so that training, prediction and a repetition of the
+    run use the same precision. ``device="auto"`` is resolved in every notebook, because a run may
+    continue on a different machine.
     """
     found = decide(run.settings)
     run.settings = replace(run.settings, precision=found.precision)

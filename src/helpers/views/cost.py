@@ -1,4 +1,4 @@
-"""What training costs in time and memory: tables that notebook 03 measures or computes."""
+"""Tables for notebook 03: the measured or computed cost of training in time and memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from helpers.model.encoder import EncoderConfig
 from helpers.model.features import Batch, Windows, gather
 from helpers.model.memory import forward_flops, training_memory
 
-# Peak of dense matrix products in TFLOP/s by precision, from NVIDIA's data sheets of the T4, the
-# A100 (SXM) and the H100 (SXM).
+# Peak rates of dense matrix products in TFLOP/s for each precision, from NVIDIA's data sheets for
+# the T4, the A100 (SXM) and the H100 (SXM).
 GPUS = {
     "T4": {"32": 8.1, "16": 65.0},
     "A100": {"32": 19.5, "tf32": 156.0, "bf16": 312.0},
     "H100": {"32": 67.0, "tf32": 494.0, "bf16": 989.0},
 }
-_MOST_WORK = 1e12  # floating-point operations for one measurement on a CPU, some seconds
-SHARE = 0.4  # of the peak that we assume for a GPU; large models rarely reach more
+_MOST_WORK = 1e12  # floating-point operations per measurement on a CPU, which take several seconds
+SHARE = 0.4  # share of the peak that we assume for a GPU; large models rarely reach more
 RECIPE = (
     "context", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
     "dropout", "precision", "max_length", "step", "max_query", "nbest", "max_answer",
@@ -52,11 +52,12 @@ def recipe(settings: Settings) -> list[dict]:
 def step_times(
     reader: Reader, windows: Windows, rows: Sequence[int], rounds: int = 2
 ) -> list[dict]:
-    """Measure the forward and backward pass over some windows in several ways; change nothing.
+    """Time forward and backward passes in several ways, without changing the model.
 
-    ``windows`` are windows for training. The ways are with and without padding to ``max_length``
-    and, if the hardware has bf16, in float32 and bf16. They take turns, and the first turn is not
-    counted. Times are medians. On a CPU, we use fewer windows if the model is large.
+    ``windows`` are training windows, and ``rows`` selects some of them. We measure with and without
+    padding to ``max_length`` in float32 and, if the hardware has bf16, without padding in bf16. The
+    variants take turns, and the first turn is not counted. Times are medians. On a CPU, we use
+    fewer windows if the model is large.
     """
     device, longest = torch.device(reader.compute.device), reader.settings.max_length
     if device.type == "cpu":
@@ -88,7 +89,7 @@ def _precisions(device: torch.device) -> list[str]:
 
 
 def _padded(batch: Batch, longest: int) -> Batch:
-    """Return the batch with padding as if it were text, which costs as much as real padding."""
+    """Return the batch with padding treated as text, which costs as much as real padding."""
 
     def pad(values: torch.Tensor) -> torch.Tensor:
         parts = values.split(batch.lengths)
