@@ -40,7 +40,7 @@ walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and th
 	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
 
 seeds: $(READY) ## train with several seeds and print the mean and the spread
-	$(BIN)/python -m helpers.batch seeds $(OPTIONS) --seeds $(SEEDS)
+	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") --seeds $(SEEDS)
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -67,10 +67,13 @@ def test_an_array_trains_one_seed_per_task_under_the_name_that_make_seeds_expect
 
 
 def test_a_single_job_and_other_settings(submit, settings_of):
-    code, calls = submit("--array=5", SCRIPT, "/data", PROFILE="bioasq-cpu", SET="precision=bf16")
+    code, calls = submit(
+        "--array=5", SCRIPT, "/data", PROFILE="bioasq-cpu", SET="precision=bf16", RUN="half"
+    )
     assert code == 0 and len(calls) == 1
     found = settings_of(calls[0])
     assert (found.profile, found.seed, found.precision) == ("bioasq-cpu", 5, "bf16")
+    assert found.run == "half-seed5"
 
 
 def test_a_missing_folder_stops_the_job(submit):

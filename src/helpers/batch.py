@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from helpers.config import PROFILES, ROOT, InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
 from helpers.run import compare, reproduce, scores
-from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
+from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
 from helpers.scoring.claims import judge, summarize
@@ -170,7 +171,11 @@ def _is_done(folder: Run, notebook: Path) -> bool:
 
 
 def _fingerprint(notebook: Path, settings: Settings) -> str:
-    """Hash a notebook, the helpers and the settings. A notebook is rerun if its hash changes."""
+    """Hash a notebook, the helpers and the settings. A notebook is rerun if its hash changes.
+
+    The hardware settings do not count, so a finished run can be read on a machine without a GPU.
+    """
+    settings = replace(settings, **{name: getattr(Settings, name) for name in HARDWARE})
     content = (notebook_sources(notebook.read_bytes()), source_hash(), settings)
     return hashlib.sha256(repr(content).encode()).hexdigest()
 

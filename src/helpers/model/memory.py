@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
+from helpers.config import Settings
 from helpers.model.encoder import EncoderConfig, attention_path
 from helpers.model.features import split_batch
 
@@ -231,7 +232,7 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
         kept = [Tensors("scaled queries and keys", _FLOAT * tokens * h, 2)]
         for count, length in runs:
             pairs = count * length * length * config.heads
-            kept.append(Tensors("attention weights before and after dropout, mask", _FLOAT * pairs, 3))
+            kept.append(Tensors("attention weights, mask, dropped weights", _FLOAT * pairs, 3))
             if count > 1 or size < _FLOAT:
                 kept.append(Tensors("values of a run", _FLOAT * count * length * h))
         if size == _FLOAT and any(count == 1 for count, _ in runs):
@@ -275,27 +276,29 @@ def encoder_tensors(
     return kept
 
 
-def memory_table(
-    batches: Sequence[Sequence[int]] = ((70,) * 16, (384,) * 16),
-    precisions: Sequence[str] = ("32", "bf16"),
-    dropout: float = 0.0,
-    path: str = "",
-) -> list[dict]:
-    """Return table rows with the training memory in GB of the small model and the 345M model.
+def memory_table(settings: Settings, on_gpu: bool) -> list[dict]:
+    """Return rows for a table: the training memory in GB of the small and the 345M model.
 
-    Each batch is a list of window lengths. ``path`` is the attention path, by default that for a
-    CPU. On a GPU, it is "variable length" in half precision without dropout and "padded" otherwise.
+    The batches have as many windows as the settings say, either of 70 tokens or of the maximum
+    length. The columns are precisions and the settings that save memory.
     """
     models = {"MiniLM (6 × 384)": SMALL, "BioMegatron 345M (24 × 1024)": EncoderConfig()}
+    ways = {
+        "float32": {}, "bf16": {"precision": "bf16"}, "float32, accumulate=2": {"accumulate": 2},
+        "float32, activation_checkpointing": {"activation_checkpointing": True},
+    }  # fmt: skip
     rows = []
-    for (name, config), lengths in itertools.product(models.items(), batches):
-        row = {"model": name, "batch": f"{len(lengths)} windows of {max(lengths)} tokens"}
-        for precision, checkpointing in itertools.product(precisions, (False, True)):
-            memory = training_memory(
-                config, lengths, precision=precision, dropout=dropout,
-                activation_checkpointing=checkpointing, path=path,
-            )  # fmt: skip
-            title = f"precision {precision}" + ", checkpointing" * checkpointing
+    for (name, config), length in itertools.product(models.items(), (70, settings.max_length)):
+        row = {"model": name, "batch": f"{settings.batch_size} windows of {length} tokens"}
+        for title, changes in ways.items():
+            wanted = {"precision": "32", "dropout": settings.dropout, **changes}
+            path = gpu_path(wanted["precision"], settings.dropout) if on_gpu else ""
+            memory = training_memory(config, [length] * settings.batch_size, path=path, **wanted)
             row[title] = f"{memory.total / 1e9:.1f}"
         rows.append(row)
     return rows
+
+
+def gpu_path(precision: str, dropout: float) -> str:
+    """Return how a GPU with compute capability 8.0 computes attention in training."""
+    return "variable length" if precision in _HALF and not dropout else "padded"

@@ -67,8 +67,8 @@ STAGES = {
                     ("answers", "baselines", "model", "data")),
 }  # fmt: skip
 # These settings change where results are computed and written, but not what is computed.
-NEUTRAL = ("run", "runs_dir", "wandb_mode", "device", "devices", "accumulate",
-           "activation_checkpointing", "compile")  # fmt: skip
+HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
+NEUTRAL = ("run", "runs_dir", "wandb_mode", *HARDWARE)
 
 
 def dependencies(stage: str) -> list[str]:

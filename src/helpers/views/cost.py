@@ -17,7 +17,7 @@ from helpers.model.compute import Compute
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig
 from helpers.model.features import Batch, Windows, gather
-from helpers.model.memory import forward_flops, training_memory
+from helpers.model.memory import Memory, forward_flops, gpu_path, training_memory
 
 # Peak rates of dense matrix products in TFLOP/s for each precision, from NVIDIA's data sheets for
 # the T4, the A100 (SXM) and the H100 (SXM).
@@ -142,31 +142,36 @@ def prices(
     work = 3 * forward_flops(large, lengths) * settings.epochs
     ratio = forward_flops(large, lengths) / forward_flops(small, lengths)
     tokens = int(lengths.sum()) * settings.epochs
-    here = [row for row in measured if row["batch"] == "without padding"]
     rows, others = [], []
-    for row in here:
-        taken, precision = tokens / row["useful tokens per second"], row["precision"]
-        rows.append(
-            _price("this run's", "this machine", precision, taken, small, batch, "measured")
-        )
-        others.append(
-            _price("345M", "this machine", precision, taken * ratio, large, batch, "computed")
-        )
+    for row in measured:
+        if row["batch"] == "without padding":
+            taken, precision = tokens / row["useful tokens per second"], row["precision"]
+            memory = _memory(small, batch, settings, precision)
+            rows.append(_price("this run's", "this machine", precision, taken, memory, "measured"))
+            memory = _memory(large, batch, settings, precision)
+            taken *= ratio
+            others.append(_price("345M", "this machine", precision, taken, memory, "computed"))
     for gpu, peaks in GPUS.items():
         for precision, peak in peaks.items():
             taken = work / (SHARE * peak * 1e12)
-            others.append(_price("345M", gpu, precision, taken, large, batch, "computed"))
+            memory = _memory(large, batch, settings, precision, gpu)
+            others.append(_price("345M", gpu, precision, taken, memory, "computed"))
     return rows + others
 
 
-def _price(model, machine, precision, seconds, config, batch, how) -> dict:
-    path = ""  # that of a CPU
-    if machine in GPUS:
-        path = "variable length" if precision == "bf16" else "padded"
-    memory = training_memory(config, batch, precision=precision, path=path)
+def _memory(config, batch, settings: Settings, precision: str, gpu: str = "") -> Memory:
+    path = gpu_path(precision, settings.dropout) if gpu else ""
+    return training_memory(
+        config, batch, precision=precision, dropout=settings.dropout,
+        activation_checkpointing=settings.activation_checkpointing,
+        accumulate=settings.accumulate, path="padded" if gpu == "T4" else path,
+    )  # fmt: skip
+
+
+def _price(model, machine, precision, seconds, memory: Memory, source) -> dict:
     scale, unit = (3600, "h") if seconds >= 3600 else (60, "min") if seconds >= 60 else (1, "s")
     return {
         "model": model, "machine": machine, "precision": precision,
-        "training": f"{seconds / scale:.2g} {unit}", "memory": f"{memory.total / 1e9:.1f} GB",
-        "time": how,
+        "training time": f"{seconds / scale:.2g} {unit}", "memory": f"{memory.total / 1e9:.1f} GB",
+        "time is": source,
     }  # fmt: skip

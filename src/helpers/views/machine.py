@@ -170,7 +170,11 @@ def _gpu(settings: Settings) -> Iterator[Row]:
                 names = "; ".join(done.stdout.strip().splitlines()) or "none"
         except subprocess.TimeoutExpired:
             names = "unknown (nvidia-smi does not respond)"
-    yield Row("GPU", names, "none for this profile", True)
+    if settings.device.startswith("cuda"):
+        remedy = "set device=auto, or use a machine with a CUDA GPU"
+        yield Row("GPU", names, f"device={settings.device}", names != "none", remedy)
+    else:
+        yield Row("GPU", names, "none, but the biomegatron profiles take days without one", True)
 
 
 def _run_folder(settings: Settings) -> Iterator[Row]:
