@@ -46,7 +46,7 @@ from helpers.fetch.download import check_disk
 from helpers.io import sha256, write_json
 from helpers.run.reproduce import same_scores
 
-PROFILE, SEEDS = "biomegatron", (0, 1)
+PROFILE = "biomegatron"
 RUNS = f"{PROFILE}-seeds"
 TRAIN, TESTS, BATCHES = 8, 2, 5  # training questions, test questions per batch, test batches
 MOST_WORDS = 40  # per text, so that a window has fewer than 100 tokens
@@ -157,7 +157,7 @@ def _short(questions: Sequence[dict], count: int) -> list[dict]:
     raise SystemExit(f"BioASQ-mini has only {len(found)} suitable questions; {count} are needed")
 
 
-def seeds_command(folder: Path, epochs: int) -> list[str]:
+def seeds_command(folder: Path, epochs: int, seeds: Sequence[int]) -> list[str]:
     """Return the command that reproduces the claim (without make where make is missing)."""
     changed = settings(folder, epochs)
     data = str(folder / "bioasq")
@@ -165,10 +165,10 @@ def seeds_command(folder: Path, epochs: int) -> list[str]:
         python = Path(sys.executable)
         # This Python has the packages, so make need not create .venv.
         return ["make", f"BIN={python.parent}", "--old-file=.venv/.ready", "seeds",
-                f"PROFILE={PROFILE}", f"BIOASQ_DIR={data}", f"SEEDS={' '.join(map(str, SEEDS))}",
+                f"PROFILE={PROFILE}", f"BIOASQ_DIR={data}", f"SEEDS={' '.join(map(str, seeds))}",
                 f"SET={' '.join(changed)}"]  # fmt: skip
     return [sys.executable, "-m", "helpers.batch", "seeds", "--profile", PROFILE,
-            "--bioasq-dir", data, "--seeds", *map(str, SEEDS), *_options(changed)]  # fmt: skip
+            "--bioasq-dir", data, "--seeds", *map(str, seeds), *_options(changed)]  # fmt: skip
 
 
 def settings(folder: Path, epochs: int) -> list[str]:
@@ -313,12 +313,12 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
     usage, minutes = Usage(), {}
     started = time.monotonic()
     weights = write_checkpoint(folder / "checkpoint", options.layers, options.hidden)
-    check_disk(folder, (PER_SEED * len(SEEDS) + ONCE) * weights)
+    check_disk(folder, (PER_SEED * len(options.seeds) + ONCE) * weights)
     write_bioasq(folder / "bioasq")
     minutes["checkpoint and data"] = (time.monotonic() - started) / 60
-    command = seeds_command(folder, options.epochs)
+    command = seeds_command(folder, options.epochs, options.seeds)
     print(" ".join(f'"{word}"' if " " in word else word for word in command), flush=True)
-    runs = [folder / "runs" / f"{RUNS}-seed{seed}" for seed in SEEDS]
+    runs = [folder / "runs" / f"{RUNS}-seed{seed}" for seed in options.seeds]
     found = {"weights": weights, "layers": options.layers, "hidden": options.hidden,
              "cores": len(psutil.Process().cpu_affinity()), "minutes": minutes,
              "changed_settings": settings(folder, options.epochs)}  # fmt: skip
@@ -352,7 +352,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
         changed = _options(settings(folder, options.epochs))
         given = ["--profile", PROFILE, "--bioasq-dir", str(folder / "bioasq"), *changed]
         once = [sys.executable, "-m", "helpers.batch", "run", "--run", "undisturbed"]
-        part("the first seed undisturbed", [*once, "--seed", str(SEEDS[0]), *given])
+        part("the first seed undisturbed", [*once, "--seed", str(options.seeds[0]), *given])
         found["undisturbed"] = compare(runs[0], folder / "runs" / "undisturbed")
     return found
 
@@ -388,6 +388,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=2,
                         help="epochs of 2 steps each; a tiny model needs more, so that there is "
                         "time to kill it (default: 2)")  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1],
+                        help="random seeds (default: 0 1)")  # fmt: skip
     parser.add_argument("--undisturbed", action="store_true",
                         help="compare the resumed seed with an uninterrupted run")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write all results to this file")
