@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -211,7 +212,7 @@ def execute(
         if child.poll() is None:  # for example, after Ctrl-C
             kill(root)
     if child.returncode:
-        raise SystemExit(f"{' '.join(command)}: status {child.returncode}\n{_tail(log)}")
+        raise SystemExit(f"{shlex.join(command)}: status {child.returncode}\n{_tail(log)}")
     return time.monotonic() - started
 
 
@@ -317,7 +318,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
     write_bioasq(folder / "bioasq")
     minutes["checkpoint and data"] = (time.monotonic() - started) / 60
     command = seeds_command(folder, options.epochs, options.seeds)
-    print(" ".join(f'"{word}"' if " " in word else word for word in command), flush=True)
+    print(shlex.join(command), flush=True)
     runs = [folder / "runs" / f"{RUNS}-seed{seed}" for seed in options.seeds]
     found = {"weights": weights, "layers": options.layers, "hidden": options.hidden,
              "cores": len(psutil.Process().cpu_affinity()), "minutes": minutes,
@@ -347,6 +348,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
         k: found[k] for k in MESSAGES
     }:
         raise SystemExit(f"{log}: expected all notebooks to be kept, and the same verdicts")
+    found["hardware"] = read_json(runs[0] / "manifest.json")["hardware"]
     found["notebook_minutes"] = {run.name: notebook_minutes(run) for run in runs}
     if options.undisturbed:
         changed = _options(settings(folder, options.epochs))
@@ -360,7 +362,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
 def show(found: dict) -> None:
     """Print what was measured."""
     usage, resumed = found["memory_and_disk"], found["resumed"]
-    print(f"\n{found['weights'] / 1e6:.0f} million weights on {found['cores']} CPU cores\n")
+    print(f"\n{found['weights'] / 1e6:.0f} million weights; CPU cores: {found['cores']}\n")
     print("| part | minutes |\n|---|---|")
     for name, value in found["minutes"].items():
         print(f"| {name} | {value:.1f} |")
