@@ -48,23 +48,31 @@ def make(folder: Path, layers: int, hidden: int) -> None:
     torch.manual_seed(0)
     model = SpanModel(config).half()
     state = model.state_dict()
-    old = {"_use_new_zipfile_serialization": False}
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
+    write_megatron(folder / "megatron", config, state, vocab)
     names = list(weight_names(config))
-    (folder / "megatron").mkdir()
-    for file, part in (("MegatronBERT.pt", "encoder."), ("TokenClassifier.pt", "head.")):
-        tensors = {n.megatron: state[n.ours] for n in names if n.ours.startswith(part)}
-        torch.save(tensors, folder / "megatron" / file, **old)
     naive = {}
     for name in names:
         parts = state[name.ours].chunk(len(name.transformers))
         naive |= {key: part.clone() for key, part in zip(name.transformers, parts, strict=True)}
-    torch.save(naive, folder / "naive.pt", **old)
-    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(30517))]
-    (folder / "megatron" / "vocab.txt").write_text("\n".join(vocab) + "\n")
-    stated = json.dumps({"num-attention-heads": config.heads})
-    (folder / "megatron" / "config.json").write_text(stated)
+    torch.save(naive, folder / "naive.pt", _use_new_zipfile_serialization=False)
     reader = Reader(model.float(), vocab, Settings(device="cpu"))
     checkpoints.save_transformers(reader, folder / "converted")
+
+
+def write_megatron(folder: Path, config, state: dict, vocab: list[str]) -> None:
+    """Write the weights of a ``SpanModel`` in the format of 2021, with the rows in order 0."""
+    import torch
+
+    from helpers.model.weights import weight_names
+
+    folder.mkdir(parents=True)
+    names = list(weight_names(config))
+    for file, part in (("MegatronBERT.pt", "encoder."), ("TokenClassifier.pt", "head.")):
+        tensors = {n.megatron: state[n.ours] for n in names if n.ours.startswith(part)}
+        torch.save(tensors, folder / file, _use_new_zipfile_serialization=False)
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"num-attention-heads": config.heads}))
 
 
 def load(method: str, folder: Path) -> None:

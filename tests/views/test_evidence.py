@@ -137,6 +137,18 @@ def test_missing_answers_lower_the_score_unless_they_are_dropped(effects):
     assert dropped.score.hits_strict == wrong.score.hits_strict
 
 
+def test_a_batch_of_uncertain_answers_keeps_one(run):
+    batches = scores.read_batches(run)
+    ranked = {
+        batch.name: {name: [("x", 0.9 if n else 0.1)] for name in batch.ranks}
+        for n, batch in enumerate(batches)
+    }
+    found = evidence._missing(batches, ranked, "wrong")
+    total = sum(len(answers) for answers in ranked.values())
+    counted = pick(found, "missing", "dropped, some silent").score.counted
+    assert counted == total - round(evidence.SILENT * total)
+
+
 def test_other_texts_are_predicted_again(effects):
     golden = pick(effects, "snippets", "golden")
     assert golden.score is not None and "predicted again on" in golden.note
