@@ -215,7 +215,9 @@ class Run:
         record = {"settings": settings, "inputs": inputs, "sha256": digest}
         record |= {part: known[part] for part in PROVENANCE}
         record["hardware"] = {**known["hardware"], "gpus": provenance.gpu_names()}
-        if "precision" in spec.settings and facts:  # a skipped SQuAD step computes nothing
+        if (
+            self.compute and "precision" in spec.settings and facts
+        ):  # a skipped SQuAD step computes nothing
             facts["compute"] = self.compute
         self.note(stage, {**facts, **record})
 
