@@ -424,6 +424,30 @@ def test_a_batch_that_did_not_fit_is_named(tmp_path, monkeypatch, words):
         training.fine_tune(tiny_reader(), tiny_examples(8), tmp_path / "t", progress=False)
 
 
+def test_losses_that_were_not_read_yet_are_kept_when_memory_runs_out(tmp_path, monkeypatch):
+    """On a GPU, they are read together after many steps."""
+    from helpers.model import step
+
+    start, calls = step.Recorder.on_train_start, []
+
+    def as_on_a_gpu(self, trainer, module):
+        start(self, trainer, module)
+        self.every = 50
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) == 9:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return gather(*args)
+
+    monkeypatch.setattr(step.Recorder, "on_train_start", as_on_a_gpu)
+    monkeypatch.setattr(step, "SAVES", 1)
+    monkeypatch.setattr(training, "gather", fail)
+    with pytest.raises(InputError, match="raise accumulate, then set activation_"):
+        training.fine_tune(tiny_reader(), tiny_examples(60), tmp_path / "t", progress=False)
+    assert len(step.read_history(tmp_path / "t/history.csv")) in (7, 8)  # one batch is prefetched
+
+
 @pytest.mark.parametrize(("steps", "falls"), [(1, 0), (4, 0), (20, 0), (39, 0), (40, 1), (90, 1)])
 def test_the_last_cell_of_notebook_03_is_right_for_any_number_of_steps(steps, falls, capsys):
     notebook = Path(__file__).parents[2] / "notebooks" / "03_fine_tune.ipynb"

@@ -39,18 +39,19 @@ def test_bf16_is_measured_where_the_cpu_has_it_and_a_large_model_gets_fewer_wind
 
 
 def test_prices_are_work_by_speed():
-    config, lengths = EncoderConfig(), np.array([100] * 50)
-    settings = from_parameters("biomegatron")
+    reader, large, lengths = tiny_reader(1, epochs=5), EncoderConfig(), np.array([40] * 50)
     measured = [{"batch": "without padding", "precision": "32", "useful tokens per second": 50.0}]
-    rows = cost.prices({"large": config}, lengths, settings, measured)
-    first, *others = rows
-    assert (first["time"], first["minutes"]) == ("measured", f"{5 * 5000 / 50 / 60:.2g}")
+    first, *others = cost.prices(reader, lengths, measured, large)
+    assert (first["machine"], first["time"], first["training"]) == (
+        "this machine", "measured", f"{5 * 2000 / 50 / 60:.2g} min")  # fmt: skip
     found = next(row for row in others if (row["machine"], row["precision"]) == ("A100", "tf32"))
-    work = 3 * 5 * forward_flops(config, lengths)
-    assert found["minutes"] == f"{work / (0.4 * 156e12) / 60:.2g}"
-    memory = training_memory(config, [100] * 12, precision="tf32", path="padded")
-    assert found["memory in GB"] == f"{memory.total / 1e9:.1f}"
-    assert {row["time"] for row in others} == {"computed"} and len(others) == 8
+    work = 3 * 5 * forward_flops(large, lengths)
+    assert found["training"] == f"{work / (0.4 * 156e12):.2g} s"
+    memory = training_memory(large, [40] * 4, precision="tf32", path="padded")
+    assert found["memory"] == f"{memory.total / 1e9:.1f} GB"
+    assert {row["time"] for row in others} == {"computed"} and len(others) == 9
+    ratio = forward_flops(large, lengths) / forward_flops(reader.model.config, lengths)
+    assert others[0]["training"] == f"{200 * ratio / 3600:.2g} h"
 
 
 def test_a_training_step_is_about_six_operations_per_weight_and_token():

@@ -155,7 +155,8 @@ class SpanModel(nn.Module):
     def compile_layers(self) -> None:
         """Use torch.compile for everything except attention; it compiles at the first call."""
         for layer in self.encoder.layers:
-            layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
+            if "feed_forward" not in vars(layer):  # not compiled yet
+                layer.feed_forward = torch.compile(layer.feed_forward, dynamic=True)
 
     def set_dropout(self, share: float) -> None:
         """Change the dropout rate of the model."""

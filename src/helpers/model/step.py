@@ -203,6 +203,11 @@ class Recorder(Callback):
         if saves:
             trainer.save_checkpoint(self.checkpoint)
 
+    def on_exception(self, trainer, module, exception):
+        """Write the losses that are still on the device, for example if memory ran out."""
+        if self.unread and trainer.world_size == 1 and not isinstance(exception, LossNotFinite):
+            self._read(trainer, module)
+
     def _read(self, trainer, module) -> None:
         """Write the sum of the losses of all processes, which have all taken the same steps."""
         losses = torch.stack([loss for _, loss, _, _ in self.unread])

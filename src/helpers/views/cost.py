@@ -128,40 +128,44 @@ def _wait(where: Compute) -> None:
 
 
 def prices(
-    models: dict[str, EncoderConfig],
-    lengths: np.ndarray,
-    settings: Settings,
-    measured: Sequence[dict],
+    reader: Reader, lengths: np.ndarray, measured: Sequence[dict], large: EncoderConfig
 ) -> list[dict]:
     """Return what training on windows of these ``lengths`` costs on different machines.
 
-    ``models`` maps names to configurations. ``measured`` is the result of ``step_times`` for the
-    first model. We compute all other times as the floating-point operations of all epochs (three
-    times ``forward_flops``) divided by ``SHARE`` × peak.
+    ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model, we
+    compute all times as the floating-point operations of all epochs (three times ``forward_flops``)
+    divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU.
     """
-    rows = []
-    name, config = next(iter(models.items()))
+    settings, small = reader.settings, reader.model.config
     batch = np.sort(lengths)[-settings.batch_size :]
-    total = int(lengths.sum()) * settings.epochs
-    for row in measured:
-        if row["batch"] == "without padding":
-            minutes = total / row["useful tokens per second"] / 60
-            memory = training_memory(config, batch, precision=row["precision"])
-            rows.append(_price(name, "this machine", row["precision"], minutes, memory, "measured"))
-    for name, config in models.items():
-        work = 3 * forward_flops(config, lengths) * settings.epochs
-        for gpu, peaks in GPUS.items():
-            for precision, peak in peaks.items():
-                mixed = precision in ("bf16", "16")
-                path = "variable length" if mixed and gpu != "T4" else "padded"
-                memory = training_memory(config, batch, precision=precision, path=path)
-                minutes = work / (SHARE * peak * 1e12) / 60
-                rows.append(_price(name, gpu, precision, minutes, memory, "computed"))
-    return rows
+    work = 3 * forward_flops(large, lengths) * settings.epochs
+    ratio = forward_flops(large, lengths) / forward_flops(small, lengths)
+    tokens = int(lengths.sum()) * settings.epochs
+    here = [row for row in measured if row["batch"] == "without padding"]
+    rows, others = [], []
+    for row in here:
+        taken, precision = tokens / row["useful tokens per second"], row["precision"]
+        rows.append(
+            _price("this run's", "this machine", precision, taken, small, batch, "measured")
+        )
+        others.append(
+            _price("345M", "this machine", precision, taken * ratio, large, batch, "computed")
+        )
+    for gpu, peaks in GPUS.items():
+        for precision, peak in peaks.items():
+            taken = work / (SHARE * peak * 1e12)
+            others.append(_price("345M", gpu, precision, taken, large, batch, "computed"))
+    return rows + others
 
 
-def _price(model, machine, precision, minutes, memory, how) -> dict:
+def _price(model, machine, precision, seconds, config, batch, how) -> dict:
+    path = ""  # the path for a CPU
+    if machine in GPUS:
+        path = "variable length" if precision == "bf16" else "padded"
+    memory = training_memory(config, batch, precision=precision, path=path)
+    scale, unit = (3600, "h") if seconds >= 3600 else (60, "min") if seconds >= 60 else (1, "s")
     return {
         "model": model, "machine": machine, "precision": precision,
-        "minutes": f"{minutes:.2g}", "memory in GB": f"{memory.total / 1e9:.1f}", "time": how,
+        "training": f"{seconds / scale:.2g} {unit}", "memory": f"{memory.total / 1e9:.1f} GB",
+        "time": how,
     }  # fmt: skip
