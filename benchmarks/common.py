@@ -240,7 +240,7 @@ def random_batches(windows: Windows, count: int) -> list[list[int]]:
 
 
 def about_padding(windows: Windows, batches: Sequence[Sequence[int]], count: int) -> str:
-    """Describe the effect of padding to 384, in random batches of ``count`` and in ``batches``."""
+    """Say how much padding adds: to 384, in random batches of ``count``, and in ``batches``."""
     lengths = windows.lengths
     tokens = lengths.sum()
 

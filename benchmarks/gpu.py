@@ -8,7 +8,7 @@ sync: list where a training step and a prediction make the CPU wait for the GPU.
 speed: measure the time and memory of training and prediction, padded and unpadded, and compare them
     with transformers.
 recipe: run step B of the model card's recipe and predict the five test batches, if time allows.
-nemo: repeat the training with NeMo's model, if NeMo is installed.
+nemo: compare training with NeMo's model and without NeMo, if NeMo is installed.
 compile: measure the speedup from torch.compile.
 
 The models have random weights. Without --bioasq-dir, the texts are random words, and their lengths
