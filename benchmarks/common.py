@@ -1,4 +1,4 @@
-"""What the benchmarks share: data, rounds, floors and reports. The command makes a results page.
+"""Code that the benchmarks share. As a command, it writes a page with all results:
 
     python benchmarks/common.py --table DIR [--to docs/results/benchmarks.md]
 
@@ -39,8 +39,9 @@ from helpers.model.half import bf16_instructions
 from helpers.run import provenance
 from helpers.run.stages import convert_run, find_run_files
 
-# The lowest acceptable figures on a CPU with (AVX-512, AVX2), for 6 x 384, float32 and the snippets
-# of BioASQ 7b. A floor below 1 is a share of the matmul peak, the others are factors.
+# The lowest acceptable figures for a CPU with (AVX-512, AVX2), measured in float32 with a model of
+# 6 x 384 on the snippets of BioASQ 7b. Floors below 1 are shares of the matmul peak, and the others
+# are speedups.
 FLOORS: dict[tuple[str, str], tuple[float, float]] = {
     ("training_step", "speedup over run_qa"): (8.0, 6.5),
     ("training_step", "speedup over transformers at its best"): (2.0, 2.0),
@@ -54,11 +55,11 @@ FLOORS: dict[tuple[str, str], tuple[float, float]] = {
     ("features", "speedup over datasets.map, prediction"): (4.5, 4.5),
     ("nbest", "speedup over run_qa"): (8.0, 8.0),
 }
-_COLUMNS = {"AVX512": 0, "AVX2": 1}  # as torch names the instructions
+_COLUMNS = {"AVX512": 0, "AVX2": 1}  # PyTorch's names for the instructions
 ORDER = ("training_step", "prediction", "features", "nbest", "load_checkpoint",
          "conversion_speed", "cost_growth")  # fmt: skip
 COMPUTE = {name: Compute("cpu", name) for name in ("32", "bf16")}
-NO_BF16 = "bf16 is left out, because this CPU has no instructions for it"
+NO_BF16 = "bf16 is omitted because this CPU has no bf16 instructions"
 DARK, LIGHT = "#1f3b57", "#d3dfe9"
 
 
@@ -77,25 +78,25 @@ def options(
 ) -> argparse.ArgumentParser:
     """Return a parser with the options that the benchmarks share.
 
-    rounds, pairs: defaults; without ``pairs``, there is no such option. model, contexts,
-    bioasq_dir: whether to add the options --size, --context and --bioasq-dir.
+    rounds, pairs: default values; if ``pairs`` is 0, the option --pairs is not added.
+    model, contexts, bioasq_dir: whether to add the options --size, --context and --bioasq-dir.
     """
     parser = argparse.ArgumentParser(
         Path(file).name, description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--rounds", type=_positive, default=rounds, metavar="N",
-        help=f"number of rounds; every round runs all methods (default: {rounds})")  # fmt: skip
+        help=f"number of rounds; each round runs all methods (default: {rounds})")  # fmt: skip
     if bioasq_dir:
         add("--bioasq-dir", metavar="DIR", default=os.environ.get("BIOASQ_DIR", ""), help="folder "
-            "with your BioASQ files (default: $BIOASQ_DIR, else BioASQ-mini)")  # fmt: skip
+            "with your BioASQ files (default: $BIOASQ_DIR or BioASQ-mini)")  # fmt: skip
     add("--output", metavar="DIR", type=Path, help="write a JSON file and a plot to this folder")
     if pairs:
         add("--pairs", type=_positive, default=pairs, metavar="N",
             help=f"number of question-context pairs (default: {pairs})")  # fmt: skip
     if model:
         add("--size", type=size, metavar="LxH",
-            help="layers and hidden size of a BERT with random weights, such as 24x1024 "
+            help="layers and hidden size of a BERT with random weights, for example 24x1024 "
             "(default: MiniLM, 6x384)")  # fmt: skip
     if contexts:
         add("--context", choices=("snippet", "abstract"), default="snippet",
@@ -105,20 +106,20 @@ def options(
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
 def size(text: str) -> tuple[int, int]:
-    """Read an option such as 24x1024: the number of layers and the hidden size."""
+    """Parse a size such as 24x1024 into the number of layers and the hidden size."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or int(found[2]) % 64 or not int(found[1]) or not int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 24x1024 (a multiple of 64)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 24x1024 (multiple of 64)")
     return int(found[1]), int(found[2])
 
 
 def call(run: Callable, parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Parse the command line and run a benchmark; return 2 for a mistake in the input, or 0."""
+    """Parse the command line and run a benchmark; return 2 if the input is invalid, else 0."""
     parsed = parser.parse_args(argv)
     parsed.command = _command(parser, parsed)
     parsed.load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
@@ -131,7 +132,7 @@ def call(run: Callable, parser: argparse.ArgumentParser, argv: Sequence[str] | N
 
 
 def _command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str:
-    """Return the command line for the report, without the folders of this machine."""
+    """Return the command line for the report, without the paths of this machine."""
     words = [f"python benchmarks/{parser.prog}"]
     for action in parser._actions:
         value = getattr(parsed, action.dest, None)
@@ -145,7 +146,7 @@ def _command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on (one span each) and pairs to predict; ``name`` is like "BioASQ 7b"."""
+    """Training rows (one span each) and pairs to predict. An example of ``name`` is "BioASQ 7b"."""
 
     name: str
     context: str
@@ -157,11 +158,11 @@ class Data:
 
 
 def read_data(parsed: argparse.Namespace) -> Data:
-    """Read the BioASQ files of the user, or BioASQ-mini.
+    """Read the user's BioASQ files, or BioASQ-mini if there are none.
 
-    A test file in SQuAD format with full abstracts is read as it is. A folder with such a file may
-    lack a training file with full abstracts; the rows to train on are then the test pairs, without
-    spans, which cost the same.
+    A test file in SQuAD format with full abstracts is used unchanged. A folder with such a file may
+    lack a training file with full abstracts, so we then also train on the test pairs. They have no
+    spans, but cost the same.
     """
     context = getattr(parsed, "context", "snippet")
     folder = Path(parsed.bioasq_dir).expanduser() if parsed.bioasq_dir else DATA
@@ -180,13 +181,13 @@ def read_data(parsed: argparse.Namespace) -> Data:
 
 
 def sample(rows: Sequence[Example], count: int) -> list[Example]:
-    """Return up to ``count`` random rows, the same ones in every call."""
+    """Return up to ``count`` random rows, which are the same in every call."""
     chosen = np.random.default_rng(0).permutation(len(rows))[:count]
     return [rows[i] for i in chosen]
 
 
 def load_reader(size: tuple[int, int] | None = None) -> Reader:
-    """Load MiniLM with a random span head, or make a BERT of this size with MiniLM's vocabulary."""
+    """Load MiniLM with a random span head, or create a BERT with MiniLM's vocabulary."""
     settings = Settings(device="cpu")
     reader = checkpoints.load(fetch("minilm").folder, settings)
     if size:
@@ -208,9 +209,9 @@ def load_reader(size: tuple[int, int] | None = None) -> Reader:
 class Method:
     """One way to do the work of a benchmark.
 
-    run: does ``work`` units of it (windows, pairs, files).
-    flops: floating-point operations on useful tokens in one run, or 0.
-    precision: that of the matrix products, "32" or "bf16".
+    run: does all the work. work: the number of units in one run (windows, pairs or files).
+    flops: floating-point operations on useful tokens in one run; 0 if they are not counted.
+    precision: the precision of the matrix products, "32" or "bf16".
     """
 
     name: str
@@ -223,8 +224,9 @@ class Method:
 def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     """Return the floating-point operations of a forward pass over windows of these lengths.
 
-    Counts the linear layers, the span head and the two products of attention. A training step takes
-    three times as many: one more product each for the gradients of the inputs and of the weights.
+    We count the linear layers, the span head and the two products of attention. A training step
+    takes three times as many, because the gradients of the inputs and of the weights each take one
+    more product.
     """
     h, f, lengths = config.hidden, config.feed_forward, np.asarray(lengths, float)
     per_token = config.layers * (8 * h * h + 4 * h * f) + 4 * h
@@ -232,13 +234,13 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
 
 
 def random_batches(windows: Windows, count: int) -> list[list[int]]:
-    """Return batches of ``count`` rows in random order, the same ones in every call."""
+    """Return random batches of ``count`` rows, which are the same in every call."""
     order = np.random.default_rng(0).permutation(len(windows)).tolist()
     return [order[low : low + count] for low in range(0, len(order), count)]
 
 
 def about_padding(windows: Windows, batches: Sequence[Sequence[int]], count: int) -> str:
-    """Say how many tokens padding adds to 384, in random batches of ``count``, and in these."""
+    """Say how much padding adds: to 384, in random batches of ``count``, and in ``batches``."""
     lengths = windows.lengths
     tokens = lengths.sum()
 
@@ -246,15 +248,15 @@ def about_padding(windows: Windows, batches: Sequence[Sequence[int]], count: int
         return sum(len(rows) * lengths[rows].max() for rows in batches) / tokens
 
     return (
-        f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding to 384 "
-        f"makes {384 * len(windows) / tokens:.2f} times as many tokens, padding random batches "
-        f"{factor(random_batches(windows, count)):.2f} times, and padding batches of similar "
-        f"length {factor(batches):.2f} times"
+        f"{len(windows)} windows of {tokens / len(windows):.0f} tokens on average; padding "
+        f"multiplies the tokens by {384 * len(windows) / tokens:.2f} if it extends to 384, by "
+        f"{factor(random_batches(windows, count)):.2f} in random batches, and by "
+        f"{factor(batches):.2f} in batches of windows of similar length"
     )
 
 
 def matmul_peak(precision: str = "32", seconds: float = 0.4) -> float:
-    """Measure the fastest matrix product in operations per second.
+    """Measure the rate of the fastest matrix product in operations per second.
 
     We try a large square product and the shape of a feed-forward layer, which is sometimes faster.
     """
@@ -273,9 +275,10 @@ def matmul_peak(precision: str = "32", seconds: float = 0.4) -> float:
 def time_rounds(methods: Sequence[Method], rounds: int) -> list[dict]:
     """Time all methods once per round, so that a change in the machine's load affects all of them.
 
-    Return one row per method with its ``name``, ``work``, ``precision`` and ``seconds`` per round,
-    and, for a method with ``flops``, its ``share`` per round of the matmul peak in its own
-    precision, which is measured in the same round.
+    Return one row per method with its ``name``, ``work`` and ``precision`` and the ``seconds`` of
+    each round. If the method has ``flops``, the row also contains the rate (``gflops``) and the
+    ``share`` of the matmul peak in each round. The peak is measured in the same round and in the
+    precision of the method.
     """
     rows = [{"name": m.name, "work": m.work, "precision": m.precision, "seconds": []}
             for m in methods]  # fmt: skip
@@ -295,7 +298,7 @@ def time_rounds(methods: Sequence[Method], rounds: int) -> list[dict]:
 
 
 def speedup(rows: Sequence[Mapping], slow: str, fast: str) -> list[float]:
-    """Return how many times as fast one method is as another, per round; [] if one is missing."""
+    """Return the speedup of a method over a slower one per round; [] if one of them is missing."""
     found = {row["name"]: row for row in rows}
     if not {slow, fast} <= set(found):
         return []
@@ -313,7 +316,7 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    raise InputError("this benchmark measures memory in /proc, so it runs only on Linux")
+    raise InputError("this benchmark reads the memory from /proc, so it runs only on Linux")
 
 
 # ---- reports
@@ -333,10 +336,10 @@ def report(
     """Print the result of a benchmark; with ``--output``, also write its JSON file and plot.
 
     unit: what ``work`` counts, in the singular.
-    figures: values per round by name; a name that starts with "share" is a share, the others are
-    factors. An empty figure is left out.
-    checks: what was compared before the timing, and the differences.
-    model: what ran if there is no --size; "" if no model did.
+    figures: maps each name to its values per round. A figure whose name starts with "share" is a
+    share, and all others are factors. Figures without values are omitted.
+    checks: what we compared before the timing, and the differences.
+    model: the model that ran without --size; "" if no model ran.
     """
     name = Path(parsed.command.split()[1]).stem
     shape = getattr(parsed, "size", None)
@@ -345,7 +348,7 @@ def report(
         "command": parsed.command,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
-        "load": parsed.load,  # of the machine, averaged over the minute before the start
+        "load": parsed.load,  # mean load of the machine over the minute before the start
         "data": data if isinstance(data, str) else data.describe(),
         "model": "{} x {}".format(*shape) if shape else model,
         "rounds": parsed.rounds,
@@ -367,7 +370,7 @@ def report(
             else round(middle, 3) >= floor,
         })  # fmt: skip
     if not stated and any(key[0] == name for key in FLOORS):
-        found["notes"].append("no floors: they are stated for MiniLM on the snippets of BioASQ 7b")
+        found["notes"].append("no floors: they apply only to MiniLM on the snippets of BioASQ 7b")
     print(f"\n{in_words(found)}")
     if parsed.output:
         path = write_json(parsed.output / f"{stem(parsed)}.json", found)
@@ -377,14 +380,14 @@ def report(
 
 
 def stem(parsed: argparse.Namespace) -> str:
-    """Return the name of the result files, which tells other sizes and contexts apart."""
+    """Return the name of the result files, which includes the size and the context if given."""
     name, *words = parsed.command.split()[1:]
     given = dict(pairwise(words))
     return "-".join([Path(name).stem, *(given[w] for w in ("--size", "--context") if w in given)])
 
 
 def machine() -> dict:
-    """Describe the hardware, the threads and the versions of the packages used."""
+    """Describe the hardware, the number of threads and the package versions."""
     found = provenance.describe()
     names = ("torch", "transformers", "tokenizers", "numpy")
     return {
@@ -398,7 +401,7 @@ def machine() -> dict:
 
 
 def in_words(found: Mapping) -> str:
-    """Format a result as Markdown: what ran where, the rows, the figures with their floors."""
+    """Format a result as Markdown: command, machine, rows, and figures with their floors."""
     m, unit = found["machine"], found["unit"]
     model = f"; {found['model']}" if found["model"] else ""
     bf16 = "with bf16 instructions" if m["bf16"] else "without bf16 instructions"
@@ -460,7 +463,7 @@ def _spread(values: Sequence[float], kind: str = "") -> str:
 
 
 def plot(found: Mapping):
-    """Draw the speed of each method: a bar for the median and a point for every round."""
+    """Plot the speed of each method, with a bar for the median and a mark for each round."""
     from helpers.views.figures import new_figure
 
     rows, unit, m = found["rows"], found["unit"], found["machine"]
@@ -478,12 +481,12 @@ def plot(found: Mapping):
     axes.set_yticks(places, [fill(row["name"], 42) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set_xlabel(f"{unit}s per second: median, with a mark per round")
+    axes.set_xlabel(f"{unit}s per second (bar: median, marks: rounds)")
     return figure
 
 
 def table(folder: Path, beside: Path) -> str:
-    """Return the Markdown page of all results in a folder; links start at the folder ``beside``."""
+    """Return a Markdown page of all results in a folder, with links relative to ``beside``."""
     paths = {path.stem: path for path in sorted(folder.glob("*.json"))}
     found = [
         paths[stem]
@@ -495,9 +498,9 @@ def table(folder: Path, beside: Path) -> str:
         raise InputError(f"{folder}: contains no results; run a benchmark with --output {folder}")
     parts = ["# Benchmarks", "",
              "`python benchmarks/common.py --table DIR` wrote this page from the JSON files of the "
-             "benchmarks.", "Every round runs all methods one after another, so a change in load "
-             "affects all of them.", "The floors are printed for comparison, and no command fails "
-             "because of them."]  # fmt: skip
+             "benchmarks.", "Each round runs all methods one after another, so a change in load "
+             "affects all of them.", "The floors are only for comparison. No command fails if a "
+             "figure is below its floor."]  # fmt: skip
     for path in found:
         parts += ["", f"## {path.stem}", "", in_words(read_json(path))]
         if (image := path.with_suffix(".png")).is_file():

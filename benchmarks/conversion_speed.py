@@ -6,7 +6,7 @@
 The input resembles the 7b training file: 779 factoid questions with nine snippets each. The
 snippets come from BioASQ-mini and have 25 words on average (28 in 7b). With --bioasq-dir, the
 script also converts the snippets of the real golden files. It uses one process and one thread, and
-counts processor time. Inputs of 30 times 7b and above are measured once.
+measures processor time. It measures inputs of at least 30 times the size of 7b only once.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def large_file(folder: Path, megabytes: int) -> Path:
 
 
 def convert_file(megabytes: int) -> tuple[dict, str]:
-    """Run the command on a large file; return a row with its wall time, and what it printed."""
+    """Run the command on a large file; return a row with its wall time, and its output."""
     with tempfile.TemporaryDirectory() as folder:
         path = large_file(Path(folder), megabytes)
         output = path.with_name("out.json")

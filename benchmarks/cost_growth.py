@@ -2,11 +2,12 @@
 
     python benchmarks/cost_growth.py [--most 10000] [--bioasq-dir DIR] [--output DIR]
 
-The sizes are 10, 100, 1,000 and so on up to --most. Each size is predicted by the package's whole
-prediction (features, forward passes and n-best lists) in a process of its own, on different texts:
-the pairs of the data, repeated with a number after each context. Memory is the peak of the process
-minus what it used before the prediction, when it already had the model and the examples. With
-MiniLM on two cores, 10,000 windows take about two minutes and 100,000 about twenty.
+The sizes are 10, 100, 1,000 and so on up to --most. For each size, a separate process runs the
+package's complete prediction: features, forward passes and n-best lists. All texts are different,
+because we repeat the pairs of the data with a number after each context. Memory is the peak memory
+of the process minus its memory before the prediction, when the model and the examples are already
+loaded. With MiniLM on two cores, 10,000 windows take about two minutes and 100,000 about twenty
+minutes.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ def examples_of(pairs: Sequence[Example], count: int) -> list[Example]:
 def predict(parsed, count: int) -> dict:
     """Predict in this process; return the number of windows, the seconds and the memory in bytes.
 
-    A short prediction first loads everything that is loaded only once.
+    Before the measurement, a short prediction loads everything that is loaded only once.
     """
     reader = common.load_reader(parsed.size)
     pairs = sorted(common.read_data(parsed).test, key=lambda pair: len(pair.context))
-    pairs = pairs[: len(pairs) * 9 // 10]  # nearly all have one window, so a pair is a window
+    pairs = pairs[: len(pairs) * 9 // 10]  # nearly all of these have one window
     pairs = common.sample(pairs, len(pairs))
     reader.predict(pairs[:2], progress=False)
     examples = examples_of(pairs, count)
@@ -64,7 +65,7 @@ def in_own_process(argv: Sequence[str], count: int) -> dict:
 
 
 def plot(found: dict, rows: Sequence[dict]):
-    """Draw time and memory over the number of windows, with a line for exact proportionality."""
+    """Plot time and memory against the number of windows, with a line for proportional time."""
     from matplotlib.ticker import FuncFormatter, NullLocator
 
     from helpers.views.figures import new_figure
@@ -75,18 +76,18 @@ def plot(found: dict, rows: Sequence[dict]):
     figure, (left, right) = new_figure(9.5, 3.8, "time", "peak memory of prediction")
     left.loglog(windows, seconds, "o-", color="black", label="measured")
     left.loglog(windows, seconds[-1] * windows / windows[-1], "--", color="gray",
-                label="proportional to the windows")  # fmt: skip
+                label="proportional to the number of windows")  # fmt: skip
     left.set_ylabel("seconds")
     left.legend(loc="upper left", frameon=False)
     right.semilogx(windows, memory, "s-", color="black")
-    right.set_ylabel("GiB above the model and its input")
+    right.set_ylabel("GiB, excluding the model and its input")
     right.set_ylim(bottom=0)
     plain = FuncFormatter(lambda value, _: f"{value:,g}")
     for axis in (left.xaxis, left.yaxis, right.xaxis):
         axis.set_major_formatter(plain)
         axis.set_minor_locator(NullLocator())
     for axes in (left, right):
-        axes.set_xlabel("windows")
+        axes.set_xlabel("number of windows")
     figure.suptitle(f"{found['data']}, {found['model']}, {found['machine']['cpu']}", fontsize=10)
     return figure
 

@@ -1,11 +1,11 @@
-"""Measure the features: from questions and contexts to windows of tokens.
+"""Measure the features, which turn questions and contexts into windows of tokens.
 
     python benchmarks/features.py [--bioasq-dir DIR] [--output DIR]
 
 run_qa maps a function over a dataset on disk. We measure this and, to see what the dataset itself
-costs, a direct call of the same function. For prediction, our time includes what turns tokens into
-text again, which run_qa leaves to its postprocessing. All methods use the same tokenizers library
-and as many threads as it chooses.
+costs, a direct call to the same function. For prediction, our time includes the preparations for
+converting tokens back to text, which run_qa does in its postprocessing. All methods use the same
+tokenizers library, which chooses the number of threads.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MAX_QUERY = 64  # tokens of a question; run_qa has no limit
 def compare(windows: Windows, features: Mapping[str, list], pairs: Sequence[int]) -> str:
     """Compare the tokens, and the targets of training windows, with run_qa's features.
 
-    ``pairs`` is the index of the pair of each feature. Only pairs with one window are compared,
-    because longer contexts are cut differently on purpose: our windows start 128 tokens apart, as
-    in NVIDIA's recipe, but run_qa's windows overlap by 128 tokens. Raise ``InputError`` if a pair
-    differs.
+    ``pairs`` contains the index of the pair of each feature. We compare only pairs with one window,
+    because we intentionally split longer contexts differently. Our windows start 128 tokens apart,
+    as in NVIDIA's recipe, but run_qa's windows overlap by 128 tokens. Raise ``InputError`` if a
+    pair differs.
     """
     count = np.bincount(windows.pair), np.bincount(pairs)
     asked = np.add.reduceat(windows.token_types == 0, windows.bounds[:-1]) - 2
@@ -51,17 +51,17 @@ def compare(windows: Windows, features: Mapping[str, list], pairs: Sequence[int]
         equal = ids == features["input_ids"][other][: sum(features["attention_mask"][other])]
         if training:
             targets = features["start_positions"][other], features["end_positions"][other]
-            # run_qa looks for the first token behind the start of the answer. If the answer is the
-            # last token, it finds none, and it sets the start to the last place of the padding.
+            # run_qa looks for the first token after the start of the answer. If the answer is the
+            # last token, run_qa finds none and sets the start to the last position of the padding.
             wrong = targets[0] == peers.MAX_LENGTH - 1
             last += wrong
             equal &= targets[1] == windows.end[window]
             equal &= wrong or targets[0] == windows.start[window]
         single, same = single + 1, same + equal
     what = "training: the same tokens and targets" if training else "prediction: the same tokens"
-    text = f"{what} for {same} of {single} pairs with one window ({len(count[0]) - single} others)"
+    text = f"{what} for {same} of {single} pairs with one window ({len(count[0]) - single} skipped)"
     if last:
-        text += f"; run_qa puts the start of {last} answers that are the last token on the padding"
+        text += f"; for {last} answers at the last token, run_qa sets the start to the padding"
     if same < single:
         raise InputError(f"{text}; nothing was timed")
     return text
@@ -70,7 +70,7 @@ def compare(windows: Windows, features: Mapping[str, list], pairs: Sequence[int]
 def phase(
     examples: Sequence[Example], training: bool, reader: Reader, tokenizer, folder: Path
 ) -> tuple[list[common.Method], str]:
-    """Return the methods of a phase, "training" or "prediction", and what the comparison found."""
+    """Return the methods of training or prediction, and the result of the comparison."""
     rows = peers.as_dataset_rows(examples)
     batches = [peers.columns(rows[i : i + 1000]) for i in range(0, len(rows), 1000)]
     make = peers.training_features if training else peers.prediction_features

@@ -1,20 +1,22 @@
-"""Check and measure the kit on a GPU: numbers, speed, memory, and the recipe of the model card.
+"""Check and measure the kit on a GPU: correctness, speed, memory and the model card's recipe.
 
     PYTHONPATH=src python benchmarks/gpu.py [--parts check,sync,speed] [--seconds 200]
 
-check: compare logits, losses and gradients with the CPU in float32, for every attention path and
-    precision, and the losses of Lightning's loop.
+check: compare logits, losses and gradients for every attention path and precision, and the losses
+    of Lightning's loop, with those of the CPU in float32.
 sync: list where a training step and a prediction make the CPU wait for the GPU.
-speed: time and memory of training and prediction, padded and unpadded, against transformers.
-recipe: step B of the card's recipe and the five test batches, within the time that is left.
-nemo: the same training through NeMo's model, if NeMo is installed.
-compile: what torch.compile gains.
+speed: measure the time and memory of training and prediction, padded and unpadded, and compare them
+    with transformers.
+recipe: run step B of the model card's recipe and predict the five test batches, if time allows.
+nemo: compare training with NeMo's model and without NeMo, if NeMo is installed.
+compile: measure the speedup from torch.compile.
 
-The models have random weights. Without --bioasq-dir, the texts are random words with the lengths of
-BioASQ 7b. After each part, the script writes gpu.json and gpu.log to the output folder, and at the
-end gpu.png if matplotlib is installed. The exit status is 1 if a check or a part failed. It needs
-torch 2.11 or later, transformers, tokenizers, safetensors and Lightning. On a CPU it needs small
-sizes, such as --layers 2 --hidden 64 --rows 24 --words 500 --tokens 512.
+The models have random weights. Without --bioasq-dir, the texts are random words, and their lengths
+are distributed as in BioASQ 7b. After each part, the script writes gpu.json and gpu.log to the
+output folder. At the end, it also writes gpu.png if matplotlib is installed. The exit status is 1
+if a check or a part failed. The script needs torch 2.11 or later, transformers, tokenizers,
+safetensors and Lightning. On a CPU, use small sizes, such as --layers 2 --hidden 64 --rows 24
+--words 500 --tokens 512.
 """
 
 from __future__ import annotations
@@ -38,13 +40,13 @@ from gpu_common import Run, free, is_cuda
 from gpu_recipe import nemo, recipe
 from gpu_speed import compiled, speed
 
-# Each part, and its share of the time.
+# The function of each part, and its share of the time.
 PARTS = {"check": (check, 4), "sync": (sync, 1), "speed": (speed, 9), "recipe": (recipe, 8),
          "nemo": (nemo, 2), "compile": (compiled, 5)}  # fmt: skip
 
 
 def plot(found: dict, path: Path) -> bool:
-    """Draw tokens per second of the part "speed"; return False if there is nothing to draw with."""
+    """Plot the tokens per second of the part "speed"; return False if this is impossible."""
     rows = found["parts"].get("speed", {}).get("rows")
     if not rows or importlib.util.find_spec("matplotlib") is None:
         return False
@@ -59,7 +61,7 @@ def plot(found: dict, path: Path) -> bool:
         chosen = [r for r in rows if (r["mode"], r["context"], r["batch"]) == title][::-1]
         axis.barh([r["method"] for r in chosen], [r["tokens_per_second"] for r in chosen])
         axis.set_title("{}, {}s, {} windows".format(*title), fontsize=9)
-        axis.set_xlabel("tokens per second (without padding)")
+        axis.set_xlabel("tokens per second (not counting padding)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -71,17 +73,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--parts", default=",".join(PARTS), help="which parts to run, with commas (default: all)")
-    add("--seconds", type=float, default=200, help="time for all parts together (default: 200)")
+    add("--parts", default=",".join(PARTS), help="parts to run, separated by commas (default: all)")
+    add("--seconds", type=float, default=200, help="total time for all parts (default: 200)")
     add("--device", default="cuda", help="device (default: cuda)")
     add("--output", type=Path, default=Path("runs/gpu"), help="folder for the results")
     add("--layers", type=int, default=24, help="layers of the large model (default: 24)")
-    add("--hidden", type=int, default=1024, help="its size, a multiple of 64 (default: 1024)")
+    add("--hidden", type=int, default=1024, help="its width, a multiple of 64 (default: 1024)")
     add("--rows", type=int, default=4231, help="rows of synthetic training data (default: 4231)")
-    add("--words", type=int, default=30_000, help="distinct words in them (default: 30000)")
+    add("--words", type=int, default=30_000, help="distinct words in these rows (default: 30000)")
     add("--tokens", type=int, default=16384, help="tokens of the large batch (default: 16384)")
     add("--bioasq-dir", default="", help="folder with your BioASQ files, for the part recipe")
-    add("--vocab", type=Path, help="vocab.txt for --bioasq-dir (default: train one on the texts)")
+    add("--vocab", type=Path, help="vocab.txt for --bioasq-dir (default: trained on the texts)")
     options = parser.parse_args(argv)
     options.parts = options.parts.split(",")
     for part in options.parts:
@@ -139,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         free(device)
     if plot(run.found, options.output / "gpu.png"):
         run.say(f"plot: {options.output / 'gpu.png'}")
-    run.say(f"\n{run.failed} failures; {time.monotonic() - started:.0f} s; {options.output}")
+    run.say(f"\n{run.failed} failures; {time.monotonic() - started:.0f} s; see {options.output}")
     return 1 if run.failed else 0
 
 

@@ -1,4 +1,4 @@
-"""The parts "check" and "sync" of the GPU benchmark: are the numbers right, and who waits?"""
+"""The parts "check" and "sync" of the GPU benchmark: correctness and synchronization."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from helpers.model.decoding import compute_logits
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch, Windows, gather
 
-_FLOAT16_SCALE = 1024.0  # the loss is scaled for float16, whose small gradients would become 0
+_FLOAT16_SCALE = 1024.0  # scales the loss in float16 so that small gradients do not become 0
 _NAMES = ("logits", "loss", "gradients")
 
 
@@ -44,7 +44,7 @@ def check(run: Run) -> dict:
 
 
 def _gradients(net: SpanModel, batch: Batch, compute: Compute) -> list[torch.Tensor]:
-    """Return the logits, the loss and all gradients, from the kit's own step without its update."""
+    """Return the logits, the loss and all gradients of the kit's own step, without the update."""
     scale = _FLOAT16_SCALE if compute.precision == "16" else 1.0
     net.zero_grad()
     with compute.autocast():
@@ -55,7 +55,7 @@ def _gradients(net: SpanModel, batch: Batch, compute: Compute) -> list[torch.Ten
 
 
 def _check_model(run: Run, name: str, config: EncoderConfig, lengths: Sequence[int]) -> list[dict]:
-    """Compare every attention path and precision."""
+    """Compare every attention path and precision with the CPU in float32."""
     net = gpu_data.random_model(config, "cpu").train()
     batch = gpu_data.random_batch(lengths, config.vocab_size)
     reference = [tensor.to(run.device) for tensor in _gradients(net, batch, Compute())]
@@ -86,7 +86,7 @@ def _relative(found: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def _errors(net: SpanModel, found: list[torch.Tensor], reference: list[torch.Tensor]) -> dict:
-    """Return norm(difference) / norm(reference) of logits, loss and gradients."""
+    """Return norm(difference) / norm(reference) for the logits, the loss and the gradients."""
     pairs = list(zip(found, reference, strict=True))
     wrong = torch.stack([(a - b).double().norm() for a, b in pairs])
     right = torch.stack([b.double().norm() for _, b in pairs])
@@ -121,7 +121,7 @@ def _judge(run: Run, row: dict, factor: float = 1.0) -> dict:
 
 
 def _as_windows(batch: Batch) -> Windows:
-    """Return the windows of a batch, for ``compute_logits``, which makes its own batches."""
+    """Convert a batch to windows for ``compute_logits``, which makes its own batches."""
     flat = {name: getattr(batch, name).numpy() for name in ("ids", "token_types", "positions")}
     token, window = (np.zeros(len(of), np.int64) for of in (batch.ids, batch.lengths))
     return Windows(
@@ -132,7 +132,7 @@ def _as_windows(batch: Batch) -> Windows:
 
 
 def _check_loop(run: Run, config: EncoderConfig, steps: int = 4) -> list[dict]:
-    """Compare the losses of a few steps of Lightning's loop."""
+    """Compare the losses of a few steps of Lightning's loop with those on the CPU."""
     data, rows, reference = run.texts("snippet"), [], []
     config = replace(config, vocab_size=len(data.vocab))
     here = str(run.device)
@@ -149,7 +149,7 @@ def _check_loop(run: Run, config: EncoderConfig, steps: int = 4) -> list[dict]:
         where = f"{device}, accumulate={accumulate}"
         row = {"model": "Lightning's loop, 4 x 256", "attention": where, "precision": precision,
                "losses": losses, "errors": {"loss": error}}  # fmt: skip
-        rows.append(_judge(run, row, factor=10))  # the errors of the steps add up
+        rows.append(_judge(run, row, factor=10))  # errors accumulate over the steps
     return rows
 
 
@@ -158,7 +158,7 @@ def _check_loop(run: Run, config: EncoderConfig, steps: int = 4) -> list[dict]:
 
 @contextmanager
 def waits(device: torch.device, places: Counter, at_once: bool = True) -> Iterator[None]:
-    """Count where the block synchronizes; ``at_once=False`` lets a callback turn this on."""
+    """Count synchronizations by place; with ``at_once=False``, a callback starts the counting."""
 
     def note(message, category, filename, lineno, file=None, line=None):
         if "called a synchronizing" in str(message):
@@ -180,13 +180,13 @@ def waits(device: torch.device, places: Counter, at_once: bool = True) -> Iterat
 
 
 def watch(device: torch.device, on: bool) -> None:
-    """Let PyTorch warn, or stop warning, whenever the CPU waits for the GPU."""
+    """Turn PyTorch's warnings on or off that report when the CPU waits for the GPU."""
     if is_cuda(device):
         torch.cuda.set_sync_debug_mode("warn" if on else "default")
 
 
 def short(path: str) -> str:
-    """Return a path without the folders of this machine."""
+    """Shorten a path so that it does not contain the folders of this machine."""
     parts = Path(path).parts
     for root in ("site-packages", "src"):
         if root in parts:
@@ -195,7 +195,7 @@ def short(path: str) -> str:
 
 
 class Watch(Callback):
-    """Look for synchronizations from the start of one step to the end of another."""
+    """A callback that looks for synchronizations from the step ``first`` through ``last``."""
 
     def __init__(self, device: torch.device, first: int, last: int):
         self.device, self.first, self.last = device, first, last
@@ -210,7 +210,7 @@ class Watch(Callback):
 
 
 def sync(run: Run) -> dict:
-    """List the synchronizations of a step, of Lightning's loop and of a prediction."""
+    """List the synchronizations in a step, in Lightning's loop and in a prediction."""
     data, found = run.texts("abstract"), {}
     config = run.config(vocab_size=len(data.vocab))
     net = gpu_data.random_model(replace(config, layers=min(4, config.layers)), str(run.device))

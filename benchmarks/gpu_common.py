@@ -25,25 +25,25 @@ from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig
 from helpers.model.features import Windows
 
-# The attention paths and precisions of each kind of device.
+# The attention paths and precisions for each kind of device.
 PATHS = {
     "cpu": [("by length", "32"), ("products", "bf16"), ("padded", "32"), ("padded", "bf16")],
     "cuda": [("padded", "32"), ("padded", "tf32"), ("padded", "bf16"), ("padded", "16"),
              ("variable length", "bf16"), ("variable length", "16")],
 }  # fmt: skip
-# The largest relative error of logits, loss and gradients, as norm(difference) / norm(reference).
+# Limits on norm(difference) / norm(reference) for the logits, the loss and the gradients.
 TOLERANCES = {
     "32": (1e-4, 1e-5, 1e-3), "tf32": (5e-3, 1e-3, 2e-2),
     "16": (5e-3, 1e-3, 2e-2), "bf16": (3e-2, 5e-3, 1.5e-1),
 }  # fmt: skip
 
 
-_OTHER_TOKENS = 592  # as in BioMegatron's 30,592 embeddings; more than the special tokens
+_OTHER_TOKENS = 592  # gives BioMegatron's 30,592 embeddings; more than the special tokens
 
 
 @dataclass
 class Run:
-    """The options of a call, its results so far, and the time that is left."""
+    """The options of the script, its results so far, and the remaining time."""
 
     options: argparse.Namespace
     device: torch.device
@@ -74,7 +74,7 @@ class Run:
         return EncoderConfig(**values)
 
     def texts(self, context: str) -> gpu_data.Data:
-        """Return synthetic texts; they are made once per context."""
+        """Return synthetic texts, which are created only once per context."""
         if context not in self.data:
             self.data[context] = gpu_data.synthetic(context, self.options.rows, self.options.words)
         return self.data[context]
@@ -83,7 +83,7 @@ class Run:
         return Compute(str(self.device), precision)
 
     def paths(self) -> list[tuple[str, str]]:
-        """Return the attention paths and precisions that this device has."""
+        """Return the attention paths and precisions that this device supports."""
         found = PATHS[self.device.type]
         if is_cuda(self.device) and torch.cuda.get_device_capability(self.device)[0] < 8:
             found = [("padded", precision) for precision in ("32", "16")]
@@ -115,7 +115,7 @@ def attention(path: str | None) -> Iterator[None]:
 
 @contextmanager
 def precision_of(compute: Compute) -> Iterator[Compute]:
-    """Allow TF32 in the block only if ``compute`` asks for it."""
+    """Allow TF32 in the block only if ``compute`` uses it."""
     compute.prepare()
     try:
         yield compute
@@ -128,13 +128,13 @@ def is_cuda(device: torch.device) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all of its work."""
+    """Wait until the device has finished all its work."""
     if is_cuda(device):
         torch.cuda.synchronize(device)
 
 
 def free(device: torch.device) -> None:
-    """Give back the memory of models that are no longer used."""
+    """Release the memory of models that are no longer used."""
     gc.collect()
     if is_cuda(device):
         torch.cuda.empty_cache()
@@ -148,10 +148,10 @@ def train(
     watch: Callable[[], AbstractContextManager] | None = None,
     saves: bool = True,
 ) -> step.Recorder:
-    """Train through the kit's loop without NeMo; return what it recorded.
+    """Train with the kit's loop, without NeMo, and return its recorder.
 
-    watch: returns a context for the whole training (default: one that hides warnings).
-    saves: whether the recorder saves checkpoints, as it does in every real training.
+    watch: returns a context manager for the whole training (default: one that hides warnings).
+    saves: whether the recorder saves checkpoints, as in every real training run.
     """
     batches = training.plan_batches(windows.lengths, reader.settings)
     optim = training.optim_of(reader.settings, len(batches))

@@ -1,4 +1,4 @@
-"""What the GPU benchmark computes with: random weights, texts, and transformers' BERT."""
+"""Inputs of the GPU benchmark: random weights, texts, and transformers' BERT."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from helpers.model.features import SPECIAL, Batch, read_vocab
 from helpers.model.weights import weight_names
 from helpers.run.stages import convert_run, find_run_files
 
-# What facts.md states of BioASQ 7b: the mean and the spread (sigma of a log-normal distribution) of
-# the words per context. The spread gives the stated 95th percentile of snippets (82 words) and the
-# stated maximum of abstracts (674 words). A question and a snippet have 73 tokens on average.
+# The number of words per context in BioASQ 7b, according to facts.md: the mean, the spread (sigma
+# of a log-normal distribution) and the maximum. The spread gives the stated 95th percentile of
+# snippets (82 words) and the stated maximum of abstracts (674 words). A question and a snippet
+# together have 73 tokens on average.
 _WORDS = {"snippet": (33, 0.70, 307), "abstract": (219, 0.33, 674)}
 _TOKENS_PER_WORD, _QUESTION = 1.7, 14
 _ROWS = 4231  # rows of the 7b training file
@@ -34,7 +35,7 @@ _TESTS = (123, 79, 92, 107, 111)  # question-snippet pairs of the five test batc
 
 @dataclass(frozen=True)
 class Data:
-    """Rows to train on, with one span each, and the pairs of the five test batches."""
+    """Training rows, with one span each, and the pairs of the five test batches."""
 
     name: str
     context: str
@@ -43,13 +44,13 @@ class Data:
     vocab: Sequence[str]
 
     def reader(self, model: SpanModel, settings: Settings, compute: Compute) -> Reader:
-        """Return a reader of this data; its model is moved to the device."""
+        """Move the model to the device and return a reader for this data."""
         model.to(compute.device)
         return Reader(model, self.vocab, settings, compute=compute)
 
 
 def synthetic(context: str, rows: int = _ROWS, words: int = 30_000, seed: int = 0) -> Data:
-    """Make random texts with the lengths of BioASQ 7b; every word is one token.
+    """Create random texts with the lengths of BioASQ 7b, in which every word is one token.
 
     rows: the number of training rows; the test batches shrink in proportion.
     words: the number of distinct words.
@@ -79,8 +80,8 @@ def synthetic(context: str, rows: int = _ROWS, words: int = 30_000, seed: int = 
 def real(folder: str, vocab: Path | None = None) -> tuple[Data, list[str]]:
     """Read the user's BioASQ files; return the data and notes on what was replaced.
 
-    Without abstracts for the training questions, the context is the snippet. Without a vocabulary
-    file, one is trained on the texts.
+    If the training questions have no abstracts, the context is the snippet. If there is no
+    vocabulary file, we train a vocabulary on the texts.
     """
     os.environ.setdefault("HELPERS_OFFLINE", "1")  # do not ask PubMed for abstracts
     notes, context = [], "abstract"
@@ -93,13 +94,13 @@ def real(folder: str, vocab: Path | None = None) -> tuple[Data, list[str]]:
     tests = [batch.examples for batch in converted.batches]
     if context == "snippet" and (ready := ready_tests(folder, "abstract")):
         tests = [read_squad(path) for path in ready]
-        notes.append(f"the test pairs are the full abstracts of {', '.join(p.name for p in ready)}")
+        notes.append(f"the test pairs use the full abstracts in {', '.join(p.name for p in ready)}")
     if vocab:
         tokens = read_vocab(vocab)
     else:
         tokens = trained_vocab(converted.train)
         notes.append(f"the vocabulary ({len(tokens)} tokens) was trained on the training texts")
-    return Data("BioASQ files of the user", context, converted.train, tests, tokens), notes
+    return Data("the user's BioASQ files", context, converted.train, tests, tokens), notes
 
 
 def _convert(folder: str, context: str):
@@ -108,7 +109,7 @@ def _convert(folder: str, context: str):
 
 
 def trained_vocab(examples: Iterable[Example], size: int = 30_522) -> list[str]:
-    """Return a WordPiece vocabulary for these texts, in the order of the ids."""
+    """Train a WordPiece vocabulary on these texts; return its tokens in the order of their ids."""
     texts = dict.fromkeys(text for e in examples for text in (e.question, e.context))
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(texts, vocab_size=size, show_progress=False)
@@ -117,7 +118,7 @@ def trained_vocab(examples: Iterable[Example], size: int = 30_522) -> list[str]:
 
 
 def random_model(config: EncoderConfig, device: str, seed: int = 0) -> SpanModel:
-    """Make a model whose matrices and biases are normal with a standard deviation of 0.02."""
+    """Create a model with normally distributed matrices and biases (standard deviation 0.02)."""
     torch.manual_seed(seed)
     with torch.device(device):
         model = SpanModel(config)
@@ -131,7 +132,7 @@ def random_model(config: EncoderConfig, device: str, seed: int = 0) -> SpanModel
 
 
 def random_batch(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> Batch:
-    """Make a batch of windows with random tokens and answers, on the CPU."""
+    """Create a batch of windows with random tokens and answers, on the CPU."""
     rng = np.random.default_rng(seed)
     ids = torch.from_numpy(rng.integers(5, vocab_size, sum(lengths)))
     positions = torch.cat([torch.arange(n) for n in lengths])
@@ -147,8 +148,8 @@ def random_batch(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> Batc
 def transformers_bert(model: SpanModel) -> torch.nn.Module:
     """Return transformers' BERT with SDPA and a copy of these weights, on the same device.
 
-    The model must be a post-LayerNorm BERT, because transformers' Megatron-BERT has only its eager
-    attention. The two kinds of model do the same work.
+    The model must be a post-LayerNorm BERT, because transformers' Megatron-BERT supports only eager
+    attention. The two kinds of model do the same amount of work.
     """
     transformers.logging.set_verbosity_error()
     c, state = model.config, model.state_dict()

@@ -19,13 +19,13 @@ from helpers.model import step, training
 from helpers.model.decoding import Reader
 from helpers.model.features import Windows
 
-_LEAST = 6  # steps, however little time is left
+_LEAST = 6  # minimum number of steps, even if no time is left
 
 
 class Clock(Callback):
-    """Note when each step ends on the device, and stop the training at a deadline.
+    """A callback that records when each step ends on the device and stops training at a deadline.
 
-    save: at the deadline, save a checkpoint into this file and measure how long that takes.
+    save: the file to which a checkpoint is saved at the deadline, to measure how long this takes.
     """
 
     def __init__(self, device: torch.device, deadline: float, save: Path | None = None):
@@ -49,7 +49,7 @@ class Clock(Callback):
                 self.save_seconds = time.perf_counter() - started
 
     def step_seconds(self) -> list[float]:
-        """Return the time from each step's end to the next one's, saved checkpoints included."""
+        """Return the times between the ends of successive steps, including saved checkpoints."""
         synchronize(self.device)
         pairs = zip(self.ends, self.ends[1:], strict=False)
         if is_cuda(self.device):
@@ -88,7 +88,7 @@ def _reader(run: Run, data: gpu_data.Data, precision: str, dropout: float) -> Re
 
 
 def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) -> dict:
-    """Train until the recipe is done or the time is over; ``save``: a measured save, or None."""
+    """Train until the recipe or the time ends; ``save`` is the time of an earlier save, or None."""
     if is_cuda(run.device):
         torch.cuda.reset_peak_memory_stats(run.device)
     with precision_of(reader.compute), tempfile.TemporaryDirectory() as folder:
@@ -108,7 +108,7 @@ def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) 
         "memory_gb": _peak_gb(run),
     }  # fmt: skip
     kind = "measured" if finished else f"EXTRAPOLATED from {done} of {total} steps"
-    saves = f"{step.SAVES} checkpoints of {save:.1f} s" if save else "checkpoints"
+    saves = f"{step.SAVES} checkpoints of {save:.1f} s each" if save else "checkpoints"
     memory = f", {row['memory_gb']:.1f} GB" if row["memory_gb"] else ""
     run.say(
         f"step B, {compute.precision}, dropout {dropout}, attention {row['attention']}: "
@@ -125,7 +125,7 @@ def _peak_gb(run: Run) -> float | None:
 
 
 def _five_batches(run: Run, data: gpu_data.Data, precision: str) -> dict:
-    """Predict the test batches: windows, logits and n-best lists."""
+    """Time the complete prediction of the test batches: windows, logits and n-best lists."""
     reader = _reader(run, data, precision, 0.0)
     if is_cuda(run.device):
         torch.cuda.reset_peak_memory_stats(run.device)
@@ -146,9 +146,9 @@ def _five_batches(run: Run, data: gpu_data.Data, precision: str) -> dict:
 
 
 def nemo(run: Run) -> dict:
-    """Train through NeMo's model and without it; the losses must be equal."""
+    """Train with and without NeMo's model, and check that the losses are equal."""
     if importlib.util.find_spec("nemo") is None:
-        run.say("NeMo is not installed; skipped")
+        run.say("skipped because NeMo is not installed")
         return {"skipped": "NeMo is not installed"}
     data, losses, seconds = run.texts("snippet"), {}, {}
     for name in ("without NeMo", "NeMo"):

@@ -23,14 +23,14 @@ from helpers.model.features import Windows, gather, prediction_batches, training
 _MATRIX = {"cuda": 8192, "cpu": 256}  # rows and columns
 _ROUNDS, _ROUND_SECONDS = 3, 0.3
 _STATE = 4  # weights, gradients and Adam's two moments, in multiples of the weights
-_COMPILE_SECONDS = 15  # compilation cannot be stopped
-_PAIRS = 1200  # training rows from which the batches are made
+_COMPILE_SECONDS = 15  # minimum time for compilation, which cannot be stopped
+_PAIRS = 1200  # number of training rows in the batches
 _TOKENS_ON_GPU = 32_768  # tokens per batch in prediction, as in ``compute_logits``
 
 
 @dataclass
 class Method:
-    """One way to take a step; ``run`` takes the rows of a batch."""
+    """One way to take a step. ``run`` is called with the rows of a batch."""
 
     name: str
     run: Callable[[list[int]], object]
@@ -41,8 +41,8 @@ class Method:
 def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
     """Return the floating-point operations of a forward pass over windows of these lengths.
 
-    Counts the linear layers, the span head and the two products of attention. A training step takes
-    three times as many, because of the gradients of the inputs and of the weights.
+    We count the linear layers, the span head and the two products of attention. A training step
+    takes three times as many, because of the gradients of the inputs and of the weights.
     """
     h, f, lengths = config.hidden, config.feed_forward, np.asarray(lengths, float)
     per_token = config.layers * (8 * h * h + 4 * h * f) + 4 * h
@@ -50,7 +50,7 @@ def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
 
 
 def matmul_peak(run: Run, precision: str, rounds: int = 10) -> float:
-    """Measure the rate of a large matrix product, in operations per second (median)."""
+    """Return the median rate of a large matrix product in operations per second."""
     size = _MATRIX[run.device.type]
     dtype = {"bf16": torch.bfloat16, "16": torch.float16}.get(precision, torch.float32)
     a, b = (torch.randn(size, size, device=run.device, dtype=dtype) for _ in range(2))
@@ -70,7 +70,7 @@ def speed(run: Run) -> dict:
     fast = run.fast()
     peaks = _peaks(run, dict.fromkeys(["32", *run.precisions()]))
     ours, theirs = _models(run)
-    run.say("transformers: BERT with SDPA; its Megatron-BERT supports eager attention only")
+    run.say("transformers runs BERT with SDPA, because its Megatron-BERT has only eager attention")
     nets = (ours, theirs)
     optimizers = {id(net): step.make_optimizer(net.parameters(), 1e-6, 0.0) for net in nets}
     rows: list[dict] = []
@@ -107,7 +107,7 @@ def _windows(run: Run, net: SpanModel, context: str) -> tuple[Windows, dict[int,
 
 
 def _models(run: Run) -> tuple[SpanModel, torch.nn.Module]:
-    """Return our BERT and that of transformers with the same weights; compare their logits."""
+    """Return our BERT and transformers' BERT with the same weights, and compare their logits."""
     config = run.config(norm_first=False, epsilon=1e-12)
     ours = gpu_data.random_model(config, str(run.device))
     theirs = gpu_data.transformers_bert(ours).eval()
@@ -116,7 +116,7 @@ def _models(run: Run) -> tuple[SpanModel, torch.nn.Module]:
         output = theirs(**gpu_data.padded_inputs(batch))
         logits = torch.stack([output.start_logits, output.end_logits], -1)[batch.mask]
         error = float((logits - ours(batch)).norm() / logits.norm())
-    text = f"transformers' BERT with the same weights: logits {error:.1e} (limit 1e-04)"
+    text = f"transformers' BERT with the same weights: logits differ by {error:.1e} (limit 1e-04)"
     run.verdict(error <= 1e-4, text)
     return ours, theirs
 
@@ -212,7 +212,7 @@ def _measure(run: Run, methods, windows, batches, peaks, title: dict) -> list[di
 def _warm_up(
     run: Run, method: Method, windows: Windows, batches, mode: str
 ) -> tuple[int, float | None]:
-    """Return how many steps a round has, and the peak memory of the method alone in GB."""
+    """Return the number of steps per round and the peak memory of this method alone in GB."""
     largest = max(batches, key=lambda rows: windows.lengths[rows].sum())
     for _ in range(2):
         method.run(largest)
@@ -222,7 +222,7 @@ def _warm_up(
         before = torch.cuda.memory_allocated(run.device)
     seconds, memory = _seconds(run, method, [largest]), None
     if is_cuda(run.device):
-        # Both models and their optimizers are in memory; only those of this method count.
+        # Both models and their optimizers are in memory, but we count only those of this method.
         own = sum(p.nbytes for p in method.model.parameters())
         own *= _STATE if mode == "training" else 1
         memory = (own + torch.cuda.max_memory_allocated(run.device) - before) / 1e9
@@ -241,7 +241,7 @@ def _seconds(run: Run, method: Method, chosen: Sequence[list[int]]) -> float:
 
 
 def _finish(run: Run, row: dict, lengths: Sequence[np.ndarray], peaks: dict) -> None:
-    """Add the medians to a row and print it; ``lengths`` of the windows of each batch."""
+    """Add the medians to a row and print it. ``lengths`` has the window lengths of each batch."""
     factor = 3 if row["mode"] == "training" else 1
     flops = factor * sum(forward_flops(run.config(), part) for part in lengths) / len(lengths)
     tokens = sum(int(part.sum()) for part in lengths) / len(lengths)
@@ -266,7 +266,7 @@ def compiled(run: Run) -> dict:
     for name in ("eager", "compiled"):
         started = time.perf_counter()
         if name == "compiled" and run.left() < _COMPILE_SECONDS:
-            run.say("no time left to compile; run --parts compile")
+            run.say("no time left to compile; use --parts compile")
             break
         if name == "compiled":
             net.compile_layers()
@@ -276,5 +276,5 @@ def compiled(run: Run) -> dict:
             title = {"mode": "training", "context": "abstract", "batch": size}
             rows += _measure(run, [method], windows, batches, peaks, title)
         seconds[name] = time.perf_counter() - started
-        run.say(f"{name}: {seconds[name]:.1f} s in all, compilation included")
+        run.say(f"{name}: {seconds[name]:.1f} s in total, including compilation")
     return {"rows": rows, "seconds": seconds}

@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--json memory.json] [--quick]
 
-Each case runs in a process of its own. After a warm-up on a tiny model, which loads PyTorch's
-libraries, the process builds the model and takes three training steps in Lightning's order (forward
-pass, clear the gradients, backward pass, optimizer) or predicts three times. The measured memory is
-the peak of its resident memory (VmHWM, Linux only) minus its resident memory after the warm-up.
-Weights are random, and the vocabulary has 30,522 tokens.
+Each case runs in a separate process. After a warm-up on a tiny model, which loads PyTorch's
+libraries, the process builds the model. It then takes three training steps in Lightning's order
+(forward pass, clearing the gradients, backward pass, optimizer) or predicts three times. The
+measured memory is the peak of its resident memory (VmHWM, Linux only) minus its resident memory
+after the warm-up. Weights are random, and the vocabulary has 30,522 tokens.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def _run(config, lengths: list[int], case: dict) -> None:
 def _peak() -> int:
     """Return the peak memory of this process in bytes.
 
-    ``ru_maxrss`` would not do, because it begins with the size of the process that started us.
+    We do not use ``ru_maxrss``, because it starts at the size of the parent process.
     """
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
@@ -98,7 +98,7 @@ def _peak() -> int:
 
 
 def cases(quick: bool) -> list[dict]:
-    """Return all cases; ``quick`` takes one window length per model, each one different."""
+    """Return all cases, or, if ``quick``, only those of one window length per model."""
     found = []
     for number, (model, (*_, windows)) in enumerate(SIZES.items()):
         lengths = list(windows)
@@ -120,7 +120,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="also write all results to this file")
-    parser.add_argument("--quick", action="store_true", help="one window length per model")
+    parser.add_argument("--quick", action="store_true", help="only one window length per model")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:

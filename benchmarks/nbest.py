@@ -1,11 +1,11 @@
-"""Measure the search for the best spans: from logits to the 20 best answers of each pair.
+"""Measure the search for the best spans, from logits to the 20 best answers for each pair.
 
     python benchmarks/nbest.py [--bioasq-dir DIR] [--output DIR]
 
-All methods get the same logits, those of MiniLM with a random span head. run_qa reads its rows and
-features from datasets on disk; to see what the datasets cost, we also measure its search with plain
-lists. Its logits are arrays padded to 384 columns; the padding is -100, as transformers' trainer
-fills it, so no method can choose it.
+All methods get the same logits, which come from MiniLM with a random span head. run_qa reads its
+rows and features from datasets on disk. To see what the datasets cost, we also measure its search
+with plain lists. run_qa's logits are arrays that are padded to 384 columns. The padding is -100, as
+in transformers' trainer, so no method can choose it.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def padded_logits(windows: Windows, logits: np.ndarray) -> tuple[np.ndarray, np.
 def compare(
     ours: Sequence[Sequence[Candidate]], theirs: Mapping[str, list[dict]], examples: Sequence
 ) -> str:
-    """Compare the best spans. Raise ``InputError`` if a pair has another best span.
+    """Compare the best spans; raise ``InputError`` if the best spans of a pair differ.
 
-    Two spans are the same if their logits are. Their texts may still differ, because ours are cut
-    as in Google's code. The later places differ on purpose: ours are 20 distinct texts, as in
-    Google's code, but run_qa lists a text once per span.
+    Two spans are the same if their logits are equal. Their texts may still differ, because we trim
+    answers as Google's code does. Lower ranks differ on purpose: we list 20 distinct texts, as
+    Google's code does, but run_qa lists a text once per span.
     """
     spans = texts = 0
     for mine, other, example in zip(ours, theirs.values(), examples, strict=True):
@@ -52,7 +52,7 @@ def compare(
         logits = best.start_logit, best.end_logit
         spans += logits == (other[0]["start_logit"], other[0]["end_logit"])
         texts += example.context[best.start : best.end] == other[0]["text"]
-    found = f"the best span is the same for {spans} of {len(examples)} pairs, its text for {texts}"
+    found = f"the best span is the same for {spans} of {len(examples)} pairs; its text for {texts}"
     if spans < len(examples):
         raise InputError(f"{found}; nothing was timed")
     return found
@@ -63,7 +63,7 @@ def run(parsed) -> None:
     reader = common.load_reader(parsed.size)
     pairs = common.sample(data.test, parsed.pairs)
     windows = make_windows(pairs, reader.tokenizer)
-    # run_qa cuts long contexts differently, so we keep the pairs with one window.
+    # run_qa splits long contexts differently, so we keep only the pairs with one window.
     single = np.flatnonzero(np.bincount(windows.pair) == 1)
     examples: list[Example] = [pairs[i] for i in single]
     windows = make_windows(examples, reader.tokenizer)
@@ -89,7 +89,7 @@ def run(parsed) -> None:
             method.run()
         times = common.time_rounds(methods, parsed.rounds)
     left = len(pairs) - len(examples)
-    notes = [f"{left} pairs with several windows are left out"] * (left > 0)
+    notes = [f"{left} pairs with several windows are omitted"] * (left > 0)
     common.report(
         parsed, unit="pair", data=data, rows=times, checks=[check],
         notes=notes + [peers.NO_DATASETS] * (DATASETS not in runs),

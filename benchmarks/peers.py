@@ -1,7 +1,7 @@
-"""The peers of the benchmarks: what a user of transformers runs today.
+"""Baselines for the benchmarks: what users of transformers run today.
 
-``run_qa`` stands for transformers' example script of that name. We wrote what it does in our own
-words: features, padding to the maximum length, and the search for the best spans.
+``run_qa`` is an example script of transformers. We reimplemented what it does: features, padding to
+the maximum length, and the search for the best spans.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from helpers.model.encoder import pad
 from helpers.model.features import Windows, gather
 
 MAX_LENGTH, STRIDE = 384, 128  # the defaults of run_qa
-NO_DATASETS = "the rows with datasets are left out, because that package is not installed"
+NO_DATASETS = "the rows with datasets are omitted because this package is not installed"
 
 
 # ---- the model
 
 
 def bert(reader: Reader) -> transformers.BertForQuestionAnswering:
-    """Return transformers' model with the reader's weights, without dropout (as ours)."""
+    """Return transformers' model with the reader's weights, without dropout (like ours)."""
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,7 +60,7 @@ def labels(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def attention(model: transformers.PreTrainedModel, name: str) -> Iterator[None]:
-    """Use this attention ("eager" or "sdpa") in the block; the weights are shared."""
+    """Use this attention ("eager" or "sdpa") in the block, with the same weights."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -70,7 +70,7 @@ def attention(model: transformers.PreTrainedModel, name: str) -> Iterator[None]:
 
 
 def logits(model, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the logits of a padded batch without those of the padding, ``[total_tokens, 2]``."""
+    """Return the logits of a padded batch without the padding: ``[total_tokens, 2]``."""
     found = model(**batch)
     both = torch.stack([found.start_logits, found.end_logits], -1)
     return both[batch["attention_mask"].bool()]
@@ -79,7 +79,7 @@ def logits(model, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def loss_without_padding(model, batch: Mapping[str, torch.Tensor], targets: Mapping):
     """Return the mean of the two cross-entropies over each window's own tokens.
 
-    The model's own loss lets padding into the softmax, so it depends on the padding.
+    The model's own loss includes the padding in the softmax, so it depends on the padding.
     """
     found = model(**batch)
     outside = batch["attention_mask"] == 0
@@ -96,13 +96,13 @@ def loss_without_padding(model, batch: Mapping[str, torch.Tensor], targets: Mapp
 
 
 def fast_tokenizer(folder: str | Path):
-    """Return transformers' tokenizer of a checkpoint folder."""
+    """Return transformers' tokenizer for a checkpoint folder."""
     transformers.logging.set_verbosity_error()
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def as_dataset_rows(examples: Sequence[Example]) -> list[dict]:
-    """Return the examples as rows of the squad dataset; row ids are made unique."""
+    """Return the examples as rows of the squad dataset, with unique row ids."""
     return [
         {
             "id": str(number),
@@ -124,7 +124,7 @@ def columns(rows: Iterable[Mapping]) -> dict[str, list]:
 
 
 def _encode(tokenizer, batch: Mapping[str, list], max_length: int, stride: int):
-    """Tokenize as run_qa does: overlapping windows that are padded to the maximum length."""
+    """Tokenize as run_qa does, into overlapping windows padded to the maximum length."""
     return tokenizer(
         [question.lstrip() for question in batch["question"]],
         batch["context"],
@@ -161,7 +161,7 @@ def training_features(tokenizer, max_length: int = MAX_LENGTH, stride: int = STR
 
 
 def _answer_tokens(offsets, sequence, low: int, high: int, cls: int) -> tuple[int, int]:
-    """Return the tokens of the characters ``low:high``, or (cls, cls) if the window cuts them.
+    """Return the first and last token of ``low:high``, or (cls, cls) if it exceeds the window.
 
     run_qa walks through the tokens of the window one by one, from both ends.
     """
@@ -198,7 +198,7 @@ def prediction_features(tokenizer, max_length: int = MAX_LENGTH, stride: int = S
 
 
 def saved_dataset(rows: Sequence[Mapping], folder: Path):
-    """Return the rows as a dataset on disk, which is where run_qa reads its rows from.
+    """Save the rows as a dataset on disk, from which run_qa reads its rows, and return it.
 
     Raise ``ImportError`` if the package ``datasets`` is missing.
     """
@@ -210,7 +210,7 @@ def saved_dataset(rows: Sequence[Mapping], folder: Path):
 
 
 def mapped(dataset, prepare: Callable):
-    """Make the features in batches of 1,000 rows and write them to disk, as run_qa does."""
+    """Compute the features in batches of 1,000 rows and write them to disk, as run_qa does."""
     return dataset.map(
         prepare, batched=True, remove_columns=dataset.column_names, load_from_cache_file=False
     )
@@ -222,7 +222,7 @@ def mapped(dataset, prepare: Callable):
 def postprocess(
     examples, features, logits: tuple[np.ndarray, np.ndarray], size: int = 20, longest: int = 30
 ) -> dict[str, list[dict]]:
-    """Return the n-best list of each row by its id, found as run_qa's postprocessing does.
+    """Map each row id to its n-best list, computed as in run_qa's postprocessing.
 
     examples, features: datasets, or lists with the same rows.
     logits: the start and end logits, float32 ``[windows, length]`` each.
@@ -239,7 +239,7 @@ def postprocess(
         for window in windows[number]:
             start, end = (values[window] for values in logits)
             offsets = features[window]["offset_mapping"]
-            # run_qa reads the row a second time, for a column that its features do not have.
+            # run_qa reads the row again to look for a column that its features do not have.
             features[window].get("token_is_max_context")
             spans += _spans(start, end, offsets, size, longest)
         best = sorted(spans, key=lambda span: span["score"], reverse=True)[:size]
@@ -248,7 +248,7 @@ def postprocess(
 
 
 def _spans(start: np.ndarray, end: np.ndarray, offsets, size: int, longest: int) -> list[dict]:
-    """Return all spans of a window between its best starts and ends, ``[length]`` logits each."""
+    """Return all spans between the best starts and ends of a window (logits: ``[length]``)."""
     starts, ends = (np.argsort(values)[: -size - 1 : -1].tolist() for values in (start, end))
     spans = []
     for first in starts:
@@ -267,7 +267,7 @@ def _spans(start: np.ndarray, end: np.ndarray, offsets, size: int, longest: int)
 
 
 def _with_texts(spans: list[dict], context: str) -> list[dict]:
-    """Replace offsets by texts and scores by probabilities; make all numbers plain floats."""
+    """Replace offsets with texts and scores with probabilities; convert numbers to floats."""
     for span in spans:
         low, high = span.pop("offsets")
         span["text"] = context[low:high]

@@ -1,12 +1,13 @@
-"""Measure the forward passes of prediction: from windows to the logits of every token.
+"""Measure the forward passes of prediction, from windows to the logits of every token.
 
     python benchmarks/prediction.py [--bioasq-dir DIR] [--output DIR]
 
-All methods use the same weights and the same windows. The features and the search for the best
-spans are not included; features.py and nbest.py measure them. Peers pad their batches before the
-timing. transformers at its best gets the windows in batches of 16, sorted by length. Most users of
-transformers do not sort them, so we also measure random batches. A window that is padded to 384
-tokens always costs the same, so run_qa gets only a quarter of the windows, in batches of eight.
+All methods use the same weights and the same windows. The times do not include the features and the
+search for the best spans, which features.py and nbest.py measure. The batches for transformers are
+padded before the timing. "transformers at its best" gets the windows in batches of 16, sorted by
+length. Most users of transformers do not sort them, so we also measure random batches. All windows
+that are padded to 384 tokens cost the same, so run_qa gets only a quarter of the windows, in
+batches of eight.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ RANDOM = "transformers, random batches: SDPA, padding per batch"
 BEST = "transformers at its best: SDPA, padding per batch, sorted by length"
 OURS, OURS_BF16 = "ours, float32", "ours, bf16 autocast"
 RUN_QA_BATCH = 8  # run_qa's default
-BATCH = 16  # for transformers at its best; 8 and 32 took the same time within 6%
+BATCH = 16  # for transformers at its best; 8 and 32 took the same time to within 6%
 
 
 def predict(model, attention: str, batches: Sequence[dict]) -> list[np.ndarray]:
-    """Return transformers' logits of each batch without those of the padding."""
+    """Return transformers' logits for each batch, without the padding."""
     with torch.inference_mode(), peers.attention(model, attention):
         return [peers.logits(model, batch).numpy() for batch in batches]
 
@@ -55,7 +56,7 @@ def _tops(windows: Windows, logits: np.ndarray, examples: Sequence[Example]) -> 
 
 
 def compare(reader: Reader, model, windows: Windows, examples: Sequence[Example]) -> list[str]:
-    """Compare all logits and the best span of every pair with transformers.
+    """Compare all logits and the best span of every pair with those of transformers.
 
     Raise ``InputError`` if a logit differs by more than 1e-3 or a best span differs.
     """
@@ -80,14 +81,14 @@ def compare(reader: Reader, model, windows: Windows, examples: Sequence[Example]
     if bf16_instructions():
         bf16 = ours(reader, windows, "bf16")
         equal = sum(a == b for a, b in zip(tops, _tops(windows, bf16, examples), strict=True))
-        checks.append(f"bf16 against float32: largest difference in the logits "
-                      f"{np.abs(mine - bf16).max():.1e}, the best span is the same for {equal} of "
+        checks.append(f"bf16 and float32: largest difference in the logits "
+                      f"{np.abs(mine - bf16).max():.1e}; the best span is the same for {equal} of "
                       f"{len(examples)} pairs (random span head)")  # fmt: skip
     return checks
 
 
 def methods(reader: Reader, model, windows: Windows) -> list[common.Method]:
-    """Return all methods, each after a warm-up."""
+    """Return all methods, after a warm-up."""
     config, lengths = reader.model.config, windows.lengths
     plan, mixed = _sorted_batches(lengths), common.random_batches(windows, BATCH)
     some = np.random.default_rng(0).permutation(len(windows))[: -(-len(windows) // 4)]

@@ -1,13 +1,13 @@
-"""Measure a training step: forward pass, loss, backward pass and optimizer.
+"""Measure a training step, which consists of forward pass, loss, backward pass and optimizer.
 
     python benchmarks/training_step.py [--bioasq-dir DIR] [--output DIR]
 
-All methods start from the same weights, use no dropout and get batches of 16 windows. Ours and
-transformers at its best get the same batches, in which windows of similar length are together. Most
-users of transformers do not group by length, so we also measure random batches. Peers pad their
-batches before the timing. A window that is padded to 384 tokens always costs the same, so run_qa
-gets only a quarter of the batches.
-The size 24x1024 needs 16 GB of memory; choose 16 or 32 pairs for it.
+All methods start from the same weights, use no dropout and get batches of 16 windows. Our method
+and "transformers at its best" get the same batches, which group windows of similar length. Most
+users of transformers do not group by length, so we also measure random batches. The batches for
+transformers are padded before the timing. All windows that are padded to 384 tokens cost the same,
+so run_qa gets only a quarter of the batches. The size 24x1024 needs 16 GB of memory; use 16 or 32
+pairs with it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OURS, OURS_BF16 = "ours, float32", "ours, bf16 autocast"
 
 
 class Peer:
-    """transformers' model as a user trains it."""
+    """transformers' model, trained as users train it."""
 
     def __init__(self, reader: Reader):
         self.model = peers.bert(reader).train()
@@ -79,9 +79,9 @@ def _gradient_norm(model: torch.nn.Module) -> float:
 
 
 def compare(ours: Ours, peer: Peer, windows: Windows, batches: Sequence) -> list[str]:
-    """Compare losses and gradients with both of the peer's attentions; differences are relative.
+    """Compare losses and gradients with those of transformers, for eager attention and SDPA.
 
-    Raise ``InputError`` if one of them exceeds 1e-4.
+    Raise ``InputError`` if a relative difference exceeds 1e-4.
     """
     worst = {"losses": 0.0, "norms of the gradients": 0.0}
     for rows in batches:
@@ -98,13 +98,13 @@ def compare(ours: Ours, peer: Peer, windows: Windows, batches: Sequence) -> list
                 worst[name] = max(worst[name], abs(a - b) / abs(a))
     found = ", ".join(f"{value:.1e} in the {name}" for name, value in worst.items())
     if not max(worst.values()) < 1e-4:
-        raise InputError(f"ours and transformers differ by {found}; nothing was timed")
+        raise InputError(f"our step and transformers' differ by {found}; nothing was timed")
     return [f"{len(batches)} batches, largest relative differences from transformers: {found} "
             "(padding masked in its loss)"]  # fmt: skip
 
 
 def methods(ours: Ours, peer: Peer, windows: Windows, batches: list) -> list[common.Method]:
-    """Return all methods, each with a warm-up step behind it."""
+    """Return all methods, after a warm-up step of each."""
     config, lengths = ours.model.config, windows.lengths
     quarter = batches[::4]
 

@@ -443,7 +443,7 @@ def test_losses_that_were_not_read_yet_are_kept_when_memory_runs_out(tmp_path, m
     monkeypatch.setattr(step.Recorder, "on_train_start", as_on_a_gpu)
     monkeypatch.setattr(step, "SAVES", 1)
     monkeypatch.setattr(training, "gather", fail)
-    with pytest.raises(InputError, match="set accumulate, then activation_checkpointing"):
+    with pytest.raises(InputError, match="raise accumulate, then set activation_"):
         training.fine_tune(tiny_reader(), tiny_examples(60), tmp_path / "t", progress=False)
     assert len(step.read_history(tmp_path / "t/history.csv")) in (7, 8)  # one batch is prefetched
 

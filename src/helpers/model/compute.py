@@ -69,7 +69,7 @@ class Compute:
         return asdict(self) | {"attention": self.attention()}
 
     def line(self, dropout: float) -> str:
-        """Describe in one sentence where training with this ``dropout`` computes, and why."""
+        """Return a sentence that says where and how training with ``dropout`` runs, and why."""
         many = f"{self.devices} × " if self.devices > 1 else ""
         why = f" ({self.reason})" if self.reason else ""
         attention = self.attention(dropout)

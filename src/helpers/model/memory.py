@@ -232,7 +232,7 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
         kept = [Tensors("scaled queries and keys", _FLOAT * tokens * h, 2)]
         for count, length in runs:
             pairs = count * length * length * config.heads
-            kept.append(Tensors("attention weights, mask, dropped weights", _FLOAT * pairs, 3))
+            kept.append(Tensors("weights before and after dropout, mask", _FLOAT * pairs, 3))
             if count > 1 or size < _FLOAT:
                 kept.append(Tensors("values of a run", _FLOAT * count * length * h))
         if size == _FLOAT and any(count == 1 for count, _ in runs):

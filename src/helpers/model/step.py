@@ -204,7 +204,7 @@ class Recorder(Callback):
             trainer.save_checkpoint(self.checkpoint)
 
     def on_exception(self, trainer, module, exception):
-        """Write the losses that are still on the device if memory ran out, for example."""
+        """Write the losses that are still on the device, for example if memory ran out."""
         if self.unread and trainer.world_size == 1 and not isinstance(exception, LossNotFinite):
             self._read(trainer, module)
 

@@ -132,10 +132,9 @@ def prices(
 ) -> list[dict]:
     """Return what training on windows of these ``lengths`` costs on different machines.
 
-    ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model,
-    all times are computed: the floating-point operations of all epochs (see ``forward_flops``,
-    times three for training), divided by the rate that we measured here, or by ``SHARE`` × peak of
-    a GPU.
+    ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model, we
+    compute all times as the floating-point operations of all epochs (three times ``forward_flops``)
+    divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU.
     """
     settings, small = reader.settings, reader.model.config
     batch = np.sort(lengths)[-settings.batch_size :]
