@@ -303,14 +303,13 @@ def nbest(
     spans["start"] = [starts[n] for n in chosen]
     spans["end"] = [ends[n] for n in chosen]
     spans["start_logit"], spans["end_logit"] = logits[first[chosen], 0], logits[last[chosen], 1]
-    scores = score[chosen].tolist()
-    probabilities: list[float] = []
-    for low, high in pairwise(counts):
-        # ``np.exp`` and ``np.sum`` would round differently on different CPUs.
-        weights = [math.exp(value - scores[low]) for value in scores[low:high]]
-        total = sum(weights)
-        probabilities += [weight / total for weight in weights]
-    spans["probability"] = probabilities
+    sizes = np.diff(counts)
+    best = np.repeat(np.asarray(counts[:-1]), sizes)  # each pair's first span
+    score = score[chosen]
+    # With ``np.exp`` and ``np.sum``, the last bits would depend on the instructions of the CPU.
+    weights = list(map(math.exp, (score - score[best]).tolist()))
+    totals = [sum(weights[low:high]) for low, high in pairwise(counts)]
+    spans["probability"] = weights / np.repeat(totals, sizes)
     return [
         NBest(example.context, spans[low:high])
         for example, (low, high) in zip(examples, pairwise(counts), strict=True)

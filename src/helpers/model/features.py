@@ -161,7 +161,6 @@ def make_windows(
     leaves no room for the context.
     """
     texts = _tokenize(tokenizer, examples, compare=not training)
-    cls, sep = tokenizer.encode("").ids
     sizes = np.diff(texts.bounds)
     question, context = (
         np.asarray([texts.index[getattr(e, name)] for e in examples], np.int64)
@@ -181,37 +180,14 @@ def make_windows(
     ]
     if not rows:
         raise InputError("no windows: there are no examples" + (" with an answer" * training))
-    # From here on, each array describes all windows: we never handle a single window or token.
     pair, low, high, best_low, best_high, first, last = np.asarray(rows).T
-    before, shown = asked[pair] + 2, high - low  # numbers of tokens; before: [CLS] question [SEP]
-    lengths = before + shown + 1
-    bounds = np.cumsum([0, *lengths])
-    inside = _ranges(bounds[:-1] + before, shown)  # where the context's tokens go
-    source = _ranges(texts.bounds[context[pair]] + low, shown)  # and where they come from
-
-    def copied(values: np.ndarray, outside) -> np.ndarray:
-        result = np.full((bounds[-1], *values.shape[1:]), outside, values.dtype)
-        result[inside] = values
-        return result
-
-    ids = copied(texts.ids[source], sep)
-    ids[bounds[:-1]] = cls
-    words = asked[pair]
-    ids[_ranges(bounds[:-1] + 1, words)] = texts.ids[_ranges(texts.bounds[question[pair]], words)]
-    positions = _ranges(np.zeros_like(lengths), lengths)
-    token = copied(_ranges(low, shown), -1)
-    whole = (first >= low) & (last < high)  # the window contains an answer
-    made = {} if training else {e.context: Detokenizer(e.context, tokenizer) for e in examples}
+    before = asked[pair] + 2  # tokens: [CLS] question [SEP]
+    whole = (first >= low) & (last < high)  # whether the window contains the whole answer
+    cuts = low, high, best_low, best_high
+    made = {} if training else {e.context: texts.detokenizer(e.context) for e in examples}
     return Windows(
-        ids=ids,
-        token_types=(positions >= np.repeat(before, lengths)).astype(np.int64),
-        positions=positions,
-        chars=copied(texts.chars[source], 0),
-        token=token,
-        can_start=(token >= np.repeat(best_low, lengths)) & (token < np.repeat(best_high, lengths)),
-        literal=copied(texts.literal[source], False),
-        unique=copied(texts.unique[source], False),
-        bounds=bounds,
+        **_columns(texts, question[pair], asked[pair], context[pair], cuts),
+        bounds=np.cumsum([0, *(before + high - low + 1)]),
         pair=pair,
         start=np.where(whole, first - low + before, 0),
         end=np.where(whole, last - low + before, 0),
@@ -226,12 +202,19 @@ class _Texts:
     index: the number of each text. ids, chars, literal, unique: as in ``Windows``.
     """
 
+    tokenizer: Tokenizer
     index: dict[str, int]
     bounds: np.ndarray
     ids: np.ndarray
     chars: np.ndarray
     literal: np.ndarray
     unique: np.ndarray
+
+    def detokenizer(self, text: str) -> Detokenizer:
+        """Return a converter from this text's tokens to parts of the text."""
+        number = self.index[text]
+        tokens = slice(self.bounds[number], self.bounds[number + 1])
+        return Detokenizer(text, self.ids[tokens], self.chars[tokens], self.tokenizer)
 
 
 def _tokenize(tokenizer: Tokenizer, examples: Sequence[Example], compare: bool) -> _Texts:
@@ -249,7 +232,7 @@ def _tokenize(tokenizer: Tokenizer, examples: Sequence[Example], compare: bool) 
         if apart and " ".join(words) != text:
             spaced[i] = [match.start() for match in WORD.finditer(text)]
     tokens, ids, chars, literal, unique = _tokenize_words(
-        tokenizer, list(number), compare and apart
+        tokenizer, list(number), _JOINED if apart else 1, compare and apart
     )
     bounds = np.cumsum([0, *map(len, found)])
     word = np.fromiter(chain.from_iterable(found), np.int64, bounds[-1])
@@ -262,6 +245,7 @@ def _tokenize(tokenizer: Tokenizer, examples: Sequence[Example], compare: bool) 
     literal = literal[word]
     literal[1:] &= size[:-1] > 0  # otherwise, an answer could cross a word without tokens
     return _Texts(
+        tokenizer=tokenizer,
         index=dict(zip(texts, range(len(texts)), strict=True)),
         bounds=np.cumsum([0, *size])[bounds],
         ids=ids[take],
@@ -281,44 +265,99 @@ def _reads_words_apart(tokenizer: Tokenizer) -> bool:
     )
 
 
-def _tokenize_words(tokenizer: Tokenizer, words: Sequence[str], compare: bool) -> tuple:
+def _tokenize_words(
+    tokenizer: Tokenizer, words: Sequence[str], joined: int, compare: bool
+) -> tuple[np.ndarray, ...]:
     """Return (bounds, ids, chars, literal, unique) of the tokens of some words.
 
     Word ``i`` has tokens ``bounds[i]:bounds[i + 1]``. ``literal`` is per word, the rest per token.
-    Joined words take half the time; but joining whole texts would mix them (see ``apart``).
+    The tokenizer reads texts of ``joined`` words, because that takes half as long as single words.
     """
     length = np.fromiter(map(len, words), np.int64)
     place = np.cumsum(length + 1) - length - 1  # of each word in the joined words
-    step = _JOINED if _reads_words_apart(tokenizer) else 1
-    parts = [" ".join(words[i : i + step]) for i in range(0, len(words), step)]
-    encoded = tokenizer.encode_batch(parts, add_special_tokens=False)
-    chars = [
-        np.asarray(e.offsets).reshape(-1, 2) + at
-        for e, at in zip(encoded, place[::step], strict=True)
-    ]
-    chars = np.concatenate([np.zeros((0, 2), np.int64), *chars])
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encoded), np.int64, len(chars))
-    owner = np.searchsorted(place, chars[:, 0], "right") - 1
-    chars -= place[owner, None]
+    parts = [" ".join(words[i : i + joined]) for i in range(0, len(words), joined)]
+    found = tokenizer.encode_batch(parts, add_special_tokens=False)
+    offsets = zip(
+        place[::joined], (np.asarray(e.offsets).reshape(-1, 2) for e in found), strict=True
+    )
+    chars = np.concatenate([np.zeros((0, 2), np.int64), *(at + each for at, each in offsets)])
+    ids = np.fromiter(chain.from_iterable(e.ids for e in found), np.int64, len(chars))
+    owner = np.searchsorted(place, chars[:, 0], "right") - 1  # the word of each token
     bounds = np.searchsorted(owner, np.arange(len(words) + 1))
-    if not compare:
-        return bounds, ids, chars, np.zeros(len(words), bool), np.zeros(len(ids), bool)
-    names = [token for e in encoded for token in e.tokens]
-    inner = np.fromiter((name.startswith("##") for name in names), bool)
-    spelled = np.fromiter(map(len, names), np.int64) - 2 * inner
-    begins = np.where(np.arange(len(ids)) > bounds[owner], np.roll(chars[:, 1], 1), 0)
-    fits = (chars[:, 0] == begins) & (chars[:, 1] == begins + spelled)
-    fits &= ids != tokenizer.token_to_id("[UNK]")
-    wrong = np.bincount(owner[~fits], minlength=len(words))
-    literal = (wrong == 0) & (np.bincount(owner, spelled, len(words)) == length)
-    # A token's first occurrence in its word, in the text that ``Detokenizer`` calls normalized
-    text = " ".join(names).replace(" ##", "")
+    chars -= place[owner, None]
+    if compare:
+        tokens = [token for e in found for token in e.tokens]
+        return bounds, ids, chars, *_compare(tokens, chars, owner, bounds, length)
+    return bounds, ids, chars, np.zeros(len(words), bool), np.zeros(len(ids), bool)
+
+
+def _compare(
+    tokens: Sequence[str], chars: np.ndarray, owner: np.ndarray, bounds: np.ndarray,
+    length: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return which words are literal and which tokens are unique (see ``Windows``).
+
+    owner: the word of each token; chars: its offsets in the word. length: characters per word.
+    """
+    inner = np.fromiter((token.startswith("##") for token in tokens), bool, len(tokens))
+    spelled = np.fromiter(map(len, tokens), np.int64, len(tokens)) - 2 * inner
+    later = np.arange(len(tokens)) > bounds[owner]  # in its word
+    begin = np.where(later, np.roll(chars[:, 1], 1), 0)
+    fits = (chars[:, 0] == begin) & (chars[:, 1] == begin + spelled)
+    fits &= np.fromiter((token != "[UNK]" for token in tokens), bool, len(tokens))
+    wrong = np.bincount(owner[~fits], minlength=len(length))
+    literal = (wrong == 0) & (np.bincount(owner, spelled, len(length)) == length)
+    text = " ".join(tokens).replace(" ##", "")  # what ``Detokenizer`` calls ``normalized``
     high = np.cumsum(spelled + ~inner) - 1
-    low = (high - spelled).tolist()
-    unique = np.ones(len(ids), bool)
-    for i in np.flatnonzero(np.arange(len(ids)) > bounds[owner]).tolist():
-        unique[i] = text.find(text[low[i] : high[i]], low[bounds[owner[i]]]) == low[i]
-    return bounds, ids, chars, literal, unique
+    low = high - spelled
+    unique = np.ones(len(tokens), bool)
+    for i, word, start, end in zip(
+        *(
+            a.tolist()
+            for a in (np.flatnonzero(later), low[bounds[owner]][later], low[later], high[later])
+        ),
+        strict=True,
+    ):
+        unique[i] = text.find(text[start:end], word) == start
+    return literal, unique
+
+
+def _columns(
+    texts: _Texts, question: np.ndarray, asked: np.ndarray, context: np.ndarray, cuts: tuple
+) -> dict[str, np.ndarray]:
+    """Return the token columns of ``Windows``; every argument has one row per window.
+
+    question, context: the numbers of the texts. asked: the number of tokens of the question.
+    cuts: the four columns of a ``Cut``. No step handles a single window or a single token.
+    """
+    low, high, best_low, best_high = cuts
+    cls, sep = texts.tokenizer.encode("").ids
+    lengths = asked + high - low + 3
+    heads = np.cumsum(lengths) - lengths
+    inside = _ranges(heads + asked + 2, high - low)  # where the tokens of the context go
+    source = _ranges(texts.bounds[context] + low, high - low)  # and where they come from
+
+    def copied(values: np.ndarray, outside) -> np.ndarray:
+        result = np.full((lengths.sum(), *values.shape[1:]), outside, values.dtype)
+        result[inside] = values
+        return result
+
+    ids = copied(texts.ids[source], sep)
+    ids[heads] = cls
+    ids[_ranges(heads + 1, asked)] = texts.ids[_ranges(texts.bounds[question], asked)]
+    positions = _ranges(np.zeros_like(lengths), lengths)
+    token = copied(_ranges(low, high - low), -1)
+    best_low, best_high = np.repeat(best_low, lengths), np.repeat(best_high, lengths)
+    return {
+        "ids": ids,
+        "token_types": (positions >= np.repeat(asked + 2, lengths)).astype(np.int64),
+        "positions": positions,
+        "chars": copied(texts.chars[source], 0),
+        "token": token,
+        "can_start": (token >= best_low) & (token < best_high),
+        "literal": copied(texts.literal[source], False),
+        "unique": copied(texts.unique[source], False),
+    }
 
 
 def _answers(examples: Sequence[Example], texts: _Texts) -> list[list[tuple[int, int]]]:
@@ -440,22 +479,22 @@ class Detokenizer:
     when ``decode`` is called for the first time.
     """
 
-    def __init__(self, context: str, tokenizer: Tokenizer):
-        self.context, self.tokenizer = context, tokenizer
+    def __init__(self, context: str, ids: np.ndarray, chars: np.ndarray, tokenizer: Tokenizer):
+        """ids, chars: the tokens of the context and their offsets, as in ``Windows``."""
+        self.context, self.ids, self.chars, self.tokenizer = context, ids, chars, tokenizer
         self.normalized = ""  # until ``_read``
 
     def _read(self) -> None:
-        context, tokenizer = self.context, self.tokenizer
-        encoding = tokenizer.encode(context, add_special_tokens=False)
-        words = WORD.findall(context)
+        words = WORD.findall(self.context)
         self.before = [0, *accumulate(map(len, words))]  # characters before each word, no spaces
-        self.starts = [match.start() for match in WORD.finditer(context)]
-        offsets, tokens = encoding.offsets, encoding.tokens
-        self.word = [bisect_right(self.starts, low) - 1 for low, _ in offsets]  # per token
+        self.starts = [match.start() for match in WORD.finditer(self.context)]
+        tokens = [self.tokenizer.id_to_token(number) for number in self.ids.tolist()]
+        self.word = [bisect_right(self.starts, low) - 1 for low in self.chars[:, 0].tolist()]
         self.unknown = [number for number, token in enumerate(tokens) if token == "[UNK]"]
         for number in self.unknown:
-            low, high = offsets[number]
-            tokens[number] = tokenizer.normalizer.normalize_str(context[low:high]).strip()
+            low, high = self.chars[number].tolist()
+            part = self.context[low:high]
+            tokens[number] = self.tokenizer.normalizer.normalize_str(part).strip()
         normalized = ""
         self.at: list[tuple[int, int]] = []  # each token's range in ``normalized``
         for token in tokens:
