@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, chain, count, islice
+from itertools import accumulate, chain, count
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch.nn import functional as F
 
 from helpers.config import InputError
-from helpers.data.spans import WORD
+from helpers.data.spans import WORD, Span
 from helpers.data.squad import Example
 
 SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]")
@@ -173,7 +173,12 @@ def make_windows(
             f"question {examples[pair].id}: {asked[pair]} tokens leave no room for the context in "
             f"windows of {max_length} tokens; raise max_length or lower max_query"
         )
-    answers = _answers(examples, texts) if training else [[(-1, -1)]] * len(examples)
+    answers = [[(-1, -1)]] * len(examples)
+    if training:
+        chars = [texts.chars[texts.tokens(e.context)] for e in examples]
+        answers = [
+            [_tokens_at(c, s) for s in e.spans] for c, e in zip(chars, examples, strict=True)
+        ]
     cuts = [_cut(*each, step) for each in zip(sizes[context].tolist(), room.tolist(), strict=True)]
     rows = [
         (i, *cut, *answer) for i in range(len(cuts)) for cut in cuts[i] for answer in answers[i]
@@ -210,10 +215,14 @@ class _Texts:
     literal: np.ndarray
     unique: np.ndarray
 
-    def detokenizer(self, text: str) -> Detokenizer:
-        """Return a converter from this text's tokens to parts of the text."""
+    def tokens(self, text: str) -> slice:
+        """Return the place of a text's tokens in the arrays."""
         number = self.index[text]
-        tokens = slice(self.bounds[number], self.bounds[number + 1])
+        return slice(self.bounds[number], self.bounds[number + 1])
+
+    def detokenizer(self, text: str) -> Detokenizer:
+        """Return a converter from a text's tokens to parts of the text."""
+        tokens = self.tokens(text)
         return Detokenizer(text, self.ids[tokens], self.chars[tokens], self.tokenizer)
 
 
@@ -311,14 +320,8 @@ def _compare(
     high = np.cumsum(spelled + ~inner) - 1
     low = high - spelled
     unique = np.ones(len(tokens), bool)
-    for i, word, start, end in zip(
-        *(
-            a.tolist()
-            for a in (np.flatnonzero(later), low[bounds[owner]][later], low[later], high[later])
-        ),
-        strict=True,
-    ):
-        unique[i] = text.find(text[start:end], word) == start
+    parts = zip(*(a[later].tolist() for a in (low, high, low[bounds[owner]])), strict=True)
+    unique[later] = [text.find(text[start:end], word) == start for start, end, word in parts]
     return literal, unique
 
 
@@ -360,26 +363,10 @@ def _columns(
     }
 
 
-def _answers(examples: Sequence[Example], texts: _Texts) -> list[list[tuple[int, int]]]:
-    """Return the first and last tokens that overlap each span of each example.
-
-    Both are -1 if no token does.
-    """
-    spans = [(texts.index[e.context], s.start, s.end) for e in examples for s in e.spans]
-    context, start, end = np.asarray(spans, np.int64).reshape(-1, 3).T
-    # Tokens follow one another, so places in all texts, one after another, are sorted.
-    size = 1 + max(texts.chars.max(initial=0), end.max(initial=0))
-    place = (
-        texts.chars + size * np.repeat(np.arange(len(texts.index)), np.diff(texts.bounds))[:, None]
-    )
-    first = np.searchsorted(place[:, 1], context * size + start, "right")
-    last = np.searchsorted(place[:, 0], context * size + end) - 1
-    missing = first > last
-    first, last = (
-        np.where(missing, -1, at - texts.bounds[context]).tolist() for at in (first, last)
-    )
-    pairs = zip(first, last, strict=True)
-    return [list(islice(pairs, len(e.spans))) for e in examples]
+def _tokens_at(chars: np.ndarray, span: Span) -> tuple[int, int]:
+    """Return the first and last tokens that overlap a span, or (-1, -1) if no token does."""
+    touched = np.flatnonzero((chars[:, 0] < span.end) & (chars[:, 1] > span.start))
+    return (int(touched[0]), int(touched[-1])) if len(touched) else (-1, -1)
 
 
 def _ranges(low: np.ndarray, size: np.ndarray) -> np.ndarray:
