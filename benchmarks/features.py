@@ -3,9 +3,9 @@
     python benchmarks/features.py [--bioasq-dir DIR] [--output DIR]
 
 run_qa maps a function over a dataset on disk. We measure this and, to see what the dataset itself
-costs, a direct call of the same function. For prediction, our time includes what turns tokens into
-text again, which run_qa leaves to its postprocessing. All methods use the same tokenizers library
-and as many threads as it chooses.
+costs, a direct call of the same function. For prediction, our time includes the comparison of the
+tokens with the text, which later saves most of the work of turning tokens into text. All methods
+use the same tokenizers library and as many threads as it chooses.
 """
 
 from __future__ import annotations
