@@ -19,7 +19,8 @@ from helpers.data.squad import Example, read_squad
 from helpers.model.compute import Compute
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel, pad
-from helpers.model.features import SPECIAL, Batch, read_vocab
+from helpers.model.features import Batch
+from helpers.model.texts import SPECIAL, read_vocab
 from helpers.model.weights import weight_names
 from helpers.run.stages import convert_run, find_run_files
 

@@ -12,7 +12,8 @@ from helpers.config import InputError, Settings
 from helpers.data.squad import Example
 from helpers.model import checkpoints
 from helpers.model.encoder import GELU_NAMES
-from helpers.model.features import gather, make_tokenizer
+from helpers.model.features import gather
+from helpers.model.texts import make_tokenizer
 
 SETTINGS = Settings(max_length=64)
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -22,7 +22,8 @@ from helpers.model.decoding import (
     tidy,
     write_nbest,
 )
-from helpers.model.features import make_tokenizer, make_windows
+from helpers.model.features import make_windows
+from helpers.model.texts import make_tokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "q", *"abcdefghij", "##x"]
 TOKENIZER = make_tokenizer(VOCAB)

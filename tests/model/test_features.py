@@ -2,21 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.normalizers import NFKC, Lowercase, Replace, Sequence
 
 from helpers.config import InputError
 from helpers.data.spans import Span, find_spans
 from helpers.data.squad import Example
-from helpers.model.features import (
-    _cut,
-    gather,
-    make_tokenizer,
-    make_windows,
-    prediction_batches,
-    read_vocab,
-    training_batches,
-)
+from helpers.model.features import _cut, gather, make_windows, prediction_batches, training_batches
+from helpers.model.texts import make_tokenizer, read_vocab
 
 WORDS = ["which", "gene", "is", "mutated", "in", "cftr", "the", "tnf", "α", "-", ",", ".", "(", ")"]
 PIECES = ["cystic", "fib", "##rosis", "##s", "a", "b", "c", "d", "e", "f", "g", "h", "?"]
@@ -169,3 +164,47 @@ def test_span_in_an_overlap_is_a_target_in_each_window_that_shows_it_whole(token
         first = windows.chars[windows.bounds[row] + 3, 0] // 2
         shown = first <= 12 and 14 < first + 20
         assert (target > 0) == shown
+
+
+LETTERS = "aAbéİßας中2#-,.() \t\n\r\x07\x1c\x85\u00a0\u00ad\u0301\u200b\u202f\u2028\u3000🧬"
+TEXTS = st.text(LETTERS) | st.lists(
+    st.sampled_from(["[MASK]", "a[SEP]b", "abab", "ab-ab", "Ab,", "\u0301a", "a" * 101, "\u200b"])
+).map(" ".join)
+RICH = make_tokenizer([*VOCAB, "ab", "##a", "##b", "##ab", "é", "2", "#", "中"])
+OTHER = Tokenizer.from_str(RICH.to_str())  # Its tokens may depend on the words around them.
+OTHER.normalizer = Sequence([NFKC(), Replace("a b", "ab"), Lowercase()])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=5), st.sampled_from([RICH, OTHER]))
+def test_tokenizing_words_gives_the_tokens_of_whole_texts(contexts, tokenizer):
+    windows = make_windows([example("gene", text) for text in contexts], tokenizer, max_length=999)
+    for row, text in enumerate(contexts):
+        whole = tokenizer.encode(text, add_special_tokens=False)
+        inside = slice(windows.bounds[row] + 3, windows.bounds[row + 1] - 1)
+        assert windows.ids[inside].tolist() == whole.ids
+        assert list(map(tuple, windows.chars[inside].tolist())) == whole.offsets
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, st.sampled_from([RICH, OTHER]))
+def test_simple_answers_have_the_offsets_of_their_tokens(text, tokenizer):
+    windows = make_windows([example("gene", text)], tokenizer, max_length=999)
+    literal, unique, chars = (a[3:-1] for a in (windows.literal, windows.unique, windows.chars))
+    for first in np.flatnonzero(unique):
+        for last in range(first, len(chars)):
+            if literal[first : last + 1].all():
+                start, end, _ = windows.detokenizers[0].decode(first, last)
+                assert (start, end) == (chars[first, 0], chars[last, 1])
+
+
+def test_most_tokens_of_plain_words_are_literal_and_unique(tokenizer):
+    text = "CFTR in fib-fibrosis\u200b, a 🧬 \u200b b"
+    windows = make_windows([example("gene", text)], tokenizer)
+    shown = list(zip(texts(windows, 0), windows.literal, windows.unique, strict=True))[3:-1]
+    assert [token for token, literal, _ in shown if not literal] == [
+        *["fib", "-", "fib", "##rosis", ","], "[UNK]", "b"
+    ]  # fmt: skip
+    assert [n for n, (_, _, unique) in enumerate(shown) if not unique] == [4]  # the second "fib"
+    training = make_windows([example("gene", text, "cftr")], tokenizer, training=True)
+    assert not training.literal.any() and not training.unique.any() and not training.detokenizers

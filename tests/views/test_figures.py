@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from tiny import VOCAB, tiny_examples
 
-from helpers.model.features import make_tokenizer, make_windows
+from helpers.model.features import make_windows
+from helpers.model.texts import make_tokenizer
 from helpers.scoring import errors
 from helpers.views import figures, tables
 from helpers.views.measure import PARTS, Stack

@@ -6,7 +6,8 @@ from tiny import FILLER, VOCAB, tiny_examples
 
 from helpers.data.spans import Span
 from helpers.data.squad import Example
-from helpers.model.features import make_tokenizer, make_windows
+from helpers.model.features import make_windows
+from helpers.model.texts import make_tokenizer
 from helpers.views import figures
 
 

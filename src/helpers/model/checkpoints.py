@@ -24,7 +24,7 @@ from helpers.model import megatron, row_order
 from helpers.model.compute import Compute, decide
 from helpers.model.decoding import Reader
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
-from helpers.model.features import read_tokenizer, tokens_of
+from helpers.model.texts import read_tokenizer, tokens_of
 from helpers.model.weights import (
     HIDDEN_ACT,
     SIZES,

@@ -29,7 +29,7 @@ from helpers.fetch.download import is_archive, unpack
 from helpers.fetch.registry import MEGATRON_GELU, MEGATRON_GELU_REASON, MEGATRON_HEADS
 from helpers.io import sha256
 from helpers.model.encoder import EncoderConfig
-from helpers.model.features import check_vocab_size, read_vocab
+from helpers.model.texts import check_vocab_size, read_vocab
 from helpers.model.weights import (
     HIDDEN_ACT,
     SIZES,

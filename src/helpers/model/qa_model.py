@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 
 from helpers.config import InputError
 from helpers.model.encoder import EncoderConfig, SpanModel
-from helpers.model.features import make_tokenizer, read_vocab
 from helpers.model.step import SpanTraining
+from helpers.model.texts import make_tokenizer, read_vocab
 
 _OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier kit versions
 
