@@ -56,6 +56,12 @@ class Event:
         return 1e3 * (later.at - self.at)
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """The script sets this variable, which other tests must not see."""
+    monkeypatch.setenv("HELPERS_OFFLINE", "1")
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """Let the script treat the CPU as a GPU; return what it asked of ``torch.cuda``."""
