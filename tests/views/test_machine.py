@@ -115,6 +115,26 @@ def test_a_full_disk(rows, monkeypatch):
     assert not found["disk for the run"].ok and not found["disk for the cache"].ok
 
 
+def test_a_large_model_needs_more_disk_and_memory(rows):
+    small, large = rows(), rows(profile="biomegatron", bioasq_dir="none")
+    assert (small["disk for the run"].needed, large["disk for the run"].needed) == (
+        "1.0 GB",
+        "12.0 GB",
+    )
+    assert small["memory"].needed.startswith("3.0 GB") and large["memory"].needed.startswith(
+        "8.0 GB"
+    )
+
+
+def test_a_gpu_that_the_settings_ask_for_must_be_there(monkeypatch):
+    monkeypatch.undo()  # the real check, which the other tests replace
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    (auto,) = machine._gpu(from_parameters())
+    (asked,) = machine._gpu(from_parameters(device="cuda:1"))
+    assert auto.ok and not asked.ok
+    assert asked.needed == "device=cuda:1" and "set device=auto" in asked.remedy
+
+
 def test_a_run_folder_that_is_not_writable(rows, monkeypatch, tmp_path):
     def refuse(dir):
         raise PermissionError(13, "denied", str(dir))

@@ -29,8 +29,11 @@ PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "pandas", "matplotlib", "papermill", "ipywidgets", "wandb", "tqdm",
 )  # fmt: skip
-RUN_BYTES = 1_000_000_000  # for the small model: two copies of its weights, and Adam's state
-MEMORY_BYTES = 3_000_000_000  # recommended for training the small model with torch and NeMo
+# Disk for a run and memory for training, for the small model and for one of 345M weights. A run
+# takes 20 bytes per weight (two saved models and a checkpoint with Adam's state), and 12 more while
+# a new checkpoint replaces the old one.
+RUN_BYTES, LARGE_RUN_BYTES = 1_000_000_000, 12_000_000_000
+MEMORY_BYTES, LARGE_MEMORY_BYTES = 3_000_000_000, 8_000_000_000
 CORES = 2  # the times in the notebook map are for two cores
 SET_UP = "run make setup again (without make: pip install -c constraints.txt -e .)"
 
@@ -155,8 +158,13 @@ def _cores(settings: Settings) -> Iterator[Row]:
 def _memory(settings: Settings) -> Iterator[Row]:
     free = free_memory()
     advice = "close other programs; if a kernel dies, use batch_size=8"
-    needed = f"{_gb(MEMORY_BYTES)} recommended"
-    yield _advised("memory", f"{_gb(free)} free", needed, free >= MEMORY_BYTES, advice)
+    enough = LARGE_MEMORY_BYTES if _is_large(settings) else MEMORY_BYTES
+    needed = f"{_gb(enough)} recommended"
+    yield _advised("memory", f"{_gb(free)} free", needed, free >= enough, advice)
+
+
+def _is_large(settings: Settings) -> bool:
+    return "biomegatron" in Path(settings.model).name.lower()
 
 
 def _gpu(settings: Settings) -> Iterator[Row]:
@@ -224,7 +232,11 @@ def _disk(settings: Settings) -> Iterator[Row]:
     missing, entry = _missing_bytes(settings), registry.REGISTRY.get(settings.model)
     extra = missing + entry.package_bytes if missing and entry else 0
     for what, folder, needed in (
-        ("disk for the run", settings.run_dir, RUN_BYTES),
+        (
+            "disk for the run",
+            settings.run_dir,
+            LARGE_RUN_BYTES if _is_large(settings) else RUN_BYTES,
+        ),
         ("disk for the cache", registry.cache_folder(), extra),
     ):
         free = shutil.disk_usage(_existing(folder)).free
