@@ -161,8 +161,8 @@ def read_data(parsed: argparse.Namespace) -> Data:
     """Read the user's BioASQ files, or BioASQ-mini if there are none.
 
     A test file in SQuAD format with full abstracts is used unchanged. A folder with such a file may
-    lack a training file with full abstracts, so we then also train on the test pairs. They have no
-    spans, but cost the same.
+    have no training file with full abstracts. In that case, we also train on the test pairs. They
+    have no spans, but cost the same.
     """
     context = getattr(parsed, "context", "snippet")
     folder = Path(parsed.bioasq_dir).expanduser() if parsed.bioasq_dir else DATA

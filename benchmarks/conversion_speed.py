@@ -108,7 +108,7 @@ def run(parsed) -> None:
         row, printed = convert_file(parsed.megabytes)
         rows.append(row)
         notes.append(printed)
-    common.report(parsed, unit="pair", data="like BioASQ 7b, strict rule", rows=rows, figures={},
+    common.report(parsed, unit="pair", data="as large as BioASQ 7b", rows=rows, figures={},
                   notes=notes, model="")  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--test", action="store_true", help="keep every context, with or without an answer")
     add("--negatives", action="store_true", help="for v2.0: also write contexts without an answer")
     add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions found in a TEST")
-    add("--allow-leak", action="store_true", help="convert questions found in a TEST anyway")
+    add("--allow-leak", action="store_true", help="also convert questions that are in a TEST file")
     options = vars(parser.parse_args(argv))
     options["version"] = {1: "1.1", 2: "2.0"}[options.pop("squad_version")]
     try:

@@ -84,7 +84,7 @@ class _Service:
     last = -1e9  # time of the last request from this process, whatever the connection or cache
 
     def __init__(self, stamp: Path):
-        import requests  # here, because importing it takes longer than most of the kit
+        import requests  # imported here because it is slow to import
 
         self.url = os.environ.get("NCBI_ENDPOINT", ENDPOINT).rstrip("/") + "/efetch.fcgi"
         self.fixed = {"db": "pubmed", "retmode": "xml", "tool": TOOL}

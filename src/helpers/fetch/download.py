@@ -183,7 +183,7 @@ def _mark(part: Path) -> Path:
 
 def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
     """Request the bytes that ``part`` lacks. Raises ``Again`` or ``NotHere``."""
-    import requests  # here, because importing it takes longer than most of the kit
+    import requests  # imported here because it is slow to import
 
     tag = _mark(part).read_text() if _mark(part).exists() else ""
     unknown = not tag and not (hashed and size is not None)

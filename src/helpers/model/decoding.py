@@ -45,7 +45,7 @@ LONGEST = 100  # characters; we discard longer answers, as dmis-lab does
 
 @dataclass(frozen=True)
 class Candidate:
-    """One span of a context with its logits and its probability among its pair's n-best.
+    """One span of a context, with its logits and its probability in the n-best list of the pair.
 
     start, end: character offsets in the context. ``text`` has single spaces between words.
     """

@@ -309,7 +309,7 @@ def read_file(path: Path, shown: str = "") -> Any:
     except Exception as error:  # safetensors, zipfile, pickle and torch raise many errors
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         why = f" ({first[:120]}); fetch it again"
-        # Torch's own message would advise the user to run the code.
+        # PyTorch's own message would advise the user to load the file in a way that runs code.
         if "nsupported" in str(error) or "weights_only" in str(error).lower():
             why = " because it contains objects or code, or is damaged"
         raise InputError(f"{shown or path}: cannot be read as plain weights{why}") from None

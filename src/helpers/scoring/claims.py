@@ -309,7 +309,7 @@ BIOASQ_TESTS = (
                 lambda claim, run: run["profile"] == "mini",
                 "different data (the profile mini uses teaching data)"),
     Requirement("questions",
-                "has the claim's batches, with the same names, numbers of questions and ids",
+                "has the same batches as the claim: names, question counts and question ids",
                 "only scores on the same questions are comparable", _other_questions),
     Requirement("missing answers", "counts them as wrong", "dropping them raises the score",
                 lambda claim, run: any(r["counted"] != r["n"] for r in _rows(claim, run)),

@@ -183,7 +183,7 @@ def _run(command: list[str], files: Sequence[Path]) -> dict[str, float]:
         figures = [float(word) for word in lines[-1].split()]
     except (IndexError, ValueError):
         figures = []
-    # After some errors, the program reads only part of a file but prints figures and exits with 0.
+    # After some errors, the program stops reading a file but still prints scores and exits with 0.
     if done.returncode or "Exception" in done.stderr or len(figures) <= max(FACTOID.values()):
         raise InputError(f"{jar}: {_why([*done.stderr.splitlines(), *lines])}")
     return {measure: figures[place] for measure, place in FACTOID.items()}
