@@ -126,6 +126,7 @@ def _as_windows(batch: Batch) -> Windows:
     token, window = (np.zeros(len(of), np.int64) for of in (batch.ids, batch.lengths))
     return Windows(
         **flat, chars=np.stack([token, token], 1), token=token, can_start=token == 0,
+        literal=token == 0, unique=token == 0,
         bounds=batch.bounds.numpy().astype(np.int64), pair=window, start=window, end=window,
         detokenizers=(),
     )  # fmt: skip
