@@ -31,11 +31,10 @@ from helpers.data.squad import Example, read_squad
 from helpers.fetch.fetch import fetch
 from helpers.io import write_json, write_text
 from helpers.model import checkpoints
-from helpers.model.compute import Compute
+from helpers.model.compute import Compute, bf16_instructions
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Windows
-from helpers.model.half import bf16_instructions
 from helpers.run import provenance
 from helpers.run.stages import convert_run, find_run_files
 

@@ -126,7 +126,7 @@ def main() -> None:
     if options.case:
         return print(json.dumps(measure(json.loads(options.case))))
     from helpers.io import write_json
-    from helpers.model.half import bf16_instructions
+    from helpers.model.compute import bf16_instructions
 
     print("| " + " | ".join((*COLUMNS, "measured (MB)", "predicted (MB)", "error (%)")) + " |")
     print("|---" * (len(COLUMNS) + 3) + "|")

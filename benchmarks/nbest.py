@@ -55,7 +55,7 @@ def compare(
         logits = best.start_logit, best.end_logit
         spans += logits == (other[0]["start_logit"], other[0]["end_logit"])
         texts += example.context[best.start : best.end] == other[0]["text"]
-    found = f"of {len(examples)} pairs, {spans} have the same best span and {texts} the same text"
+    found = f"{spans} of {len(examples)} pairs have the same best span, and {texts} the same text"
     if spans < len(examples):
         raise InputError(f"{found}; nothing was timed")
     return found

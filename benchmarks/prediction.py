@@ -22,9 +22,9 @@ import torch
 
 from helpers.config import InputError
 from helpers.data.squad import Example
+from helpers.model.compute import bf16_instructions
 from helpers.model.decoding import Reader, compute_logits, nbest
 from helpers.model.features import Windows, make_windows, prediction_batches
-from helpers.model.half import bf16_instructions
 
 RUN_QA = "run_qa: padding to 384, eager attention"
 RUN_QA_5 = "run_qa with transformers 5: padding to 384, SDPA"

@@ -20,9 +20,9 @@ import peers
 import torch
 
 from helpers.config import InputError
+from helpers.model.compute import bf16_instructions
 from helpers.model.decoding import Reader
 from helpers.model.features import Windows, gather, make_windows, training_batches
-from helpers.model.half import bf16_instructions
 from helpers.model.step import logits_of, make_optimizer, span_loss
 
 BATCH, RATE = 16, 1e-5  # the rate does not affect the speed

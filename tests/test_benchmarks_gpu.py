@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kernel import varlen_attn
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import gpu
@@ -32,17 +33,6 @@ TINY = ["--device", "cpu", "--layers", "1", "--hidden", "64", "--rows", "24", "-
         "--tokens", "512"]  # fmt: skip
 MODULES = (gpu, gpu_check, gpu_common, gpu_recipe, gpu_speed)
 GPU_PATHS = gpu_common.PATHS["cuda"]
-
-
-def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-    """What PyTorch's kernel computes, for tensors on a CPU; it has the same signature."""
-    parts = [t.split(cu_seq_q.diff().tolist()) for t in (query, key, value)]
-    attend = torch.nn.functional.scaled_dot_product_attention
-    done = [
-        attend(*(t.transpose(0, 1)[None] for t in one))[0].transpose(0, 1)
-        for one in zip(*parts, strict=True)
-    ]
-    return torch.cat(done)
 
 
 class Event:

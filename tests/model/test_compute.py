@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from kernel import varlen_attn
 from tiny import tiny_examples, tiny_folder, tiny_reader
 
 from helpers.config import InputError, Settings, from_parameters
-from helpers.model import checkpoints, decoding, encoder, half, row_order, step
+from helpers.model import checkpoints, compute, decoding, encoder, row_order, step
 from helpers.model.compute import Compute, decide
 from helpers.model.features import gather
 
@@ -75,8 +76,8 @@ def test_auto_takes_bf16_on_a_cpu_only_where_it_is_faster(
     monkeypatch, gpus, instructions, gain, expected
 ):
     gpus(0)
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",) * instructions)
-    monkeypatch.setattr(half, "bf16_ratio", lambda: gain)
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ("avx512_bf16",) * instructions)
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: gain)
     found = decide(from_parameters(precision="auto"))
     assert found.precision == expected and "precision=auto: " in found.reason
     assert expected in found.line(0.0)
@@ -97,7 +98,7 @@ def test_tf32_is_a_mode_of_float32_products():
 def test_a_loaded_reader_uses_what_was_decided(tmp_path, monkeypatch):
     """bf16 autocast, without the instructions slow but right, as far as 8 bits go."""
     folder = tiny_folder(tmp_path / "m", 1)
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ("avx512_bf16",))
     readers = [
         checkpoints.load(folder, Settings(max_length=48, precision=precision))
         for precision in ("32", "bf16")
@@ -146,19 +147,6 @@ def test_prediction_goes_on_with_half_batches_when_memory_runs_out(capsys):
 class Broken(Short):
     def __call__(self, batch):
         raise RuntimeError("another error")
-
-
-def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-    """What PyTorch's kernel computes, for tensors on a CPU; it has the same signature."""
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and max_q == max_k
-    assert max_q == int(cu_seq_q.diff().max()) and query.stride(-1) == 1
-    parts = [t.split(cu_seq_q.diff().tolist()) for t in (query, key, value)]
-    attend = torch.nn.functional.scaled_dot_product_attention
-    done = [
-        attend(*(t.transpose(0, 1)[None] for t in one))[0].transpose(0, 1)
-        for one in zip(*parts, strict=True)
-    ]
-    return torch.cat(done)
 
 
 @pytest.mark.parametrize("path", ["variable length", "padded"])

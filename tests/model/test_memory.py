@@ -12,9 +12,9 @@ import torch
 
 from helpers.config import from_parameters
 from helpers.model import encoder, memory
+from helpers.model.compute import bf16_instructions
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch
-from helpers.model.half import bf16_instructions
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SIZES = dict(vocab_size=99, hidden=64, layers=3, heads=4, feed_forward=192, positions=64)

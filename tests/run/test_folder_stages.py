@@ -21,7 +21,7 @@ from helpers import batch, config, pipeline
 from helpers.config import InputError, Settings, from_parameters
 from helpers.data import squad
 from helpers.io import write_json
-from helpers.model import checkpoints, half, training
+from helpers.model import checkpoints, compute, training
 from helpers.run import compare, report, reproduce, stages
 from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
 
@@ -41,7 +41,7 @@ LEARNT = {"cell-32"}  # asserts that the loss falls, which a tiny model promises
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ("avx512_bf16",))
 
 
 def execute(stem, settings, cells=None):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from helpers.config import InputError, from_parameters
-from helpers.model import half
+from helpers.model import compute
 from helpers.run import reproduce
 from helpers.run.folder import Run, as_recorded
 from helpers.run.stages import settle_compute
@@ -13,7 +13,7 @@ from helpers.run.stages import settle_compute
 
 @pytest.fixture
 def opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ("avx512_bf16",))
 
     def make(**settings):
         return Run.open(from_parameters(runs_dir=str(tmp_path), run="r", device="cpu", **settings))
@@ -22,11 +22,11 @@ def opened(tmp_path, monkeypatch):
 
 
 def test_auto_is_decided_once_and_every_later_notebook_keeps_it(opened, monkeypatch, capsys):
-    monkeypatch.setattr(half, "bf16_ratio", lambda: 3.0)
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: 3.0)
     first = opened(precision="auto")
     assert settle_compute(first).precision == "bf16"
     assert "precision bf16 (precision=auto: bf16 is 3.0 times" in capsys.readouterr().out
-    monkeypatch.setattr(half, "bf16_ratio", lambda: 0.5)  # the machine is busy now
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: 0.5)  # the machine is busy now
     later = opened(precision="auto")
     assert later.settings.precision == "bf16" == settle_compute(later).precision
     note = later.manifest()["notes"]["compute"]
@@ -35,7 +35,7 @@ def test_auto_is_decided_once_and_every_later_notebook_keeps_it(opened, monkeypa
 
 
 def test_a_stage_records_what_was_used_and_a_repetition_asks_for_it(opened, monkeypatch, tmp_path):
-    monkeypatch.setattr(half, "bf16_ratio", lambda: 3.0)
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: 3.0)
     run = opened(precision="auto", dropout=0.1)
     settle_compute(run)
     for stage in ("checkpoint", "data", "squad_step", "model"):

@@ -6,14 +6,14 @@ import torch
 from tiny import tiny_examples, tiny_reader
 
 from helpers.config import from_parameters
-from helpers.model import half
+from helpers.model import compute
 from helpers.model.encoder import EncoderConfig
 from helpers.model.memory import forward_flops, training_memory
 from helpers.views import cost
 
 
 def test_the_measurement_compares_ways_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ())
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ())
     reader = tiny_reader(1)
     before = {name: p.clone() for name, p in reader.model.state_dict().items()}
     windows = reader.windows(tiny_examples(12), training=True)
@@ -29,7 +29,7 @@ def test_the_measurement_compares_ways_and_changes_nothing(monkeypatch):
 
 
 def test_bf16_is_measured_where_the_cpu_has_it_and_a_large_model_gets_fewer_windows(monkeypatch):
-    monkeypatch.setattr(half, "bf16_instructions", lambda: ("avx512_bf16",))
+    monkeypatch.setattr(compute, "bf16_instructions", lambda: ("avx512_bf16",))
     monkeypatch.setattr(cost, "_MOST_WORK", 1.0)
     reader = tiny_reader(0)
     windows = reader.windows(tiny_examples(6), training=True)

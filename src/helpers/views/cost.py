@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from helpers.config import Settings, from_parameters
-from helpers.model import half
+from helpers.model import compute
 from helpers.model.compute import Compute
 from helpers.model.decoding import Reader
 from helpers.model.encoder import EncoderConfig
@@ -85,7 +85,7 @@ def step_times(
 def _precisions(device: torch.device) -> list[str]:
     if device.type == "cuda":
         return ["32", *["bf16"] * (torch.cuda.get_device_capability(device) >= (8, 0))]
-    return ["32", *["bf16"] * (device.type == "cpu" and bool(half.bf16_instructions()))]
+    return ["32", *["bf16"] * (device.type == "cpu" and bool(compute.bf16_instructions()))]
 
 
 def _padded(batch: Batch, longest: int) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from model.test_encoder import batch_of
 
-from helpers.model import half
+from helpers.model import compute
 from helpers.model.encoder import EncoderConfig, SpanModel
 
 
@@ -23,8 +23,8 @@ def has(monkeypatch, **capabilities):
 
 def test_without_instructions_nothing_is_timed(monkeypatch):
     has(monkeypatch, avx512_f=True, avx512_bf16=False, architecture="x86_64")
-    monkeypatch.setattr(half, "bf16_ratio", lambda: pytest.fail("timed"))
-    check = half.check_bf16()
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: pytest.fail("timed"))
+    check = compute.check_bf16()
     assert (check.instructions, check.ratio, check.faster) == ((), None, False)
 
 
@@ -32,14 +32,14 @@ def test_without_instructions_nothing_is_timed(monkeypatch):
 @pytest.mark.parametrize(("ratio", "faster"), [(3.4, True), (1.1, False), (0.04, False)])
 def test_with_instructions_the_time_decides(monkeypatch, name, ratio, faster):
     has(monkeypatch, **{name: True})
-    monkeypatch.setattr(half, "bf16_ratio", lambda: ratio)
-    check = half.check_bf16()
+    monkeypatch.setattr(compute, "bf16_ratio", lambda: ratio)
+    check = compute.check_bf16()
     assert (check.instructions, check.ratio, check.faster) == ((name,), ratio, faster)
 
 
 def test_a_torch_without_the_function_has_no_instructions(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert half.bf16_instructions() == ()
+    assert compute.bf16_instructions() == ()
 
 
 def test_the_ratio_compares_the_fastest_rounds(monkeypatch):
@@ -54,15 +54,15 @@ def test_the_ratio_compares_the_fastest_rounds(monkeypatch):
             now[0] += next(took)
         return now[0]
 
-    monkeypatch.setattr(half.time, "perf_counter", clock)
-    assert half.bf16_ratio(seconds=0) == 4
+    monkeypatch.setattr(compute.time, "perf_counter", clock)
+    assert compute.bf16_ratio(seconds=0) == 4
 
 
 def test_the_check_leaves_the_random_state_alone_and_gives_a_positive_ratio():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     with bf16():  # whatever the caller computes in
-        assert half.bf16_ratio(seconds=0) > 0
+        assert compute.bf16_ratio(seconds=0) > 0
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -80,7 +80,7 @@ def test_prepared_weights_give_the_logits_of_autocast(gelu, norm_first):
         exact = model(batch)
     with bf16():
         plain = model(batch).float()
-        with half.prepared_weights(model):
+        with compute.prepared_weights(model):
             prepared = model(batch).float()
         again = model(batch).float()
     scale = exact.abs().max()
@@ -94,6 +94,6 @@ def test_prepared_weights_give_the_logits_of_autocast(gelu, norm_first):
 def test_an_error_also_restores_the_model():
     config = EncoderConfig(vocab_size=64, hidden=32, layers=2, heads=4, feed_forward=64)
     model = SpanModel(config).eval()
-    with pytest.raises(RuntimeError, match="stop"), bf16(), half.prepared_weights(model):
+    with pytest.raises(RuntimeError, match="stop"), bf16(), compute.prepared_weights(model):
         raise RuntimeError("stop")
     assert not any("forward" in vars(m) or "mlp" in vars(m) for m in model.modules())
