@@ -30,7 +30,13 @@ from helpers.io import write_text
 from helpers.model import processes
 from helpers.model.compute import Compute, out_of_memory
 from helpers.model.encoder import SpanModel
-from helpers.model.features import Windows, gather, make_windows, prediction_batches
+from helpers.model.features import (
+    Windows,
+    gather,
+    make_windows,
+    prediction_batches,
+    to_device,
+)
 from helpers.model.texts import Detokenizer, has_single_spaces, make_tokenizer, span_text
 from helpers.scoring.metrics import score_batch, squad_scores
 from helpers.scoring.uncertainty import bootstrap_interval
@@ -165,8 +171,9 @@ def compute_logits(
     finite, raise ``InputError`` and name the weight at fault.
     """
     device = next(model.parameters()).device
-    # The logits stay on the device until the end, because each copy waits for the device.
-    parts: list[tuple[np.ndarray, torch.Tensor]] = []
+    # The logits stay on the device until the end, because each copy waits for the device. They
+    # share one array: one small array per batch would keep the memory of the batches in pieces.
+    found = torch.empty(len(windows.ids), 2, device=device)
     tokens = _TOKENS if device.type == "cpu" else _TOKENS_ON_GPU
     left = prediction_batches(windows.lengths, tokens)[::-1]
     was_training = model.training
@@ -191,20 +198,17 @@ def compute_logits(
                 if short:  # outside of ``except``, where the error still holds the tensors
                     left, tokens = _halve([*left, rows], windows, tokens, device)
                     continue
-                parts.append((windows.tokens_of(rows), logits))
+                found[to_device(torch.from_numpy(windows.tokens_of(rows)), device)] = logits
                 bar.update(len(rows))
     finally:
         model.train(was_training)
-    places, logits = zip(*parts, strict=True)
-    found = np.empty((len(windows.ids), 2), np.float32)
-    found[np.concatenate(places)] = torch.cat(logits).cpu().numpy()
-    if not np.isfinite(found).all():
+    if not torch.isfinite(found).all():
         bad = (name for name, p in model.named_parameters() if not torch.isfinite(p).all())
         name = next(bad, "the output")
         raise InputError(
             f"model: {name} contains non-finite values; fetch or train the model again"
         )
-    return found
+    return found.cpu().numpy()
 
 
 def _halve(

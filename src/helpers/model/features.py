@@ -128,10 +128,14 @@ class Batch:
     def to(self, device) -> Batch:
         """Return the same batch on another device."""
         tensors = {name: v for name, v in vars(self).items() if isinstance(v, torch.Tensor)}
-        if torch.device(device).type == "cuda":  # only pinned memory is copied in the background
-            tensors = {name: t.pin_memory() for name, t in tensors.items()}
-        moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
-        return replace(self, **moved)
+        return replace(self, **{name: to_device(t, device) for name, t in tensors.items()})
+
+
+def to_device(tensor: torch.Tensor, device) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device, without waiting for earlier work on a GPU."""
+    if torch.device(device).type == "cuda":  # only pinned memory is copied in the background
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def make_windows(
