@@ -57,8 +57,8 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
     ``mine`` receives copies, because it may change its arguments. Floating-point numbers may differ
     by 1e-6. Raises ``NotYet`` if the results differ or if ``mine`` raises an exception.
     """
-    count = 0
-    for count, arguments in enumerate(cases, 1):
+    cases = list(cases)
+    for arguments in cases:
         call = f"{mine.__name__}({', '.join(map(_short, arguments))})"
         try:
             found = mine(*copy.deepcopy(arguments))
@@ -69,7 +69,7 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
             raise NotYet(f"{call} returned nothing; does your function end with `return`?")
         if not _equal(found, expected):
             raise NotYet(f"{call} must return {_short(expected)}, but returned {_short(found)}")
-    print(f"{mine.__name__} agrees with the package in all {count} cases.")
+    print(f"{mine.__name__} agrees with the package in all {len(cases)} cases.")
 
 
 def _equal(found, expected) -> bool:
