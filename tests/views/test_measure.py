@@ -30,6 +30,8 @@ def test_the_followed_question_has_its_answer_in_several_snippets():
         (("TNF-alpha",), "High TNF-α levels.", {"a synonym is missing": "TNF-α"}),
         (("TNF-alpha", "TNF"), "High TNF-α levels.", {}),
         (("insulin",), "Glucagon only.", {}),
+        (("SMO",), "The notes on vismodegib.", {}),  # the letters are there, but not the word
+        (("beta cell",), "(β-cells) are lost.", {"a synonym is missing": "β-cells"}),
         ((" It is a known fact that this gene is TNF.",), "The gene is TNF.",
          {"spaces": " It is a known fact that this gene is TNF.",
           "a sentence": " It is a known fact that this gene is TNF."}),

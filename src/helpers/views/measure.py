@@ -27,10 +27,17 @@ from helpers.data.bioasq import (
     read_json,
     read_questions,
 )
-from helpers.data.convert import convert, nearest, pairs_of
+from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
 from helpers.data.leaks import most_alike
-from helpers.data.spans import extra_cause, find_spans, lacks_answer, search_terms
+from helpers.data.spans import (
+    WORD,
+    extra_cause,
+    find_spans,
+    lacks_answer,
+    plain,
+    search_terms,
+)
 from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
@@ -348,27 +355,41 @@ def gold_defects(questions: Sequence[Question]) -> list[dict]:
     A gold has *spaces* if it begins or ends with one or contains several in a row. It is a
     *sentence* if it has at least ``_SENTENCE`` words. A *synonym is missing* if the strict rule
     finds no gold in any snippet, even without the superfluous spaces, but a snippet contains one in
-    a different spelling (see ``spans.lacks_answer``). The evidence is the gold or the text in the
-    snippet.
+    a different spelling. The evidence is the gold or the spelling in the snippet.
     """
     rows = []
     for question in questions:
         golds = question.synonyms()
+        tidy = [" ".join(gold.split()) for gold in golds]
+        texts = [snippet.text for snippet in question.snippets]
+        spelled = [] if any(find_spans(text, tidy) for text in texts) else _spellings(texts, tidy)
         found = {
-            "spaces": [gold for gold in golds if gold != " ".join(gold.split())],
+            "spaces": [gold for gold, clean in zip(golds, tidy, strict=True) if gold != clean],
             "a sentence": [gold for gold in golds if len(gold.split()) >= _SENTENCE],
+            "a synonym is missing": spelled,
         }
-        pairs = pairs_of(question, "snippet", {})
-        terms = sorted({" ".join(gold.split()) for gold in golds} - {""})
-        if not any(find_spans(pair.context, terms) for pair in pairs):
-            other = [pair for pair in pairs if not lacks_answer(pair.context, terms)]
-            found["a synonym is missing"] = [nearest(terms, other)[0]] if other else []
         rows += [
-            {"defect": name, "question": question.body, "golds": golds, "evidence": texts[0]}
-            for name, texts in found.items()
-            if texts
+            {"defect": name, "question": question.body, "golds": golds, "evidence": evidence[0]}
+            for name, evidence in found.items()
+            if evidence
         ]
     return rows
+
+
+def _spellings(texts: Sequence[str], golds: Sequence[str]) -> list[str]:
+    """Return the words in the texts that equal a gold by ``spans.plain``, as the text has them."""
+    wanted = {plain(gold) for gold in golds} - {""}
+    longest = max((len(gold.split()) for gold in golds), default=0) + 2  # "beta-cell", "beta cell"
+    found = []
+    for text in texts:
+        places = [] if lacks_answer(text, golds) else [m.span() for m in WORD.finditer(text)]
+        for size in range(1, longest + 1):
+            parts = (
+                text[first:last].strip(" .,;:()[]")
+                for (first, _), (_, last) in zip(places, places[size - 1 :], strict=False)
+            )
+            found += [part for part in parts if plain(part) in wanted]
+    return found
 
 
 def long_example(converted: ConvertedRun) -> Example:
