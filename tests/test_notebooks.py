@@ -1,6 +1,7 @@
 """Run all six notebooks through papermill with the profile ``mini`` and check their files."""
 
 import hashlib
+import itertools
 import json
 import re
 
@@ -44,6 +45,38 @@ def test_a_notebook_keeps_the_house_rules(path):
     assert len(tagged) == 1
     assert names == PARAMETERS
     assert all("  # " in line for line in tagged[0].source.splitlines())
+
+
+COLLAPSED = r"<details><summary>{}</summary>\n\n(.*?\S.*?)\n\n</details>"
+KINDS = "Predict|Run|Change one value|Explain"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)
+def test_a_notebook_has_stops_and_exercises(path):
+    """Four stops or more with a collapsed answer; three exercises with hints and a solution."""
+    cells = nbformat.read(path, 4).cells
+    number = path.stem[:2]
+    stops = [c.source for c in cells if "stop" in tags(c) and c.cell_type == "markdown"]
+    titles = [re.match(rf"\*\*Stop {number}\.(\d+) · ({KINDS})\.\*\* ", s) for s in stops]
+    assert all(titles) and [int(t[1]) for t in titles] == list(range(1, len(stops) + 1))
+    assert len(stops) >= 4
+    for stop in stops:
+        assert len(re.findall(COLLAPSED.format("Answer"), stop, re.S)) == 1, stop
+    practice = [c for c in cells if "exercise" in tags(c)]
+    heads = [i for i, c in enumerate(practice) if c.source.startswith("### Exercise ")]
+    assert re.search("^## Exercises$", practice[0].source, re.M) and len(heads) == 3
+    for n, (low, high) in enumerate(itertools.pairwise([*heads, len(practice)]), 1):
+        statement, *code, measured = practice[low:high]
+        title = rf"### Exercise {number}\.{n} · .+ \(about \d+ minutes\)\n"
+        assert re.match(title, statement.source), statement.id
+        hints = [re.findall(COLLAPSED.format(f"Hint {k}"), statement.source, re.S) for k in (1, 2)]
+        assert all(len(hint) == 1 for hint in hints), statement.id
+        *_, solution, check = code  # a cell that prepares the exercise may come first
+        assert solution.metadata.get("jupyter") == {"source_hidden": True}, solution.id
+        lines = [line.strip() for line in solution.source.splitlines()]
+        assert lines.index("### BEGIN SOLUTION") < lines.index("### END SOLUTION")
+        assert "assert " in check.source or "lessons.check_" in check.source, check.id
+        assert re.search(COLLAPSED.format("What we measured"), measured.source, re.S), measured.id
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -1,10 +1,13 @@
 """The widgets without a browser: what they show, and what a saved page contains."""
 
+import base64
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from found import Found
+from tiny import tiny_examples, tiny_reader
 
 from helpers.config import InputError
 from helpers.data.squad import Example
@@ -100,3 +103,21 @@ def test_displaying_shows_page_and_widget(cases, monkeypatch):
     monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     widgets.browse(*cases)._ipython_display_()
     assert len(shown) == 2 and "Iron" in shown[0]["text/html"]
+
+
+def test_windows_are_cut_again_when_a_slider_moves():
+    parts = tiny_examples(6)
+    context = " ".join(example.context for example in parts)
+    example = replace(parts[0], context=context)  # its span is in the first part
+    view = widgets.windows(tiny_reader(), example)
+    length, step, shown, _ = view.widget.children
+    count = len(context.split())
+    for length.value, step.value in ((64, 8), (40, 8), (40, 256)):
+        room = min(length.value, 64) - 3 - 3  # question, [CLS] and two [SEP]
+        cuts = 1 + max(0, -((room - count) // min(step.value, room)))
+        cells = [int(float(n)) for n in re.findall(r"<td[^>]*>([\d.]+)</td>", shown.value)]
+        assert cells[:2] == [count, cuts]
+        assert f'alt="{cuts} windows of up to {length.value} tokens' in saved(view)
+    image = re.search('base64,([^"]+)', shown.value)[1]
+    assert base64.b64decode(image).startswith(b"\x89PNG")
+    assert tables.WRITTEN in shown.value

@@ -12,6 +12,7 @@ from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -269,32 +270,43 @@ def coverage_bars(rows: Sequence[Mapping[str, int]]):
     return figure
 
 
+_LABELED = 100  # maximum number of tokens in a window map that labels each token
+
+
 def window_map(windows, vocab: Sequence[str], most: int = 12):
     """Draw which tokens of one context each window contains, and the best window for each token.
 
     ``windows`` is the ``features.Windows`` of a single example with one gold span, made with
     ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
-    windows, only those around the answer are drawn.
+    windows, only those around the answer are drawn. The tokens of a long context are numbered.
     """
     first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
     bounds = windows.bounds[first : first + most + 1]
-    chars = [tuple(pair) for pair in windows.chars.tolist()]
-    # The question and the special tokens have no characters in the context.
-    tokens = [token for token in range(bounds[0], bounds[-1]) if chars[token][1] > 0]
-    columns = {pair: n for n, pair in enumerate(sorted({chars[token] for token in tokens}))}
-    labels, rows = [""] * len(columns), len(bounds) - 1
-    figure, axes = new_figure(0.15 * len(columns) + 1.6, 1.9 + 0.3 * rows)
-    for token in tokens:
-        row, column = int(np.searchsorted(bounds, token, "right")) - 1, columns[chars[token]]
-        labels[column] = vocab[windows.ids[token]]
-        shade = DARK if windows.can_start[token] else LIGHT
-        axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
-        start, end = windows.start[first + row], windows.end[first + row]
-        if 0 < start <= token - bounds[row] <= end:
-            axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
-    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=9)
-    axes.set_yticks(range(rows), [f"window {first + row + 1}" for row in range(rows)])
-    axes.set(xlim=(0, len(labels)), xlabel="context tokens", ylim=(rows - 0.5, -0.5))
+    tokens = np.arange(bounds[0], bounds[-1])[windows.token[bounds[0] : bounds[-1]] >= 0]
+    row = np.searchsorted(bounds, tokens, "right") - 1
+    left = windows.token[tokens].min()
+    column = windows.token[tokens] - left
+    rows, columns = len(bounds) - 1, int(column.max()) + 1
+    shades = np.zeros((rows, columns))
+    shades[row, column] = 1 + windows.can_start[tokens]
+    labeled = columns <= _LABELED
+    width, height = (0.15 * columns + 1.6, 1.9) if labeled else (10, 1.5)
+    figure, axes = new_figure(width, height + min(0.3 * rows, 5))
+    axes.imshow(shades, ListedColormap(["white", LIGHT, DARK]), vmin=0, vmax=2, aspect="auto",
+                interpolation="nearest")  # fmt: skip
+    axes.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=2)
+    whole = windows.start[first + row] > 0
+    place = tokens - bounds[row]
+    whole &= (windows.start[first + row] <= place) & (place <= windows.end[first + row])
+    axes.plot(column[whole], row[whole], "o", color=ACCENT, markeredgecolor="white", markersize=6)
+    if labeled:
+        axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
+        labels = dict(zip(column.tolist(), windows.ids[tokens].tolist(), strict=True))
+        names = [vocab[labels[at]] for at in range(columns)]
+        axes.set_xticks(range(columns), names, rotation=90, fontsize=9)
+    shown = range(0, rows, 1 + rows // 20)
+    axes.set_yticks(shown, [f"window {first + at + 1}" for at in shown])
+    axes.set(xlabel="tokens of the context" + ("" if labeled else " (numbered from 0)"))
     axes.tick_params(length=0)
     keys = [
         plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="in the window"),

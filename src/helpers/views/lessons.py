@@ -37,6 +37,9 @@ def check_find_spans(mine: Callable) -> None:
         ("Mutations of CAT lower catalase activity.", ["cat"]),
         ("The p53 gene is mutated.", ["p5"]),
         ("interferon (IFN)", ["IFN", "interferon"]),
+        ("TNF-alpha", ["TNF", "TNF-alpha"]),
+        ("Anti_TNF and CD4+ cells", ["TNF", "CD4+"]),
+        ("TNF is TNF.", ["tnf", "TNF"]),
         ("No answer here.", ["insulin"]),
     ]
     rng = random.Random(0)

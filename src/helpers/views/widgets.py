@@ -1,4 +1,4 @@
-"""Widgets for asking the model questions and for browsing its errors.
+"""Widgets for asking the model questions, for browsing its errors, and for trying out windows.
 
 Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
@@ -6,6 +6,8 @@ without a running kernel, such as GitHub, an exported page or the report.
 
 from __future__ import annotations
 
+import base64
+import io
 import uuid
 from collections.abc import Callable, Sequence
 from html import escape
@@ -15,8 +17,9 @@ import pandas as pd
 from IPython.display import display
 
 from helpers.data.squad import Example
+from helpers.model.features import make_windows
 from helpers.scoring import errors
-from helpers.views import tables
+from helpers.views import figures, tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
 _LONGEST = 90  # maximum number of characters per question in the menu
@@ -114,3 +117,50 @@ def browse(
     question.observe(show, "value")
     fill()
     return View([cause, question, shown], lambda: shown.value)
+
+
+_SHORTEST = 24  # fewest tokens of the context per window that the slider offers
+_EACH = 8  # tokens between two positions of a slider
+
+
+def windows(reader, example: Example) -> View:
+    """Return sliders for the length and the step of windows, and the window map of one context.
+
+    ``example`` needs one gold span. The page in a saved notebook shows the map as it is then.
+    """
+    asked = len(reader.tokenizer.encode(example.question).ids) + 1  # with [CLS] and two [SEP]
+    shortest = -(-(asked + _SHORTEST) // _EACH) * _EACH
+    look = {"step": _EACH, "continuous_update": False, **_FIELD}
+    length = ipywidgets.IntSlider(
+        shortest + 5 * _EACH, shortest, reader.model.config.positions,
+        description="max_length", **look,
+    )  # fmt: skip
+    step = ipywidgets.IntSlider(4 * _EACH, _EACH, 256, description="step", **look)
+    shown = ipywidgets.HTML()
+
+    def draw(_=None):
+        shown.value = _window_page(reader, example, length.value, step.value)
+
+    length.observe(draw, "value")
+    step.observe(draw, "value")
+    draw()
+    return View([length, step, shown], lambda: shown.value)
+
+
+def _window_page(reader, example: Example, length: int, step: int) -> str:
+    sizes = {"max_length": length, "step": step, "max_query": length}
+    made = make_windows([example], reader.tokenizer, training=True, **sizes)
+    tokens = int(made.token.max()) + 1
+    counts = {
+        "tokens in the context": tokens,
+        "windows": len(made),
+        "tokens that the model reads": len(made.ids),
+        "times it reads each context token, on average": int((made.token >= 0).sum()) / tokens,
+        "windows with the whole answer": int((made.start > 0).sum()),
+    }
+    file = io.BytesIO()
+    figures.window_map(made, reader.vocab, most=len(made)).savefig(file, dpi=90)
+    image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    alt = f"{len(made)} windows of up to {length} tokens, which start every {step} tokens"
+    table = tables.table([counts], digits=1).to_html()
+    return f'{table}<img alt="{alt}" style="max-width: 100%" src="{image}">'
