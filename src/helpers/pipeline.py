@@ -280,7 +280,7 @@ def fine_tune_files(
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
-    done = training.fine_tune(reader, examples, output / "training", resume=resume)
+    done = training.fine_tune(reader, examples, output / "training", dev=held_out, resume=resume)
     save_model(reader, output)
     print(f"{done.steps} steps over {done.windows} windows in {done.seconds:.0f} s; see {output}")
     if held_out:
