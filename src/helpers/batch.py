@@ -31,6 +31,7 @@ import pandas as pd
 from helpers.config import PROFILES, ROOT, InputError, Settings, from_parameters, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
+from helpers.model import tracking
 from helpers.run import compare, reproduce, scores
 from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
@@ -231,8 +232,6 @@ def sweep(name: str, values: Sequence, parameters: Mapping, *, fresh: bool = Fal
     them. The curves are read from the runs' wandb logs and written to ``<run>-<name>.csv``, with
     one row per evaluation. ``parameters`` must not set ``wandb_mode`` to ``disabled``.
     """
-    from helpers.model import tracking  # importing torch takes seconds
-
     base = f"{parameters.get('run') or parameters.get('profile', 'mini')}-{name}"
     settings = [from_parameters(**{**parameters, "run": base, name: value}) for value in values]
     if any(found.wandb_mode == "disabled" or not found.evaluate_every for found in settings):

@@ -23,8 +23,10 @@ from helpers.model.features import Batch, make_windows
 from helpers.model.texts import make_tokenizer
 
 _RANDOM_CASES = 200
-_VOCAB = """[PAD] [UNK] [CLS] [SEP] which gene ? the a in mutated so ##d ##1 tp ##53 tn ##f - alpha
-( ) il 6""".split()
+_VOCAB = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "which", "gene", "?", "the", "a", "in", "mutated", "so",
+    "##d", "##1", "tp", "##53", "tn", "##f", "-", "alpha", "(", ")", "il", "6",
+]  # fmt: skip
 
 
 class NotYet(InputError):
@@ -64,11 +66,7 @@ def check_token_labels(mine: Callable) -> None:
     Raises ``NotYet`` unless it returns the labels that ``features.make_windows`` gives a window.
     """
     rng = random.Random(0)
-    answers = [
-        ("the SOD1 gene", "SOD1"),
-        ("mutated in TP53", "TP53"),
-        ("TNF - alpha", "TNF - alpha"),
-    ]
+    answers = [("the SOD1 gene", "SOD1"), ("mutated in TP53", "TP53"), ("a TNF-alpha", "TNF-alpha")]
     words = ["SOD1", "TP53", "TNF-alpha", "gene", "mutated", "in", "(IL-6)", "the", "a"]
     for _ in range(_RANDOM_CASES // 8):
         context = rng.choices(words, k=rng.randint(2, 12))
