@@ -234,8 +234,12 @@ def sweep(name: str, values: Sequence, parameters: Mapping, *, fresh: bool = Fal
     """
     base = f"{parameters.get('run') or parameters.get('profile', 'mini')}-{name}"
     settings = [from_parameters(**{**parameters, "run": base, name: value}) for value in values]
-    if any(found.wandb_mode == "disabled" or not found.evaluate_every for found in settings):
-        raise InputError("sweep: needs dev curves; remove wandb_mode=disabled or evaluate_every=0")
+    for found in settings:
+        if found.wandb_mode == "disabled" or not (found.evaluate_every and found.dev_fraction):
+            raise InputError(
+                "sweep: needs dev curves, so wandb_mode must not be disabled, and evaluate_every "
+                "and dev_fraction must not be 0"
+            )
     curves = []
     for value in dict.fromkeys(values):  # a repeated value counts once
         given = {**parameters, "run": f"{base}-{value:g}", name: value}

@@ -78,7 +78,7 @@ def step_times(
             "precision": precision,
             "tokens computed": sum(ways[how, precision].lengths),
             "seconds": statistics.median(seconds[1:]),
-            "useful tokens per second": len(exact.ids) / statistics.median(seconds[1:]),
+            "useful tokens per second": round(len(exact.ids) / statistics.median(seconds[1:])),
         }
         for (how, precision), seconds in taken.items()
     ]
