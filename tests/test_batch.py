@@ -157,7 +157,7 @@ def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monke
     def run(parameters, *, fresh, until):
         settings = from_parameters(**parameters)
         asked.append((settings.run, settings.learning_rate, until))
-        reader = tiny_reader(1, **{**vars(settings), "max_length": 48})
+        reader = replace(tiny_reader(1), settings=replace(settings, max_length=48))
         folder = settings.run_dir / "training"
         fine_tune(reader, tiny_examples(8), folder, dev=tiny_examples(6), progress=False)
         return settings.run_dir

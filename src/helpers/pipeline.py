@@ -286,6 +286,7 @@ def fine_tune_files(
     if held_out:
         scores = decoding.dev_scores(reader, held_out, progress=True)
         shown = {n: f"{100 * v:.1f}" if isinstance(v, float) else v for n, v in scores.items()}
+        shown["loss"] = f"{scores['loss']:.2f}"  # in nats, not in percent
         print("dev: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     return reader
 
