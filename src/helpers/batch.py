@@ -1,9 +1,10 @@
-"""Run all notebooks from the command line, with one seed or several, and compare finished runs.
+"""Run the notebooks from the command line: once, per seed or per setting; compare finished runs.
 
 examples:
   python -m helpers.batch run --profile mini
   python -m helpers.batch run --profile bioasq-cpu --bioasq-dir DIR --set epochs=4 --until 03
   python -m helpers.batch seeds --seeds 0 1 2 --profile mini
+  python -m helpers.batch sweep learning_rate 3e-5 1e-4 3e-4 --profile mini
   python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
   python -m helpers.batch same runs/mini runs/mini-again
 """
@@ -30,6 +31,7 @@ import pandas as pd
 from helpers.config import PROFILES, ROOT, InputError, Settings, from_parameters, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
+from helpers.model import tracking
 from helpers.run import compare, reproduce, scores
 from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
@@ -223,6 +225,34 @@ def seeds(numbers: Sequence[int], parameters: Mapping, *, fresh: bool = False) -
     return results
 
 
+def sweep(name: str, values: Sequence, parameters: Mapping, *, fresh: bool = False) -> pd.DataFrame:
+    """Train once per value of a setting; return and write the dev curves of all runs.
+
+    Each run stops after notebook 03, which uses no test question, so you can choose a value without
+    them. The curves are read from the runs' wandb logs and written to ``<run>-<name>.csv``, with
+    one row per evaluation. ``parameters`` must not set ``wandb_mode`` to ``disabled``.
+    """
+    base = f"{parameters.get('run') or parameters.get('profile', 'mini')}-{name}"
+    settings = [from_parameters(**{**parameters, "run": base, name: value}) for value in values]
+    for found in settings:
+        if found.wandb_mode == "disabled" or not (found.evaluate_every and found.dev_fraction):
+            raise InputError(
+                "sweep: needs dev curves, so wandb_mode must not be disabled, and evaluate_every "
+                "and dev_fraction must not be 0"
+            )
+    curves = []
+    for value in dict.fromkeys(values):  # a repeated value counts once
+        given = {**parameters, "run": f"{base}-{value:g}", name: value}
+        log = tracking.read_log(run(given, fresh=fresh, until="03") / "training")
+        dev = log.filter(like="dev_").dropna().round(4).reset_index()
+        curves.append(dev.assign(**{name: value}).set_index(name).reset_index())
+    table = pd.concat(curves, ignore_index=True)
+    path = write_text(settings[0].run_dir.with_suffix(".csv"), table.to_csv(index=False))
+    last = table.groupby(name).last().rename(columns={"step": "steps"})
+    print(f"\nDev scores after training:\n{last.to_string()}\nCurves written to {path}")
+    return table
+
+
 def spread(results: Sequence[Mapping]) -> str:
     """Format the pooled scores per seed, their mean and sample standard deviation, in percent."""
     pooled = {str(result["seed"]): result["pooled"] for result in results}
@@ -360,6 +390,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
         help="random seeds (default: 0 1 2)",
     )  # fmt: skip
+    sub = commands.add_parser(
+        "sweep", parents=[settings], help="train once per value of a setting; uses no test question"
+    )
+    sub.add_argument("name", metavar="SETTING", help="a numeric setting, such as learning_rate")
+    sub.add_argument("values", nargs="+", metavar="VALUE", help="its values")
 
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
@@ -403,8 +438,13 @@ def _call(args: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     if args.command == "run":
         run({"run": args.profile, **given, "seed": args.seed}, fresh=args.fresh, until=args.until)
-    else:
+    elif args.command == "seeds":
         seeds(args.seeds, given, fresh=args.fresh)
+    else:
+        values = [parse_override(f"{args.name}={value}")[1] for value in args.values]
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise InputError(f"{args.name}: is not a numeric setting; choose another one")
+        sweep(args.name, values, given, fresh=args.fresh)
     return 0
 
 

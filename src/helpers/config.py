@@ -80,6 +80,7 @@ class Settings:
     warmup_fraction: float = _setting(0.1, at_least=0, below=1)  # of all steps; then linear decay
     weight_decay: float = _setting(0.0, at_least=0)
     dropout: float = _setting(0.0, at_least=0, below=1)
+    evaluate_every: float = _setting(0.25, at_least=0)  # epochs between dev evaluations; 0: none
     wandb_mode: str = _setting("offline", choices=WANDB_MODES)
     # How the model answers.
     nbest: int = _setting(20, at_least=1)

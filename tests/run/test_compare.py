@@ -80,8 +80,9 @@ def test_the_command_names_no_place_on_this_machine(finished):
 
 def test_another_setting_is_another_configuration_and_other_logging_is_not(finished):
     first = compare.read(finished("a")).configuration
-    other_logging = finished("b", 1, wandb_mode="disabled", runs_dir="r2")
+    other_logging = finished("b", 1, wandb_mode="disabled", evaluate_every=0.0, runs_dir="r2")
     assert compare.read(other_logging).configuration == first
+    assert "evaluate_every" not in compare.rows([compare.read(other_logging)])[0]["command"]
     assert compare.read(finished("c", merge="max")).configuration != first
 
 

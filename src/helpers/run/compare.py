@@ -140,7 +140,8 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     settings, hardware = first.manifest["settings"], first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or []) or "no GPU"
     name = _NAMES.get(settings["model"], Path(settings["model"]).name)
-    portable = settings | {"wandb_mode": Settings.wandb_mode}
+    logging = ("wandb_mode", "evaluate_every")
+    portable = settings | {name: getattr(Settings, name) for name in logging}
     portable |= {name: Path(settings[name]).name for name in ("squad_file", "squad_dev")}
     portable["bioasq_dir"] = "DIR" if settings["bioasq_dir"] else ""
     options = reproduce.options(portable, seed=False)

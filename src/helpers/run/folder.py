@@ -68,7 +68,7 @@ STAGES = {
 }  # fmt: skip
 # These settings change where results are computed and written, but not what is computed.
 HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
-NEUTRAL = ("run", "runs_dir", "wandb_mode", *HARDWARE)
+NEUTRAL = ("run", "runs_dir", "wandb_mode", "evaluate_every", *HARDWARE)
 
 
 def dependencies(stage: str) -> list[str]:

@@ -45,16 +45,18 @@ class PlainTextFigure(Figure):
             super().draw(renderer)
 
 
-def new_figure(width: float, height: float, *titles: str):
+def new_figure(width: float, height: float, *titles: str, stacked: bool = False):
     """Return a figure in the kit's style (``width`` and ``height`` in inches) and its axes.
 
     The axes are an array with one element per title, or a single object if there is at most one
-    title.
+    title. They are side by side, or ``stacked`` with the same scales.
     """
+    count = len(titles) or 1
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            1, len(titles) or 1, figsize=(width, height), FigureClass=PlainTextFigure
-        )
+            *((count, 1) if stacked else (1, count)), sharex=stacked, sharey=stacked,
+            figsize=(width, height), FigureClass=PlainTextFigure,
+        )  # fmt: skip
         plt.close(figure)  # otherwise a notebook would show it twice
         for panel, title in zip(np.atleast_1d(axes), titles, strict=False):
             panel.set_title(title)
@@ -154,20 +156,33 @@ def order_scores(found: dict):
     return figure
 
 
-def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int] = ()):
-    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices."""
-    names, start, end = zip(*tokens, strict=True)
-    width = max(6.0, 0.27 * len(names) + 1)
-    figure, axes = new_figure(width, 3.6, "The span head's logits for each token")
-    at = np.arange(len(names))
-    axes.bar(at - 0.2, start, 0.4, color=DARK, label="start")
-    axes.bar(at + 0.2, end, 0.4, color="white", edgecolor=DARK, hatch="////", label="end")
-    axes.axhline(0, color="black", linewidth=0.8)
-    if len(chosen):
-        axes.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=ACCENT, alpha=0.25, zorder=0,
-                     label="chosen answer")  # fmt: skip
-    axes.set_xticks(at, names, rotation=90, fontsize=9)
-    axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
+def span_logits(
+    tokens: Sequence[tuple[str, float, float]],
+    chosen: Sequence[int] = (),
+    label: str = "chosen answer",
+    trained: Sequence[tuple[str, float, float]] = (),
+):
+    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices.
+
+    ``trained`` has the logits of the same tokens after training, which are drawn below on the same
+    axes.
+    """
+    titles = ["The span head's logits for each token"]
+    if trained:
+        titles = [f"{titles[0]}, {when} training" for when in ("before", "after")]
+    width = max(6.0, 0.27 * len(tokens) + 1)
+    figure, panels = new_figure(width, 0.9 + 2.7 * len(titles), *titles, stacked=True)
+    at = np.arange(len(tokens))
+    for axes, rows in zip(np.atleast_1d(panels), filter(len, (tokens, trained)), strict=True):
+        names, start, end = zip(*rows, strict=True)
+        axes.bar(at - 0.2, start, 0.4, color=DARK, label="start")
+        axes.bar(at + 0.2, end, 0.4, color="white", edgecolor=DARK, hatch="////", label="end")
+        axes.axhline(0, color="black", linewidth=0.8)
+        if len(chosen):
+            axes.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=ACCENT, alpha=0.25, zorder=0,
+                         label=label)  # fmt: skip
+        axes.set_xticks(at, names, rotation=90, fontsize=9)
+        axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
     _legend(axes, place="outside upper right", frameon=False)
     return figure
 
@@ -333,19 +348,51 @@ def length_histogram(lengths: Sequence[int], limit: int):
     return figure
 
 
-def training_curve(history: Sequence[tuple[int, float, float, float]]):
-    """Draw the loss of each step with its running mean over 20 steps, and the learning rate."""
+def training_curve(
+    history: Sequence[tuple[int, float, float, float]], dev: Sequence[Mapping] = (), untrained=None
+):
+    """Draw the loss of each step and of the dev questions, and the learning rate.
+
+    The running mean over 20 steps is drawn at the middle of the steps. ``dev`` has the rows of
+    ``step.DevCurve``. ``untrained`` is the loss of a model that gives all tokens the same logits.
+    """
     steps, losses, rates = (np.asarray(column) for column in list(zip(*history, strict=True))[:3])
-    figure, (left, right) = new_figure(9, 3, "Training loss", "Learning-rate schedule")
-    left.plot(steps, losses, color=MIDDLE, linewidth=0.6, label="each step")
+    figure, (left, right) = new_figure(9, 3.4, "Loss", "Learning-rate schedule")
+    left.plot(steps, losses, color=MIDDLE, linewidth=0.6, label="training, each step")
     width = min(20, len(losses))
     mean = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.plot(steps[width - 1 :], mean, color=DARK, linewidth=2, label=f"mean of {width} steps")
+    middle = steps[: len(mean)] + (width - 1) / 2
+    left.plot(middle, mean, color=DARK, linewidth=2, label=f"training, mean of {width} steps")
+    if dev:
+        left.plot(*zip(*((row["step"], row["loss"]) for row in dev), strict=True), "o--",
+                  color=ACCENT, markersize=4, label="dev questions")  # fmt: skip
+    if untrained is not None:
+        left.axhline(untrained, color="black", linestyle=":", label="no knowledge: mean of ln n")
     left.set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
-    left.legend()
     right.plot(steps, rates, color=DARK)
     right.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    _legend(left, 4)
+    return figure
+
+
+def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
+    """Draw the dev loss and the dev MRR of several runs, one line per value of a setting.
+
+    ``curves`` is a data frame with the columns ``setting``, ``step``, ``dev_loss`` and ``dev_mrr``.
+    ``source`` is a line above the panels that says where the curves come from.
+    """
+    looks = cycle((("-", "o", DARK), ("--", "s", ACCENT), (":", "^", "black"), ("-.", "D", MIDDLE)))
+    titles = "Loss on the dev questions", "MRR on the dev questions"
+    figure, panels = new_figure(9, 3.6, *titles)
+    figure.suptitle(source, fontsize=10)
+    for (value, rows), (style, marker, color) in zip(curves.groupby(setting), looks, strict=False):
+        for axes, name, scale in zip(panels, ("dev_loss", "dev_mrr"), (1, 100), strict=True):
+            axes.plot(rows["step"], scale * rows[name], style, marker=marker, color=color,
+                      markersize=4, label=f"{setting} = {value:g}")  # fmt: skip
+    panels[0].set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
+    panels[1].set(xlabel="optimizer step", ylabel="MRR (%)", ylim=(0, 100))
+    _legend(panels[0])
     return figure
 
 

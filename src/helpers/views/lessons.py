@@ -9,15 +9,24 @@ from the same seed, so that a check gives the same message each time it runs.
 from __future__ import annotations
 
 import copy
+import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import torch
 
 from helpers.config import InputError
-from helpers.data.spans import find_spans
+from helpers.data.spans import Span, find_spans
+from helpers.data.squad import Example
+from helpers.model.features import Batch, make_windows
+from helpers.model.texts import make_tokenizer
 
 _RANDOM_CASES = 200
+_VOCAB = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "which", "gene", "?", "the", "a", "in", "mutated", "so",
+    "##d", "##1", "tp", "##53", "tn", "##f", "-", "alpha", "(", ")", "il", "6",
+]  # fmt: skip
 
 
 class NotYet(InputError):
@@ -52,6 +61,77 @@ def check_find_spans(mine: Callable) -> None:
         lambda context, terms: [(span.start, span.end) for span in find_spans(context, terms)],
         given,
     )
+
+
+def check_token_labels(mine: Callable) -> None:
+    """Check ``mine(offsets, start, end, low, high, before) -> (first, last)`` from notebook 03.
+
+    Raises ``NotYet`` unless it returns the labels that ``features.make_windows`` gives a window.
+    """
+    rng = random.Random(0)
+    answers = [("the SOD1 gene", "SOD1"), ("mutated in TP53", "TP53"), ("a TNF-alpha", "TNF-alpha")]
+    words = ["SOD1", "TP53", "TNF-alpha", "gene", "mutated", "in", "(IL-6)", "the", "a"]
+    for _ in range(_RANDOM_CASES // 8):
+        context = rng.choices(words, k=rng.randint(2, 12))
+        first = rng.randrange(len(context))
+        part = context[first : first + rng.randint(1, 4)]
+        answers.append((" ".join(context), " ".join(part)))
+    right = {case: labels for answer in answers for case, labels in _labeled(*answer)}
+    compare(mine, lambda *case: right[case], right)
+
+
+def _labeled(context: str, answer: str) -> Iterator[tuple[tuple, tuple[int, int]]]:
+    """Yield the arguments and the labels of each window of a context, cut after four tokens."""
+    start = context.index(answer)
+    span = Span(start, start + len(answer), answer)
+    pair = Example("0_001", "0", "which gene ?", context, (span,))
+    tokens = make_tokenizer(_VOCAB)
+    whole, cut = (
+        make_windows([pair], tokens, max_length=n, step=2, training=True) for n in (64, 10)
+    )
+    offsets = tuple(map(tuple, whole.chars[whole.token >= 0].tolist()))
+    for low, high, *label in zip(cut.bounds, cut.bounds[1:], cut.start, cut.end, strict=False):
+        inside = np.flatnonzero(cut.token[low:high] >= 0)
+        token = cut.token[low:high][inside]
+        numbers = int(token[0]), int(token[-1]) + 1, int(inside[0])
+        yield (offsets, span.start, span.end, *numbers), tuple(map(int, label))
+
+
+def check_span_loss(mine: Callable) -> None:
+    """Check ``mine(logits, lengths, start, end) -> loss`` from notebook 03.
+
+    Raises ``NotYet`` unless it returns what ``step.span_loss`` returns for the same batch.
+    """
+    from helpers.model.step import span_loss  # imports Lightning
+
+    def right(logits, lengths, start, end):
+        nothing = torch.zeros(len(logits), dtype=torch.long)
+        labels = torch.tensor(start), torch.tensor(end)
+        return span_loss(logits, Batch.pack(nothing, nothing, nothing, lengths, *labels)).item()
+
+    @functools.wraps(mine)
+    def as_number(*arguments):
+        found = mine(*arguments)
+        return found.item() if isinstance(found, torch.Tensor) else found
+
+    generator = torch.Generator().manual_seed(0)
+
+    def case(lengths, start, end, scale=1.0):
+        logits = torch.randn(sum(lengths), 2, generator=generator, dtype=torch.float64)
+        return scale * logits, lengths, start, end
+
+    cases = [
+        case([4], [1], [2], scale=0.0),  # all logits are 0: the loss is ln 4
+        case([3, 6], [1, 2], [2, 2]),  # windows of different lengths share no softmax
+        case([5], [0], [0]),  # [CLS] is the label of a window without the answer
+        case([5], [3], [4], scale=1000.0),  # exp(1000) is infinite
+    ]
+    for _ in range(_RANDOM_CASES):
+        lengths = torch.randint(1, 9, (3,), generator=generator).tolist()
+        start, end = ([int(0.99 * n * torch.rand(1, generator=generator)) for n in lengths]
+                      for _ in range(2))  # fmt: skip
+        cases.append(case(lengths, start, end))
+    compare(as_number, right, cases)
 
 
 def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
