@@ -113,6 +113,9 @@ def place(golds, *contexts, question="What prevents scurvy?", reads=None):
         # A sentence that contains the answer is not missing, if the answer is there ...
         (["Scurvy is prevented by vitamin C."], [SCURVY], errors.REWORDED),
         (["Vitamin C OR ascorbic acid"], ["Take ascorbic acid."], errors.REWORDED),
+        (["Deficiency of ascorbate (vitamin C)"], [SCURVY], errors.REWORDED),
+        (["Algae or copper"], [SCURVY], errors.REWORDED),
+        (["scurvy (MC)"], ["Scurvy of MC."], errors.MISSING),  # nothing new, or little
         # ... but it is if only its words about the question are there.
         (["Scurvy is prevented by vitamin C."], ["Scurvy is prevented by iron."], errors.MISSING),
         (["prevents scurvy in what"], [SCURVY], errors.MISSING),  # nothing new
@@ -142,18 +145,19 @@ def test_a_gold_answer_that_no_window_contains_completely_is_outside():
 @pytest.mark.parametrize(
     ("kind", "answers"),
     [
-        ("number", "95 % | 14 days | ~3,000 | $475,000 | two | 10–20% | <5 years | 1.5-fold"),
+        (
+            "number",
+            "95 % | Approximately 50 | 14 days | ~3,000 | $475,000 | two | 10–20% | 1.5-fold",
+        ),
         ("enzyme", "hexosaminidase A | 5-lipoxygenase | Kinases | ferrochelatase."),
-        ("disease", "Alzheimer disease | Basal cell carcinoma | hepatitis B | anemia | Leukemia"),
+        ("disease", "Alzheimer disease | amyloidosis type 2 (AA) | hepatitis B | Leukemia"),
         ("cell or organ", "T cells | chondrocytes | adrenal medulla | basal ganglia | liver"),
         ("organism", "Borrelia burgdorferi | H. pylori | human herpesvirus 8 | the bacterium"),
         ("drug", "nivolumab | Imatinib | atorvastatin"),
         ("protein", "insulin receptor | anti-nuclear antibodies | epidermal growth factor"),
         ("symbol", "BRCA1 | TNF-α | mTOR | p53 | 11p13 | (TGM1)"),
-        (
-            "name",
-            "zinc | vitamin C | chromosome 21 | Release | database | phase | 6-bisphosphate |",
-        ),
+        ("people", "AML patients | women"),
+        ("name", "zinc | vitamin C | chromosome 21 | Release | database | phase | 3' ends |"),
     ],
 )
 def test_each_type_of_answer(kind, answers):

@@ -32,9 +32,10 @@ GOLD_PLACES: dict[str, str] = {
     IN_SNIPPET: "a window contains a gold answer as whole words",
     OUTSIDE: "a snippet contains a gold answer as whole words, but no window contains all of it",
     IN_WORD: "a snippet contains a gold answer only inside a longer word",
-    REWORDED: "a snippet contains a gold answer in a different spelling, or the core of a gold "
-    f"answer of at least {_SENTENCE} words: its longest run of words that are not in the "
-    "question and neither function words nor participles (-ed, -ing)",
+    REWORDED: "a snippet contains a gold answer in a different spelling, or a part of it: what is "
+    f'between brackets or between "or"s, or the core of a sentence of at least {_SENTENCE} words, '
+    "which is its longest run of words without participles, function words and words of the "
+    "question",
     MISSING: "none of the above",
 }
 
@@ -63,11 +64,13 @@ KINDS: dict[str, str] = {
     r"|\w*(em|ur|pen|plas|ctas|phil|pleg|alg|atax|ment|pneumon|ton|irid|phren|esthes)ia",
     "drug": r"\w{2,}(mab|nib|cillin|mycin|statin|pril|sartan|olol|azole|vir|parin|caine|oxacin"
     r"|cept|setron|gliptin|formin|zepam|lutide|dipine)",
-    "organism": r"\w*(virus|viridae|bacteri|fung|parasit|coccus|bacillus)\w*",
+    "organism": r"\w*(virus|viridae|bacteri|fung|parasit|coccus|bacillus)\w*|organisms?",
+    "people": r"(patient|infant|adult|individual|participant|carrier)s?|children|(wo)?men",
 }
 _SPECIES = re.compile(r"(^|.* )[A-Z]([a-z]{2,}|\.) [a-z]{3,}(us|is|um|ur|ae|a|i|ans|ens)")
 _NUMBER = re.compile(
-    r"[<>~≤≥±$€£]?\s*\d[\d.,]*(?!\w|-?[a-z])"
+    r"(about|around|approximately|over|nearly|almost|at least|up to|(more|less) than)?"
+    r"\s*[<>~≤≥±$€£]?\s*\d[\d.,]*(?![\w'′]|-?[a-z])"
     r"|(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|once|twice|half)\b",
     re.IGNORECASE,
 )
@@ -144,7 +147,7 @@ def gold_place(
     terms = search_terms(golds)
     if any(term in fold(context) for context in contexts for term in terms):
         return IN_WORD
-    forms = [_joined(gold) for gold in golds] + [_core(gold, question) for gold in golds]
+    forms = {_joined(gold) for gold in golds}.union(*(_parts(gold, question) for gold in golds))
     texts = [_joined(context) for context in contexts]
     if any(form.strip() and form in text for form in forms for text in texts):
         return REWORDED
@@ -161,15 +164,31 @@ def _joined(text: str) -> str:
     return f" {' '.join(words(text))} "
 
 
-def _core(gold: str, question: str) -> str:
-    """Return the longest run of new, telling words of a sentence, or "" (see ``REWORDED``)."""
-    found, known = words(gold), {*words(question), *FUNCTION_WORDS}
-    if len(found) < _SENTENCE:
-        return ""
-    dull = (word in known or word.endswith(("ed", "ing")) for word in found)
-    marked = " ".join("|" if is_dull else word for word, is_dull in zip(found, dull, strict=True))
-    runs = (part.strip() for part in marked.split("|"))
-    return f" {max(runs, key=lambda run: (len(run.split()), len(run)))} "
+def _parts(gold: str, question: str) -> set[str]:
+    """Return the joined words of the parts of a gold answer that say something new.
+
+    A part lies between brackets or between "or"s. It has three or more letters and digits and is
+    not only words of the question. A part that may be a sentence gives its core (``REWORDED``).
+    """
+    known, parts = set(words(question)), set()
+    for piece in re.split(r"[()\[\]]|\bor\b", gold, flags=re.IGNORECASE):
+        found = words(piece)
+        if len(found) >= _SENTENCE:
+            found = _core(found, known)
+        if len("".join(found)) >= 3 and not known.issuperset(found):
+            parts.add(_joined(" ".join(found)))
+    return parts
+
+
+def _core(sentence: Sequence[str], known: set[str]) -> list[str]:
+    """Return the longest run of telling words: most words, then most letters."""
+    runs: list[list[str]] = [[]]
+    for word in sentence:
+        if word in known or word in FUNCTION_WORDS or word.endswith(("ed", "ing")):
+            runs.append([])
+        else:
+            runs[-1].append(word)
+    return max(runs, key=lambda run: (len(run), len("".join(run))))
 
 
 def failure(
@@ -232,12 +251,13 @@ def _overlaps(answer: str, golds: Sequence[str], contexts: Sequence[str]) -> boo
 def answer_kind(answer: str) -> str:
     """Return the type of an answer: "number", a key of ``KINDS``, "symbol" (BRCA1), or "name".
 
-    The type depends only on the text. Two names without a telling last word have the same type.
+    The type depends only on the text before a bracket. Two names without a telling last word have
+    the same type.
     """
-    text = answer.strip(" .,;:()")
+    text = re.sub(r"(?<=.)\s*\(.*", "", answer).strip(" .,;:()")
     if _NUMBER.match(text):
         return "number"
-    telling = [word for word in text.split() if len(re.findall(r"[^\W\d_]", word)) > 2]
+    telling = [w for w in text.split() if len(re.findall(r"[^\W\d_]", w)) > 2 and w != "type"]
     last = (telling or [""])[-1].casefold()
     for kind, ending in KINDS.items():
         if re.fullmatch(ending, last):
