@@ -12,7 +12,7 @@ from tiny import VOCAB, tiny_examples
 
 from helpers.model.features import make_windows
 from helpers.model.texts import make_tokenizer
-from helpers.scoring import errors
+from helpers.scoring import confidence, errors
 from helpers.views import figures, tables
 from helpers.views.measure import PARTS, Stack
 
@@ -113,9 +113,13 @@ WITH_ODD_TEXTS = {
     "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
     "length_histogram": None,
     "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
-    "cause_bars": lambda: figures.cause_bars(
-        errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
+    "failure_bars": lambda: figures.failure_bars(
+        errors.summary(pd.DataFrame({"failure": [""], "rank": [1], "batch": [ODD]}))
     ),
+    "reliability_diagrams": lambda: figures.reliability_diagrams(
+        {ODD: confidence.reliability([0.5], [True])}
+    ),
+    "risk_curves": lambda: figures.risk_curves({ODD: confidence.risk_coverage([0.5], [True])}),
     "softmax_bars": lambda: figures.softmax_bars(FOUND),
     "merge_bars": lambda: figures.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
     "funnel": lambda: figures.funnel([(ODD, 10)], [(ODD, 3)]),

@@ -54,14 +54,14 @@ def test_ask_without_text_says_what_to_do():
 
 @pytest.fixture
 def cases():
-    def row(number, cause):
+    def row(number, failure):
         return {
             "id": f"q{number}", "batch": "b", "question": f"Q{number} <?> " + "long " * 30,
             "gold": "zinc", "synonyms": ("zinc",), "answer": "iron", "score": 1.0, "rank": 0,
-            "cause": cause,
+            "failure": failure, "gold_place": errors.IN_SNIPPET,
         }  # fmt: skip
 
-    df = pd.DataFrame([row(1, errors.RIGHT), row(2, errors.NONE), row(3, errors.NONE)])
+    df = pd.DataFrame([row(1, ""), row(2, errors.VOTE), row(3, errors.VOTE)])
     contexts = ("Right zinc.", "Iron and no more.", "Other iron.")
     examples = [Example(f"q{n}_001", f"q{n}", "", text) for n, text in enumerate(contexts, 1)]
     return df, examples, [[], [Found("Iron", 0, 4, 0.5)], []]
@@ -69,15 +69,15 @@ def cases():
 
 def test_browse_starts_with_an_error_and_follows_the_menus(cases):
     view = widgets.browse(*cases)
-    cause, question, shown, _ = view.widget.children
-    assert cause.value == errors.NONE
-    assert [label for label, _ in cause.options] == ["right (1)", "no snippet holds it (2)"]
+    failure, question, shown, _ = view.widget.children
+    assert failure.value == errors.VOTE
+    assert [label for label, _ in failure.options] == ["lost in the vote (2)", "right (1)"]
     assert [name for _, name in question.options] == ["q2", "q3"]
     assert all(len(label) <= 90 for label, _ in question.options)
     assert "Iron</span> and no more" in saved(view)
     question.value = "q3"
     assert "Other iron" in saved(view) and "no more" not in saved(view)
-    cause.value = errors.RIGHT
+    failure.value = ""
     assert "zinc</b>." in shown.value and tables.LEGEND in shown.value
 
 

@@ -86,13 +86,13 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Return menus for causes and questions of ``errors.table``, with up to ``most`` snippets."""
+    """Return menus for failures and questions of ``errors.table``, with up to ``most`` snippets."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
-    present = df["cause"].value_counts() if len(df) else {}
-    causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
-    wrong = [name for _, name in causes if name != errors.RIGHT]
-    first = wrong[0] if wrong else (causes[0][1] if causes else None)
-    cause = ipywidgets.Dropdown(options=causes, value=first, description="cause", **_FIELD)
+    present = df["failure"].value_counts() if len(df) else {}
+    names = [name for name in (*errors.FAILURES, "") if name in present]
+    options = [(f"{name or errors.RIGHT} ({present[name]})", name) for name in names]
+    first = names[0] if names else None
+    failure = ipywidgets.Dropdown(options=options, value=first, description="failure", **_FIELD)
     question = ipywidgets.Dropdown(description="question", **_FIELD)
     shown = ipywidgets.HTML()
 
@@ -105,12 +105,12 @@ def browse(
         )
 
     def fill(_=None):
-        rows = [row for row in by_id.values() if row["cause"] == cause.value]
+        rows = [row for row in by_id.values() if row["failure"] == failure.value]
         question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
         question.index = 0 if rows else None  # an empty menu does not select new options by itself
         show()
 
-    cause.observe(fill, "value")
+    failure.observe(fill, "value")
     question.observe(show, "value")
     fill()
-    return View([cause, question, shown], lambda: shown.value)
+    return View([failure, question, shown], lambda: shown.value)
