@@ -63,9 +63,17 @@ def test_fit_temperature_makes_the_shares_match_how_often_they_are_right():
     assert confidence.fit_temperature([nbest], [["a"]])[0] == pytest.approx(0.1, rel=0.01)
 
 
-def test_confidences_are_fractions_of_the_highest_possible_score():
-    assert confidence.confidences([1.5, 0.0], [3, 0], "sum").tolist() == [0.5, 0.0]
-    assert confidence.confidences([0.8], [3], "max").tolist() == [0.8]
+def test_first_answers_have_fractions_of_the_highest_possible_score():
+    ranked = {"q1": [("Zinc", 1.5), ("iron", 0.5)], "q2": [("x", 0.8)], "q3": []}
+    golds = {"q2": ["y"], "q1": ["zinc"], "q3": ["z"], "q4": ["z"]}
+    found = confidence.first_answers(ranked, golds, {"q1": 3, "q2": 1}, "sum")
+    assert list(found.index) == list(golds)
+    assert found["answer"].tolist() == ["x", "Zinc", "", ""]
+    assert found["confidence"].tolist() == [0.8, 0.5, 0.0, 0.0]
+    assert found["right"].tolist() == [False, True, False, False]
+    found = confidence.first_answers({"q1": [("Zinc", 0.9)]}, golds, {"q1": 3}, "max")
+    assert found.loc["q1", "confidence"] == 0.9
+    assert confidence.first_answers({}, {}, {}, "sum").empty
 
 
 def test_reliability_groups_by_confidence():

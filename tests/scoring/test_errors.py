@@ -343,6 +343,17 @@ def test_save_writes_synonyms_readably_and_load_reads_texts_as_they_are(frame, t
     pd.testing.assert_frame_equal(errors.load(path), df)
 
 
+def test_a_saved_table_about_other_questions_is_not_compared(frame, tmp_path):
+    df, path = frame[0], tmp_path / "errors.csv"
+    assert errors.load_same(path, df) is None
+    errors.save(df, path)
+    pd.testing.assert_frame_equal(errors.load_same(path, df), df)
+    assert errors.load_same(path, df[:1]) is None
+    assert errors.load_same(path, df.assign(batch="mini2")) is None
+    errors.save(df.rename(columns={"failure": "cause"}), path)
+    assert errors.load_same(path, df) is None
+
+
 def test_errors_imports_neither_torch_nor_matplotlib():
     heavy = "{'torch', 'matplotlib', 'nemo'}"
     code = f"import sys, helpers.scoring.errors; print({heavy} & set(sys.modules))"

@@ -8,6 +8,7 @@ from found import Found
 
 from helpers.config import InputError
 from helpers.data.squad import Example
+from helpers.model.decoding import Candidate
 from helpers.scoring import errors
 from helpers.views import tables, widgets
 
@@ -85,6 +86,45 @@ def test_browse_without_errors_or_without_questions(cases):
     df, examples, found = cases
     assert "Right" in saved(widgets.browse(df[:1], examples, found))
     assert "no questions" in saved(widgets.browse(df[:0], examples, found))
+
+
+@pytest.fixture
+def lists():
+    """Three snippets of one question: by sum, "iron" wins in long lists, by max "zinc <b>"."""
+    logits = [[("iron", 1.0), ("zinc <b>", 0.9)], [("iron", 0.9)], [("zinc <b>", 9.0), ("x", 0.0)]]
+    examples = [Example(f"q1_00{n}", "q1", "", "") for n in range(3)]
+    found = [[Candidate(text, 0, 0, v, 0.0, 0.0) for text, v in nbest] for nbest in logits]
+    golds = [("zinc <b>", "Zn  "), ("never",)]
+    df = pd.DataFrame({"id": ["q1", "q2"], "question": ["Which $5 or $6?", ""], "synonyms": golds})
+    return df, examples, found
+
+
+def test_decoding_shows_the_answers_and_the_change_of_the_scores(lists):
+    view = widgets.decoding(*lists, "q1")
+    size, merge, panel, _ = view.widget.children
+    assert (size.value, size.max, merge.value) == (2, 2, "sum")
+    assert "SAcc 0.0 (+0.0), MRR 25.0 (+0.0), LAcc 50.0 (+0.0)" in panel.value
+    assert (
+        panel.value.index("iron") < panel.value.index("zinc &lt;b&gt; ✓") and "Zn␣␣" in panel.value
+    )
+    size.value = 1  # each snippet has one vote: 2 for iron
+    assert "<td>2.00</td>" in panel.value and "SAcc 0.0 (+0.0)" in panel.value
+    size.value, merge.value = 2, "max"
+    assert "SAcc 0.0" in panel.value and "<td>1.00</td>" in panel.value
+    static = saved(view)
+    assert re.search(r"Which \$5", static) and tables.WRITTEN in static
+    assert len(re.findall("<td[^>]*>(?:sum|max)</td>", static)) == 4  # sizes 1 and 2
+
+
+def test_decoding_prefers_the_confident_snippet_by_max(lists):
+    df, examples, found = lists
+    found[1] = [*found[1], Candidate("y", 0, 0, 0.8, 0.0, 0.0)]
+    view = widgets.decoding(df, examples, found, "q1")
+    _, merge, panel, _ = view.widget.children
+    before = panel.value
+    merge.value = "max"
+    assert "SAcc 50.0" in panel.value and panel.value != before
+    assert panel.value.index("zinc &lt;b&gt; ✓") < panel.value.index("iron")
 
 
 def test_the_widget_hides_only_its_own_static_page(cases):

@@ -9,14 +9,14 @@ logits on held-out questions (Guo et al. 2017, "On Calibration of Modern Neural 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from helpers.config import InputError
-from helpers.scoring.metrics import lower
+from helpers.scoring.metrics import hit_rank, lower
 from helpers.scoring.uncertainty import exact_interval
 
 _LOWEST, _HIGHEST = 0.1, 20.0  # the temperatures among which the fit chooses
@@ -66,13 +66,25 @@ def fit_temperature(
     return math.exp(best.x), len(lists)
 
 
-def confidences(scores: Sequence[float], contexts: Sequence[int], merge: str) -> np.ndarray:
-    """Return each first answer's score as a fraction of the highest possible one: [questions].
+def first_answers(
+    ranked: Mapping[str, Sequence[tuple[str, float]]],
+    golds: Mapping[str, Sequence[str]],
+    contexts: Mapping[str, int],
+    merge: str,
+) -> pd.DataFrame:
+    """Return each question's first answer, its confidence (0 to 1), and whether it is right.
 
-    Merging by sum can give as much as the number of contexts, and merging by max 1.
+    ``ranked`` is what ``decoding.rank_answers`` returns, and ``contexts`` counts the contexts of
+    each question. The confidence is the score as a fraction of the highest possible one, which is
+    the number of contexts if ``merge`` is "sum", and 1 if it is "max". The index are the question
+    ids in the order of ``golds``. A question without an answer has the confidence 0.
     """
-    scores = np.asarray(scores, float)
-    return scores / np.maximum(contexts, 1) if merge == "sum" else scores
+    rows = []
+    for name, accepted in golds.items():
+        text, score = (ranked.get(name) or [("", 0.0)])[0]
+        most = max(contexts.get(name, 0), 1) if merge == "sum" else 1
+        rows.append((text, score / most, hit_rank([text], accepted) == 1))
+    return pd.DataFrame(rows, list(golds), ["answer", "confidence", "right"])
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = 5) -> pd.DataFrame:

@@ -364,3 +364,15 @@ def load(path: str | Path) -> pd.DataFrame:
     texts = {"id": str, "batch": str, "gold": str, "answer": str}
     df = pd.read_csv(path, keep_default_na=False, dtype=texts)
     return df.assign(synonyms=df["synonyms"].map(lambda text: tuple(text.split(" | "))))
+
+
+def load_same(path: str | Path, df: pd.DataFrame) -> pd.DataFrame | None:
+    """Read a saved table if it is about the same questions as ``df``, or else return None.
+
+    The table of an older version of the kit, which has no column ``failure``, does not count.
+    """
+    if not Path(path).is_file():
+        return None
+    saved, key = load(path), ["batch", "id"]
+    same = set(saved[key].itertuples(index=False)) == set(df[key].itertuples(index=False))
+    return saved if same and "failure" in saved else None

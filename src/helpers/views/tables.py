@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from helpers.data.spans import gold_spans
 from helpers.data.squad import Example, by_question
-from helpers.scoring.metrics import lower
+from helpers.scoring.metrics import hit_rank, lower
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,14 +124,30 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
 
     The bars show shares of the list, which add up to 100% even if the context has no answer.
     """
+    rows = [(c.text, f"{c.probability:.1%}", c.probability) for c in nbest[:most]]
+    table = _bar_table("answer", "share of the list (not a confidence)", rows)
+    return table if rows else "<p>No span found.</p>"
+
+
+def ranking_html(ranked: Sequence[tuple[str, float]], golds: Sequence[str]) -> str:
+    """Return (answer, score) pairs as a table with bars; a check mark follows a right answer."""
+    top = max((score for _, score in ranked), default=1.0)
     rows = [
-        f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
-        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
-        f'width:{max(200 * c.probability, 1):.0f}px"></div></td></tr>'
-        for c in nbest[:most]
+        (text + " ✓" * hit_rank([text], golds), f"{score:.2f}", score / max(top, 1e-9))
+        for text, score in ranked
     ]
-    head = "<tr><th>answer</th><th>share of the list (not a confidence)</th><th></th></tr>"
-    return f"<table {WRITTEN}>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
+    return _bar_table("answer", "score", rows) if rows else "<p>No answer.</p>"
+
+
+def _bar_table(name: str, number: str, rows: Iterable[tuple[str, str, float]]) -> str:
+    """Return a table of (text, number, length of the bar from 0 to 1)."""
+    body = "".join(
+        f'<tr><td style="text-align:left">{escape(text)}</td><td>{value}</td>'
+        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
+        f'width:{max(200 * length, 1):.0f}px"></div></td></tr>'
+        for text, value, length in rows
+    )
+    return f"<table {WRITTEN}><tr><th>{name}</th><th>{number}</th><th></th></tr>{body}</table>"
 
 
 def visible(text: str) -> str:

@@ -6,6 +6,7 @@ without a running kernel, such as GitHub, an exported page or the report.
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable, Sequence
 from html import escape
@@ -14,8 +15,12 @@ import ipywidgets
 import pandas as pd
 from IPython.display import display
 
+from helpers.config import MERGES
 from helpers.data.squad import Example
+from helpers.model.decoding import rank_answers
 from helpers.scoring import errors
+from helpers.scoring.confidence import at_temperature
+from helpers.scoring.metrics import hit_rank, question_values
 from helpers.views import tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
@@ -114,3 +119,56 @@ def browse(
     question.observe(show, "value")
     fill()
     return View([failure, question, shown], lambda: shown.value)
+
+
+_SIZES = (1, 2, 3, 5, 10, 20)  # the n-best sizes in the static page
+
+
+def decoding(
+    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], shown: str
+) -> View:
+    """Return a slider for the size of the n-best lists and a menu for the way of merging.
+
+    They show the ranked answers to the question with the id ``shown``, and how the scores of all
+    questions of ``errors.table`` change. The lists are cut and their shares computed anew.
+    """
+    row = df[df["id"] == shown].iloc[0]
+    most = max(map(len, candidates), default=1)
+
+    @functools.cache
+    def decoded(size: int, merge: str) -> tuple[dict, dict]:
+        lists = [at_temperature(nbest[:size]) for nbest in candidates]
+        ranked = rank_answers(examples, lists, merge=merge)
+        answers = ([text for text, _ in ranked.get(name, ())] for name in df["id"])
+        ranks = [hit_rank(*pair) for pair in zip(answers, df["synonyms"], strict=True)]
+        values = question_values(ranks)
+        return ranked, {name: 100 * sum(v) / max(len(v), 1) for name, v in values.items()}
+
+    start = decoded(most, MERGES[0])[1]
+    size = ipywidgets.IntSlider(most, 1, most, description="n-best", **_FIELD)
+    merge = ipywidgets.Dropdown(options=MERGES, description="merge", **_FIELD)
+    panel = ipywidgets.HTML()
+
+    def show(_=None):
+        ranked, scores = decoded(size.value, merge.value)
+        changes = (f"{n} {v:.1f} ({v - start[n]:+.1f})" for n, v in scores.items())
+        golds = " | ".join(map(tables.visible, row["synonyms"]))
+        answers = tables.ranking_html(ranked.get(shown, ()), row["synonyms"])
+        panel.value = (
+            f"<div {tables.WRITTEN}><p>All {len(df)} questions, in percent (change in points): "
+            f"<b>{', '.join(changes)}</b></p>"
+            f"<p>{escape(row['question'])}<br>gold: {escape(golds)}</p>{answers}</div>"
+        )
+
+    def page() -> str:
+        rows = [
+            {"n-best": n, "merge": how, **decoded(n, how)[1]}
+            for n in sorted({min(n, most) for n in _SIZES})
+            for how in MERGES
+        ]
+        return panel.value + tables.table(rows, digits=1).to_html()
+
+    for control in (size, merge):
+        control.observe(show, "value")
+    show()
+    return View([size, merge, panel], page)
