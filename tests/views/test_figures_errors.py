@@ -25,14 +25,15 @@ def test_failure_bars_add_up_to_100_percent_per_batch():
 
 def test_softmax_bars_show_sums_and_percent():
     nbest = [
-        SimpleNamespace(text="x" * 50, start_logit=2.0, end_logit=1.5, probability=0.75),
+        SimpleNamespace(text="x y" * 50, start_logit=2.0, end_logit=1.5, probability=0.75),
         SimpleNamespace(text="zinc", start_logit=-1.0, end_logit=0.5, probability=0.25),
     ]
     figure = figures.softmax_bars(nbest)
     sums, chances = ([bar.get_width() for bar in axes.patches] for axes in figure.axes)
     assert sums == [3.5, -0.5] and chances == [75.0, 25.0]
     labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    assert labels[1] == "zinc" and len(labels[0]) < 50 and labels[0].endswith("…")
+    assert labels[1] == "zinc" and labels[0].endswith("…")
+    assert [len(line) <= 40 for line in labels[0].split("\n")] == [True, True]
     assert len(figures.softmax_bars(nbest, most=1).axes[0].patches) == 1
 
 

@@ -23,7 +23,7 @@ from helpers.scoring.metrics import hit_rank, lower, question_values
 
 KEPT = 5  # number of answers per question that count
 RIGHT = "right"  # stands for the empty failure in tables and figures
-LATE = "rank 2-5"  # questions whose first answer is wrong and a later one is right
+LATE = "rank 2–5"  # questions whose first answer is wrong and a later one is right
 
 IN_SNIPPET, OUTSIDE = "in a snippet", "outside the window"
 IN_WORD, REWORDED, MISSING = "only inside a word", "not word for word", "not in a snippet"
@@ -48,7 +48,7 @@ FAILURES: dict[str, str] = {
     BOUNDARY: "the first answer is longer or shorter than a gold answer: one contains the words of "
     "the other, or they overlap in a snippet",
     VOTE: "the best span of a snippet is a gold answer, but a different answer won the merge",
-    OTHER_ENTITY: "the first answer has the type of a gold answer (see KINDS)",
+    OTHER_ENTITY: "the first answer has the type of a gold answer",
     OTHER_TYPE: "the first answer has a different type, or the question contains it",
 }
 
@@ -336,6 +336,7 @@ def flips(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.D
                "failure before", "failure after"]  # fmt: skip
     changed = both[columns].assign(change=before + " → " + after)[before != after]
     changed = changed.rename(columns={"question before": "question", "gold before": "gold"})
+    changed.insert(0, "change", changed.pop("change"))
     return counts, changed.sort_values("change", kind="stable")
 
 

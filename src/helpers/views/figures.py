@@ -7,6 +7,7 @@ figures are also readable in black and white.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -356,13 +357,18 @@ def failure_bars(summary):
     return figure
 
 
+def _answer_labels(texts: Sequence[str]) -> list[str]:
+    """Return the texts of answers in up to two lines each, so that long ones stay apart."""
+    return [textwrap.fill(cut(text, 76), 40) for text in texts]
+
+
 def softmax_bars(nbest, most: int = 8):
     """Draw the first ``most`` candidates of an n-best list: logit sums and shares of the list."""
     shown = list(nbest)[:most]
     titles = "The span head's logits", "After the softmax"
-    figure, (left, right) = new_figure(9, 1.2 + 0.32 * len(shown), *titles)
+    figure, (left, right) = new_figure(9.5, 1.2 + 0.4 * len(shown), *titles)
     sums = [c.start_logit + c.end_logit for c in shown]
-    _bars(left, [cut(c.text) for c in shown], sums, [f"{value:.2f}" for value in sums])
+    _bars(left, _answer_labels([c.text for c in shown]), sums, [f"{value:.2f}" for value in sums])
     left.axvline(0, color="black", linewidth=0.8)
     left.set(xlabel="start logit + end logit (no unit)")
     left.margins(x=0.2)
@@ -382,11 +388,11 @@ def merge_bars(parts):
     segment is the score when merging by max.
     """
     title = "Share of each answer, by snippet"
-    figure, axes = new_figure(9, 1.6 + 0.42 * len(parts), title)
+    figure, axes = new_figure(9.5, 1.6 + 0.42 * len(parts), title)
     totals = _stacked_bars(axes, parts, _SNIPPET_LOOKS)
     for place, (total, peak) in enumerate(zip(totals, parts.max(axis=1), strict=True)):
         axes.text(total, place, f"  sum {total:.2f}, max {peak:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(parts)), [cut(text) for text in parts.index])
+    axes.set_yticks(range(len(parts)), _answer_labels(parts.index))
     axes.set(xlabel="share of the list, summed over the snippets (no unit)",
              xlim=(0, 1.28 * totals.max(initial=0.1)))  # fmt: skip
     _legend(axes, 4)

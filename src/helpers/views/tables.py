@@ -105,7 +105,7 @@ def case_html(
         f"<b>{escape(row['question'])}</b><br>"
         f"answer: <b>{escape(row['answer'] or '(none)')}</b>; gold: <b>{escape(synonyms)}</b><br>"
         f"{escape(row['batch'])}, score {row['score']:.2f}, failure: "
-        f"<i>{escape(row['failure'] or 'none')}</i>, gold: <i>{escape(row['gold_place'])}</i>"
+        f"<i>{escape(row['failure'] or 'none')}</i>, gold_place: <i>{escape(row['gold_place'])}</i>"
         f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
         f"{more}</div>"
     )
