@@ -359,7 +359,8 @@ def failure_bars(summary):
 
 def _answer_labels(texts: Sequence[str]) -> list[str]:
     """Return the texts of answers in up to two lines each, so that long ones stay apart."""
-    return [textwrap.fill(cut(text, 76), 40) for text in texts]
+    lines = [textwrap.wrap(" ".join(text.split()), 40) for text in texts]
+    return ["\n".join([*own[:1], cut(" ".join(own[1:]), 40)]).strip() for own in lines]
 
 
 def softmax_bars(nbest, most: int = 8):
