@@ -32,10 +32,10 @@ GOLD_PLACES: dict[str, str] = {
     IN_SNIPPET: "a window contains a gold answer as whole words",
     OUTSIDE: "a snippet contains a gold answer as whole words, but no window contains all of it",
     IN_WORD: "a snippet contains a gold answer only inside a longer word",
-    REWORDED: "a snippet contains a gold answer in a different spelling, or a part of it: what is "
-    f'between brackets or between "or"s, or the core of a sentence of at least {_SENTENCE} words, '
-    "which is its longest run of words without participles, function words and words of the "
-    "question",
+    REWORDED: "a snippet contains a gold answer in a different spelling, or a part of it: a text "
+    f'in brackets, an alternative before or after "or", or the core of a sentence of {_SENTENCE} '
+    "or more words (its longest run of words without participles, function words and words of the "
+    "question)",
     MISSING: "none of the above",
 }
 
@@ -43,8 +43,8 @@ NO_ANSWER, VARIANT, BOUNDARY = "no answer", "variant or synonym", "boundary"
 VOTE, OTHER_ENTITY, OTHER_TYPE = "lost in the vote", "right type, other entity", "other type"
 FAILURES: dict[str, str] = {
     NO_ANSWER: "there is no first answer",
-    VARIANT: "the first answer differs from a gold answer only in spelling, has its initials, or "
-    "is next to it in a snippet, one of the two in parentheses",
+    VARIANT: "the first answer is a gold answer in a different spelling, or its abbreviation: its "
+    "initials, or the text in parentheses right after it in a snippet (or the other way around)",
     BOUNDARY: "the first answer is longer or shorter than a gold answer: one contains the words of "
     "the other, or they overlap in a snippet",
     VOTE: "the best span of a snippet is a gold answer, but a different answer won the merge",
@@ -57,10 +57,12 @@ FAILURES: dict[str, str] = {
 KINDS: dict[str, str] = {
     "enzyme": r"(?!disease|release|\w*crease|\w*base)[a-z0-9,-]{3,}ases?|enzymes?",
     "cell or organ": r"(cell|gland|cortex|medulla|organ|tissue|muscle|neuron)s?"
-    r"|(nucle|gangli|mitochondri)(i|a|us|on)|\w+(cyte|blast|troph)s?|lungs?|liver|kidneys?|brain|heart|stomach|skin|bones?",
+    r"|(nucle|gangli|mitochondri)(i|a|us|on)|\w+(cyte|blast|troph)s?"
+    r"|lungs?|liver|kidneys?|brain|heart|stomach|skin|bones?",
     "protein": r"(protein|receptor|hormone|factor|peptide|antibody|antibodie|\w+globulin)s?",
     "disease": r"(\w*disease|sickness|syndrome|disorder|cancer|infection)s?"
-    r"|fever|deficiency|failure|palsy|\w{2,}(itis|osis|iasis|oma|pathy|trophy|sclerosis|thyroidism)s?"
+    r"|fever|deficiency|failure|palsy"
+    r"|\w{2,}(itis|osis|iasis|oma|pathy|trophy|sclerosis|thyroidism)s?"
     r"|\w*(em|ur|pen|plas|ctas|phil|pleg|alg|atax|ment|pneumon|ton|irid|phren|esthes)ia",
     "drug": r"\w{2,}(mab|nib|cillin|mycin|statin|pril|sartan|olol|azole|vir|parin|caine|oxacin"
     r"|cept|setron|gliptin|formin|zepam|lutide|dipine)",
