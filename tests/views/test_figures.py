@@ -12,8 +12,8 @@ from tiny import VOCAB, tiny_examples
 
 from helpers.model.features import make_windows
 from helpers.model.texts import make_tokenizer
-from helpers.scoring import errors
-from helpers.views import figures, tables
+from helpers.scoring import confidence, errors
+from helpers.views import figures
 from helpers.views.measure import PARTS, Stack
 
 STACKS = [
@@ -151,9 +151,13 @@ WITH_ODD_TEXTS = {
     "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
     "length_histogram": None,
     "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
-    "cause_bars": lambda: figures.cause_bars(
-        errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
+    "failure_bars": lambda: figures.failure_bars(
+        errors.summary(pd.DataFrame({"failure": [""], "rank": [1], "batch": [ODD]}))
     ),
+    "reliability_diagrams": lambda: figures.reliability_diagrams(
+        {ODD: confidence.reliability([0.5], [True])}
+    ),
+    "risk_curves": lambda: figures.risk_curves({ODD: confidence.risk_coverage([0.5], [True])}),
     "softmax_bars": lambda: figures.softmax_bars(FOUND),
     "merge_bars": lambda: figures.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
     "funnel": lambda: figures.funnel([(ODD, 10)], [(ODD, 3)]),
@@ -216,7 +220,9 @@ def test_any_answer_can_be_a_label(text, tmp_path):
     ):
         figure.savefig(tmp_path / "f.png", dpi=50)
         label = figure.axes[0].get_yticklabels()[0].get_text()
-        assert label == tables.cut(text) and len(label) <= 34 and "\n" not in label
+        lines = label.split("\n")
+        assert len(lines) <= 2 and max(map(len, lines)) <= 40 and "\t" not in label
+        assert "".join(label.split())[:75] == "".join(text.split())[:75]
 
 
 def test_an_empty_nbest_can_be_drawn(tmp_path):

@@ -26,7 +26,8 @@ def cases():
     examples = [Example(f"q1_00{n}", "q1", "", text) for n, text in enumerate((one, one, two), 1)]
     found = [nbest(one, "iron"), nbest(one, "iron"), nbest(two, "Iron")]
     row = {"id": "q1", "batch": "mini1", "question": "What does <scurvy> lack?", "score": 1.5,
-           "synonyms": ("vitamin C ",), "answer": "iron", "cause": "not found"}  # fmt: skip
+           "synonyms": ("vitamin C ",), "answer": "iron", "failure": "",
+           "gold_place": "<place>"}  # fmt: skip
     bare = {**row, "id": "q2", "answer": "", "synonyms": ()}
     return pd.DataFrame([row, bare]), examples, found
 
@@ -66,7 +67,7 @@ def test_case_puts_relevant_snippets_first():
     dull, telling = "Nothing to see.", "Iron is missing."
     examples = [Example("q1_001", "q1", "", dull), Example("q1_002", "q1", "", telling)]
     row = {"id": "q1", "question": "?", "answer": "iron", "synonyms": (), "batch": "b",
-           "score": 1.0, "cause": "any"}  # fmt: skip
+           "score": 1.0, "failure": "any", "gold_place": ""}  # fmt: skip
     page = tables.case_html(row, examples, [nbest(dull, "Nothing"), nbest(telling, "Iron")])
     assert page.index("missing") < page.index("to see")
 
@@ -80,6 +81,7 @@ def test_cases_have_one_legend_or_say_that_there_are_none(cases):
 def test_nbest_bars_escape_and_show_percent():
     page = tables.nbest_html([Found("<i>", 0, 3, 0.75), Found("b", 4, 5, 0.25)], most=1)
     assert "&lt;i&gt;" in page and "75.0%" in page and "25.0%" not in page
+    assert "not a confidence" in page and "not a confidence" in tables.LEGEND
     assert "No span" in tables.nbest_html([])
 
 
@@ -138,7 +140,7 @@ def odd_pages():
     example = Example("q1_001", "q1", ODD, context)
     found = [[Found(ODD, 0, len(ODD), 0.5)]]
     row = {"id": "q1", "batch": ODD, "question": ODD, "score": 1.5, "synonyms": (ODD,),
-           "answer": ODD, "cause": ODD}  # fmt: skip
+           "answer": ODD, "failure": ODD, "gold_place": ODD}  # fmt: skip
     frame = pd.DataFrame({ODD: [ODD]}, index=pd.Index([ODD], name=ODD))
     several = frame.set_axis(pd.MultiIndex.from_tuples([(ODD, ODD)], names=[ODD, ODD]))
     tables.as_written()

@@ -11,6 +11,7 @@ from tiny import tiny_examples, tiny_reader
 
 from helpers.config import InputError
 from helpers.data.squad import Example
+from helpers.model.decoding import Candidate
 from helpers.scoring import errors
 from helpers.views import tables, widgets
 
@@ -57,14 +58,14 @@ def test_ask_without_text_says_what_to_do():
 
 @pytest.fixture
 def cases():
-    def row(number, cause):
+    def row(number, failure):
         return {
             "id": f"q{number}", "batch": "b", "question": f"Q{number} <?> " + "long " * 30,
             "gold": "zinc", "synonyms": ("zinc",), "answer": "iron", "score": 1.0, "rank": 0,
-            "cause": cause,
+            "failure": failure, "gold_place": errors.IN_SNIPPET,
         }  # fmt: skip
 
-    df = pd.DataFrame([row(1, errors.RIGHT), row(2, errors.NONE), row(3, errors.NONE)])
+    df = pd.DataFrame([row(1, ""), row(2, errors.VOTE), row(3, errors.VOTE)])
     contexts = ("Right zinc.", "Iron and no more.", "Other iron.")
     examples = [Example(f"q{n}_001", f"q{n}", "", text) for n, text in enumerate(contexts, 1)]
     return df, examples, [[], [Found("Iron", 0, 4, 0.5)], []]
@@ -72,15 +73,15 @@ def cases():
 
 def test_browse_starts_with_an_error_and_follows_the_menus(cases):
     view = widgets.browse(*cases)
-    cause, question, shown, _ = view.widget.children
-    assert cause.value == errors.NONE
-    assert [label for label, _ in cause.options] == ["right (1)", "no snippet holds it (2)"]
+    failure, question, shown, _ = view.widget.children
+    assert failure.value == errors.VOTE
+    assert [label for label, _ in failure.options] == ["lost in the vote (2)", "right (1)"]
     assert [name for _, name in question.options] == ["q2", "q3"]
     assert all(len(label) <= 90 for label, _ in question.options)
     assert "Iron</span> and no more" in saved(view)
     question.value = "q3"
     assert "Other iron" in saved(view) and "no more" not in saved(view)
-    cause.value = errors.RIGHT
+    failure.value = ""
     assert "zinc</b>." in shown.value and tables.LEGEND in shown.value
 
 
@@ -88,6 +89,45 @@ def test_browse_without_errors_or_without_questions(cases):
     df, examples, found = cases
     assert "Right" in saved(widgets.browse(df[:1], examples, found))
     assert "no questions" in saved(widgets.browse(df[:0], examples, found))
+
+
+@pytest.fixture
+def lists():
+    """Three snippets of one question: by sum, "iron" wins in long lists, by max "zinc <b>"."""
+    logits = [[("iron", 1.0), ("zinc <b>", 0.9)], [("iron", 0.9)], [("zinc <b>", 9.0), ("x", 0.0)]]
+    examples = [Example(f"q1_00{n}", "q1", "", "") for n in range(3)]
+    found = [[Candidate(text, 0, 0, v, 0.0, 0.0) for text, v in nbest] for nbest in logits]
+    golds = [("zinc <b>", "Zn  "), ("never",)]
+    df = pd.DataFrame({"id": ["q1", "q2"], "question": ["Which $5 or $6?", ""], "synonyms": golds})
+    return df, examples, found
+
+
+def test_decoding_shows_the_answers_and_the_change_of_the_scores(lists):
+    view = widgets.decoding(*lists, "q1")
+    size, merge, panel, _ = view.widget.children
+    assert (size.value, size.max, merge.value) == (2, 2, "sum")
+    assert "SAcc 0.0 (+0.0), MRR 25.0 (+0.0), LAcc 50.0 (+0.0)" in panel.value
+    assert (
+        panel.value.index("iron") < panel.value.index("zinc &lt;b&gt; ✓") and "Zn␣␣" in panel.value
+    )
+    size.value = 1  # each snippet has one vote: 2 for iron
+    assert "<td>2.00</td>" in panel.value and "SAcc 0.0 (+0.0)" in panel.value
+    size.value, merge.value = 2, "max"
+    assert "SAcc 0.0" in panel.value and "<td>1.00</td>" in panel.value
+    static = saved(view)
+    assert re.search(r"Which \$5", static) and tables.WRITTEN in static
+    assert len(re.findall("<td[^>]*>(?:sum|max)</td>", static)) == 4  # sizes 1 and 2
+
+
+def test_decoding_prefers_the_confident_snippet_by_max(lists):
+    df, examples, found = lists
+    found[1] = [*found[1], Candidate("y", 0, 0, 0.8, 0.0, 0.0)]
+    view = widgets.decoding(df, examples, found, "q1")
+    _, merge, panel, _ = view.widget.children
+    before = panel.value
+    merge.value = "max"
+    assert "SAcc 50.0" in panel.value and panel.value != before
+    assert panel.value.index("zinc &lt;b&gt; ✓") < panel.value.index("iron")
 
 
 def test_the_widget_hides_only_its_own_static_page(cases):

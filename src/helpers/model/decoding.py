@@ -26,7 +26,7 @@ from tqdm import tqdm
 from helpers.config import InputError, Settings
 from helpers.data.spans import Span
 from helpers.data.squad import Example, by_pair
-from helpers.io import write_text
+from helpers.io import progress_stream, write_text
 from helpers.model import processes
 from helpers.model.compute import Compute, out_of_memory
 from helpers.model.encoder import SpanModel
@@ -185,7 +185,10 @@ def compute_logits(
     left = prediction_batches(windows.lengths, tokens)[::-1]
     was_training = model.training
     model.eval()
-    bar = tqdm(total=len(windows), desc="predicting", unit="window", disable=not progress)
+    bar = tqdm(
+        total=len(windows), desc="predicting", unit="window", disable=not progress,
+        file=progress_stream(),
+    )  # fmt: skip
     try:
         with torch.inference_mode(), (compute or Compute()).prediction(model), bar:
             while left:

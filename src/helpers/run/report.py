@@ -30,7 +30,7 @@ _CAPTIONS = {
     "switches": "The scores of this run under different protocols.",
     "forest": "This run (filled markers) and published rows on the same questions (hollow "
     "markers). Rows with a different context or different training data are different experiments.",
-    "causes": "The outcome of every test question.",
+    "failures": "The outcome of every test question, and why the first answer is wrong.",
     "loss": "Training loss and learning rate at each step.",
 }
 _ALONE = "This run. Published rows are not shown, because they are about different questions."

@@ -7,6 +7,7 @@ figures are also readable in black and white.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -18,6 +19,7 @@ from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
+from helpers.scoring.errors import LATE
 from helpers.scoring.metrics import MEASURES
 from helpers.views.tables import cut
 
@@ -396,37 +398,43 @@ def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
     return figure
 
 
-_CAUSE_LOOKS = (  # light and plain for correct answers, otherwise darker or hatched
-    ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
-    (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
+_FAILURE_LOOKS = (  # plain for right answers, otherwise darker or hatched
+    ("#ffffff", ""), ("#ffffff", "xxx"), (LIGHT, ""), (LIGHT, "///"),
+    (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, ""),
 )  # fmt: skip
 
 
-def cause_bars(summary):
-    """Draw the share of each cause per batch as stacked bars, from ``errors.summary``."""
-    batches = summary.drop(columns=["all", "percent"])
+def failure_bars(summary):
+    """Draw the share of each failure per batch as stacked bars, from ``errors.summary``."""
+    batches = summary.drop(columns=["all", "percent", LATE])
     sizes = batches.sum()
     figure, axes = new_figure(9, 1.6 + 0.42 * len(sizes), "Outcomes of the questions")
-    _stacked_bars(axes, (100 * batches / sizes).T, _CAUSE_LOOKS)
+    _stacked_bars(axes, (100 * batches / sizes).T, _FAILURE_LOOKS)
     axes.set_yticks(range(len(sizes)), [f"{name}\nn = {size}" for name, size in sizes.items()])
     axes.set(xlabel="questions (%)", ylabel="test batch", xlim=(0, 100))
     _legend(axes, 4, handlelength=2.6, handleheight=1.3)
     return figure
 
 
+def _answer_labels(texts: Sequence[str]) -> list[str]:
+    """Return the texts of answers in up to two lines each, so that long ones stay apart."""
+    lines = [textwrap.wrap(" ".join(text.split()), 40) for text in texts]
+    return ["\n".join([*own[:1], cut(" ".join(own[1:]), 40)]).strip() for own in lines]
+
+
 def softmax_bars(nbest, most: int = 8):
-    """Draw the first ``most`` candidates of an n-best list: logit sums and probabilities."""
+    """Draw the first ``most`` candidates of an n-best list: logit sums and shares of the list."""
     shown = list(nbest)[:most]
     titles = "The span head's logits", "After the softmax"
-    figure, (left, right) = new_figure(9, 1.2 + 0.32 * len(shown), *titles)
+    figure, (left, right) = new_figure(9.5, 1.2 + 0.4 * len(shown), *titles)
     sums = [c.start_logit + c.end_logit for c in shown]
-    _bars(left, [cut(c.text) for c in shown], sums, [f"{value:.2f}" for value in sums])
+    _bars(left, _answer_labels([c.text for c in shown]), sums, [f"{value:.2f}" for value in sums])
     left.axvline(0, color="black", linewidth=0.8)
     left.set(xlabel="start logit + end logit (no unit)")
     left.margins(x=0.2)
     chances = [100 * c.probability for c in shown]
     _bars(right, [""] * len(shown), chances, [f"{value:.1f}" for value in chances], color=DARK)
-    right.set(xlabel="probability (%)", xlim=(0, 112))
+    right.set(xlabel="share of the list (%)", xlim=(0, 112))
     return figure
 
 
@@ -434,20 +442,57 @@ _SNIPPET_LOOKS = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
 
 
 def merge_bars(parts):
-    """Draw each answer's probabilities as one stacked bar. ``parts``: ``[answers, snippets]``.
+    """Draw each answer's shares as one stacked bar. ``parts``: ``[answers, snippets]``.
 
     The full length of the bar is the answer's score when merging by sum. The length of its longest
     segment is the score when merging by max.
     """
-    title = "Probability of each answer, by snippet"
-    figure, axes = new_figure(9, 1.6 + 0.42 * len(parts), title)
+    title = "Share of each answer, by snippet"
+    figure, axes = new_figure(9.5, 1.6 + 0.42 * len(parts), title)
     totals = _stacked_bars(axes, parts, _SNIPPET_LOOKS)
     for place, (total, peak) in enumerate(zip(totals, parts.max(axis=1), strict=True)):
         axes.text(total, place, f"  sum {total:.2f}, max {peak:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(parts)), [cut(text) for text in parts.index])
-    axes.set(xlabel="probability, summed over the snippets (no unit)",
+    axes.set_yticks(range(len(parts)), _answer_labels(parts.index))
+    axes.set(xlabel="share of the list, summed over the snippets (no unit)",
              xlim=(0, 1.28 * totals.max(initial=0.1)))  # fmt: skip
     _legend(axes, 4)
+    return figure
+
+
+def reliability_diagrams(tables: Mapping):
+    """Draw one panel per table of ``confidence.reliability``: fraction right over confidence.
+
+    On the diagonal, answers are right as often as their confidence promises. The lines are exact
+    95% intervals, and the numbers below the points count the answers.
+    """
+    figure, panels = new_figure(4.2 * len(tables), 3.9, *tables)
+    for axes, table in zip(np.atleast_1d(panels), tables.values(), strict=True):
+        axes.plot([0, 100], [0, 100], "--", color=MIDDLE, label="as often as promised")
+        x, y = 100 * table["confidence"], 100 * table["right"]
+        spread = [y - 100 * table["low_right"], 100 * table["high_right"] - y]
+        axes.errorbar(x, y, spread, fmt="o", color=DARK, capsize=3, label="answers (95% interval)")
+        for place, count in zip(x, table["questions"], strict=True):
+            axes.annotate(f"{count}", (place, -12), ha="center", va="center", fontsize=9)
+        axes.set(xlabel="confidence (%); below the points: number of answers",
+                 ylabel="right first answers (%)", xlim=(-2, 102), ylim=(-18, 102))  # fmt: skip
+    _legend(np.atleast_1d(panels)[0], 2)
+    return figure
+
+
+def risk_curves(curves: Mapping):
+    """Draw the risk over the coverage for each table of ``confidence.risk_coverage``."""
+    figure, axes = new_figure(7.5, 3.6, "Errors if only the most confident answers are given")
+    looks = cycle((("-", DARK), ("--", ACCENT), (":", MIDDLE)))
+    for (name, table), (style, color) in zip(curves.items(), looks, strict=False):
+        axes.plot(100 * table["coverage"], 100 * table["risk"], style, color=color, linewidth=2,
+                  drawstyle="steps-pre", label=name)  # fmt: skip
+    overall = 100 * next(iter(curves.values()))["risk"].iloc[-1]
+    axes.axhline(overall, color="black", linewidth=0.8)
+    axes.annotate(f"all questions: {overall:.1f}%", (1, overall), (0, 4), va="bottom",
+                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.set(xlabel="coverage: questions answered (%)", xlim=(0, 101), ylim=(0, None),
+             ylabel="risk: answers that are wrong (%)")  # fmt: skip
+    _legend(axes)
     return figure
 
 

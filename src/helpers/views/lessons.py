@@ -19,7 +19,8 @@ import torch
 from helpers.config import InputError
 from helpers.data.spans import Span, find_spans
 from helpers.data.squad import Example
-from helpers.model.features import Batch, make_windows
+from helpers.model.decoding import Candidate, best_spans, rank_answers
+from helpers.model.features import Batch, Windows, make_windows
 from helpers.model.texts import make_tokenizer
 
 _RANDOM_CASES = 200
@@ -132,6 +133,72 @@ def check_span_loss(mine: Callable) -> None:
                       for _ in range(2))  # fmt: skip
         cases.append(case(lengths, start, end))
     compare(as_number, right, cases)
+
+
+def check_best_spans(mine: Callable) -> None:
+    """Check ``mine(start, end, size, longest) -> [(first, last), ...]`` from notebook 04.
+
+    The first two arguments hold one logit per token of a window without a question, ``[tokens]``.
+    Raises ``NotYet`` unless the spans are those of ``decoding.best_spans``, the best one first.
+    """
+    given = [
+        ([0.5, 1.0, 0.0], [0.0, 3.0, 1.0], 2, 3),
+        ([0.0, 5.0], [4.0, 1.0], 2, 2),  # the best end is before the best start
+        ([5.0, 1.0, 0.0], [0.5, 2.0, 4.0], 3, 2),  # the best start and the best end are too far
+        ([3.0, 1.0], [1.0, 3.5], 1, 2),  # one best start and one best end
+        ([0.0, 9.0], [9.0, 0.0], 1, 2),  # no span is left
+    ]
+    rng = np.random.default_rng(0)
+    for _ in range(_RANDOM_CASES):
+        tokens = int(rng.integers(1, 12))
+        logits = rng.normal(size=(2, tokens))
+        given.append((*logits, int(rng.integers(1, 7)), int(rng.integers(1, 6))))
+    compare(mine, _top_spans, [(np.array(a), np.array(b), *rest) for a, b, *rest in given])
+
+
+def _top_spans(start: np.ndarray, end: np.ndarray, size: int, longest: int) -> list:
+    n = len(start)
+    none, inside = np.zeros(n, np.int64), np.ones(n, bool)
+    window = Windows(
+        ids=none, token_types=none, positions=none, chars=none, token=none, can_start=inside,
+        literal=inside, unique=inside, bounds=np.array([0, n]), pair=none[:1], start=none[:1],
+        end=none[:1], detokenizers=(),
+    )  # fmt: skip
+    _, first, last = best_spans(window, np.stack([start, end], axis=1), size, longest)
+    order = np.argsort(-(start[first] + end[last]), kind="stable")[:size]
+    return list(zip(first[order].tolist(), last[order].tolist(), strict=True))
+
+
+def check_merge(mine: Callable) -> None:
+    """Check ``mine(nbests, merge) -> [(answer, score), ...]`` from notebook 04.
+
+    ``nbests`` has one list of (text, share) per snippet, the best one first. Raises ``NotYet``
+    unless the result is that of ``decoding.rank_answers``.
+    """
+    votes = [[("iron", 0.4), ("zinc", 0.1)], [("iron", 0.4)], [("zinc", 0.7)]]
+    given = [
+        (votes, "sum"),
+        (votes, "max"),
+        ([[("zinc", 0.3)], [("Zinc", 0.6)]], "sum"),  # case is ignored; spelled as in the best one
+        ([[("TNF", 0.5), ("tnf", 0.2)]], "sum"),  # twice in one list
+        ([[(letter, 0.3 - n / 50) for n, letter in enumerate("abcdefg")]], "sum"),  # only five
+        ([[], [("zinc", 0.7)]], "max"),
+        ([], "sum"),
+    ]
+    rng = random.Random(0)
+    words = ["zinc", "Zinc", "ZINC", "iron", "Iron", "copper", "TNF", "tnf", "iodine", "p53"]
+    for n in range(_RANDOM_CASES):
+        lists = [rng.sample(words, rng.randint(0, 6)) for _ in range(rng.randint(1, 4))]
+        nbests = [[(text, rng.random()) for text in texts] for texts in lists]
+        nbests = [sorted(nbest, key=lambda item: -item[1]) for nbest in nbests]
+        given.append((nbests, ("sum", "max")[n % 2]))
+    compare(mine, _merged, given)
+
+
+def _merged(nbests: list, merge: str) -> list:
+    examples = [Example(f"q_{n:03d}", "q", "", "") for n in range(len(nbests))]
+    lists = [[Candidate(text, 0, 0, 0.0, 0.0, p) for text, p in nbest] for nbest in nbests]
+    return rank_answers(examples, lists, merge=merge).get("q", [])
 
 
 def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:

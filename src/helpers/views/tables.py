@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from helpers.data.spans import gold_spans
 from helpers.data.squad import Example, by_question
-from helpers.scoring.metrics import lower
+from helpers.scoring.metrics import hit_rank, lower
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,14 +70,15 @@ def _bold(text: str, golden: Sequence[bool]) -> str:
 LEGEND = (
     f'<p>How to read this: <b style="{_GOLD_STYLE}">bold, underlined</b> text is a gold answer, '
     f'<span style="{_BOX_STYLE}">boxed</span> text is the model\'s best span in this snippet, and '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">their overlap</b></span> has both.</p>'
+    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">their overlap</b></span> has both. '
+    "The percentage is the best span's share of its list, which is not a confidence.</p>"
 )
 
 
 def case_html(
     row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
 ) -> str:
-    """Return one row of ``errors.table`` as HTML, with the best span and probability per snippet.
+    """Return one row of ``errors.table`` as HTML, with each snippet's best span and its share.
 
     Identical snippets are shown once. If there are more than ``most`` snippets, those with a gold
     answer and those whose best span is the top answer come first, and the rest are only counted.
@@ -103,7 +104,8 @@ def case_html(
         f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
         f"<b>{escape(row['question'])}</b><br>"
         f"answer: <b>{escape(row['answer'] or '(none)')}</b>; gold: <b>{escape(synonyms)}</b><br>"
-        f"{escape(row['batch'])}, score {row['score']:.2f}, cause: <i>{escape(row['cause'])}</i>"
+        f"{escape(row['batch'])}, score {row['score']:.2f}, failure: "
+        f"<i>{escape(row['failure'] or 'none')}</i>, gold_place: <i>{escape(row['gold_place'])}</i>"
         f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
         f"{more}</div>"
     )
@@ -118,15 +120,34 @@ def cases_html(
 
 
 def nbest_html(nbest: Sequence, most: int = 5) -> str:
-    """Return the first ``most`` candidates of an n-best list as a table with probability bars."""
+    """Return the first ``most`` candidates of an n-best list as a table with bars.
+
+    The bars show shares of the list, which add up to 100% even if the context has no answer.
+    """
+    rows = [(c.text, f"{c.probability:.1%}", c.probability) for c in nbest[:most]]
+    table = _bar_table("answer", "share of the list (not a confidence)", rows)
+    return table if rows else "<p>No span found.</p>"
+
+
+def ranking_html(ranked: Sequence[tuple[str, float]], golds: Sequence[str]) -> str:
+    """Return (answer, score) pairs as a table with bars; a check mark follows a right answer."""
+    top = max((score for _, score in ranked), default=1.0)
     rows = [
-        f'<tr><td style="text-align:left">{escape(c.text)}</td><td>{c.probability:.1%}</td>'
-        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
-        f'width:{max(200 * c.probability, 1):.0f}px"></div></td></tr>'
-        for c in nbest[:most]
+        (text + " ✓" * hit_rank([text], golds), f"{score:.2f}", score / max(top, 1e-9))
+        for text, score in ranked
     ]
-    head = "<tr><th>answer</th><th>probability</th><th></th></tr>"
-    return f"<table {WRITTEN}>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
+    return _bar_table("answer", "score", rows) if rows else "<p>No answer.</p>"
+
+
+def _bar_table(name: str, number: str, rows: Iterable[tuple[str, str, float]]) -> str:
+    """Return a table of (text, number, length of the bar from 0 to 1)."""
+    body = "".join(
+        f'<tr><td style="text-align:left">{escape(text)}</td><td>{value}</td>'
+        f'<td style="width:210px;text-align:left"><div style="height:11px;background:#1f3b57;'
+        f'width:{max(200 * length, 1):.0f}px"></div></td></tr>'
+        for text, value, length in rows
+    )
+    return f"<table {WRITTEN}><tr><th>{name}</th><th>{number}</th><th></th></tr>{body}</table>"
 
 
 def visible(text: str) -> str:

@@ -7,6 +7,7 @@ without a running kernel, such as GitHub, an exported page or the report.
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,9 +17,13 @@ import ipywidgets
 import pandas as pd
 from IPython.display import display
 
+from helpers.config import MERGES
 from helpers.data.squad import Example
+from helpers.model.decoding import rank_answers
 from helpers.model.features import make_windows
 from helpers.scoring import errors
+from helpers.scoring.confidence import at_temperature
+from helpers.scoring.metrics import hit_rank, question_values
 from helpers.views import figures, tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
@@ -89,13 +94,13 @@ def _answer(reader, question: str, context: str) -> str:
 def browse(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
 ) -> View:
-    """Return menus for causes and questions of ``errors.table``, with up to ``most`` snippets."""
+    """Return menus for failures and questions of ``errors.table``, with up to ``most`` snippets."""
     by_id = {row["id"]: row for row in df.to_dict("records")}
-    present = df["cause"].value_counts() if len(df) else {}
-    causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
-    wrong = [name for _, name in causes if name != errors.RIGHT]
-    first = wrong[0] if wrong else (causes[0][1] if causes else None)
-    cause = ipywidgets.Dropdown(options=causes, value=first, description="cause", **_FIELD)
+    present = df["failure"].value_counts() if len(df) else {}
+    names = [name for name in (*errors.FAILURES, "") if name in present]
+    options = [(f"{name or errors.RIGHT} ({present[name]})", name) for name in names]
+    first = names[0] if names else None
+    failure = ipywidgets.Dropdown(options=options, value=first, description="failure", **_FIELD)
     question = ipywidgets.Dropdown(description="question", **_FIELD)
     shown = ipywidgets.HTML()
 
@@ -108,15 +113,15 @@ def browse(
         )
 
     def fill(_=None):
-        rows = [row for row in by_id.values() if row["cause"] == cause.value]
+        rows = [row for row in by_id.values() if row["failure"] == failure.value]
         question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
         question.index = 0 if rows else None  # an empty menu does not select new options by itself
         show()
 
-    cause.observe(fill, "value")
+    failure.observe(fill, "value")
     question.observe(show, "value")
     fill()
-    return View([cause, question, shown], lambda: shown.value)
+    return View([failure, question, shown], lambda: shown.value)
 
 
 _SHORTEST = 24  # fewest tokens of the context per window that the slider offers
@@ -164,3 +169,56 @@ def _window_page(reader, example: Example, length: int, step: int) -> str:
     alt = f"{len(made)} windows of up to {length} tokens, which start every {step} tokens"
     table = tables.table([counts], digits=1).to_html()
     return f'{table}<img alt="{alt}" style="max-width: 100%" src="{image}">'
+
+
+_SIZES = (1, 2, 3, 5, 10, 20)  # the n-best sizes in the static page
+
+
+def decoding(
+    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], shown: str
+) -> View:
+    """Return a slider for the size of the n-best lists and a menu for the way of merging.
+
+    They show the ranked answers to the question with the id ``shown``, and how the scores of all
+    questions of ``errors.table`` change. The lists are cut and their shares computed anew.
+    """
+    row = df[df["id"] == shown].iloc[0]
+    most = max(map(len, candidates), default=1)
+
+    @functools.cache
+    def decoded(size: int, merge: str) -> tuple[dict, dict]:
+        lists = [at_temperature(nbest[:size]) for nbest in candidates]
+        ranked = rank_answers(examples, lists, merge=merge)
+        answers = ([text for text, _ in ranked.get(name, ())] for name in df["id"])
+        ranks = [hit_rank(*pair) for pair in zip(answers, df["synonyms"], strict=True)]
+        values = question_values(ranks)
+        return ranked, {name: 100 * sum(v) / max(len(v), 1) for name, v in values.items()}
+
+    start = decoded(most, MERGES[0])[1]
+    size = ipywidgets.IntSlider(most, 1, most, description="n-best", **_FIELD)
+    merge = ipywidgets.Dropdown(options=MERGES, description="merge", **_FIELD)
+    panel = ipywidgets.HTML()
+
+    def show(_=None):
+        ranked, scores = decoded(size.value, merge.value)
+        changes = (f"{n} {v:.1f} ({v - start[n]:+.1f})" for n, v in scores.items())
+        golds = " | ".join(map(tables.visible, row["synonyms"]))
+        answers = tables.ranking_html(ranked.get(shown, ()), row["synonyms"])
+        panel.value = (
+            f"<div {tables.WRITTEN}><p>All {len(df)} questions, in percent (change in points): "
+            f"<b>{', '.join(changes)}</b></p>"
+            f"<p>{escape(row['question'])}<br>gold: {escape(golds)}</p>{answers}</div>"
+        )
+
+    def page() -> str:
+        rows = [
+            {"n-best": n, "merge": how, **decoded(n, how)[1]}
+            for n in sorted({min(n, most) for n in _SIZES})
+            for how in MERGES
+        ]
+        return panel.value + tables.table(rows, digits=1).to_html()
+
+    for control in (size, merge):
+        control.observe(show, "value")
+    show()
+    return View([size, merge, panel], page)
