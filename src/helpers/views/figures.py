@@ -17,7 +17,9 @@ from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
+from helpers.scoring.claims import UNPUBLISHED
 from helpers.scoring.metrics import MEASURES
+from helpers.scoring.system import OUTSIDE, UNSTATED
 from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
@@ -496,7 +498,8 @@ def _label(row: Mapping) -> str:
     if "system" not in row:  # published
         extra = " after SQuAD" if "then" in row["training"] and "SQuAD" not in row["name"] else ""
     else:
-        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": ""}
+        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": "",
+                 OUTSIDE: ""}  # fmt: skip
         extra = kinds.get(row["system"], f" ({row['profile']})")
-    context = "?" if row["context"] == "unpublished" else row["context"]
+    context = "?" if row["context"] in (UNPUBLISHED, UNSTATED) else row["context"]
     return f"{cut(row['name'], 60)}{extra}: {context}"
