@@ -235,7 +235,8 @@ def spread(results: Sequence[Mapping]) -> str:
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
     """Compare finished runs; write the results, the ranks and figures to ``output``.
 
-    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If ``readme`` is given, also replace the table between the two markers in that Markdown file.
+    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If
+    ``readme`` is given, also replace the table between the two markers in that Markdown file.
     Prints the table, the paired differences between configurations, and the verdicts.
     """
     from helpers.views import figures  # importing matplotlib takes a second

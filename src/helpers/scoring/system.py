@@ -107,7 +107,11 @@ class System:
             *map(metrics.as_line, [*scores, metrics.weighted(scores)]),
             f"extractive ceiling: {100 * row['ceiling']:.2f} (an answer is in {snippets})",
             f"95% intervals over questions: {', '.join(intervals)}",
-            *(f"{causes[name]:>5}  {name}: {why}" for name, why in errors.CAUSES.items() if name in causes),
+            *(
+                f"{causes[name]:>5}  {name}: {why}"
+                for name, why in errors.CAUSES.items()
+                if name in causes
+            ),
         ]
 
 

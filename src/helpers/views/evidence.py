@@ -5,13 +5,13 @@ Each function returns rows that are ready to display.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist, fmean
 
-from helpers.config import InputError
 from helpers.data.bioasq import Question, read_answers
 from helpers.run.compare import SharedRun, difference
 from helpers.run.folder import Run
@@ -28,37 +28,38 @@ FIRST = ("card", "notebook-7b-4", "paper-345m")
 KEYS = (*FIRST, *(claim.key for claim in claims.CLAIMS if claim.key not in FIRST))
 
 
-def claim_figures(keys: Sequence[str] = KEYS) -> Rows:
-    """Return published scores as printed and as corrected, and whether SAcc ≤ MRR ≤ LAcc holds."""
-    rows = []
-    for claim in map(claims.get, keys):
-        kept = "–"
-        if "MRR" in claim.printed:
-            kept = "yes" if arithmetic.in_order(claim.printed) else "NO"
-        rows.append(
-            {
-                "claim": claim.key,
-                "system": claim.system,
-                "as printed": ", ".join(map(" ".join, claim.printed.items())),
-                "order kept": kept,
-                "as corrected": ", ".join(map(" ".join, claim.corrected.items())),
-                "reason or note": claim.reason,
-            }
-        )
-    return rows
-
-
-def claim_protocols(keys: Sequence[str] = KEYS) -> Rows:
-    """Return the protocol of each published row, as far as its source states it."""
+def published_rows(keys: Sequence[str] = KEYS) -> Rows:
+    """Return the published scores as printed, and their protocol as far as the source states it."""
     return [
         {
             "claim": claim.key,
+            "system": claim.system,
+            "as printed": _printed(claim.printed),
             **vars(claim.protocol),
             "questions": claim.n or "unknown",
             "source": claim.source,
         }
         for claim in map(claims.get, keys)
     ]
+
+
+def corrections(keys: Sequence[str] = KEYS) -> Rows:
+    """Return whether SAcc ≤ MRR ≤ LAcc holds for published scores, and the scores as corrected."""
+    return [
+        {
+            "claim": claim.key,
+            "as printed": _printed(claim.printed),
+            "order kept": "yes" if arithmetic.in_order(claim.printed) else "NO",
+            "as corrected": _printed(claim.corrected),
+            "reason or note": claim.reason,
+        }
+        for claim in map(claims.get, keys)
+        if "MRR" in claim.printed
+    ]
+
+
+def _printed(figures: Mapping[str, str]) -> str:
+    return ", ".join(map(" ".join, figures.items()))
 
 
 def granularity(keys: Sequence[str] = KEYS) -> Rows:
@@ -78,6 +79,55 @@ def granularity(keys: Sequence[str] = KEYS) -> Rows:
             rows.append({"claim": claim.key, "measure": measure, "printed": printed, "questions": n,
                          "right answers needed": f"{claim.value(measure) * n:.2f}",
                          "counts that fit": fitting})  # fmt: skip
+    return rows
+
+
+@functools.cache
+def averages(averaging: str, decimals: int | None, fixed: bool) -> Rows:
+    """Return whether a rule of rounding and averaging can give the figures on the model card.
+
+    ``averaging`` and ``decimals`` are as in ``arithmetic.Averages``. ``fixed`` fixes batch 7B4 at
+    its published numbers of right answers. The card's 48 is read as 48.00.
+    """
+    card, exact = claims.get("card"), claims.get("notebook-7b-4")
+    place, n = list(claims.TEST_7B).index("7B4"), claims.TEST_7B["7B4"]
+    nearby = [f"{60 + number / 100:.2f}" for number in range(801)]
+    rows = []
+    for measure in ("SAcc", "LAcc"):
+        (count,) = arithmetic.counts_that_print_as(exact.corrected[measure], n, exact.unit)
+        known, figure = {place: count} if fixed else None, f"{100 * card.value(measure):.2f}"
+        rule = arithmetic.Averages(list(claims.TEST_7B.values()), averaging, decimals, known)
+        ways = rule.ways(figure)
+        totals = f"{min(ways)} to {max(ways)}" if len(ways) > 1 else "".join(map(str, ways))
+        every = sum(map(rule.splits, ways))
+        rows.append(
+            {
+                "figure": f"{measure} {figure}",
+                "possible": "yes" if ways else "no",
+                "right of 162": totals or "–",
+                "distributions that give it": f"{sum(ways.values()):,} of {every:,}",
+                "figures from 60.00 to 68.00 that are possible": f"{sum(rule.possible(nearby))} "
+                f"of {len(nearby)}",
+            }
+        )
+    return rows
+
+
+def question_effect(
+    run: Run, systems: Mapping[str, Sequence[ScoredBatch]], batch: str, question: Question
+) -> Rows:
+    """Return each system's answers to one question, their rank, and what it adds to each score."""
+    rows = []
+    for name, batches in systems.items():
+        folder = "answers" if name == THIS_RUN else f"baselines/{name}"
+        answers, _ = read_answers(run.need(f"{folder}/{batch}.json", PREDICT))
+        ranks = _ranks(batches)
+        rank = ranks.get(question.id, 0)
+        row = {"system": name, "answers in order": " | ".join(answers.get(question.id, ()))}
+        row["rank of the first right one"] = rank or "none"
+        for measure, (value,) in question_values([rank]).items():
+            row[f"{measure} (points)"] = f"{100 * value / len(ranks):.2f}"
+        rows.append(row)
     return rows
 
 
@@ -102,6 +152,26 @@ def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
             row["95% interval"] = f"{100 * lead.low:+.1f} to {100 * lead.high:+.1f}"
             row["permutation p-value"] = f"{lead.p:.4f}"
         rows.append(row)
+    return rows
+
+
+def runs_compared(first: Sequence[SharedRun], second: Sequence[SharedRun]) -> Rows:
+    """Compare two configurations on the same questions: averaged over seeds, then seed by seed."""
+    seeds = [(f"seed {b.seed}", [a], [b]) for a, b in zip(first, second, strict=True)]
+    rows = []
+    for name, befores, afters in [("mean over seeds", first, second), *seeds]:
+        sides = [[run.ranks for run in runs] for runs in (befores, afters)]
+        for measure in MEASURES:
+            change = difference(*sides, first[0].strata, measure)
+            rows.append(
+                {
+                    "runs": name,
+                    "measure": measure,
+                    "difference (points)": f"{100 * change.mean:+.1f}",
+                    "95% interval": f"{100 * change.low:+.1f} to {100 * change.high:+.1f}",
+                    "permutation p-value": f"{change.p:.3f}",
+                }
+            )
     return rows
 
 

@@ -20,6 +20,7 @@ from helpers.run.folder import Run
 from helpers.scoring.claims import UNPUBLISHED
 from helpers.scoring.metrics import MEASURES
 from helpers.scoring.system import OUTSIDE, UNSTATED
+from helpers.scoring.uncertainty import exact_interval
 from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
@@ -441,8 +442,25 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
     return figure
 
 
+def interval_by_n(share: float, n: int):
+    """Draw the exact 95% interval of a proportion for 10 to 10,000 questions; mark ``n``."""
+    figure, axes = new_figure(7.5, 3, f"95% interval around {share:.0%} right answers")
+    sizes = np.unique(np.geomspace(10, 10_000, 60).round().astype(int))
+    low, high = np.array([exact_interval(round(share * m), int(m)) for m in sizes]).T
+    axes.fill_between(sizes, 100 * low, 100 * high, color=LIGHT, label="95% interval")
+    axes.axhline(100 * share, color=DARK, linewidth=1)
+    ends = [100 * end for end in exact_interval(round(share * n), n)]
+    axes.plot([n, n], ends, color=ACCENT, linewidth=2.5, marker="_", markersize=11,
+              label=f"n = {n:,}: {ends[0]:.1f} to {ends[1]:.1f}")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
+    axes.set(xlabel="number of questions", ylabel="accuracy (%)", ylim=(0, 100))
+    axes.legend(loc="upper right")
+    return figure
+
+
 def switches(found: Sequence):
-    """Draw how each ``evidence.Effect`` changes strict accuracy, in percentage points."""
+    """Draw how each ``effects.Effect`` changes strict accuracy, in percentage points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]

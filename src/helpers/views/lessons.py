@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from helpers.config import InputError
 from helpers.data.spans import find_spans
+from helpers.scoring import metrics
 
 _RANDOM_CASES = 200
 
@@ -49,6 +50,81 @@ def check_find_spans(mine: Callable) -> None:
         lambda context, terms: [(span.start, span.end) for span in find_spans(context, terms)],
         given,
     )
+
+
+def check_scores(mine: Callable) -> None:
+    """Check ``mine(gold, answers) -> (SAcc, MRR, LAcc)`` from notebook 05.
+
+    Both arguments map question ids to lists of lists, as in the BioASQ files. Raises ``NotYet``
+    unless the result is that of ``metrics.score_batch``. The ids of the given cases name the rule.
+    """
+    given = [
+        ("case is ignored", [["CFTR"]], [["cftr"]]),
+        ("a period counts", [["insulin"]], [["insulin."]]),
+        ("spaces count", [["zinc"]], [["zinc "]]),
+        ("all inner lists of synonyms count", [["TNF"], ["TNF-α", "cachectin"]], [["Cachectin"]]),
+        ("only the first string of an inner list counts", [["zinc"]], [["iron", "zinc"]]),
+        ("each inner list is one rank", [["zinc"]], [["iron", "Fe"], ["copper"], ["zinc"]]),
+        ("repeated answers keep their ranks", [["zinc"]], [["iron"], ["iron"], ["zinc"]]),
+        ("an empty string keeps its rank", [["zinc"]], [[""], ["zinc"]]),
+        ("an empty inner list has no rank", [["zinc"]], [[], ["zinc"]]),
+        ("only the first right answer counts", [["zinc"]], [["zinc"], ["iron"], ["zinc"]]),
+        ("a sixth answer counts", [["zinc"]], [[str(n)] for n in range(5)] + [["zinc"]]),
+        ("no answer is a wrong answer", [["zinc"]], []),
+    ]  # fmt: skip
+    cases = [({rule: gold}, {rule: answers}) for rule, gold, answers in given]
+    cases.append(({"q1": [["zinc"]], "a question without an entry counts": [["iron"]]},
+                  {"q1": [["zinc"]], "not in the golden file": [["iron"]]}))  # fmt: skip
+    rng = random.Random(0)
+    words = ["zinc", "Zinc", "iron", "IRON", "iron ", "copper", "TNF-α", ""]
+    for _ in range(_RANDOM_CASES):
+        names = [f"q{n}" for n in range(1, rng.randint(2, 6))]
+        gold = {q: [rng.choices(words, k=rng.randint(1, 2))] for q in names}
+        answers = {
+            q: [rng.choices(words, k=rng.randint(0, 2)) for _ in range(rng.randint(1, 5))]
+            for q in names
+        }
+        for name in rng.sample(names, rng.randint(0, len(names) - 1)):
+            del answers[name]
+        cases.append((gold, answers))
+    compare(mine, _scores, cases)
+
+
+def _scores(gold: dict, answers: dict) -> tuple[float, float, float]:
+    pooled = {name: [text for group in groups for text in group] for name, groups in gold.items()}
+    score = metrics.score_batch("", pooled, answers)
+    return score.sacc, score.mrr, score.lacc
+
+
+PROVED, POSSIBLE, REFUTED = "proved", "possible", "refuted"
+_ABOUT_THE_CARD = {  # statement in notebook 05: the verdict, and why
+    "the labels of MRR and LAcc are swapped": (PROVED, "MRR cannot exceed LAcc"),
+    "LAcc is k/162 for some k": (REFUTED, "103 of 162 prints as 63.58, and 104 of 162 as 64.20"),
+    "LAcc is the plain mean of five unrounded scores": (
+        POSSIBLE, "this rule can give 63.88, and nearly every other figure too"),
+    "LAcc is the weighted mean of five scores with two decimals": (
+        POSSIBLE, "this rule can give 63.88, and nearly every other figure too"),
+    "LAcc means 104 right answers of 162": (
+        POSSIBLE, "it is only true if the two-decimal rule is true and 7B4 has 28 right answers"),
+    "some questions were dropped": (POSSIBLE, "92 of 144 prints as 63.88 if it is truncated"),
+    "in batch 7B4, 28 of 34 answers were right": (
+        PROVED, "NVIDIA's notebook prints all digits of the official program, and only 28/34 fits"),
+}  # fmt: skip
+
+
+def check_card(mine: Mapping[str, str]) -> None:
+    """Check which statements about the model card a participant of notebook 05 calls proved.
+
+    ``mine`` maps each statement to "proved", "possible" or "refuted". Raises ``NotYet`` for the
+    first statement with another verdict than ours, with the reason.
+    """
+    for statement, (right, why) in _ABOUT_THE_CARD.items():
+        found = mine.get(statement)
+        if found not in (PROVED, POSSIBLE, REFUTED):
+            raise NotYet(f'"{statement}" needs one of {PROVED}, {POSSIBLE}, {REFUTED}: {found!r}')
+        if found != right:
+            raise NotYet(f'"{statement}" is {right}, not {found}: {why}')
+    print(f"All {len(_ABOUT_THE_CARD)} verdicts agree with ours.")
 
 
 def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
