@@ -116,6 +116,11 @@ def read_row(path: str | Path) -> dict:
     return data["row"]
 
 
+def shared_rows(path: Path = RESULTS / "results.json") -> list[dict]:
+    """Return the rows of the runs that come with the kit, in the format of ``rows``."""
+    return read_json(path)["runs"] if path.is_file() else []
+
+
 def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     """Group the runs by configuration and sort each group by seed.
 

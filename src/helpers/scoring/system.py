@@ -102,17 +102,18 @@ class System:
             f"{measure} {100 * found['low']:.1f} to {100 * found['high']:.1f}"
             for measure, found in row["measures"].items()
         )
-        causes = self.errors["cause"].value_counts()
         return [
             *map(metrics.as_line, [*scores, metrics.weighted(scores)]),
             f"extractive ceiling: {100 * row['ceiling']:.2f} (an answer is in {snippets})",
             f"95% intervals over questions: {', '.join(intervals)}",
-            *(
-                f"{causes[name]:>5}  {name}: {why}"
-                for name, why in errors.CAUSES.items()
-                if name in causes
-            ),
+            *(f"{count:>5}  {cause}" for cause, count in self.causes().items()),
         ]
+
+    def causes(self) -> dict[str, int]:
+        """Count the questions by what went wrong, the most frequent cause first."""
+        axes = [axis for axis in ("failure", "gold_place", "cause") if axis in self.errors]
+        rows = self.errors[axes].replace("", "right").agg("; gold answer ".join, axis="columns")
+        return rows.value_counts().to_dict()
 
 
 def read_system(

@@ -155,6 +155,17 @@ def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
     return rows
 
 
+def squad_step(real: Mapping[tuple[str, str], Sequence[SharedRun]]) -> Rows:
+    """Return the effect of the SQuAD step in the runs that come with the kit.
+
+    ``real`` comes from ``compare.read_shared_ranks``. If the runs are missing, the only row says so.
+    """
+    names = [(profile, THIS_RUN) for profile in ("bioasq-cpu", "squad-then-bioasq-cpu")]
+    if not all(name in real for name in names):
+        return [{"runs": "none: docs/results/ranks.json lacks them", "measure": "–"}]
+    return runs_compared(*(real[name] for name in names))
+
+
 def runs_compared(first: Sequence[SharedRun], second: Sequence[SharedRun]) -> Rows:
     """Compare two configurations on the same questions: averaged over seeds, then seed by seed."""
     seeds = [(f"seed {b.seed}", [a], [b]) for a, b in zip(first, second, strict=True)]

@@ -412,14 +412,14 @@ def score_bars(scores: dict):
     return figure
 
 
-def two_sources(found: Mapping, seeds: Sequence[int]):
+def two_sources(found: Mapping, seeds: Sequence[int], runs: str = "this run"):
     """Draw how much each measure varies with the questions (upper line) and the seeds (lower line).
 
     ``found`` comes from ``uncertainty.sources``. The upper line is the 95% interval of the mean
     over seeds when questions are resampled. The lower line shows each seed's score and the mean ±
     one standard deviation.
     """
-    title = "Two sources of variation in a score"
+    title = f"Two sources of variation in a score: {runs}"
     figure, axes = new_figure(9, 1.3 + 0.95 * len(found), title)
     seed_names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     for place, s in enumerate(found.values()):
