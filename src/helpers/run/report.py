@@ -101,7 +101,9 @@ def _ran_with(path: Path, settings: Settings) -> bool:
 
 def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _WITHOUT_THIS}
+    captions = (
+        _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _WITHOUT_THIS}
+    )
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)

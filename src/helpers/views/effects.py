@@ -7,13 +7,10 @@ predict again with the same model if that is quick.
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from helpers.config import CONTEXTS, MERGES, MISSING, SNIPPETS, InputError, Settings
 from helpers.data.layout import BioasqFiles, TestBatch, find_files, read_batches, ready_tests
@@ -138,7 +135,8 @@ def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> It
             continue
         reader = reader or checkpoints.load(run.need("model/model.nemo", TRAIN), settings)
         ranked: Ranked = {}
-        for batch in tqdm(others, desc=f"{switch}: {name}", unit="batch", file=sys.stdout):
+        print(f"{switch} {name}: predicting again, about {seconds:.0f} s", flush=True)
+        for batch in others:
             nbests = reader.predict(batch.examples, progress=False)
             ranked[batch.name] = rank_answers(batch.examples, nbests, merge=settings.merge)
         texts = sum(len(batch.examples) for batch in others)

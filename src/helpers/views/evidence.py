@@ -35,7 +35,10 @@ def published_rows(keys: Sequence[str] = KEYS) -> Rows:
             "claim": claim.key,
             "system": claim.system,
             "as printed": _printed(claim.printed),
-            **vars(claim.protocol),
+            "context": claim.protocol.context,
+            "training": claim.protocol.training,
+            "epochs": claim.protocol.epochs,
+            "averaging": claim.protocol.averaging,
             "questions": claim.n or "unknown",
             "source": claim.source,
         }
@@ -158,7 +161,7 @@ def systems_compared(systems: Mapping[str, Sequence[ScoredBatch]]) -> Rows:
 def squad_step(real: Mapping[tuple[str, str], Sequence[SharedRun]]) -> Rows:
     """Return the effect of the SQuAD step in the runs that come with the kit.
 
-    ``real`` comes from ``compare.read_shared_ranks``. If the runs are missing, the only row says so.
+    ``real`` comes from ``compare.read_shared_ranks``. If runs are missing, the only row says so.
     """
     names = [(profile, THIS_RUN) for profile in ("bioasq-cpu", "squad-then-bioasq-cpu")]
     if not all(name in real for name in names):
