@@ -18,21 +18,13 @@ from helpers.scoring.system import UNSTATED, read_system
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    several = {"nargs": "+", "metavar": "FILE"}
     parser.add_argument("name", help="how the table names the system")
-    parser.add_argument("--gold", nargs="+", required=True, metavar="FILE", help="golden files")
+    parser.add_argument("--gold", required=True, help="golden files", **several)
+    same = "one per golden file, in the same order"
+    parser.add_argument("--answers", required=True, help=f"answer files, {same}", **several)
     parser.add_argument(
-        "--answers",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="one per golden file, in the same order",
-    )
-    parser.add_argument(
-        "--tests",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="the test inputs, in the same order, for the ceiling (default: golden snippets)",
+        "--tests", default=[], help=f"test inputs, {same}; for the ceiling", **several
     )
     parser.add_argument("--missing", choices=MISSING, default=MISSING[0], help="as in evaluate.py")
     parser.add_argument("--context", default=UNSTATED, help="which texts the system read")
@@ -48,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"score_system.py: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nscore_system.py: stopped", file=sys.stderr)
+        return 130
     print(*found.remarks, sep="\n", end="\n" * bool(found.remarks), file=sys.stderr)
     print(*found.lines(), "", markdown([row], []), sep="\n", end="")
     return 0

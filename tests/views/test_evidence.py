@@ -98,7 +98,7 @@ def shares(rank):
 
 def test_the_followed_question_has_its_answers_in_order(run):
     batches = scores.read_batches(run)
-    name, question, examples = measure.followed_question(batches)
+    name, question, _ = measure.followed_question(batches)
     (row,) = evidence.question_effect(run, {"run": batches}, name, question)
     assert row["answers in order"].count(" | ") == 4
     assert row["rank of the first right one"] in (1, 2, 3, 4, 5, "none")

@@ -119,7 +119,7 @@ def browse(
 
 def interval_by_n(share: float = 0.48) -> View:
     """Return sliders for a share of right answers and a number of questions, and the interval."""
-    sizes = [25, 39, 50, 100, 162, 250, 500, 1000, 2500, 5000, 10_000]
+    sizes = [25, 39, 81, 162, 324, 648, 1296, 2450, 5000, 10_000]
     wide = {"layout": {"width": "600px"}, "style": {"description_width": "130px"}}
     n = ipywidgets.SelectionSlider(
         options=[(f"{size:,}", size) for size in sizes], value=162, description="questions",
