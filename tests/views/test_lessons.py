@@ -93,7 +93,7 @@ def test_each_wrong_score_is_told_the_rule(right, wrong, rule):
         lessons.check_scores(space["scores"])
 
 
-CARD = {statement: verdict for statement, (verdict, _) in lessons._ABOUT_THE_CARD.items()}
+CARD = [verdict for verdict, _ in lessons._ABOUT_THE_CARD]
 
 
 def test_right_verdicts_on_the_card_pass(capsys):
@@ -101,13 +101,16 @@ def test_right_verdicts_on_the_card_pass(capsys):
     assert capsys.readouterr().out == "All 7 verdicts agree with ours.\n"
 
 
-@pytest.mark.parametrize("statement", CARD)
-def test_each_wrong_verdict_is_told_the_reason(statement):
-    for verdict in {"proved", "possible", "refuted"} - {CARD[statement]}:
-        with pytest.raises(lessons.NotYet, match=f"is {CARD[statement]}, not {verdict}: "):
-            lessons.check_card(CARD | {statement: verdict})
-    with pytest.raises(lessons.NotYet, match="needs one of proved, possible, refuted: Ellipsis"):
-        lessons.check_card(CARD | {statement: ...})
+@pytest.mark.parametrize("number", range(1, 8))
+def test_each_wrong_verdict_is_told_the_reason(number):
+    before, (own, *after) = CARD[: number - 1], CARD[number - 1 :]
+    for verdict in {"proved", "possible", "refuted"} - {own}:
+        with pytest.raises(lessons.NotYet, match=f"^statement {number} is {own}, not {verdict}: "):
+            lessons.check_card([*before, verdict, *after])
+    with pytest.raises(lessons.NotYet, match=f"statement {number}: use proved, possible or ref"):
+        lessons.check_card([*before, ..., *after])
+    with pytest.raises(lessons.NotYet, match="7 verdicts are needed, but there are 6"):
+        lessons.check_card(before + after)
 
 
 def test_the_verdicts_are_true():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -97,34 +97,33 @@ def _scores(gold: dict, answers: dict) -> tuple[float, float, float]:
 
 
 PROVED, POSSIBLE, REFUTED = "proved", "possible", "refuted"
-_ABOUT_THE_CARD = {  # statement in notebook 05: the verdict, and why
-    "the labels of MRR and LAcc are swapped": (PROVED, "MRR cannot exceed LAcc"),
-    "LAcc is k/162 for some k": (REFUTED, "103 of 162 prints as 63.58, and 104 of 162 as 64.20"),
-    "LAcc is the plain mean of five unrounded scores": (
-        POSSIBLE, "this rule can give 63.88, and nearly every other figure too"),
-    "LAcc is the weighted mean of five scores with two decimals": (
-        POSSIBLE, "this rule can give 63.88, and nearly every other figure too"),
-    "LAcc means 104 right answers of 162": (
-        POSSIBLE, "it is only true if the two-decimal rule is true and 7B4 has 28 right answers"),
-    "some questions were dropped": (POSSIBLE, "92 of 144 prints as 63.88 if it is truncated"),
-    "in batch 7B4, 28 of 34 answers were right": (
-        PROVED, "NVIDIA's notebook prints all digits of the official program, and only 28/34 fits"),
-}  # fmt: skip
+_ABOUT_THE_CARD = (  # in the order of notebook 05: the verdict on each statement, and why
+    (PROVED, "MRR cannot exceed LAcc"),
+    (REFUTED, "103 of 162 prints as 63.58, and 104 of 162 prints as 64.20"),
+    (POSSIBLE, "this rule can give 63.88, but also every other figure from 60.00 to 68.00"),
+    (POSSIBLE, "this rule can give 63.88, but also nearly every other figure"),
+    (POSSIBLE, "it is only true if the two-decimal rule is true and 7B4 has 28 right answers"),
+    (POSSIBLE, "92 of 144 is 63.888…, which gives 63.88 if it is truncated"),
+    (PROVED, "NVIDIA's notebook prints all digits of the official program, and only 28/34 fits"),
+)  # fmt: skip
 
 
-def check_card(mine: Mapping[str, str]) -> None:
-    """Check which statements about the model card a participant of notebook 05 calls proved.
+def check_card(mine: Sequence[str]) -> None:
+    """Check a participant's verdicts on the seven statements about the model card in notebook 05.
 
-    ``mine`` maps each statement to "proved", "possible" or "refuted". Raises ``NotYet`` for the
-    first statement with another verdict than ours, with the reason.
+    Each is "proved", "possible" or "refuted". Raises ``NotYet`` for the first verdict that differs
+    from ours, with the reason.
     """
-    for statement, (right, why) in _ABOUT_THE_CARD.items():
-        found = mine.get(statement)
+    if len(mine) != len(_ABOUT_THE_CARD):
+        raise NotYet(f"{len(_ABOUT_THE_CARD)} verdicts are needed, but there are {len(mine)}")
+    for number, (found, (right, why)) in enumerate(zip(mine, _ABOUT_THE_CARD, strict=True), 1):
         if found not in (PROVED, POSSIBLE, REFUTED):
-            raise NotYet(f'"{statement}" needs one of {PROVED}, {POSSIBLE}, {REFUTED}: {found!r}')
+            raise NotYet(
+                f"statement {number}: use {PROVED}, {POSSIBLE} or {REFUTED}, not {found!r}"
+            )
         if found != right:
-            raise NotYet(f'"{statement}" is {right}, not {found}: {why}')
-    print(f"All {len(_ABOUT_THE_CARD)} verdicts agree with ours.")
+            raise NotYet(f"statement {number} is {right}, not {found}: {why}")
+    print(f"All {len(mine)} verdicts agree with ours.")
 
 
 def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
