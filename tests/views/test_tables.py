@@ -185,3 +185,12 @@ def test_an_image_has_a_text_for_readers():
     figure, _ = figures.new_figure(2, 1, "t")
     page = tables.image_html(figure, 'a "b" & c')
     assert page.startswith('<img alt="a &quot;b&quot; &amp; c" src="data:image/png;base64,iVBOR')
+
+
+def test_the_name_of_the_index_is_in_the_header():
+    page = tables.table([{"seeds": 1, "margin": 4.2}], "seeds").to_html()
+    (head,) = re.findall("<thead>(.*?)</thead>", page, re.S)
+    assert head.count("<tr>") == 1 and head.index("seeds") < head.index("margin")
+    assert re.search(r"<th[^>]*>1</th>", page)
+    two = tables.table([{"a": 1, "b": 2, "c": 3}], ["a", "b"]).to_html()
+    assert "a</th>" in two and "b</th>" in two

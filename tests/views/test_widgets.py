@@ -123,4 +123,4 @@ def test_the_detective_finds_the_rule():
     averaging.value = "macro"
     assert shown.value.count(">yes<") == 1
     fixed.value = False
-    assert "2 decimals, the same for each batch, all batches free:" in saved(view)
+    assert "2 decimals, batches weighted equally, all batches free:" in saved(view)

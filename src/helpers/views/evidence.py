@@ -36,9 +36,7 @@ def published_rows(keys: Sequence[str] = KEYS) -> Rows:
             "system": claim.system,
             "as printed": _printed(claim.printed),
             "context": claim.protocol.context,
-            "training": claim.protocol.training,
             "epochs": claim.protocol.epochs,
-            "averaging": claim.protocol.averaging,
             "questions": claim.n or "unknown",
             "source": claim.source,
         }

@@ -152,14 +152,16 @@ def table(rows, index: str | list[str] | None = None, columns=None, digits: int 
     import pandas as pd
 
     df = pd.DataFrame(rows, columns=columns)
+    numbered = index is None and df.index.name is None and pd.api.types.is_integer_dtype(df.index)
     if index is not None:
         df = df.set_index(index)
+    if df.index.nlevels == 1:  # the name of the index needs no row of its own
+        df = df.rename_axis(index=None, columns=df.index.name or df.columns.name)
     style = df.style.format(precision=digits, thousands=",", escape="html")
     for axis in ("index", "columns"):
         style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
-    look = "text-align: left; vertical-align: top; white-space: pre-wrap"
+    look = "text-align: left; vertical-align: top; white-space: pre-wrap; padding: 3px 8px"
     style.set_table_attributes(WRITTEN).set_table_styles([{"selector": "th, td", "props": look}])
-    numbered = df.index.name is None and pd.api.types.is_integer_dtype(df.index)
     return style.hide(axis="index") if numbered else style
 
 

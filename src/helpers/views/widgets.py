@@ -154,8 +154,9 @@ def detective() -> View:
         description="each batch's score is", **wide,
     )  # fmt: skip
     averaging = ipywidgets.ToggleButtons(
-        options=[("weighted by questions", "weighted"), ("the same for each batch", "macro")],
-        description="weights of the batches", style={"description_width": "190px"},
+        options=[("by questions", "weighted"), ("equally", "macro")],
+        description="batches are weighted",
+        layout={"width": "600px"}, style={"description_width": "190px", "button_width": "130px"},
     )  # fmt: skip
     fixed = ipywidgets.Checkbox(
         True, description="fix batch 7B4 at 22 and 28 of 34", indent=False,
@@ -173,6 +174,7 @@ def detective() -> View:
 
     def page() -> str:
         batches = "7B4 fixed" if fixed.value else "all batches free"
-        return f"<p>{decimals.label}, {averaging.label}, {batches}:</p>{shown.value}"
+        rule = f"{decimals.label}, batches weighted {averaging.label}, {batches}"
+        return f"<p>{escape(rule)}:</p>{shown.value}"
 
     return View([decimals, averaging, fixed, shown], page)
