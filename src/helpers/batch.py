@@ -263,15 +263,17 @@ def spread(results: Sequence[Mapping]) -> str:
 
 
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
-    """Compare finished runs; write ``results.json``, ``results.md`` and figures to ``output``.
+    """Compare finished runs; write the results, the ranks and figures to ``output``.
 
-    If ``readme`` is given, also replace the table between the two markers in that Markdown file.
+    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If
+    ``readme`` is given, also replace the table between the two markers in that Markdown file.
     Prints the table, the paired differences between configurations, and the verdicts.
     """
     from helpers.views import figures  # importing matplotlib takes a second
 
-    found = [compare.read(folder) for folder in folders]
-    ours, theirs = compare.rows(found), compare.published()
+    found = [compare.read(path) for path in folders if path.suffix != ".json"]
+    others = [compare.read_row(path) for path in folders if path.suffix == ".json"]
+    ours, theirs = [*compare.rows(found), *others], compare.published()
     other = [row for row in ours if row["n"] != theirs[0]["n"]]
     if readme and other:
         raise InputError(
@@ -285,6 +287,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     page = compare.page(ours, theirs, changes, verdicts)
     data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": verdicts}
     write_json(output / "results.json", data)
+    write_json(output / "ranks.json", compare.shared_ranks(found))
     write_text(output / "results.md", page)
     figures.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
     for runs in compare.group(found):
@@ -398,7 +401,10 @@ def _parser() -> argparse.ArgumentParser:
 
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
-    sub.add_argument("folders", nargs="+", **finished)
+    sub.add_argument(
+        "folders", nargs="+", type=Path, metavar="PATH",
+        help="folder of a finished run, or a file from score_system.py --json",
+    )  # fmt: skip
     place = "output folder (default: runs/table)"
     sub.add_argument("--output", type=Path, default="runs/table", metavar="DIR", help=place)
     marks = "also put the table between the markers in this Markdown file"

@@ -28,12 +28,16 @@ _CAPTIONS = {
     "sources": "Uncertainty of the scores due to the choice of questions (line) and seed "
     "(circles).",
     "switches": "The scores of this run under different protocols.",
-    "forest": "This run (filled markers) and published rows on the same questions (hollow "
-    "markers). Rows with a different context or different training data are different experiments.",
     "failures": "The outcome of every test question, and why the first answer is wrong.",
+    "forest": "This run, real runs that come with the kit (all with filled markers) and published "
+    "rows on the same questions (hollow markers). Rows with a different context or different "
+    "training data are different experiments.",
     "loss": "Training loss and learning rate at each step.",
 }
-_ALONE = "This run. Published rows are not shown, because they are about different questions."
+_WITHOUT_THIS = (
+    "Real runs that come with the kit (filled markers) and published rows on the same questions "
+    "(hollow markers). This run is not shown, because it answered different questions."
+)
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -97,7 +101,9 @@ def _ran_with(path: Path, settings: Settings) -> bool:
 
 def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _ALONE}
+    captions = (
+        _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _WITHOUT_THIS}
+    )
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)
