@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -19,8 +20,8 @@ SECONDS = 60
 class Page:
     """One tab. Offline from the start, so that a page that needs a network fails."""
 
-    def __init__(self, socket):
-        self._socket, self._numbers = socket, itertools.count(1)
+    def __init__(self, socket, process):
+        self._socket, self._numbers, self._process = socket, itertools.count(1), process
         self.send("Page.enable")
         self.send("Network.enable")
         self.send(
@@ -63,6 +64,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
+    def cpu_seconds(self):
+        """Return the CPU time of all processes of this browser so far."""
+        browser = psutil.Process(self._process)
+        times = [one.cpu_times() for one in [browser, *browser.children(recursive=True)]]
+        return sum(time.user + time.system for time in times)
+
     def press(self, key):
         for kind in ("keyDown", "keyUp"):
             text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
@@ -79,7 +86,7 @@ class Page:
 
 @contextmanager
 def chromium(folder, width=1400, height=900):
-    """Start Chromium with an empty profile in ``folder`` and yield a page; skip if it is missing."""
+    """Start Chromium with an empty profile in ``folder``, yield a page; skip if it is missing."""
     websocket = pytest.importorskip("websocket")  # from websocket-client, a part of JupyterLab
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if not program:
@@ -100,7 +107,7 @@ def chromium(folder, width=1400, height=900):
         tab = next(tab for tab in tabs if tab["type"] == "page")
         socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=SECONDS)
         try:
-            page = Page(socket)
+            page = Page(socket, process.pid)
             page.size(width, height)
             yield page
         finally:

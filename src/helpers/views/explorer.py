@@ -99,7 +99,8 @@ def panel(run: str | Path, other: str | Path | None = None, height: int = 780) -
 def content(run: str | Path, other: str | Path | None = None) -> dict:
     """Return everything that the page shows, as JSON values.
 
-    All offsets count characters (code points), and all probabilities are from 0 to 1.
+    All offsets count characters (code points), and all probabilities are from 0 to 1. The spans of
+    a snippet are one string: start, end and probability of the first span, then of the second, ….
     """
     batches = _batches(Path(run))
     ours = _read(Path(run), list(batches))
@@ -190,10 +191,14 @@ def _row(question: Question, batch: str, ours: _System, theirs: _System | None) 
         same = [(example, nbest) for example, nbest in pairs if example.context == context]
         example, nbest = same[0]
         spans, inside = _golds(context, golds)
-        shown = [c for n, c in enumerate(nbest) if not n or c.probability >= _SHOWN]
         snippet = {"text": context, "document": example.document, "times": len(same)}
         snippet |= {"golds": spans, "inside": inside, "other": best.get(context)}
-        snippet["spans"] = [(c.start, c.end, round(c.probability, 4)) for c in shown]
+        # In one string, because a browser reads a million small arrays slowly.
+        snippet["spans"] = " ".join(
+            f"{c.start} {c.end} {round(c.probability, 4)}"
+            for n, c in enumerate(nbest)
+            if not n or c.probability >= _SHOWN
+        )
         row["snippets"].append(snippet)
     return row
 
