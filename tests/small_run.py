@@ -69,7 +69,7 @@ def small_run(folder, merge="sum", swapped=False):
     if swapped:
         answers[:2] = answers[1::-1]
     write_answers(folder / "answers" / "b1.json", {"q1": answers, "q2": ["lime"]})
-    why = "right" if swapped else "lost in the vote"
+    why = "" if swapped else "lost in the vote"
     rows = [
         ("q1", bodies["q1"], "TNF-α ", answers[0], 1 if swapped else 2, 1.5, "in a snippet", why),
         ("q2", bodies["q2"], "ascorbic", "lime", 0, 1.0, "only inside a word", "other type"),

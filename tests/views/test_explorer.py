@@ -78,7 +78,7 @@ def test_two_runs_are_compared_by_question_and_snippet(run):
     first = found["questions"][0]
     assert found["other"] == "two"
     assert (first["rank"], first["other"]["rank"]) == (2, 1)
-    assert first["other"]["labels"] == ["in a snippet", "right"]
+    assert first["other"]["labels"] == ["in a snippet", "(it is right)"]
     assert first["snippets"][1]["other"] == ["TNF-α", 0.6]
 
 
@@ -96,12 +96,12 @@ def test_a_folder_of_answers_can_be_compared_too(run):
         explorer.page(run, run / "squad")
 
 
-def test_axes_follow_the_columns_of_the_table(run):
+def test_a_run_without_axes_has_no_labels(run):
     table = pd.read_csv(run / "errors.csv", dtype=str, keep_default_na=False)
-    old = table.drop(columns=list(explorer.AXES)).assign(cause="outvoted")
-    old.to_csv(run / "errors.csv", index=False)
+    table.drop(columns="failure").to_csv(run / "errors.csv", index=False)
     found = data_of(explorer.page(run))
-    assert found["axes"] == ["cause"] and found["questions"][0]["labels"] == ["outvoted"]
+    assert found["axes"] == ["where the gold answer is"]
+    assert found["questions"][0]["labels"] == ["in a snippet"]
     (run / "errors.csv").unlink()
     found = data_of(explorer.page(run))
     assert found["axes"] == [] and found["questions"][0]["labels"] == []

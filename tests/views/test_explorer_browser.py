@@ -131,7 +131,7 @@ def test_a_link_opens_its_question_even_if_the_answer_is_right(show, tmp_path):
     page = explorer.page(small_run(tmp_path / "one", swapped=True))
     assert show(page).run("texts('h2')") == ["Which acid?"]  # the first wrong one
     assert show(page, "#id=q1").run("texts('h2')") == ["Which <b>cytokine</b> costs $5 or $6?"]
-    assert show(page).run("location.hash") == "#id=q2"
+    show(page).wait("location.hash === '#id=q2'")
 
 
 def test_every_control_has_a_name_and_nothing_overflows(show, tmp_path):
@@ -213,7 +213,7 @@ ACTIONS = [
 def test_10000_questions_stay_small_and_fast(show, browser):
     """Times are CPU seconds of all Chromium processes, because other programs may be running.
 
-    Opening counts in the best of three attempts. Each action is repeated, with its layout.
+    The best of three attempts counts. Each action is repeated five times, with its layout.
     """
     text = explorer.render(many(10_000))
     assert len(text) < 20_000_000
@@ -225,7 +225,9 @@ def test_10000_questions_stay_small_and_fast(show, browser):
 
     opened = min(seconds(show, text) for _ in range(3))
     repeat = "for (let n = 0; n < 5; n++) {{ {}; document.body.offsetHeight; }}"
-    slowest = max(seconds(browser.run, repeat.format(action)) / 5 for action in ACTIONS)
+    slowest = max(
+        min(seconds(browser.run, repeat.format(action)) / 5 for _ in range(3)) for action in ACTIONS
+    )
     print(f"{len(text) / 1e6:.1f} MB, opens in {opened:.2f} s, filters in {slowest:.3f} s")
     assert opened < 2
     assert slowest < 0.1

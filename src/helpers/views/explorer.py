@@ -33,10 +33,9 @@ from helpers.run.folder import MANIFEST
 from helpers.scoring.metrics import hit_rank, lower
 
 PAGE = "explorer.html"
-# The columns of errors.csv that the page can filter by. The old column ``cause`` is used only if
-# the file has neither of the two axes.
+# The columns of errors.csv that the page can filter by, and their names on the page.
 AXES = {"gold_place": "where the gold answer is", "failure": "why the first answer is wrong"}
-_CAUSE = {"cause": "cause"}
+_NO_FAILURE = "(it is right)"  # instead of an empty failure
 _TEMPLATE = Path(__file__).with_name("explorer.html.jinja")
 _SHOWN = 0.001  # less probable spans have no visible bar
 _LARGEST_PANEL = 5_000_000  # characters; a notebook with a larger output opens slowly
@@ -116,7 +115,7 @@ def content(run: str | Path, other: str | Path | None = None) -> dict:
         "run": ours.name,
         "other": theirs.name if theirs else None,
         "merge": ours.merge,
-        "axes": [(AXES | _CAUSE)[column] for column in ours.axes],
+        "axes": [AXES[column] for column in ours.axes],
         "questions": rows,
     }
 
@@ -162,7 +161,7 @@ def _labels(folder: Path, answers: Mapping[str, Mapping[str, Sequence[str]]]) ->
     if not path.is_file():
         return (), {}
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    axes = [column for column in AXES if column in table] or list(_CAUSE)
+    axes = [column for column in AXES if column in table]
     labels = {}
     for row in table.to_dict("records"):
         first = [*answers.get(row["batch"], {}).get(row["id"], ()), ""][0]
@@ -171,7 +170,7 @@ def _labels(folder: Path, answers: Mapping[str, Mapping[str, Sequence[str]]]) ->
                 f"{path}: does not belong to the answers in this run ({row['id']}); "
                 "run notebook 04_error_analysis again"
             )
-        labels[row["batch"], row["id"]] = [row[axis] for axis in axes]
+        labels[row["batch"], row["id"]] = [row[axis] or _NO_FAILURE for axis in axes]
     return axes, labels
 
 
@@ -237,10 +236,11 @@ def _result(question: Question, batch: str, system: _System, contexts: Sequence[
 
 def _golds(context: str, golds: Sequence[str]) -> tuple[list[tuple[int, int]], bool]:
     """Return the gold answers in a context, and whether they occur only inside words."""
-    if found := gold_spans(context, golds):
+    forms = {form for gold in golds for form in (gold, " ".join(gold.split()))}
+    if found := gold_spans(context, forms):
         return [(span.start, span.end) for span in found], False
     folded, inside = fold(context), set()
-    for term in search_terms(golds):
+    for term in search_terms(forms):
         start = folded.find(term)
         while start >= 0:
             inside.add((start, start + len(term)))
