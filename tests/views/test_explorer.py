@@ -155,7 +155,7 @@ class Tags(HTMLParser):
 TEXT = st.lists(st.sampled_from(HOSTILE) | st.text(max_size=8), max_size=6).map("".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(TEXT, TEXT)
 def test_no_text_of_a_run_becomes_html(text, name):
     found = one_question(text) | {"run": name, "other": name}
