@@ -1,6 +1,6 @@
-"""Widgets for asking the model questions and for browsing its errors.
+"""A widget for asking the model questions.
 
-Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
+The call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
 """
 
@@ -11,15 +11,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets
-import pandas as pd
 from IPython.display import display
 
-from helpers.data.squad import Example
-from helpers.scoring import errors
 from helpers.views import tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
-_LONGEST = 90  # maximum number of characters per question in the menu
 
 
 class View:
@@ -81,36 +77,3 @@ def _answer(reader, question: str, context: str) -> str:
         return f"<p>{escape(str(error))}</p>"
     marked = tables.highlight(context, [], nbest[0] if nbest else None)
     return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
-
-
-def browse(
-    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
-) -> View:
-    """Return menus for causes and questions of ``errors.table``, with up to ``most`` snippets."""
-    by_id = {row["id"]: row for row in df.to_dict("records")}
-    present = df["cause"].value_counts() if len(df) else {}
-    causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
-    wrong = [name for _, name in causes if name != errors.RIGHT]
-    first = wrong[0] if wrong else (causes[0][1] if causes else None)
-    cause = ipywidgets.Dropdown(options=causes, value=first, description="cause", **_FIELD)
-    question = ipywidgets.Dropdown(description="question", **_FIELD)
-    shown = ipywidgets.HTML()
-
-    def show(_=None):
-        row = by_id.get(question.value)
-        shown.value = (
-            tables.LEGEND + tables.case_html(row, examples, candidates, most)
-            if row
-            else "<p>There are no questions to show.</p>"
-        )
-
-    def fill(_=None):
-        rows = [row for row in by_id.values() if row["cause"] == cause.value]
-        question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu does not select new options by itself
-        show()
-
-    cause.observe(fill, "value")
-    question.observe(show, "value")
-    fill()
-    return View([cause, question, shown], lambda: shown.value)
