@@ -33,6 +33,7 @@ RUN = {
     "python data_scripts/bioasq_to_squad.py src/helpers/mini_data/BioASQ-training-mini.json": "",
     "from helpers.config import from_parameters": "",
     "import torch": "",  # the model card's
+    "from helpers.views import explorer": "",
     ".venv/bin/papermill notebooks/02_bioasq_to_squad.ipynb out.ipynb": "out.ipynb",
 }
 _FETCH = ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1"

@@ -4,10 +4,13 @@ import os
 import time
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from helpers.config import from_parameters
+from helpers.data.squad import Example
+from helpers.model.decoding import Candidate, write_nbest
 from helpers.run import report
 from helpers.run.folder import Run
 
@@ -102,3 +105,30 @@ def test_a_notebook_that_cannot_be_read_is_left_out(run):
     text = path.read_text()
     path.write_text(f"<<<<<<<{text}")
     assert report.keep_notebooks(run) == [NAME]
+
+
+def test_the_example_is_the_worst_error_with_a_marked_snippet(run):
+    context = "It is not IL-6 but TNF-alpha."
+    nbest = [Candidate("not IL-6", 6, 14, 1.0, 1.0, 0.9)]
+    rows = [
+        {"id": f"q{n}", "batch": "b", "question": "Which?", "gold": "x", "synonyms": synonyms,
+         "answer": "NA", "score": score, "rank": rank, "with_answer": found}
+        for n, (synonyms, score, rank, found) in enumerate([
+            ("zinc", 3.0, 0, 0), ("IL-6 | TNF-alpha ", 2.0, 0, 1), ("iron", 1.0, 0, 1),
+            ("gold", 9.0, 1, 1),
+        ])
+    ]  # fmt: skip
+    assert report._example(run) is None
+    pd.DataFrame(rows).to_csv(run.folder / "errors.csv", index=False)
+    examples = [Example("q1_001", "q1", "", "none"), Example("q1_002", "q1", "", context)]
+    write_nbest(run.folder / "nbest" / "b.jsonl", examples, [[], nbest])
+    found = report._example(run)
+    assert (found["id"], found["answer"], found["golds"]) == ("q1", "NA", ["IL-6", "TNF-alpha "])
+    assert found["pieces"] == [
+        ("It is ", False, False), ("not ", False, True), ("IL-6", True, True),
+        (" but ", False, False), ("TNF-alpha", True, False), (".", False, False),
+    ]  # fmt: skip
+    pd.DataFrame(rows[:1]).to_csv(run.folder / "errors.csv", index=False)
+    assert report._example(run)["id"] == "q0"  # no error has its gold answer in a snippet
+    pd.DataFrame(rows[3:]).to_csv(run.folder / "errors.csv", index=False)
+    assert report._example(run) is None

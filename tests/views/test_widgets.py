@@ -12,7 +12,6 @@ from tiny import tiny_examples, tiny_reader
 from helpers.config import InputError
 from helpers.data.squad import Example
 from helpers.model.decoding import Candidate
-from helpers.scoring import errors
 from helpers.views import tables, widgets
 
 
@@ -43,10 +42,10 @@ def test_ask_answers_at_once_and_on_the_button():
     assert "no question mark in &lt;question&gt;" in shown.value
 
 
-def test_static_pages_are_protected_from_mathjax(cases):
-    for view in (widgets.ask(Parrot(), "Is it $5 or $6?", "$7 <script>"), widgets.browse(*cases)):
-        assert re.match(rf'<div class="[\w-]+"><div {tables.WRITTEN}>', saved(view))
-        assert "<script>" not in saved(view)
+def test_the_static_page_is_protected_from_mathjax():
+    view = widgets.ask(Parrot(), "Is it $5 or $6?", "$7 <script>")
+    assert re.match(rf'<div class="[\w-]+"><div {tables.WRITTEN}>', saved(view))
+    assert "<script>" not in saved(view)
 
 
 def test_ask_without_text_says_what_to_do():
@@ -54,41 +53,6 @@ def test_ask_without_text_says_what_to_do():
     assert "Type a question" in saved(view)
     view = widgets.ask(Parrot(), "Why?", " \n")
     assert "Type a question" in saved(view)
-
-
-@pytest.fixture
-def cases():
-    def row(number, failure):
-        return {
-            "id": f"q{number}", "batch": "b", "question": f"Q{number} <?> " + "long " * 30,
-            "gold": "zinc", "synonyms": ("zinc",), "answer": "iron", "score": 1.0, "rank": 0,
-            "failure": failure, "gold_place": errors.IN_SNIPPET,
-        }  # fmt: skip
-
-    df = pd.DataFrame([row(1, ""), row(2, errors.VOTE), row(3, errors.VOTE)])
-    contexts = ("Right zinc.", "Iron and no more.", "Other iron.")
-    examples = [Example(f"q{n}_001", f"q{n}", "", text) for n, text in enumerate(contexts, 1)]
-    return df, examples, [[], [Found("Iron", 0, 4, 0.5)], []]
-
-
-def test_browse_starts_with_an_error_and_follows_the_menus(cases):
-    view = widgets.browse(*cases)
-    failure, question, shown, _ = view.widget.children
-    assert failure.value == errors.VOTE
-    assert [label for label, _ in failure.options] == ["lost in the vote (2)", "right (1)"]
-    assert [name for _, name in question.options] == ["q2", "q3"]
-    assert all(len(label) <= 90 for label, _ in question.options)
-    assert "Iron</span> and no more" in saved(view)
-    question.value = "q3"
-    assert "Other iron" in saved(view) and "no more" not in saved(view)
-    failure.value = ""
-    assert "zinc</b>." in shown.value and tables.LEGEND in shown.value
-
-
-def test_browse_without_errors_or_without_questions(cases):
-    df, examples, found = cases
-    assert "Right" in saved(widgets.browse(df[:1], examples, found))
-    assert "no questions" in saved(widgets.browse(df[:0], examples, found))
 
 
 @pytest.fixture
@@ -128,21 +92,6 @@ def test_decoding_prefers_the_confident_snippet_by_max(lists):
     merge.value = "max"
     assert "SAcc 50.0" in panel.value and panel.value != before
     assert panel.value.index("zinc &lt;b&gt; ✓") < panel.value.index("iron")
-
-
-def test_the_widget_hides_only_its_own_static_page(cases):
-    one, two = widgets.browse(*cases), widgets.browse(*cases)
-    name = re.search('class="([^"]+)"', saved(one))[1]
-    assert f".{name} {{ display: none }}" in one.widget.children[-1].value
-    assert name not in two.widget.children[-1].value
-    assert "text/plain" in one.outputs()[1]
-
-
-def test_displaying_shows_page_and_widget(cases, monkeypatch):
-    shown = []
-    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
-    widgets.browse(*cases)._ipython_display_()
-    assert len(shown) == 2 and "Iron" in shown[0]["text/html"]
 
 
 def test_windows_are_cut_again_when_a_slider_moves():
@@ -185,3 +134,18 @@ def test_the_detective_finds_the_rule():
     assert shown.value.count(">yes<") == 1
     fixed.value = False
     assert "2 decimals, batches weighted equally, all batches free:" in saved(view)
+
+
+def test_the_widget_hides_only_its_own_static_page():
+    one, two = widgets.ask(Parrot()), widgets.ask(Parrot())
+    name = re.search('class="([^"]+)"', saved(one))[1]
+    assert f".{name} {{ display: none }}" in one.widget.children[-1].value
+    assert name not in two.widget.children[-1].value
+    assert "text/plain" in one.outputs()[1]
+
+
+def test_displaying_shows_page_and_widget(monkeypatch):
+    shown = []
+    monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
+    widgets.ask(Parrot(), "Which?", "Iron.")._ipython_display_()
+    assert len(shown) == 2 and "Iron" in shown[0]["text/html"]

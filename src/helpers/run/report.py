@@ -6,21 +6,27 @@ import base64
 import json
 import math
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import jinja2
 import nbformat
+import pandas as pd
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from helpers.config import ROOT, Settings, from_parameters
 from helpers.data.bioasq import read_json
+from helpers.data.spans import gold_spans
 from helpers.io import write_text
+from helpers.model.decoding import read_nbest
 from helpers.run.folder import Run, as_recorded
 from helpers.run.provenance import notebook_parameters
 from helpers.run.scores import score_table
-from helpers.scoring.claims import TEST_7B
+from helpers.scoring import errors
+from helpers.scoring.claims import TEST_7B, judge, summarize
 
 _CAPTIONS = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
@@ -54,6 +60,9 @@ def write_report(run: Run) -> Path:
         manifest=manifest,
         scores=scores,
         table=score_table(scores),
+        verdicts=summarize(judge([scores])),
+        example=_example(run),
+        explorer=(run.folder / "explorer.html").is_file(),
         figures=_figures(run, scores["pooled"]["n"]),
         notebooks=_notebooks(run, manifest),
     )
@@ -109,6 +118,41 @@ def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
         (base64.b64encode(path.read_bytes()).decode(), caption)
         for path, caption in paths.items()
         if path.is_file()
+    ]
+
+
+def _example(run: Run) -> dict | None:
+    """Return the worst error (see ``errors.worst``) as a row of the error table, if there is one.
+
+    ``golds`` lists all gold answers. ``pieces`` is a snippet as (text, is part of a gold answer, is
+    part of the best span), preferably a snippet that contains a gold answer.
+    """
+    if not (run.folder / "errors.csv").is_file():
+        return None
+    texts = dict.fromkeys(("id", "batch", "question", "gold", "synonyms", "answer"), str)
+    table = pd.read_csv(run.folder / "errors.csv", keep_default_na=False, dtype=texts)
+    rows = pd.concat([errors.worst(table, 1), errors.worst(table, 1, answerable=False)])
+    if rows.empty:
+        return None
+    row = rows.iloc[0].to_dict()
+    row["golds"], found = row["synonyms"].split(" | "), []
+    for example, nbest in read_nbest(run.folder / "nbest" / f"{row['batch']}.jsonl"):
+        if example.question_id == row["id"]:
+            spans = gold_spans(example.context, row["golds"])
+            found.append((not spans, _pieces(example.context, spans, nbest[:1])))
+    row["pieces"] = min(found, key=lambda one: one[0])[1] if found else []
+    return row
+
+
+def _pieces(context: str, golds: Sequence, best: Sequence) -> list[tuple[str, bool, bool]]:
+    edges = {0, len(context)}.union(*((span.start, span.end) for span in (*golds, *best)))
+    return [
+        (
+            context[low:high],
+            any(span.start <= low and high <= span.end for span in golds),
+            any(span.start <= low and high <= span.end for span in best),
+        )
+        for low, high in pairwise(sorted(edges))
     ]
 
 

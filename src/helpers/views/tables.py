@@ -10,18 +10,15 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from helpers.data.spans import gold_spans
-from helpers.data.squad import Example, by_question
-from helpers.scoring.metrics import hit_rank, lower
+from helpers.scoring.metrics import hit_rank
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 # These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to ignore an element.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
@@ -45,7 +42,7 @@ def cut(text: str, length: int = 34) -> str:
 
 
 def highlight(context: str, gold: Iterable, predicted=None) -> str:
-    """Return a context as HTML, with the answers marked as ``LEGEND`` explains.
+    """Return a context as HTML: gold answers bold and underlined, and the prediction in a box.
 
     ``gold`` and ``predicted`` have ``start`` and ``end`` in characters. Spans may overlap or touch.
     """
@@ -67,58 +64,6 @@ def _bold(text: str, golden: Sequence[bool]) -> str:
         piece = escape("".join(character for _, character in run))
         pieces.append(f'<b style="{_GOLD_STYLE}">{piece}</b>' if is_gold else piece)
     return "".join(pieces)
-
-
-LEGEND = (
-    f'<p>How to read this: <b style="{_GOLD_STYLE}">bold, underlined</b> text is a gold answer, '
-    f'<span style="{_BOX_STYLE}">boxed</span> text is the model\'s best span in this snippet, and '
-    f'<span style="{_BOX_STYLE}"><b style="{_GOLD_STYLE}">their overlap</b></span> has both. '
-    "The percentage is the best span's share of its list, which is not a confidence.</p>"
-)
-
-
-def case_html(
-    row: Mapping, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
-) -> str:
-    """Return one row of ``errors.table`` as HTML, with each snippet's best span and its share.
-
-    Identical snippets are shown once. If there are more than ``most`` snippets, those with a gold
-    answer and those whose best span is the top answer come first, and the rest are only counted.
-    """
-    pairs = by_question(examples, candidates).get(row["id"], [])
-    times = Counter(example.context for example, _ in pairs)
-    best = {example.context: nbest[0] if nbest else None for example, nbest in pairs}
-    gold = {context: gold_spans(context, row["synonyms"]) for context in best}
-    answer = lower(row["answer"])
-
-    def is_dull(context: str) -> bool:
-        return not (gold[context] or (best[context] and lower(best[context].text) == answer))
-
-    items = []
-    for context in sorted(best, key=is_dull)[:most]:
-        chance = f"{best[context].probability:.0%}" if best[context] else "no span"
-        again = f" <i>(occurs {times[context]} times)</i>" if times[context] > 1 else ""
-        text = f"<b>{chance}</b>&ensp;{highlight(context, gold[context], best[context])}"
-        items.append(f'<li style="margin:4px 0">{text}{again}</li>')
-    more = f"<i>and {len(best) - len(items)} more</i>" if len(best) > len(items) else ""
-    synonyms = " | ".join(map(visible, row["synonyms"]))
-    return (
-        f'<div {WRITTEN} style="margin:0 0 14px;padding:6px 12px;border-left:3px solid #6f93b3">'
-        f"<b>{escape(row['question'])}</b><br>"
-        f"answer: <b>{escape(row['answer'] or '(none)')}</b>; gold: <b>{escape(synonyms)}</b><br>"
-        f"{escape(row['batch'])}, score {row['score']:.2f}, failure: "
-        f"<i>{escape(row['failure'] or 'none')}</i>, gold_place: <i>{escape(row['gold_place'])}</i>"
-        f'<ul style="margin:4px 0 0;line-height:1.7">{"".join(items) or "<li>no snippet</li>"}</ul>'
-        f"{more}</div>"
-    )
-
-
-def cases_html(
-    rows: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 4
-) -> str:
-    """Return the legend, followed by ``case_html`` for each row."""
-    cases = [case_html(row, examples, candidates, most) for row in rows.to_dict("records")]
-    return LEGEND + ("".join(cases) or "<p>There are no such cases.</p>")
 
 
 def nbest_html(nbest: Sequence, most: int = 5) -> str:

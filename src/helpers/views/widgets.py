@@ -1,6 +1,6 @@
 """Widgets for asking the model questions, for browsing its errors, and for trying out windows.
 
-Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
+The call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
 """
 
@@ -14,21 +14,18 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets
-import pandas as pd
 from IPython.display import display
 
 from helpers.config import MERGES
 from helpers.data.squad import Example
 from helpers.model.decoding import rank_answers
 from helpers.model.features import make_windows
-from helpers.scoring import errors
 from helpers.scoring.confidence import at_temperature
 from helpers.scoring.metrics import hit_rank, question_values
 from helpers.scoring.uncertainty import exact_interval
 from helpers.views import evidence, figures, tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
-_LONGEST = 90  # maximum number of characters per question in the menu
 
 
 class View:
@@ -90,39 +87,6 @@ def _answer(reader, question: str, context: str) -> str:
         return f"<p>{escape(str(error))}</p>"
     marked = tables.highlight(context, [], nbest[0] if nbest else None)
     return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
-
-
-def browse(
-    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
-) -> View:
-    """Return menus for failures and questions of ``errors.table``, with up to ``most`` snippets."""
-    by_id = {row["id"]: row for row in df.to_dict("records")}
-    present = df["failure"].value_counts() if len(df) else {}
-    names = [name for name in (*errors.FAILURES, "") if name in present]
-    options = [(f"{name or errors.RIGHT} ({present[name]})", name) for name in names]
-    first = names[0] if names else None
-    failure = ipywidgets.Dropdown(options=options, value=first, description="failure", **_FIELD)
-    question = ipywidgets.Dropdown(description="question", **_FIELD)
-    shown = ipywidgets.HTML()
-
-    def show(_=None):
-        row = by_id.get(question.value)
-        shown.value = (
-            tables.LEGEND + tables.case_html(row, examples, candidates, most)
-            if row
-            else "<p>There are no questions to show.</p>"
-        )
-
-    def fill(_=None):
-        rows = [row for row in by_id.values() if row["failure"] == failure.value]
-        question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu does not select new options by itself
-        show()
-
-    failure.observe(fill, "value")
-    question.observe(show, "value")
-    fill()
-    return View([failure, question, shown], lambda: shown.value)
 
 
 _SHORTEST = 24  # fewest tokens of the context per window that the slider offers
