@@ -29,23 +29,27 @@ _ANSWER = "What we measured"
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
 _DEF = re.compile(r"^def (\w+)\(", re.M)
 
+_TASK = "Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below it."
 _HEAD = {
-    "Exercises": """\
-# Exercises for notebook {title}
-
-Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below it. A check says what is
-still wrong. [The solutions](solutions/{name}) are in a separate notebook.""",
-    "Solutions": """\
-# Solutions for notebook {title}
-
-These are solutions of [the exercises](../{name}), with the results that we measured.""",
+    "exercises": (
+        "# Exercises for notebook {title}",
+        f"{_TASK} A check says what is still wrong. [The solutions](solutions/{{name}}) are in a separate notebook.",
+    ),
+    "solutions": (
+        "# Solutions for notebook {title}",
+        "These are solutions of [the exercises](../{name}), with the results that we measured.",
+    ),
+    "course": (
+        "# Exercises for notebook {title}",
+        f"{_TASK} A check says what is still wrong. After you submit this notebook, the grading runs further checks.",
+    ),
 }
-_READS = """\
-This notebook reads a run and does not change it. Run notebooks 00 to {number} first, or run `make walkthrough` and
-set `run = "mini"` in the next cell.
-
-*`data_scripts/make_exercises.py` has generated this notebook from `notebooks/{name}`. To change an exercise, edit it
-there.*"""
+_READS = (
+    "This notebook reads a run and does not change it. Run notebooks 00 to {number} first, or run `make walkthrough` "
+    'and set `run = "mini"` below.',
+    "*`data_scripts/make_exercises.py` generated this notebook from `notebooks/{name}`. To change an exercise, change "
+    "it there.*",
+)
 
 
 @dataclass(frozen=True)
@@ -142,22 +146,31 @@ def _practice(path: Path, group: Sequence[NotebookNode]) -> Iterator[Part]:
 
 
 def notebook(path: Path, kind: str) -> NotebookNode:
-    """Return the notebook of a kind ("Exercises" or "Solutions") for the numbered notebook."""
-    blank = kind == "Exercises"
-    title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
-    facts = {"title": title, "name": path.name, "number": path.name[:2]}
-    head = "\n\n".join(text.format(**facts) for text in (_HEAD[kind], _READS))
-    cells = [nbformat.v4.new_markdown_cell(head, id="generated-head")]
+    """Return the generated notebook of a kind ("exercises" or "solutions") for ``path``."""
+    cells = [head(path, kind)]
+    if kind == "exercises":
+        cells.append(import_cell())
     for part in read(path):
-        if part.role == "answer" and blank:
-            continue
         cell = plain(part.cell)
-        if blank and part.role == "solution":
+        if kind == "exercises" and part.role == "solution":
             cell.source = blanked(cell.source)
-        cells.append(cell)
-    if blank:
-        cells.insert(1, not_yet())
+        if kind == "solutions" or part.role != "answer":
+            cells.append(cell)
     return nbformat.v4.new_notebook(cells=cells, metadata=nbformat.read(path, 4).metadata)
+
+
+def head(path: Path, kind: str) -> NotebookNode:
+    """Return the first cell of a notebook of a kind ("exercises", "solutions" or "course")."""
+    title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
+    text = "\n\n".join((*_HEAD[kind], *_READS))
+    source = text.format(title=title, name=path.name, number=path.name[:2])
+    return nbformat.v4.new_markdown_cell(source, id="generated-head")
+
+
+def import_cell() -> NotebookNode:
+    """Return the cell that imports what a stub raises."""
+    source = "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet"
+    return nbformat.v4.new_code_cell(source, id="generated-import")
 
 
 def plain(cell: NotebookNode) -> NotebookNode:
@@ -170,12 +183,6 @@ def plain(cell: NotebookNode) -> NotebookNode:
     if cell.cell_type == "code":
         copy.update(outputs=[], execution_count=None)
     return copy
-
-
-def not_yet() -> NotebookNode:
-    """Return the cell that imports what a stub raises."""
-    source = "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet"
-    return nbformat.v4.new_code_cell(source, id="generated-import")
 
 
 def blanked(source: str) -> str:
@@ -211,7 +218,7 @@ def check(folder: Path = NOTEBOOKS) -> list[str]:
 
 
 def _places(folder: Path) -> dict[str, Path]:
-    return {"Exercises": folder / "exercises", "Solutions": folder / "exercises" / "solutions"}
+    return {"exercises": folder / "exercises", "solutions": folder / "exercises" / "solutions"}
 
 
 def _generated(folder: Path) -> dict[Path, str]:
