@@ -51,12 +51,16 @@ def cells():
         _cell("reading-text", "## Only to read", "lesson"),
         _cell("reading", "def half(number):\n    return number / 2", "lesson"),
         _cell("normal", "half(3)"),
-        _cell("heading", "## Exercises", "exercise"),
+        _cell("heading", "## Exercises\n\nThe solutions are collapsed.", "exercise"),
     ]
     for n in "123":
         solution = f"### BEGIN SOLUTION\nanswer_{n} = {n} * base\n### END SOLUTION"
         found += [
-            _cell(f"statement-{n}", f"## Next\n### Exercise 02.{n} · Title (1 minute)", "exercise"),
+            _cell(
+                f"statement-{n}",
+                f"## See [it](../src/x.py)\n### Exercise 02.{n} · Title (1 minute)",
+                "exercise",
+            ),
             _cell(f"solution-{n}", solution, "exercise"),
             _cell(f"check-{n}", f'assert answer_{n} > 0, "answer_{n} must be > 0"', "exercise"),
             _cell(f"measured-{n}", "<details><summary>What we measured</summary>", "exercise"),

@@ -7,6 +7,7 @@ worth one point. The hidden checks are in ``checks/``, which nbgrader never copi
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -95,24 +96,15 @@ def notebook(path: Path, run: str) -> NotebookNode:
     for part in exercises.read(path):
         if part.role != "answer":
             cells += _graded(part)
-    for cell in cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            lines = cell.source.split("\n")
-            lines = [f'run = "{run}"  # {_RUN}' if _is_run(line) else line for line in lines]
-            cell.source = "\n".join(lines)
+    (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    line = f'run = "{run}"  # the folder under runs/ that this notebook reads'
+    parameters.source = re.sub(r"^run = .*$", line, parameters.source, flags=re.M)
     return nbformat.v4.new_notebook(cells=cells, metadata=nbformat.read(path, 4).metadata)
-
-
-_RUN = "the folder under runs/ that this notebook reads"
-
-
-def _is_run(line: str) -> bool:
-    return line.startswith("run = ")
 
 
 def _graded(part: Part) -> Iterator[NotebookNode]:
     """Yield the cell of a part with its metadata and, after a check, the cell of hidden checks."""
-    cell = exercises.plain(part.cell)
+    cell = exercises.plain(part.cell, None)
     if part.role == "setup":
         yield _locked(cell)
     elif part.role == "solution":

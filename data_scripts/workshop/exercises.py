@@ -27,37 +27,38 @@ _OPEN = "Run.open(settings)"  # changes the run, so generated notebooks use Run.
 _FOUND = "\nsettings = folder.settings  # with the path of the run that was found"
 _ANSWER = "What we measured"
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
-_DEF = re.compile(r"^def (\w+)\(", re.M)
+_DEFINED = re.compile(r"^(?:def )?(\w+)(?:\(| = )", re.M)
+_LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")  # a relative link: text, target
 
-_TASK = "Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below it."
-_HEAD = {
-    "exercises": (
-        "# Exercises for notebook {title}",
-        f"{_TASK} A check says what is still wrong. [The solutions](solutions/{{name}}) are in a separate notebook.",
-    ),
-    "solutions": (
-        "# Solutions for notebook {title}",
-        "These are solutions of [the exercises](../{name}), with the results that we measured.",
-    ),
-    "course": (
-        "# Exercises for notebook {title}",
-        f"{_TASK} A check says what is still wrong. After you submit this notebook, the grading runs further checks.",
-    ),
+_HEADS = {
+    "exercises": "# Exercises for notebook {title}",
+    "solutions": "# Solutions for notebook {title}",
 }
-_READS = (
-    "This notebook reads a run and does not change it. Run notebooks 00 to {number} first, or run `make walkthrough` "
-    'and set `run = "mini"` below.',
-    "*`data_scripts/make_exercises.py` generated this notebook from `notebooks/{name}`. To change an exercise, change "
-    "it there.*",
+_TASK = (
+    "Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below "
+    "it. A check says what is still wrong. "
 )
+_TEXTS = {
+    "exercises": _TASK + "[The solutions](solutions/{name}) are in a separate notebook.",
+    "solutions": "These are solutions of [the exercises](../{name}), with the results that we "
+    "measured.",
+    "course": _TASK + "After you submit this notebook, the grading runs further checks.",
+}
+_READS = """\
+This notebook reads a run and does not change it. Run notebooks 00 to {number} first. Or run
+`make walkthrough`, and set `run = "mini"` below.
+
+*`data_scripts/make_exercises.py` generated this notebook from `notebooks/{name}`. To change an
+exercise, change it there.*"""
 
 
 @dataclass(frozen=True)
 class Part:
     """A cell of a generated notebook.
 
-    ``role`` is "setup", "text", "solution", "check" or "answer". ``name`` says what a solution or a
-    check belongs to: the number of the exercise, such as "02.1", or the function of the lesson.
+    ``role`` is "setup" (code as it is), "text", "solution", "check" or "answer". ``name`` says what
+    a solution or a check belongs to: the number of the exercise, such as "02.1", or the function or
+    variable that the lesson defines.
     """
 
     cell: NotebookNode
@@ -124,23 +125,24 @@ def _practice(path: Path, group: Sequence[NotebookNode]) -> Iterator[Part]:
     for cell in group:
         if cell.cell_type == "markdown":
             exercise = (_EXERCISE.findall(cell.source) or [exercise])[-1]
+            if "exercise" in _tags(cell) and not exercise:  # describes the section in the source
+                cell = nbformat.v4.new_markdown_cell("## Exercises", id=cell.id)
             yield Part(cell, "answer" if exercise and _ANSWER in cell.source else "text")
         elif _is_solution(cell):
-            name = exercise or (_DEF.findall(cell.source) or [""])[0]
+            defined = _DEFINED.findall(cell.source) if "lesson" in _tags(cell) else [exercise]
+            name = defined[0] if defined else ""
             marks = [line.strip() for line in cell.source.split("\n") if "SOLUTION" in line]
             if marks != [BEGIN, END] or not name or waiting:
                 raise InputError(
                     f"{path.name}, cell {cell.id}: needs one {BEGIN!r} and then one {END!r}, a "
-                    "heading '### Exercise NN.N' above it (or a function in it, if it is a "
-                    "lesson), and a code cell that checks it below"
+                    "heading '### Exercise NN.N' above it (or, in a lesson, a definition), and a "
+                    "code cell that checks it below"
                 )
             waiting = name
             yield Part(cell, "solution", name)
-        elif waiting:
-            yield Part(cell, "check", waiting)
-            waiting = ""
         else:
-            yield Part(cell, "text")
+            yield Part(cell, "check" if waiting else "setup", waiting)
+            waiting = ""
     if waiting:
         raise InputError(f"{path.name}: no code cell checks the solution of {waiting}")
 
@@ -150,8 +152,9 @@ def notebook(path: Path, kind: str) -> NotebookNode:
     cells = [head(path, kind)]
     if kind == "exercises":
         cells.append(import_cell())
+    up = "../" if kind == "exercises" else "../../"
     for part in read(path):
-        cell = plain(part.cell)
+        cell = plain(part.cell, up)
         if kind == "exercises" and part.role == "solution":
             cell.source = blanked(cell.source)
         if kind == "solutions" or part.role != "answer":
@@ -162,26 +165,34 @@ def notebook(path: Path, kind: str) -> NotebookNode:
 def head(path: Path, kind: str) -> NotebookNode:
     """Return the first cell of a notebook of a kind ("exercises", "solutions" or "course")."""
     title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
-    text = "\n\n".join((*_HEAD[kind], *_READS))
+    text = "\n\n".join((_HEADS.get(kind, _HEADS["exercises"]), _TEXTS[kind], _READS))
     source = text.format(title=title, name=path.name, number=path.name[:2])
     return nbformat.v4.new_markdown_cell(source, id="generated-head")
 
 
 def import_cell() -> NotebookNode:
     """Return the cell that imports what a stub raises."""
-    source = "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet"
+    source = (
+        "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet"
+    )
     return nbformat.v4.new_code_cell(source, id="generated-import")
 
 
-def plain(cell: NotebookNode) -> NotebookNode:
-    """Copy a cell without outputs, visible, and with a run that is only read."""
+def plain(cell: NotebookNode, up: str | None) -> NotebookNode:
+    """Copy a cell without outputs and visible, so that it only reads a run.
+
+    ``up`` leads from the copy's folder to the notebooks, for relative links. ``None`` means that
+    the copy is not in the clone, so only the texts of these links remain.
+    """
     copy = cell.copy()
     tags = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
     copy.metadata = NotebookNode({"tags": tags} if tags else {})
-    if _OPEN in cell.source:
-        copy.source = cell.source.replace(_OPEN, "Run.find(settings)") + _FOUND
-    if cell.cell_type == "code":
+    if cell.cell_type == "markdown":
+        copy.source = _LINK.sub(r"\1" if up is None else rf"[\1]({up}\2)", cell.source)
+    else:
         copy.update(outputs=[], execution_count=None)
+        if _OPEN in cell.source:
+            copy.source = cell.source.replace(_OPEN, "Run.find(settings)") + _FOUND
     return copy
 
 
