@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +16,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from helpers.config import InputError
-from helpers.io import write_text
+from helpers.io import read_text, write_text
 from workshop import exercises
 from workshop.exercises import Part
 
-CHECKS = Path(__file__).with_name("hidden_checks.py")
+HERE = Path(__file__).parent
 _HIDDEN = """\
 # The grading runs further checks in this cell.
 ### BEGIN HIDDEN TESTS
@@ -33,6 +32,7 @@ _CONFIG = '''\
 """Settings of nbgrader for the exercises. Run the nbgrader commands in this folder."""
 
 import os
+import sys
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
@@ -42,11 +42,18 @@ c.CourseDirectory.root = str(here)
 c.Exchange.root = str(here / "exchange")  # participants need write access to this folder
 c.ClearSolutions.code_stub = {{"python": {stub!r}}}
 c.Execute.timeout = {timeout}  # seconds per cell, after which grading stops the cell
-c.ExecutePreprocessor.startup_timeout = 300  # seconds for the kernel
+c.Execute.startup_timeout = 300  # seconds for the kernel
 
-# Only the grading sees these: where the hidden checks are, and the seed of their random inputs.
-paths = [str(here / "checks"), os.environ.get("PYTHONPATH", "")]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+# nbgrader starts alembic, which is in the folder of this Python, even if PATH lacks this folder.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+# Only the grading sees these: the hidden checks, and the seed of their random inputs.
+checks = str(here / "checks")
+sys.path.append(checks)
+from grading import PREPROCESSORS  # noqa: E402
+
+c.Autograde.autograde_preprocessors = PREPROCESSORS
+os.environ["PYTHONPATH"] = os.pathsep.join([checks, os.environ.get("PYTHONPATH", "")])
 os.environ["HIDDEN_CHECKS_SEED"] = "{seed}"
 '''
 
@@ -57,7 +64,7 @@ def make(
     timeout: int = 60,
     *,
     notebooks: Path = exercises.NOTEBOOKS,
-    checks: Path = CHECKS,
+    checks: Path = HERE / "hidden_checks.py",
 ) -> list[Path]:
     """Write a course to a new folder and return the paths of its files.
 
@@ -83,8 +90,8 @@ def make(
     config = _CONFIG.format(stub=exercises.STUB, timeout=timeout, seed=secrets.randbelow(10**6))
     written = [write_text(path, nbformat.writes(made) + "\n") for path, made in texts.items()]
     written.append(write_text(folder / "nbgrader_config.py", config))
-    (folder / "checks").mkdir()
-    written.append(Path(shutil.copy(checks, folder / "checks" / "hidden_checks.py")))
+    written.append(write_text(folder / "checks" / "hidden_checks.py", read_text(checks)))
+    written.append(write_text(folder / "checks" / "grading.py", read_text(HERE / "grading.py")))
     (folder / "runs").mkdir()
     (folder / "runs" / run.name).symlink_to(run.resolve(), target_is_directory=True)
     return written

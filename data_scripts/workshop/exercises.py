@@ -30,21 +30,21 @@ _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
 _DEFINED = re.compile(r"^(?:def )?(\w+)(?:\(| = )", re.M)
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")  # a relative link: text, target
 
-_HEADS = {
-    "exercises": "# Exercises for notebook {title}",
-    "solutions": "# Solutions for notebook {title}",
-}
-_TASK = (
-    "Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below "
-    "it. A check says what is still wrong. "
-)
+_TASK = """\
+# Exercises for notebook {title}
+
+Replace each line `raise NotYet(…)` with your code, run the cell, and then run the check below it.
+A check says what is still wrong. """
 _TEXTS = {
     "exercises": _TASK + "[The solutions](solutions/{name}) are in a separate notebook.",
-    "solutions": "These are solutions of [the exercises](../{name}), with the results that we "
-    "measured.",
+    "solutions": """\
+# Solutions for notebook {title}
+
+These are solutions of [the exercises](../{name}), with the results that we measured.""",
     "course": _TASK + "After you submit this notebook, the grading runs further checks.",
 }
-_READS = """\
+_READS = """
+
 This notebook reads a run and does not change it. Run notebooks 00 to {number} first. Or run
 `make walkthrough`, and set `run = "mini"` below.
 
@@ -165,8 +165,7 @@ def notebook(path: Path, kind: str) -> NotebookNode:
 def head(path: Path, kind: str) -> NotebookNode:
     """Return the first cell of a notebook of a kind ("exercises", "solutions" or "course")."""
     title = nbformat.read(path, 4).cells[0].source.split("\n")[0].removeprefix("# ")
-    text = "\n\n".join((_HEADS.get(kind, _HEADS["exercises"]), _TEXTS[kind], _READS))
-    source = text.format(title=title, name=path.name, number=path.name[:2])
+    source = (_TEXTS[kind] + _READS).format(title=title, name=path.name, number=path.name[:2])
     return nbformat.v4.new_markdown_cell(source, id="generated-head")
 
 
