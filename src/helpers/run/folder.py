@@ -169,7 +169,8 @@ class Run:
                 settings = dataclasses.replace(settings, runs_dir=str(run.folder.parent))
                 run.settings = _with_precision(settings, run.manifest())
                 return run
-        known = {p.parent.name for r in roots for p in (r / settings.runs_dir).glob(f"*/{MANIFEST}")}
+        places = [root / settings.runs_dir for root in roots]
+        known = {path.parent.name for place in places for path in place.glob(f"*/{MANIFEST}")}
         raise InputError(
             f"run: there is no run {settings.run!r} in {settings.runs_dir!r} of {roots[0]} or of a "
             f"folder above it (found: {', '.join(sorted(known - {LATEST})) or 'none'}); run "
