@@ -1,0 +1,1 @@
+"""What a workshop needs besides the notebooks: exercise notebooks and an nbgrader course."""
