@@ -143,7 +143,16 @@ def render_notebook(
     to their pages, and all other relative links are removed. ``#`` anchors have the form that
     GitHub gives them.
     """
-    notebook = nbformat.read(path, 4)
+    return render(nbformat.read(path, 4), title, back, address)
+
+
+def render(
+    notebook: nbformat.NotebookNode,
+    title: str,
+    back: str,
+    address: Callable[[str], str | None] | None = None,
+) -> str:
+    """Do the same as ``render_notebook`` for a notebook in memory."""
     notebook.metadata["title"] = title
     # Coalescing shows only the last state of a progress bar.
     export = HTMLExporter(
@@ -166,7 +175,8 @@ def render_notebook(
             del link["href"]
         else:
             link["href"] = found
-    top = f'<nav style="margin:1em 2em"><a href="{escape(back)}">Back to the overview</a></nav>'
+    look = "margin:1em 2em;font:14px system-ui,sans-serif"
+    top = f'<nav style="{look}"><a href="{escape(back)}">Back to the overview</a></nav>'
     page.body.insert(0, BeautifulSoup(top, "html.parser"))
     return str(page)
 
