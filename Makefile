@@ -11,10 +11,10 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds lab site bundle test benchmarks lint clean
+.PHONY: help setup walkthrough seeds lab site bundle test check-long benchmarks lint clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
 	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
@@ -53,6 +53,9 @@ bundle: walkthrough ## write dist/bundle, which installs the kit without a netwo
 
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
+
+check-long: $(READY) ## run the tests that take many minutes each
+	$(BIN)/python -m pytest -m long
 
 benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)
 	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \

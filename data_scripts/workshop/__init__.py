@@ -1,1 +1,1 @@
-"""What a teacher needs besides the notebooks: a website and a bundle for rooms without network."""
+"""What a workshop needs besides the notebooks: exercise notebooks, a website, an offline bundle."""
