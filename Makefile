@@ -54,8 +54,11 @@ bundle: walkthrough ## write dist/bundle, which installs the kit without a netwo
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
 
-check-long: $(READY) ## run the tests that take many minutes each
-	$(BIN)/python -m pytest -m long
+LOG = docs/results/long-checks-$(shell date -u +%F).txt
+check-long: $(READY) ## run the long checks and write a log with the date to docs/results
+	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m long -v --no-header \
+	  --durations=0; echo "exit status $$?"; } 2>&1 | sed 's#$(CURDIR)/##g' | tee $(LOG)
+	@grep -qx 'exit status 0' $(LOG)
 
 benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)
 	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \
