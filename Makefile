@@ -11,7 +11,7 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds lab test check-long benchmarks lint clean
+.PHONY: help setup walkthrough seeds lab site bundle test check-long benchmarks lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,12 @@ seeds: $(READY) ## train with several seeds and print the mean and the spread
 
 lab: $(READY) ## open JupyterLab in this folder, with notebook 00
 	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+
+site: walkthrough ## render the notebooks of the walkthrough and the documentation in site/
+	$(BIN)/python data_scripts/make_site.py
+
+bundle: walkthrough ## write dist/bundle, which installs the kit without a network connection
+	$(BIN)/python data_scripts/make_bundle.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest

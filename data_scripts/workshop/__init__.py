@@ -1,1 +1,1 @@
-"""What a workshop needs besides the notebooks: exercise notebooks and an nbgrader course."""
+"""What a workshop needs besides the notebooks: exercise notebooks, a website, an offline bundle."""

@@ -6,7 +6,8 @@ import time
 import nbformat
 import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.config import from_parameters
 from helpers.data.squad import Example
@@ -132,3 +133,55 @@ def test_the_example_is_the_worst_error_with_a_marked_snippet(run):
     assert report._example(run)["id"] == "q0"  # no error has its gold answer in a snippet
     pd.DataFrame(rows[3:]).to_csv(run.folder / "errors.csv", index=False)
     assert report._example(run) is None
+
+
+PNG = "iVBORw0KGgo="
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """An executed notebook with links, a progress bar and two images."""
+    text = (
+        "# 01 · Title\n\n[on](02_b.ipynb#x) [docs](../docs/glossary.md#span) [web](https://e.org)"
+    )
+    image = {"data": {"image/png": PNG}, "output_type": "display_data"}
+    outputs = [
+        nbformat.from_dict({**image, "metadata": {"image/png": {"alt": 'bars <of> "x"'}}}),
+        nbformat.from_dict({**image, "metadata": {}}),
+    ]
+    cells = [
+        new_markdown_cell(text),
+        new_code_cell("x", outputs=outputs, execution_count=1),
+        new_code_cell("y", outputs=outputs[1:], execution_count=2, metadata={"alt": "from cell"}),
+        new_markdown_cell("## What's new?"),
+    ]
+    path = tmp_path / "01_a.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_page_has_a_title_a_way_back_and_needs_no_network(executed):
+    page = BeautifulSoup(report.render_notebook(executed, "A & B", "../index.html"), "html.parser")
+    assert page.title.text == "A & B"
+    assert page.nav.a["href"] == "../index.html"
+    assert not page.select("script, link[href], [src^=http]")
+    assert page.h2["id"] == "whats-new"
+    assert report.notebook_title(executed) == "01 · Title"
+
+
+def test_links_of_a_page_lead_to_pages_only(executed):
+    def links(address=None):
+        page = report.render_notebook(executed, "t", "i.html", address)
+        return {a.text: a.get("href") for a in BeautifulSoup(page, "html.parser").select("main a")}
+
+    kept = {"web": "https://e.org"}
+    assert links() == {"on": "02_b.html#x", "docs": None, **kept}
+    assert links(str.upper) == {"on": "02_B.IPYNB#X", "docs": "../DOCS/GLOSSARY.MD#SPAN", **kept}
+
+
+def test_an_image_has_the_text_of_its_output_or_of_its_cell(executed):
+    page = BeautifulSoup(report.render_notebook(executed, "t", "i.html"), "html.parser")
+    first, second, third = page.select("img")
+    assert first["alt"] == 'bars <of> "x"' and first["src"] == f"data:image/png;base64,{PNG}"
+    assert second["alt"].startswith("No description")  # nbconvert's words
+    assert third["alt"] == "from cell"

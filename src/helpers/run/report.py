@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 import jinja2
 import nbformat
 import pandas as pd
+from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import Preprocessor
 from traitlets.config import Config
 
 from helpers.config import ROOT, Settings, from_parameters
@@ -159,16 +163,90 @@ def _pieces(context: str, golds: Sequence, best: Sequence) -> list[tuple[str, bo
 def _notebooks(run: Run, manifest: dict) -> list[dict]:
     """Convert the executed notebooks to HTML; return their entries for the report."""
     done = manifest["notes"].get("notebooks_done", {})
-    # Show only the last state of a progress bar.
-    config = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
-    export = HTMLExporter(template_name="lab", config=config)
     found = []
     for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(path, 4)
-        write_text(path.with_suffix(".html"), export.from_notebook_node(notebook)[0])
-        first = notebook.cells[0].source.splitlines() if notebook.cells else []
-        title = first[0].lstrip("# ") if first else path.stem
+        title = notebook_title(path)
+        page = render_notebook(path, f"{title} (run {run.settings.run})", "../index.html")
+        write_text(path.with_suffix(".html"), page)
         seconds = done.get(path.stem, {}).get("seconds")
         outdated = _is_outdated(path, manifest)
         found.append({"stem": path.stem, "title": title, "seconds": seconds, "outdated": outdated})
     return found
+
+
+def notebook_title(path: Path) -> str:
+    """Return the first heading of a notebook, or the name of its file."""
+    cells = nbformat.read(path, 4).cells
+    first = cells[0].source.splitlines() if cells else []
+    return first[0].lstrip("# ") if first else path.stem
+
+
+def render_notebook(
+    path: Path, title: str, back: str, address: Callable[[str], str | None] | None = None
+) -> str:
+    """Convert a saved notebook to one HTML page that needs no network connection.
+
+    ``title`` is the title of the page, and ``back`` the address of the page that lists it.
+    ``address`` translates the address of every relative link in the notebook. If it returns None,
+    the page shows the text of the link only. By default, links to notebooks in the same folder lead
+    to their pages, and all other relative links are removed. ``#`` anchors have the form that
+    GitHub gives them.
+    """
+    return render(nbformat.read(path, 4), title, back, address)
+
+
+def render(
+    notebook: nbformat.NotebookNode,
+    title: str,
+    back: str,
+    address: Callable[[str], str | None] | None = None,
+) -> str:
+    """Do the same as ``render_notebook`` for a notebook in memory."""
+    notebook.metadata["title"] = title
+    # Coalescing shows only the last state of a progress bar.
+    export = HTMLExporter(
+        template_name="lab",
+        exclude_anchor_links=True,
+        preprocessors=[ImagesWithAlt],
+        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
+    )
+    page = BeautifulSoup(export.from_notebook_node(notebook)[0], "html.parser")
+    # The scripts of the template load MathJax and widgets from the network. The notebooks contain
+    # no formulas, and each widget comes with a static page.
+    for script in page.select("head script, script[src], script[type$=json]"):
+        script.decompose()
+    for heading in page.select("h1, h2, h3, h4, h5, h6"):
+        heading["id"] = re.sub(r"[^\w -]", "", heading.text.strip().lower()).replace(" ", "-")
+    for link in page.select("a[href]"):
+        if re.match(r"#|[a-z]+:", link["href"]):
+            continue
+        if (found := (address or _page_in_run)(link["href"])) is None:
+            del link["href"]
+        else:
+            link["href"] = found
+    look = "margin:1em 2em;font:14px system-ui,sans-serif"
+    top = f'<nav style="{look}"><a href="{escape(back)}">Back to the overview</a></nav>'
+    page.body.insert(0, BeautifulSoup(top, "html.parser"))
+    return str(page)
+
+
+def _page_in_run(link: str) -> str | None:
+    """Return the page of a notebook in the same folder, or None for everything else."""
+    return link.replace(".ipynb", ".html") if re.fullmatch(r"\w+\.ipynb(#.*)?", link) else None
+
+
+class ImagesWithAlt(Preprocessor):
+    """Give each image in an output its alternative text, which the templates would leave out.
+
+    The text is in the metadata of the image (see ``views.alt``) or in ``alt`` in those of the cell.
+    """
+
+    def preprocess_cell(self, cell, resources, index):
+        """Replace each PNG by an HTML element with the text, if there is one."""
+        for output in cell.get("outputs", ()):
+            image = output.get("data", {}).get("image/png")
+            text = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if image and (text := text or cell.metadata.get("alt")):
+                code = f'<img alt="{escape(text)}" src="data:image/png;base64,{image.strip()}">'
+                output["data"] = {"text/html": code}
+        return cell, resources

@@ -24,6 +24,7 @@ from helpers.scoring.errors import LATE
 from helpers.scoring.metrics import MEASURES
 from helpers.scoring.system import OUTSIDE, UNSTATED
 from helpers.scoring.uncertainty import exact_interval
+from helpers.views.alt import describe
 from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
@@ -41,7 +42,13 @@ _STYLE = {
 
 
 class PlainTextFigure(Figure):
-    """A figure that never renders a label as a formula, even if the label has two dollar signs."""
+    """A figure with alternative text, in which two dollar signs never turn a label into a formula.
+
+    Notebooks store the alternative text with the image (see ``alt.describe``).
+    """
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:  # IPython adds the image itself
+        return {}, {"image/png": {"alt": describe(self)}}
 
     def draw(self, renderer) -> None:
         for text in self.findobj(Text):

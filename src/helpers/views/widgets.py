@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets
+import pandas as pd
 from IPython.display import display
 
 from helpers.config import MERGES
