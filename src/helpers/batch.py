@@ -36,7 +36,7 @@ from helpers.run import compare, reproduce, scores
 from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
-from helpers.scoring.claims import judge, summarize
+from helpers.scoring.claims import TEST_7B, judge, summarize
 from helpers.scoring.uncertainty import sources
 from helpers.views import machine
 
@@ -274,11 +274,12 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     found = [compare.read(path) for path in folders if path.suffix != ".json"]
     others = [compare.read_row(path) for path in folders if path.suffix == ".json"]
     ours, theirs = [*compare.rows(found), *others], compare.published()
-    other = [row for row in ours if row["n"] != theirs[0]["n"]]
+    other = [row for row in ours if row["batches"] != sorted(TEST_7B)]
     if readme and other:
         raise InputError(
-            f"a run of profile {other[0]['profile']} has {other[0]['n']} questions, but the table "
-            f"in {readme} covers {theirs[0]['n']}; omit this run, or omit --readme"
+            f"{other[0]['name']} ({other[0]['profile']}) has {other[0]['n']} questions in "
+            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those of "
+            f"{', '.join(TEST_7B)}; omit this run, or omit --readme"
         )
     if other:
         theirs = []  # published scores on different questions would be misleading

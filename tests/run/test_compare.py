@@ -149,7 +149,7 @@ def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
     folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
     readme = tmp_path / "R.md"
     readme.write_text("<!-- results: x -->\nold\n<!-- end of results -->\n")
-    with pytest.raises(InputError, match="has 62 questions, but the table in"):
+    with pytest.raises(InputError, match="has 62 questions in 7B5, mini1, but the table in"):
         batch.table([folder], tmp_path / "t", readme)
     assert "old" in readme.read_text()
 

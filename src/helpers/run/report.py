@@ -44,7 +44,7 @@ _CAPTIONS = {
     "training data are different experiments.",
     "loss": "Training loss and learning rate at each step.",
 }
-_WITHOUT_THIS = (
+_ALONE = (
     "Real runs that come with the kit (filled markers) and published rows on the same questions "
     "(hollow markers). This run is not shown, because it answered different questions."
 )
@@ -67,7 +67,7 @@ def write_report(run: Run) -> Path:
         verdicts=summarize(judge([scores])),
         example=_example(run),
         explorer=(run.folder / "explorer.html").is_file(),
-        figures=_figures(run, scores["pooled"]["n"]),
+        figures=_figures(run, {row["batch"]: row["n"] for row in scores["batches"]}),
         notebooks=_notebooks(run, manifest),
     )
     path = write_text(run.folder / "index.html", page)
@@ -112,11 +112,9 @@ def _ran_with(path: Path, settings: Settings) -> bool:
     return given == settings and all(cell["execution_count"] for cell in code)
 
 
-def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
+def _figures(run: Run, batches: dict[str, int]) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = (
-        _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _WITHOUT_THIS}
-    )
+    captions = _CAPTIONS if batches == TEST_7B else _CAPTIONS | {"forest": _ALONE}
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)

@@ -87,6 +87,7 @@ class System:
         return {
             "name": self.name, "system": OUTSIDE, "profile": "", "context": context,
             "enriched": False, "training": training, "n": len(ranks), "measures": measures,
+            "batches": sorted(set(strata.values())),
             "ceiling": self._ceiling(), "source": "answer files from outside the kit",
         }  # fmt: skip
 
