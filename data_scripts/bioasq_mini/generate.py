@@ -23,10 +23,11 @@ from helpers.io import write_json
 BATCHES = (39, 25, 29, 34, 35)  # factoid questions per test batch, as in BioASQ 7b
 TRAIN = 480  # factoid questions; the remaining facts serve as distractors
 OTHERS = {"train": 18, "test": 20}  # questions of other types
-PASSAGES = 0.5  # share of questions whose snippets are passages
+PASSAGES = 0.4  # share of questions whose snippets are passages
 # How many snippets of a question contain the answer, and how many do not.
 SNIPPETS = {
-    "": [(1, 1), (2, 0), (2, 1), (2, 1), (3, 0), (3, 1)],
+    "train": [(2, 1), (3, 0), (3, 1), (4, 0)],
+    "test": [(1, 1), (2, 0), (2, 1), (2, 1), (3, 0), (3, 1)],
     "no-snippet": [(0, 2), (0, 3)],
     "off-topic": [(0, 1), (0, 2)],
     "vote": [(1, 2), (1, 3)],
@@ -161,7 +162,7 @@ def _shuffled(items: list, seed: str) -> list:
 def _fill(item: Item, deck: Deck) -> None:
     """Give a question its snippets, their documents, and its gold answer."""
     rng = Random(f"fill|{item.fact.id}")
-    with_answer, without = rng.choice(SNIPPETS.get(item.kind, SNIPPETS[""]))
+    with_answer, without = rng.choice(SNIPPETS.get(item.kind, SNIPPETS[item.fact.side]))
     item.snippets = deck.answering(item, with_answer, rng)
     item.snippets += without_answer(item, without, rng)
     rng.shuffle(item.snippets)

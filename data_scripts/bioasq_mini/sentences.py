@@ -19,7 +19,7 @@ from bioasq_mini.facts import HERE, Fact, clash, facts, known_objects, of_relati
 from bioasq_mini.facts import words as words_of
 from helpers.data.mini import Entity
 
-DISTRACTORS = {"sentence": 2, "passage": 6}  # at most; every question has at least two
+DISTRACTORS = (3, 4, 5)  # of a question with passages; the others have two
 DRESSED = 0.2  # share of objects that are written with the words in the relation's "dress"
 _SIZES = {1: "one", 2: "two", 3: "frames"}  # patterns with this number of facts
 OTHER_NAME = 0.3  # share of distractors whose subject appears under another name
@@ -90,7 +90,7 @@ def draft(fact: Fact, passage: bool = False) -> Item | None:
         for entity in other.entities:
             pool[entity].append(other)
     others: list[tuple[Entity, list[Fact]]] = []
-    most = DISTRACTORS["passage" if passage else "sentence"]
+    most = rng.choice(DISTRACTORS) if passage else 2
     for entity in rng.sample(sorted(pool), len(pool)):
         taken = [*fact.names, *fact.subjects, *(name for e, _ in others for name in e)]
         sources = [f for f in pool[entity] if not clash(taken, [*f.subjects, *f.names])]

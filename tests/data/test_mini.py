@@ -195,7 +195,7 @@ def test_offsets_and_abstracts(made):
     abstracts = json.loads((mini.DATA / "abstracts.json").read_text(encoding="utf-8"))
     long = {item.snippets[0].document for item in made.values() if item.abstract}
     assert len(long) == 22 and list(abstracts)[:22] == [d for d in abstracts if d in long]
-    assert all(150 <= len(abstracts[document].split()) <= 250 for document in long)
+    assert all(140 <= len(abstracts[document].split()) <= 250 for document in long)
     found = set()
     for path in [TRAIN, *INPUTS, *GOLDEN]:
         for q in raw(path):
@@ -363,7 +363,8 @@ def test_kinds_of_the_test_questions(inputs, golden, made):
         if kind == "variant":
             assert plain(gold[q.id][0]) in plain(" ".join(texts))
         if kind == "vote":
-            assert 2 * sum(m.answers for m in made[q.id].snippets) < len(q.snippets)
+            assert len({m.text for m in made[q.id].snippets if m.answers}) == 1
+            assert sum(not m.answers for m in made[q.id].snippets) >= 2
     contexts = {q.id: [s.text for s in q.snippets] for q in inputs}
     possible, asked = ceiling(golden, contexts)
     assert asked == 162 and 0.7 < possible / asked < 0.82
@@ -383,8 +384,12 @@ def test_gold_defects(train, golden, made):
         found = {(row["id"], row["defect"]): row for row in mini.gold_defects(questions)}
         wanted = {(q.id, kind[made[q.id].kind]) for q in questions if made[q.id].kind in kind}
         assert wanted <= set(found)
-        # The other defects are spaces in one of several names.
-        assert all(defect == "extra spaces" for _, defect in set(found) - wanted)
+        # Other defects are spaces in one of several names, and a part of the only gold answer.
+        for name, defect in set(found) - wanted:
+            assert defect == "extra spaces" or (
+                made[name].kind in ("plural", "spaces")
+                and found[name, defect]["better"].lower() in found[name, defect]["gold"].lower()
+            )
         for q in questions:
             for defect in {kind.get(made[q.id].kind)} - {None}:
                 better = found[q.id, defect]["better"]
@@ -405,9 +410,10 @@ def test_baseline_takes_the_nearest_candidate():
     assert mini.lexical_baseline([question]) == {fact.id: [genes[1], genes[0]]}
 
 
-def test_baseline_does_badly_but_answers_everything(inputs, golden):
+def test_baseline_does_badly_but_answers_everything(inputs, golden, made):
     ranked = mini.lexical_baseline(inputs)
-    assert set(ranked) == {q.id for q in inputs} and all(ranked.values())
+    assert set(ranked) == {q.id for q in inputs}
+    assert all(bool(ranked[q.id]) == (made[q.id].kind != "off-topic") for q in inputs)
     gold = {q.id: {name.lower() for name in q.synonyms()} for q in golden}
     able = [q for q in inputs if holds([s.text for s in q.snippets], gold[q.id])]
     hits = sum(ranked[q.id][0].lower() in gold[q.id] for q in able)

@@ -50,7 +50,7 @@ def write_report(run: Run) -> Path:
         manifest=manifest,
         scores=scores,
         table=score_table(scores),
-        figures=_figures(run, scores["pooled"]["n"]),
+        figures=_figures(run, {row["batch"]: row["n"] for row in scores["batches"]}),
         notebooks=_notebooks(run, manifest),
     )
     path = write_text(run.folder / "index.html", page)
@@ -95,9 +95,9 @@ def _ran_with(path: Path, settings: Settings) -> bool:
     return given == settings and all(cell["execution_count"] for cell in code)
 
 
-def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
+def _figures(run: Run, batches: dict[str, int]) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _ALONE}
+    captions = _CAPTIONS if batches == TEST_7B else _CAPTIONS | {"forest": _ALONE}
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)
