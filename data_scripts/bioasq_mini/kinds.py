@@ -15,12 +15,12 @@ KINDS = {
     "variant": (7, 0.03),  # the snippets spell the gold answer differently
     "synonym": (8, 0.03),  # the snippets use a synonym that the gold answer lacks
     "abbreviation": (7, 0.04),  # the gold answer is only the short form of "long form (short form)"
-    "dressed": (13, 0.09),  # the gold answer contains an additional word, such as "gene"
+    "dressed": (14, 0.09),  # the gold answer contains an additional word, such as "gene"
     "off-topic": (7, 0.02),  # no snippet contains any candidate of the right type
-    "no-snippet": (9, 0.03),  # no snippet contains the answer, only distractors
+    "no-snippet": (8, 0.03),  # no snippet contains the answer, only distractors
     "sentence": (6, 0.02),  # the gold answer is a sentence
     "spaces": (6, 0.03),  # the only gold answer has extra spaces
-    "vote": (16, 0.05),  # one snippet contains the answer, and more snippets do not
+    "vote": (12, 0.05),  # one snippet contains the answer, and more snippets do not
 }
 _COUNTABLE = r"(receptor|channel|transporter|kinase|mosquito|tick|flea|bug|mite)$"
 

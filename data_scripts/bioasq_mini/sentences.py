@@ -103,7 +103,7 @@ def draft(fact: Fact, passage: bool = False) -> Item | None:
     body = rng.choice(patterns()["relations"][fact.relation]["questions"])
     # The question may use one name of the subject and its snippets another.
     subject = fact.subject
-    if fact.other_names and rng.random() < 0.35:
+    if fact.other_names and rng.random() < 0.25:
         subject = rng.choice(fact.other_names)
     body = body.replace("{s}", fact.subject)
     return Item(fact, others, body, subject=subject, passage=passage)
