@@ -403,9 +403,10 @@ def long_example(converted: ConvertedRun) -> Example:
     with suppress(InputError):  # there are no abstracts
         abstracts = run_abstracts(converted.files, golds, "abstract", fetch=False)
         rows += convert(golds, context="abstract", abstracts=abstracts)[0]
-    longest = max(rows, key=lambda row: len(row.context))
-    middle = len(longest.context) / 2
-    return replace(longest, spans=(min(longest.spans, key=lambda span: abs(span.start - middle)),))
+    longest = max(len(row.context) for row in rows)
+    choices = [(row, span) for row in rows if len(row.context) == longest for span in row.spans]
+    row, span = min(choices, key=lambda choice: abs(choice[1].start - longest / 2))
+    return replace(row, spans=(span,))
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:
