@@ -57,6 +57,10 @@ FIVE = ["iron", "zinc", "copper", "iodine", "magnesium"]
         (["vitamin C"], ["lack of vitamin C"], [both(SCURVY, "vitamin C")], errors.BOUNDARY),
         (["vitamin C, not of iron"], ["vitamin C"], [both(SCURVY, "iron")], errors.BOUNDARY),
         (["of vitamin C"], ["vitamin C, not"], [both(SCURVY, "iron")], errors.BOUNDARY),
+        # Inside a word, where the model found it. The same letters elsewhere do not count.
+        (["Listeria monocytogenes"], ["Lister"], [both("It is Listeria monocytogenes.", "Lister")],
+         errors.BOUNDARY),
+        (["lead"], ["ead"], [both("Bread, not lead.", "ead")], errors.OTHER_ENTITY),
         # Decided before a right answer at rank 2.
         (["vitamin C"], ["of vitamin C", "vitamin C"], [both(SCURVY, "iron")], errors.BOUNDARY),
         (["Scurvy is prevented by vitamin C."], ["vitamin C"], [], errors.BOUNDARY),
@@ -115,6 +119,7 @@ def place(golds, *contexts, question="What prevents scurvy?", reads=None):
         (["Vitamin C OR ascorbic acid"], ["Take ascorbic acid."], errors.REWORDED),
         (["Deficiency of ascorbate (vitamin C)"], [SCURVY], errors.REWORDED),
         (["Algae or copper"], [SCURVY], errors.REWORDED),
+        (["It forms the ring finger gene"], ["A ring finger gene."], errors.REWORDED),
         (["scurvy (MC)"], ["Scurvy of MC."], errors.MISSING),  # nothing new, or little
         # ... but it is if only its words about the question are there.
         (["Scurvy is prevented by vitamin C."], ["Scurvy is prevented by iron."], errors.MISSING),
@@ -157,7 +162,7 @@ def test_a_gold_answer_that_no_window_contains_completely_is_outside():
         ("protein", "insulin receptor | anti-nuclear antibodies | epidermal growth factor"),
         ("symbol", "BRCA1 | TNF-α | mTOR | p53 | 11p13 | (TGM1)"),
         ("people", "AML patients | women"),
-        ("name", "zinc | vitamin C | chromosome 21 | Release | database | phase | 3' ends |"),
+        ("name", "zinc | vitamin C | chromosome 21 | Release | database | mitosis | 3' ends |"),
     ],
 )
 def test_each_type_of_answer(kind, answers):

@@ -62,7 +62,7 @@ KINDS: dict[str, str] = {
     "protein": r"(protein|receptor|hormone|factor|peptide|antibody|antibodie|\w+globulin)s?",
     "disease": r"(\w*disease|sickness|syndrome|disorder|cancer|infection)s?"
     r"|fever|deficiency|failure|palsy"
-    r"|\w{2,}(itis|osis|iasis|oma|pathy|trophy|sclerosis|thyroidism)s?"
+    r"|(?!\w*(cyt|opt|mit|mei|bi|gn)osis)\w{2,}(itis|osis|iasis|oma|pathy|trophy|sclerosis|thyroidism)s?"
     r"|\w*(em|ur|pen|plas|ctas|phil|pleg|alg|atax|ment|pneumon|ton|irid|phren|esthes)ia",
     "drug": r"\w{2,}(mab|nib|cillin|mycin|statin|pril|sartan|olol|azole|vir|parin|caine|oxacin"
     r"|cept|setron|gliptin|formin|zepam|lutide|dipine)",
@@ -176,14 +176,17 @@ def _parts(gold: str, question: str) -> set[str]:
     for piece in re.split(r"[()\[\]]|\bor\b", gold, flags=re.IGNORECASE):
         found = words(piece)
         if len(found) >= _SENTENCE:
-            found = _core(found, known)
+            found = _core(words(re.sub(r"\bthe\b", "of", piece, flags=re.IGNORECASE)), known)
         if len("".join(found)) >= 3 and not known.issuperset(found):
             parts.add(_joined(" ".join(found)))
     return parts
 
 
 def _core(sentence: Sequence[str], known: set[str]) -> list[str]:
-    """Return the longest run of telling words: most words, then most letters."""
+    """Return the longest run of telling words: most words, then most letters.
+
+    ``words`` leaves out "the", so the caller replaces it by a function word that ends a run.
+    """
     runs: list[list[str]] = [[]]
     for word in sentence:
         if word in known or word in FUNCTION_WORDS or word.endswith(("ed", "ing")):
@@ -215,7 +218,7 @@ def failure(
         return VARIANT
     asked = _joined(question)
     repeats = _joined(answer) in asked and not any(_joined(gold) in asked for gold in golds)
-    if not repeats and _overlaps(answer, golds, contexts):
+    if not repeats and _overlaps(answer, golds, contexts, candidates):
         return BOUNDARY
     wanted = {lower(gold.strip(" .,")) for gold in golds}
     if any(nbest and lower(nbest[0].text.strip(" .,")) in wanted for nbest in candidates):
@@ -237,16 +240,25 @@ def _same(answer: str, gold: str, contexts: Sequence[str]) -> bool:
     return bool(short) and any(find_spans(context, forms) for context in contexts)
 
 
-def _overlaps(answer: str, golds: Sequence[str], contexts: Sequence[str]) -> bool:
-    """Return whether one text contains the other's words in order, or both overlap in a context."""
+def _overlaps(
+    answer: str, golds: Sequence[str], contexts: Sequence[str], candidates: Sequence[Sequence]
+) -> bool:
+    """Return whether one text contains the other's words in order, or both overlap in a context.
+
+    The answer is wherever a context contains it as whole words, or where the system found it.
+    """
     said, *known = map(_joined, (answer, *golds))
     if any(gold.strip() and said.strip() and (gold in said or said in gold) for gold in known):
         return True
+    same = lower(answer.strip(" .,"))
     return any(
         ours.start < gold.end and gold.start < ours.end
-        for context in set(contexts)
-        for ours in find_spans(context, [answer])
+        for context, nbest in zip(contexts, candidates, strict=True)
         for gold in _whole(context, golds)
+        for ours in [
+            *find_spans(context, [answer]),
+            *(c for c in nbest if lower(c.text.strip(" .,")) == same),
+        ]
     )
 
 
