@@ -53,6 +53,17 @@ def test_a_notebook_saved_after_it_ran_is_kept(run):
     assert "this run's output" in kept.read_text()
 
 
+@pytest.mark.parametrize("tag", ["stop", "lesson", "exercise"])
+def test_participants_may_leave_out_practice(run, tag):
+    save(run)
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(new_code_cell("1 / 0", metadata={"tags": [tag]}))
+    nbformat.write(notebook, path)
+    os.utime(path, (time.time() + 60,) * 2)
+    assert report.keep_notebooks(run) == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [

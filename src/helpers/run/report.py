@@ -49,6 +49,7 @@ _ALONE = (
     "(hollow markers). This run is not shown, because it answered different questions."
 )
 
+_PRACTICE = {"lesson", "stop", "exercise"}  # tags of cells that participants may leave out
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -78,10 +79,11 @@ def write_report(run: Run) -> Path:
 def keep_notebooks(run: Run) -> list[str]:
     """Copy the notebooks that were run by hand into the run folder.
 
-    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran,
-    its parameters match this run's settings, and it was saved after it wrote its files. Notebooks
-    that ``helpers.batch`` executed are already in the folder. Returns the names of the notebooks
-    that are missing from the folder or outdated.
+    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran
+    (participants may leave out stops, lessons and exercises), its parameters match this run's
+    settings, and it was saved after it wrote its files. Notebooks that ``helpers.batch`` executed
+    are already in the folder. Returns the names of the notebooks that are missing from the folder
+    or outdated.
     """
     manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -101,14 +103,19 @@ def _is_outdated(notebook: Path, manifest: dict) -> bool:
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Return whether every cell of a saved notebook ran and its parameters match these settings."""
+    """Return whether all cells but practice ran and the parameters match these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
         given = from_parameters(**notebook_parameters(content))
     except (ValueError, SyntaxError):  # saved in the middle of an edit
         return False
-    code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    code = [
+        cell
+        for cell in cells
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+        if not _PRACTICE & set(cell["metadata"].get("tags", []))
+    ]
     return given == settings and all(cell["execution_count"] for cell in code)
 
 
