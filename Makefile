@@ -42,8 +42,10 @@ walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and th
 seeds: $(READY) ## train with several seeds and print the mean and the spread
 	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") --seeds $(SEEDS)
 
-lab: $(READY) ## open JupyterLab in this folder, with notebook 00
-	$(BIN)/jupyter lab --notebook-dir=. notebooks/00_start_here.ipynb
+# The folder .jupyter turns off Jupyter's news and the menus of nbgrader, which are for teachers.
+lab: $(READY) ## open JupyterLab with notebook 00
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(BIN)/jupyter lab \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
 site: walkthrough ## render the notebooks of the walkthrough and the documentation in site/
 	$(BIN)/python data_scripts/make_site.py

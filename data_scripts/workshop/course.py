@@ -104,8 +104,9 @@ def notebook(path: Path, run: str) -> NotebookNode:
         if part.role != "answer":
             cells += _graded(part)
     (parameters,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    line = f'run = "{run}"  # the folder under runs/ that this notebook reads'
-    parameters.source = re.sub(r"^run = .*$", line, parameters.source, flags=re.M)
+    parameters.source = re.sub(
+        r'^run = "\w+"', f'run = "{run}"', parameters.source, flags=re.MULTILINE
+    )
     return nbformat.v4.new_notebook(cells=cells, metadata=nbformat.read(path, 4).metadata)
 
 
