@@ -134,12 +134,13 @@ def test_the_run_folder_is_what_the_readme_promises(mini_run):
 
 @pytest.mark.notebooks
 def test_it_learns_to_read(mini_run):
-    """At least half of the pairs are exact, and SAcc is at least 20 points above each baseline."""
+    """SAcc is at least 15 points above each baseline, and LAcc leaves errors to analyze."""
     scores = json.loads((mini_run / "scores.json").read_text())
     pooled, baselines = scores["pooled"], scores["baselines"]
-    assert pooled["pair_em"] >= 0.5
-    assert pooled["sacc"] >= baselines["lexical"]["sacc"] + 0.2
-    assert pooled["sacc"] >= baselines["untrained"]["sacc"] + 0.2
+    assert pooled["pair_em"] >= 0.4
+    assert pooled["sacc"] >= baselines["lexical"]["sacc"] + 0.15
+    assert pooled["sacc"] >= baselines["untrained"]["sacc"] + 0.15
+    assert 0.05 <= pooled["ceiling"] - pooled["lacc"] <= 0.2
 
 
 @pytest.mark.notebooks

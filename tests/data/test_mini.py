@@ -370,6 +370,17 @@ def test_kinds_of_the_test_questions(inputs, golden, made):
     assert asked == 162 and 0.7 < possible / asked < 0.82
 
 
+def test_the_readme_lists_the_kinds_with_their_numbers():
+    table = re.findall(
+        r"^\| `([a-z-]+)` \| (\d+) \|", (mini.DATA / "README.md").read_text("utf-8"), re.M
+    )
+    listed = {kind: int(number) for kind, number in table}
+    assert {k: n for k, n in listed.items() if k != "plain"} == {
+        kind: number for kind, (number, _) in kinds.KINDS.items()
+    }
+    assert sum(listed.values()) == sum(generate.BATCHES)
+
+
 def test_every_batch_has_its_share_of_the_kinds(made):
     for path, number in zip(INPUTS, generate.BATCHES, strict=True):
         asked = [made[q["id"]] for q in raw(path) if q["type"] == "factoid"]
