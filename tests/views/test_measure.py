@@ -36,6 +36,8 @@ def test_the_followed_question_has_its_answer_in_several_snippets():
          {"spaces": " It is a known fact that this gene is TNF.",
           "a sentence": " It is a known fact that this gene is TNF."}),
         (("one two three four five six seven eight nine",), "", {}),
+        (("It is TNF.", "TNF"), "TNF", {"a sentence": "It is TNF."}),
+        (("1 2 3 4 5 6 7 8 9 10",), "", {"a sentence": "1 2 3 4 5 6 7 8 9 10"}),
     ],
 )  # fmt: skip
 def test_a_defect_of_a_gold_is_named_with_its_evidence(golds, text, expected):

@@ -352,10 +352,10 @@ def raw_record(path: Path, question_id: str) -> dict:
 def gold_defects(questions: Sequence[Question]) -> list[dict]:
     """Return the defects of gold answers: one row per question and kind of defect.
 
-    A gold has *spaces* if it begins or ends with one or contains several in a row. It is a
-    *sentence* if it has at least ``_SENTENCE`` words. A *synonym is missing* if the strict rule
-    finds no gold in any snippet, even without the superfluous spaces, but a snippet contains one in
-    a different spelling. The evidence is the gold or the spelling in the snippet.
+    A gold has *spaces* if it begins or ends with one or contains several in a row; see also
+    ``is_sentence``. A *synonym is missing* if the strict rule finds no gold in any snippet, even
+    without the superfluous spaces, but a snippet contains one in a different spelling. The evidence
+    is the gold or the spelling in the snippet.
     """
     rows = []
     for question in questions:
@@ -365,7 +365,7 @@ def gold_defects(questions: Sequence[Question]) -> list[dict]:
         spelled = [] if any(find_spans(text, tidy) for text in texts) else _spellings(texts, tidy)
         found = {
             "spaces": [gold for gold, clean in zip(golds, tidy, strict=True) if gold != clean],
-            "a sentence": [gold for gold in golds if len(gold.split()) >= _SENTENCE],
+            "a sentence": list(filter(is_sentence, golds)),
             "a synonym is missing": spelled,
         }
         rows += [
@@ -374,6 +374,11 @@ def gold_defects(questions: Sequence[Question]) -> list[dict]:
             if evidence
         ]
     return rows
+
+
+def is_sentence(gold: str) -> bool:
+    """Return whether a gold ends with a full stop or has at least ``_SENTENCE`` words."""
+    return gold.rstrip().endswith(".") or len(gold.split()) >= _SENTENCE
 
 
 def _spellings(texts: Sequence[str], golds: Sequence[str]) -> list[str]:
