@@ -176,7 +176,7 @@ def check_merge(mine: Callable) -> None:
     ``nbests`` has one list of (text, share) per snippet, the best one first. Raises ``NotYet``
     unless the result is that of ``decoding.rank_answers``.
     """
-    votes = [[("iron", 0.4), ("zinc", 0.1)], [("iron", 0.4)], [("zinc", 0.7)]]
+    votes = [[("iron", 0.5), ("zinc", 0.25)], [("iron", 0.5)], [("zinc", 0.625)]]
     given = [
         (votes, "sum"),
         (votes, "max"),
