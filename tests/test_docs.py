@@ -29,6 +29,7 @@ SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 # They run in this order, because some read what an earlier one wrote.
 RUN = {
     "DATA=src/helpers/mini_data": "",
+    '.venv/bin/python data_scripts/score_system.py "my system"': "",
     "python data_scripts/bioasq_to_squad.py src/helpers/mini_data/BioASQ-training-mini.json": "",
     "from helpers.config import from_parameters": "",
     "import torch": "",  # the model card's

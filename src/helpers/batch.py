@@ -34,7 +34,7 @@ from helpers.run import compare, reproduce, scores
 from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
-from helpers.scoring.claims import judge, summarize
+from helpers.scoring.claims import TEST_7B, judge, summarize
 from helpers.scoring.uncertainty import sources
 from helpers.views import machine
 
@@ -233,20 +233,23 @@ def spread(results: Sequence[Mapping]) -> str:
 
 
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
-    """Compare finished runs; write ``results.json``, ``results.md`` and figures to ``output``.
+    """Compare finished runs; write the results, the ranks and figures to ``output``.
 
-    If ``readme`` is given, also replace the table between the two markers in that Markdown file.
+    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If
+    ``readme`` is given, also replace the table between the two markers in that Markdown file.
     Prints the table, the paired differences between configurations, and the verdicts.
     """
     from helpers.views import figures  # importing matplotlib takes a second
 
-    found = [compare.read(folder) for folder in folders]
-    ours, theirs = compare.rows(found), compare.published()
-    other = [row for row in ours if row["n"] != theirs[0]["n"]]
+    found = [compare.read(path) for path in folders if path.suffix != ".json"]
+    others = [compare.read_row(path) for path in folders if path.suffix == ".json"]
+    ours, theirs = [*compare.rows(found), *others], compare.published()
+    other = [row for row in ours if row["batches"] != sorted(TEST_7B)]
     if readme and other:
         raise InputError(
-            f"a run of profile {other[0]['profile']} has {other[0]['n']} questions, but the table "
-            f"in {readme} covers {theirs[0]['n']}; omit this run, or omit --readme"
+            f"{other[0]['name']} ({other[0]['profile']}) has {other[0]['n']} questions in "
+            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those of "
+            f"{', '.join(TEST_7B)}; omit this run, or omit --readme"
         )
     if other:
         theirs = []  # published scores on different questions would be misleading
@@ -255,6 +258,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     page = compare.page(ours, theirs, changes, verdicts)
     data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": verdicts}
     write_json(output / "results.json", data)
+    write_json(output / "ranks.json", compare.shared_ranks(found))
     write_text(output / "results.md", page)
     figures.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
     for runs in compare.group(found):
@@ -363,7 +367,10 @@ def _parser() -> argparse.ArgumentParser:
 
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
-    sub.add_argument("folders", nargs="+", **finished)
+    sub.add_argument(
+        "folders", nargs="+", type=Path, metavar="PATH",
+        help="folder of a finished run, or a file from score_system.py --json",
+    )  # fmt: skip
     place = "output folder (default: runs/table)"
     sub.add_argument("--output", type=Path, default="runs/table", metavar="DIR", help=place)
     marks = "also put the table between the markers in this Markdown file"

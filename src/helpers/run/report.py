@@ -28,13 +28,18 @@ _CAPTIONS = {
     "sources": "Uncertainty of the scores due to the choice of questions (line) and seed "
     "(circles).",
     "switches": "The scores of this run under different protocols.",
-    "forest": "This run (filled markers) and published rows on the same questions (hollow "
-    "markers). Rows with a different context or different training data are different experiments.",
+    "forest": "This run, real runs that come with the kit (all with filled markers) and published "
+    "rows on the same questions (hollow markers). Rows with a different context or different "
+    "training data are different experiments.",
     "causes": "The outcome of every test question.",
     "loss": "Training loss and learning rate at each step.",
 }
-_ALONE = "This run. Published rows are not shown, because they are about different questions."
+_ALONE = (
+    "Real runs that come with the kit (filled markers) and published rows on the same questions "
+    "(hollow markers). This run is not shown, because it answered different questions."
+)
 
+_PRACTICE = {"lesson", "stop", "exercise"}  # tags of cells that participants may leave out
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -50,7 +55,7 @@ def write_report(run: Run) -> Path:
         manifest=manifest,
         scores=scores,
         table=score_table(scores),
-        figures=_figures(run, scores["pooled"]["n"]),
+        figures=_figures(run, {row["batch"]: row["n"] for row in scores["batches"]}),
         notebooks=_notebooks(run, manifest),
     )
     path = write_text(run.folder / "index.html", page)
@@ -61,10 +66,11 @@ def write_report(run: Run) -> Path:
 def keep_notebooks(run: Run) -> list[str]:
     """Copy the notebooks that were run by hand into the run folder.
 
-    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran,
-    its parameters match this run's settings, and it was saved after it wrote its files. Notebooks
-    that ``helpers.batch`` executed are already in the folder. Returns the names of the notebooks
-    that are missing from the folder or outdated.
+    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran
+    (participants may leave out stops, lessons and exercises), its parameters match this run's
+    settings, and it was saved after it wrote its files. Notebooks that ``helpers.batch`` executed
+    are already in the folder. Returns the names of the notebooks that are missing from the folder
+    or outdated.
     """
     manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -84,20 +90,25 @@ def _is_outdated(notebook: Path, manifest: dict) -> bool:
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Return whether every cell of a saved notebook ran and its parameters match these settings."""
+    """Return whether all cells but practice ran and the parameters match these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
         given = from_parameters(**notebook_parameters(content))
     except (ValueError, SyntaxError):  # saved in the middle of an edit
         return False
-    code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    code = [
+        cell
+        for cell in cells
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+        if not _PRACTICE & set(cell["metadata"].get("tags", []))
+    ]
     return given == settings and all(cell["execution_count"] for cell in code)
 
 
-def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
+def _figures(run: Run, batches: dict[str, int]) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _ALONE}
+    captions = _CAPTIONS if batches == TEST_7B else _CAPTIONS | {"forest": _ALONE}
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)
