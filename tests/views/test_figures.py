@@ -132,7 +132,8 @@ WITH_ODD_TEXTS = {
     ),
     "span_logits": lambda: figures.span_logits([(ODD, 0.1, 0.2)]),
     "depth_gradients": None,
-    "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1]),
+    "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1], ODD),
+    "interval_by_n": None,
     "forest": lambda: figures.forest([COMPARED], [COMPARED]),
     "switches": lambda: figures.switches(EFFECTS),
 }  # fmt: skip
@@ -184,3 +185,14 @@ def test_any_answer_can_be_a_label(text, tmp_path):
 def test_an_empty_nbest_can_be_drawn(tmp_path):
     figures.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
     figures.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")
+
+
+def test_the_interval_is_marked_at_n():
+    axes = figures.interval_by_n(0.48, 162).axes[0]
+    mark = axes.lines[1]
+    assert list(mark.get_xdata()) == [162, 162]
+    assert mark.get_ydata() == pytest.approx([40.2, 56.1], abs=0.05)
+    (band,) = axes.collections
+    edges = band.get_paths()[0].vertices
+    near = edges[abs(edges[:, 0] - 162) < 12][:, 1]
+    assert near.min() == pytest.approx(40.2, abs=0.7) and near.max() == pytest.approx(56.1, abs=0.7)

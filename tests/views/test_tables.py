@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.data.spans import Span
 from helpers.data.squad import Example
-from helpers.views import tables
+from helpers.views import figures, tables
 
 
 def nbest(context, text):
@@ -166,3 +166,31 @@ def test_tables_are_protected_without_the_options():
     with pd.option_context("display.html.use_mathjax", True, "styler.html.mathjax", True):
         page = Unprotected(tables.table(pd.DataFrame({ODD: [ODD]})).to_html())
     assert page.all.count(ODD) == 2 and "$" not in "".join(page.read)
+
+
+def test_a_folded_table_shows_the_first_rows_and_all_on_request():
+    rows = [{"name": f"row {n}", "price": f"${n} <b>"} for n in range(5)]
+    page = tables.folded(rows, "name").data
+    before, after = page.split("<details>")
+    assert before.count(">row ") == 3 and after.count(">row ") == 5
+    assert "<summary>all 5 rows</summary>" in after
+    assert "<b>" not in page and before.startswith(f"<div {tables.WRITTEN}>")
+    for tag in re.findall("<table[^>]*>", page):
+        assert "mathjax_ignore" in tag
+    assert "details" not in tables.folded(rows[:3], "name").data
+    assert tables.folded(pd.DataFrame(rows), "name", most=1).data.count(">row ") == 6
+
+
+def test_an_image_has_a_text_for_readers():
+    figure, _ = figures.new_figure(2, 1, "t")
+    page = tables.image_html(figure, 'a "b" & c')
+    assert page.startswith('<img alt="a &quot;b&quot; &amp; c" src="data:image/png;base64,iVBOR')
+
+
+def test_the_name_of_the_index_is_in_the_header():
+    page = tables.table([{"seeds": 1, "margin": 4.2}], "seeds").to_html()
+    (head,) = re.findall("<thead>(.*?)</thead>", page, re.S)
+    assert head.count("<tr>") == 1 and head.index("seeds") < head.index("margin")
+    assert re.search(r"<th[^>]*>1</th>", page)
+    two = tables.table([{"a": 1, "b": 2, "c": 3}], ["a", "b"]).to_html()
+    assert "a</th>" in two and "b</th>" in two

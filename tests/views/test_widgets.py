@@ -100,3 +100,27 @@ def test_displaying_shows_page_and_widget(cases, monkeypatch):
     monkeypatch.setattr(widgets, "display", lambda bundle, raw: shown.append(bundle))
     widgets.browse(*cases)._ipython_display_()
     assert len(shown) == 2 and "Iron" in shown[0]["text/html"]
+
+
+def test_the_interval_follows_both_sliders():
+    view = widgets.interval_by_n()
+    n, percent, shown, _ = view.widget.children
+    assert "78 of 162 right: the 95% interval is 40.2% to 56.1%, 15.9 points wide" in shown.value
+    n.value = 648
+    assert "311 of 648 right" in shown.value and "7.8 points wide" in shown.value
+    percent.value = 50
+    assert "324 of 648 right" in saved(view)
+    (text,) = re.findall('alt="([^"]+)"', saved(view))
+    assert text.startswith("324 of 648 right") and "data:image/png;base64," in saved(view)
+
+
+def test_the_detective_finds_the_rule():
+    view = widgets.detective()
+    decimals, averaging, fixed, shown, _ = view.widget.children
+    assert "yes" not in shown.value and decimals.label == "not rounded"
+    decimals.value = 2
+    assert shown.value.count(">yes<") == 2 and "77 of 20,660" in shown.value
+    averaging.value = "macro"
+    assert shown.value.count(">yes<") == 1
+    fixed.value = False
+    assert "2 decimals, batches weighted equally, all batches free:" in saved(view)

@@ -17,7 +17,10 @@ from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
+from helpers.scoring.claims import UNPUBLISHED
 from helpers.scoring.metrics import MEASURES
+from helpers.scoring.system import OUTSIDE, UNSTATED
+from helpers.scoring.uncertainty import exact_interval
 from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
@@ -409,14 +412,14 @@ def score_bars(scores: dict):
     return figure
 
 
-def two_sources(found: Mapping, seeds: Sequence[int]):
+def two_sources(found: Mapping, seeds: Sequence[int], runs: str = "this run"):
     """Draw how much each measure varies with the questions (upper line) and the seeds (lower line).
 
     ``found`` comes from ``uncertainty.sources``. The upper line is the 95% interval of the mean
     over seeds when questions are resampled. The lower line shows each seed's score and the mean ±
     one standard deviation.
     """
-    title = "Two sources of variation in a score"
+    title = f"Two sources of variation in a score: {runs}"
     figure, axes = new_figure(9, 1.3 + 0.95 * len(found), title)
     seed_names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     for place, s in enumerate(found.values()):
@@ -439,8 +442,28 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
     return figure
 
 
+def interval_by_n(share: float, n: int):
+    """Draw the exact 95% interval of a proportion for 10 to 10,000 questions; mark ``n``."""
+    from scipy.stats import beta  # the import takes up to a second
+
+    figure, axes = new_figure(7.5, 3, f"95% interval around {share:.0%} right answers")
+    sizes = np.geomspace(10, 10_000, 60)
+    right = share * sizes  # not rounded, so that the band is smooth; the formula is the same
+    low, high = beta.ppf(0.025, right, sizes - right + 1), beta.ppf(0.975, right + 1, sizes - right)
+    axes.fill_between(sizes, 100 * low, 100 * high, color=LIGHT, label="95% interval")
+    axes.axhline(100 * share, color=DARK, linewidth=1)
+    ends = [100 * end for end in exact_interval(round(share * n), n)]
+    axes.plot([n, n], ends, color=ACCENT, linewidth=2.5, marker="_", markersize=11,
+              label=f"n = {n:,}: {ends[0]:.1f} to {ends[1]:.1f}")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
+    axes.set(xlabel="number of questions", ylabel="accuracy (%)", ylim=(0, 100))
+    axes.legend(loc="upper right")
+    return figure
+
+
 def switches(found: Sequence):
-    """Draw how each ``evidence.Effect`` changes strict accuracy, in percentage points."""
+    """Draw how each ``effects.Effect`` changes strict accuracy, in percentage points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]
@@ -496,7 +519,8 @@ def _label(row: Mapping) -> str:
     if "system" not in row:  # published
         extra = " after SQuAD" if "then" in row["training"] and "SQuAD" not in row["name"] else ""
     else:
-        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": ""}
+        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": "",
+                 OUTSIDE: ""}  # fmt: skip
         extra = kinds.get(row["system"], f" ({row['profile']})")
-    context = "?" if row["context"] == "unpublished" else row["context"]
+    context = "?" if row["context"] in (UNPUBLISHED, UNSTATED) else row["context"]
     return f"{cut(row['name'], 60)}{extra}: {context}"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from helpers.config import InputError
 from helpers.data.spans import find_spans
+from helpers.scoring import metrics
 
 _RANDOM_CASES = 200
 
@@ -49,6 +50,80 @@ def check_find_spans(mine: Callable) -> None:
         lambda context, terms: [(span.start, span.end) for span in find_spans(context, terms)],
         given,
     )
+
+
+def check_scores(mine: Callable) -> None:
+    """Check ``mine(gold, answers) -> (SAcc, MRR, LAcc)`` from notebook 05.
+
+    Both arguments map question ids to lists of lists, as in the BioASQ files. Raises ``NotYet``
+    unless the result is that of ``metrics.score_batch``. The ids of the given cases name the rule.
+    """
+    given = [
+        ("case is ignored", [["CFTR"]], [["cftr"]]),
+        ("a period counts", [["insulin"]], [["insulin."]]),
+        ("spaces count", [["zinc"]], [["zinc "]]),
+        ("all inner lists of synonyms count", [["TNF"], ["TNF-α", "cachectin"]], [["Cachectin"]]),
+        ("only the first string of an inner list counts", [["zinc"]], [["iron", "zinc"]]),
+        ("each inner list is one rank", [["zinc"]], [["iron", "Fe"], ["copper"], ["zinc"]]),
+        ("repeated answers keep their ranks", [["zinc"]], [["iron"], ["iron"], ["zinc"]]),
+        ("an empty string keeps its rank", [["zinc"]], [[""], ["zinc"]]),
+        ("an empty inner list has no rank", [["zinc"]], [[], ["zinc"]]),
+        ("only the first right answer counts", [["zinc"]], [["zinc"], ["iron"], ["zinc"]]),
+        ("a sixth answer counts", [["zinc"]], [[str(n)] for n in range(5)] + [["zinc"]]),
+        ("no answer is a wrong answer", [["zinc"]], []),
+    ]  # fmt: skip
+    cases = [({rule: gold}, {rule: answers}) for rule, gold, answers in given]
+    cases.append(({"q1": [["zinc"]], "a question without an entry counts": [["iron"]]},
+                  {"q1": [["zinc"]], "not in the golden file": [["iron"]]}))  # fmt: skip
+    rng = random.Random(0)
+    words = ["zinc", "Zinc", "iron", "IRON", "iron ", "copper", "TNF-α", ""]
+    for _ in range(_RANDOM_CASES):
+        names = [f"q{n}" for n in range(1, rng.randint(2, 6))]
+        gold = {q: [rng.choices(words, k=rng.randint(1, 2))] for q in names}
+        answers = {
+            q: [rng.choices(words, k=rng.randint(0, 2)) for _ in range(rng.randint(1, 5))]
+            for q in names
+        }
+        for name in rng.sample(names, rng.randint(0, len(names) - 1)):
+            del answers[name]
+        cases.append((gold, answers))
+    compare(mine, _scores, cases)
+
+
+def _scores(gold: dict, answers: dict) -> tuple[float, float, float]:
+    pooled = {name: [text for group in groups for text in group] for name, groups in gold.items()}
+    score = metrics.score_batch("", pooled, answers)
+    return score.sacc, score.mrr, score.lacc
+
+
+PROVED, POSSIBLE, REFUTED = "proved", "possible", "refuted"
+_ABOUT_THE_CARD = (  # in the order of notebook 05: the verdict on each statement, and why
+    (PROVED, "MRR cannot exceed LAcc"),
+    (REFUTED, "103 of 162 prints as 63.58, and 104 of 162 prints as 64.20"),
+    (POSSIBLE, "this rule can give 63.88, but also every other figure from 60.00 to 68.00"),
+    (POSSIBLE, "this rule can give 63.88, but also nearly every other figure"),
+    (POSSIBLE, "it is only true if the two-decimal rule is true and 7B4 has 28 right answers"),
+    (POSSIBLE, "92 of 144 is 63.888…, which gives 63.88 if it is truncated"),
+    (PROVED, "NVIDIA's notebook prints all digits of the official program, and only 28/34 fits"),
+)  # fmt: skip
+
+
+def check_card(mine: Sequence[str]) -> None:
+    """Check a participant's verdicts on the seven statements about the model card in notebook 05.
+
+    Each is "proved", "possible" or "refuted". Raises ``NotYet`` for the first verdict that differs
+    from ours, with the reason.
+    """
+    if len(mine) != len(_ABOUT_THE_CARD):
+        raise NotYet(f"{len(_ABOUT_THE_CARD)} verdicts are needed, but there are {len(mine)}")
+    for number, (found, (right, why)) in enumerate(zip(mine, _ABOUT_THE_CARD, strict=True), 1):
+        if found not in (PROVED, POSSIBLE, REFUTED):
+            raise NotYet(
+                f"statement {number}: use {PROVED}, {POSSIBLE} or {REFUTED}, not {found!r}"
+            )
+        if found != right:
+            raise NotYet(f"statement {number} is {right}, not {found}: {why}")
+    print(f"All {len(mine)} verdicts agree with ours.")
 
 
 def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:

@@ -7,6 +7,8 @@ meaning, so the tables are readable without color.
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -129,6 +131,14 @@ def nbest_html(nbest: Sequence, most: int = 5) -> str:
     return f"<table {WRITTEN}>{head}{''.join(rows)}</table>" if rows else "<p>No span found.</p>"
 
 
+def image_html(figure, text: str) -> str:
+    """Return a matplotlib figure as an image within HTML; ``text`` describes it for readers."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{escape(text)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+
+
 def visible(text: str) -> str:
     """Replace each leading, trailing and repeated space with "␣"."""
     return re.sub(r"^\s+|\s+$|(?<=\s)\s+", lambda spaces: "␣" * len(spaces[0]), text)
@@ -142,12 +152,29 @@ def table(rows, index: str | list[str] | None = None, columns=None, digits: int 
     import pandas as pd
 
     df = pd.DataFrame(rows, columns=columns)
+    numbered = index is None and df.index.name is None and pd.api.types.is_integer_dtype(df.index)
     if index is not None:
         df = df.set_index(index)
+    if df.index.nlevels == 1:  # the name of the index needs no row of its own
+        df = df.rename_axis(index=None, columns=df.index.name or df.columns.name)
     style = df.style.format(precision=digits, thousands=",", escape="html")
     for axis in ("index", "columns"):
         style.format_index(escape="html", axis=axis).format_index_names(escape="html", axis=axis)
-    look = "text-align: left; vertical-align: top; white-space: pre-wrap"
+    look = "text-align: left; vertical-align: top; white-space: pre-wrap; padding: 3px 8px"
     style.set_table_attributes(WRITTEN).set_table_styles([{"selector": "th, td", "props": look}])
-    numbered = df.index.name is None and pd.api.types.is_integer_dtype(df.index)
     return style.hide(axis="index") if numbered else style
+
+
+def folded(rows, index: str | list[str] | None = None, most: int = 3, **options):
+    """Return the first ``most`` rows as HTML, and the complete table on request, closed at first.
+
+    The arguments are those of ``table``. A table with at most ``most`` rows is shown as a whole.
+    """
+    from IPython.display import HTML
+
+    rows = rows.to_dict("records") if hasattr(rows, "to_dict") else list(rows)
+    page = table(rows[:most], index, **options).to_html()
+    if len(rows) > most:
+        full = table(rows, index, **options).to_html()
+        page += f"<details><summary>all {len(rows)} rows</summary>{full}</details>"
+    return HTML(f"<div {WRITTEN}>{page}</div>")

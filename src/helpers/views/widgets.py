@@ -16,7 +16,8 @@ from IPython.display import display
 
 from helpers.data.squad import Example
 from helpers.scoring import errors
-from helpers.views import tables
+from helpers.scoring.uncertainty import exact_interval
+from helpers.views import evidence, figures, tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
 _LONGEST = 90  # maximum number of characters per question in the menu
@@ -114,3 +115,66 @@ def browse(
     question.observe(show, "value")
     fill()
     return View([cause, question, shown], lambda: shown.value)
+
+
+def interval_by_n(share: float = 0.48) -> View:
+    """Return sliders for a share of right answers and a number of questions, and the interval."""
+    sizes = [25, 39, 81, 162, 324, 648, 1296, 2450, 5000, 10_000]
+    wide = {"layout": {"width": "600px"}, "style": {"description_width": "130px"}}
+    n = ipywidgets.SelectionSlider(
+        options=[(f"{size:,}", size) for size in sizes], value=162, description="questions",
+        continuous_update=False, **wide,
+    )  # fmt: skip
+    percent = ipywidgets.IntSlider(
+        round(100 * share), 1, 99, description="right answers (%)", continuous_update=False, **wide
+    )
+    shown = ipywidgets.HTML()
+
+    def show(_=None):
+        right = round(percent.value / 100 * n.value)
+        low, high = (100 * end for end in exact_interval(right, n.value))
+        text = (
+            f"{right:,} of {n.value:,} right: the 95% interval is {low:.1f}% to {high:.1f}%, "
+            f"{high - low:.1f} points wide. One question is worth {100 / n.value:.2f} points."
+        )
+        image = tables.image_html(figures.interval_by_n(percent.value / 100, n.value), text)
+        shown.value = f"<p>{text}</p>{image}"
+
+    n.observe(show, "value")
+    percent.observe(show, "value")
+    show()
+    return View([n, percent, shown], lambda: shown.value)
+
+
+def detective() -> View:
+    """Return controls for the rounding and averaging behind the card, and what they allow."""
+    wide = {"layout": {"width": "600px"}, "style": {"description_width": "190px"}}
+    decimals = ipywidgets.SelectionSlider(
+        options=[("not rounded", 0), ("4 decimals", 4), ("3 decimals", 3), ("2 decimals", 2)],
+        description="each batch's score is", **wide,
+    )  # fmt: skip
+    averaging = ipywidgets.ToggleButtons(
+        options=[("by questions", "weighted"), ("equally", "macro")],
+        description="batches are weighted",
+        layout={"width": "600px"}, style={"description_width": "190px", "button_width": "130px"},
+    )  # fmt: skip
+    fixed = ipywidgets.Checkbox(
+        True, description="fix batch 7B4 at 22 and 28 of 34", indent=False,
+        layout={"margin": "0 0 0 195px"},
+    )  # fmt: skip
+    shown = ipywidgets.HTML()
+
+    def show(_=None):
+        rows = evidence.averages(averaging.value, decimals.value or None, fixed.value)
+        shown.value = f"<div {tables.WRITTEN}>{tables.table(rows, 'figure').to_html()}</div>"
+
+    for control in (decimals, averaging, fixed):
+        control.observe(show, "value")
+    show()
+
+    def page() -> str:
+        batches = "7B4 fixed" if fixed.value else "all batches free"
+        rule = f"{decimals.label}, batches weighted {averaging.label}, {batches}"
+        return f"<p>{escape(rule)}:</p>{shown.value}"
+
+    return View([decimals, averaging, fixed, shown], page)
