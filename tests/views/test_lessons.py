@@ -38,3 +38,11 @@ def test_a_function_may_change_its_arguments():
         return found
 
     lessons.check_find_spans(clears)
+
+
+def test_a_function_without_code_says_so():
+    def waits(context, synonyms):
+        raise lessons.NotYet("this cell is waiting for your code")
+
+    with pytest.raises(lessons.NotYet, match="^this cell is waiting for your code$"):
+        lessons.check_find_spans(waits)

@@ -17,6 +17,7 @@ import numpy as np
 from helpers.config import InputError
 from helpers.data.spans import find_spans
 
+SEED = 0  # of the random cases
 _RANDOM_CASES = 200
 
 
@@ -39,7 +40,7 @@ def check_find_spans(mine: Callable) -> None:
         ("interferon (IFN)", ["IFN", "interferon"]),
         ("No answer here.", ["insulin"]),
     ]
-    rng = random.Random(0)
+    rng = random.Random(SEED)
     words = ["tnf", "TNF", "TNFs", "il-6", "IL", "6", "(IL-6)", "alpha", "alphas", "and"]
     for _ in range(_RANDOM_CASES):
         context = " ".join(rng.choices(words, k=rng.randint(1, 8)))
@@ -62,6 +63,8 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
         call = f"{mine.__name__}({', '.join(map(_short, arguments))})"
         try:
             found = mine(*copy.deepcopy(arguments))
+        except NotYet:  # the function has no code yet
+            raise
         except Exception as error:
             raise NotYet(f"{call} raised {type(error).__name__}: {error}") from error
         expected = right(*arguments)
