@@ -22,7 +22,13 @@ from helpers.config import PROFILES, Settings
 ROOT = Path(__file__).parents[1]
 PYTHON = "docs/python.md"  # its blocks continue one another
 DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
-PAGES = ["README.md", "notebooks/README.md", "docker/README.md", *(d for d in DOCS if d != PYTHON)]
+PAGES = [
+    "README.md",
+    "notebooks/README.md",
+    "notebooks/exercises/README.md",
+    "docker/README.md",
+    *(d for d in DOCS if d != PYTHON),
+]
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
 # The snippet's first line: the file that it writes, or "" if its output is shown right after it.
@@ -40,6 +46,7 @@ NOT_RUN = {
     ".venv/bin/python -m ipykernel install": "test_batch_kernel.py runs it in a folder of its own",
     "make lab": "opens JupyterLab and stays there",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
+    "make walkthrough RUN=lab": "test_exercises.py makes courses, and test_nbgrader.py grades one",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
     "make walkthrough PROFILE=biomegatron": "needs NVIDIA's checkpoint, and a GPU or several",
     "make setup": "test_slurm.py submits the job",

@@ -3,8 +3,8 @@
 A generated notebook contains the parameters cell and the cell after it, which opens the run, all
 cells tagged ``setup``, the lessons that participants complete, and the exercises, in their original
 order. Lessons are groups of neighboring cells tagged ``lesson``. Groups without a solution are only
-for reading and are left out, and so are the cells after the last check of a group. In exercise notebooks, a stub replaces each solution, and the answers
-("What we measured") are missing.
+for reading and are left out, and so are the cells after the last check of a group. In exercise
+notebooks, a stub replaces each solution, and the answers ("What we measured") are missing.
 """
 
 from __future__ import annotations
