@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="with --course: the finished run that grading reads (default: runs/lab)",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=int, default=60, metavar="SECONDS",
-        help="with --course: grading stops a cell after this time (default: 60)",
+        "--timeout", type=int, default=180, metavar="SECONDS",
+        help="with --course: grading stops a cell after this time (default: 180)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:

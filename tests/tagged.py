@@ -47,6 +47,7 @@ def cells():
             "lesson",
         ),
         _cell("lesson-check", 'assert double(2) == 4, "double(2) must be 4"', "lesson"),
+        _cell("lesson-use", "double(undefined)", "lesson"),
         _cell("between", "between = base"),
         _cell("reading-text", "## Only to read", "lesson"),
         _cell("reading", "def half(number):\n    return number / 2", "lesson"),

@@ -23,7 +23,13 @@ from helpers.config import PROFILES, Settings
 ROOT = Path(__file__).parents[1]
 PYTHON = "docs/python.md"  # its blocks continue one another
 DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
-PAGES = ["README.md", "notebooks/README.md", "docker/README.md", *(d for d in DOCS if d != PYTHON)]
+PAGES = [
+    "README.md",
+    "notebooks/README.md",
+    "notebooks/exercises/README.md",
+    "docker/README.md",
+    *(d for d in DOCS if d != PYTHON),
+]
 NOTEBOOKS = sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb"))
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
@@ -48,6 +54,7 @@ NOT_RUN = {
     "sh bundle/install.sh": "test_bundle.py installs from a bundle",
     'import sys\n\nif "google.colab"': "test_online.py runs it with stand-ins",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
+    "make walkthrough RUN=lab": "test_exercises.py makes courses, and test_nbgrader.py grades one",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
     "make walkthrough PROFILE=biomegatron": "needs NVIDIA's checkpoint, and a GPU or several",
     "make setup\n.venv/bin/python -m helpers.batch run --profile biomegatron": "test_slurm.py "

@@ -19,7 +19,7 @@ import helpers
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NOT_OURS = {".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
+NOT_OURS = {"course", "work", ".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
 
 
 def text(name: str) -> str:
@@ -213,3 +213,15 @@ def test_setup_is_not_repeated_until_the_pins_change(make, tmp_path):
     assert "pip install" in make("-n", "test").stdout
     torch = f"--index-url address torch=={pins()['torch']}"
     assert torch in make("-n", "test", "TORCH_INDEX=address").stdout
+
+
+def test_make_lab_opens_an_existing_notebook_in_the_root_folder(make, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    command = make("-n", "lab").stdout
+    assert (ROOT / re.search(r"default_url=/lab/tree/(\S+)", command)[1]).is_file()
+    assert f'JUPYTER_CONFIG_PATH="{tmp_path}/.jupyter"' in command
+    assert {path.suffix for path in (ROOT / ".jupyter").rglob("*.*")} == {".json"}
+    (page,) = (ROOT / ".jupyter" / "labconfig").iterdir()
+    disabled = json.loads(page.read_text())["disabledExtensions"]
+    assert "@jupyterlab/apputils-extension:announcements" in disabled  # asks about news otherwise

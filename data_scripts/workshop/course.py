@@ -61,7 +61,7 @@ os.environ["HIDDEN_CHECKS_SEED"] = "{seed}"
 def make(
     folder: Path,
     run: Path,
-    timeout: int = 60,
+    timeout: int = 180,
     *,
     notebooks: Path = exercises.NOTEBOOKS,
     checks: Path = HERE / "hidden_checks.py",

@@ -2,9 +2,9 @@
 
 A generated notebook contains the parameters cell and the cell after it, which opens the run, all
 cells tagged ``setup``, the lessons that participants complete, and the exercises, in their original
-order. Lessons are groups of neighboring cells tagged ``lesson``; groups without a solution are only
-for reading and are left out. In exercise notebooks, a stub replaces each solution, and the answers
-("What we measured") are missing.
+order. Lessons are groups of neighboring cells tagged ``lesson``. Groups without a solution are only
+for reading and are left out, and so are the cells after the last check of a group. In exercise
+notebooks, a stub replaces each solution, and the answers ("What we measured") are missing.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def read(path: Path) -> list[Part]:
         if any(map(_is_solution, group)):
             if not kinds:
                 raise InputError(f"{path.name}, cell {group[0].id}: tag it lesson or exercise")
-            parts += _practice(path, group)
+            practice = list(_practice(path, group))
+            checks = [n for n, part in enumerate(practice) if part.role == "check"]
+            parts += practice[: checks[-1] + 1] if "lesson" in kinds else practice
         else:
             chosen = {"parameters", "setup"}
             parts += [Part(c, "setup") for c in group if c is opens or chosen & _tags(c)]

@@ -258,3 +258,11 @@ def test_the_verdicts_are_true():
     assert list(Averages(sizes, "weighted", 2, {3: 28}).ways("63.88")) == [104]
     assert counts_that_print_as("63.88", 144)
     assert counts_that_print_as("0.8235294118", 34, 1) == [28]
+
+
+def test_a_function_without_code_says_so():
+    def waits(context, synonyms):
+        raise lessons.NotYet("this cell is waiting for your code")
+
+    with pytest.raises(lessons.NotYet, match="^this cell is waiting for your code$"):
+        lessons.check_find_spans(waits)

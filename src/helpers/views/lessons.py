@@ -24,6 +24,7 @@ from helpers.model.features import Batch, Windows, make_windows
 from helpers.model.texts import make_tokenizer
 from helpers.scoring import metrics
 
+SEED = 0  # of the random cases
 _RANDOM_CASES = 200
 _VOCAB = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "which", "gene", "?", "the", "a", "in", "mutated", "so",
@@ -53,7 +54,7 @@ def check_find_spans(mine: Callable) -> None:
         ("TNF is TNF.", ["tnf", "TNF"]),
         ("No answer here.", ["insulin"]),
     ]
-    rng = random.Random(0)
+    rng = random.Random(SEED)
     words = ["tnf", "TNF", "TNFs", "il-6", "IL", "6", "(IL-6)", "alpha", "alphas", "and"]
     for _ in range(_RANDOM_CASES):
         context = " ".join(rng.choices(words, k=rng.randint(1, 8)))
@@ -287,6 +288,8 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
         call = f"{mine.__name__}({', '.join(map(_short, arguments))})"
         try:
             found = mine(*copy.deepcopy(arguments))
+        except NotYet:  # the function has no code yet
+            raise
         except Exception as error:
             raise NotYet(f"{call} raised {type(error).__name__}: {error}") from error
         expected = right(*arguments)
