@@ -142,6 +142,7 @@ def test_a_course_is_valid_for_nbgrader(source, finished, tmp_path):
     written = course.make(folder, finished, notebooks=source.parent)
     assert [str(path.relative_to(folder)) for path in written] == [
         "source/exercises-02/02_a_title.ipynb", "nbgrader_config.py", "checks/hidden_checks.py",
+        "checks/grading.py",
     ]  # fmt: skip
     made = nbformat.read(written[0], 4)
     MetadataValidator().validate_nb(made)
