@@ -67,7 +67,7 @@ def test_all_links_between_the_pages_and_all_images_work(run, tmp_path):
     assert_sound(tmp_path / "site")
     listed = [link["href"] for link in pages(tmp_path / "site")[first].select("li a")]
     assert listed[:3] == ["notebooks/00_a.html", "notebooks/01_b.html", "report.html"]
-    assert "docs/glossary.html" in listed and "docs/results/results.html" in listed
+    assert "docs/glossary.html" in listed and "docs/results/benchmarks.html" in listed
 
 
 def test_a_notebook_links_to_pages_and_not_to_code(run, few, tmp_path):

@@ -19,7 +19,7 @@ from helpers.io import write_text
 from helpers.run.folder import MANIFEST
 from helpers.run.report import notebook_title, render, render_notebook
 
-PAGES = ("README.md", "notebooks/README.md", "docker/README.md", "docs/**/*.md")
+PAGES = ("README.md", "notebooks/README.md", "docs/*.md", "docs/*/*.md", "docker/README.md")
 REPORT = ("index.html", "explorer.html")  # the pages of a run that stand alone
 _IMAGES = (".png", ".svg", ".jpg")
 _STYLE = (
@@ -38,7 +38,7 @@ def make(run: Path, to: Path) -> Path:
     if to.exists() and any(to.iterdir()) and not (to / "index.html").is_file():
         raise InputError(f"{to}: contains files but no website; choose another folder")
     shutil.rmtree(to, ignore_errors=True)
-    pages = sorted(path for form in PAGES for path in ROOT.glob(form))
+    pages = [path for form in PAGES for path in sorted(ROOT.glob(form))]
     known = {path.relative_to(ROOT).as_posix() for path in pages}
     known |= {f"notebooks/{path.name}" for path in notebooks}
     for path in notebooks:
@@ -50,7 +50,7 @@ def make(run: Path, to: Path) -> Path:
         text = path.read_text(encoding="utf-8")
         notebook = new_notebook(cells=[new_markdown_cell(text)])
         back = os.path.relpath("index.html", PurePosixPath(name).parent)
-        page = render(notebook, _heading(text), back, _linker(name, known))
+        page = render(notebook, _heading(text) or path.stem, back, _linker(name, known))
         write_text((to / name).with_suffix(".html"), page)
     for image in (path for path in (ROOT / "docs").rglob("*") if path.suffix in _IMAGES):
         _copy(image, to / image.relative_to(ROOT))
@@ -86,7 +86,9 @@ def _linker(page: str, known: set[str]):
 
 
 def _heading(text: str) -> str:
-    return text.partition("\n")[0].lstrip("# ")
+    """Return the title of a page, or "" if it is only a table for another page."""
+    first = text.partition("\n")[0]
+    return first.removeprefix("# ") if first.startswith("# ") else ""
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -105,6 +107,7 @@ def _index(run: Path, notebooks: list[Path], pages: list[Path]) -> str:
         (path.relative_to(ROOT).with_suffix(".html").as_posix(), _heading(path.read_text("utf-8")))
         for path in pages
     ]
+    texts = [(link, title) for link, title in texts if title]
     lists = {"Notebooks": rows, "Results of the run": made, "Documentation": texts}
     body = "".join(
         f"<h2>{title}</h2><ul>"
@@ -119,6 +122,6 @@ def _index(run: Path, notebooks: list[Path], pages: list[Path]) -> str:
         "<h1>BioMegatron BioASQ kit</h1><p>Six notebooks that turn a pretrained language model "
         "into a scored question-answering system. These pages show them with their results, on "
         f"teaching data (profile <code>{escape(manifest['profile'])}</code>, kit version "
-        f"{escape(kit['version'])}, commit {escape(str(kit['commit']))}). To run the notebooks "
+        f"{escape(kit['version'])}, commit {escape(str(kit['commit'])[:12])}). To run the notebooks "
         'yourself, follow the <a href="README.html">README</a>.</p>' + body + "</body></html>\n"
     )
