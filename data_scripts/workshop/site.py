@@ -98,7 +98,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _index(run: Path, notebooks: list[Path], pages: list[Path]) -> str:
     manifest = read_json(run / MANIFEST)
-    kit = manifest["kit"]
+    version = f"{manifest['kit']['version']}, commit {str(manifest['kit']['commit'])[:12]}"
     rows = [(f"notebooks/{path.stem}.html", notebook_title(path)) for path in notebooks]
     reports = {"index.html": "Scores, figures and settings of this run",
                "explorer.html": "All questions with their answers and snippets"}  # fmt: skip
@@ -122,6 +122,6 @@ def _index(run: Path, notebooks: list[Path], pages: list[Path]) -> str:
         "<h1>BioMegatron BioASQ kit</h1><p>Six notebooks that turn a pretrained language model "
         "into a scored question-answering system. These pages show them with their results, on "
         f"teaching data (profile <code>{escape(manifest['profile'])}</code>, kit version "
-        f"{escape(kit['version'])}, commit {escape(str(kit['commit'])[:12])}). To run the notebooks "
-        'yourself, follow the <a href="README.html">README</a>.</p>' + body + "</body></html>\n"
+        f'{escape(version)}). To run the notebooks yourself, follow the <a href="README.html">README'
+        "</a>.</p>" + body + "</body></html>\n"
     )
