@@ -48,7 +48,7 @@ def test_an_exercise_notebook_has_stubs_and_what_they_need(source):
     ]  # fmt: skip
     assert texts(made)["lesson-double"] == (
         'def double(number):\n    """Return twice the number."""\n    # your code here\n'
-        '    raise NotYet("this cell is waiting for your code")'
+        '    raise NotYet("your code is missing")'
     )
     assert texts(made)["solution-1"] == exercises.STUB
     assert "02 · A title" in made.cells[0].source and "notebooks/02_a_title" in made.cells[0].source
@@ -116,7 +116,7 @@ def test_make_and_check_agree_and_check_finds_every_difference(source):
         folder / "exercises/solutions" / source.name,
     ]
     assert exercises.check(folder) == []
-    made[0].write_text(made[0].read_text().replace("waiting", "Waiting"))
+    made[0].write_text(made[0].read_text().replace("is missing", "was missing"))
     (made[1].with_name("03_gone.ipynb")).write_text("{}")
     (folder / "exercises" / "02_a_title-Copy1.ipynb").write_text("{}")
     assert [line.split(":")[0] for line in exercises.check(folder)] == [

@@ -22,7 +22,7 @@ from helpers.io import write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-STUB = '# your code here\nraise NotYet("this cell is waiting for your code")'
+STUB = '# your code here\nraise NotYet("your code is missing")'
 _OPEN = "Run.open(settings)"  # changes the run, so generated notebooks use Run.find
 _FOUND = "\nsettings = folder.settings  # with the path of the run that was found"
 _ANSWER = "What we measured"

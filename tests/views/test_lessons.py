@@ -262,7 +262,7 @@ def test_the_verdicts_are_true():
 
 def test_a_function_without_code_says_so():
     def waits(context, synonyms):
-        raise lessons.NotYet("this cell is waiting for your code")
+        raise lessons.NotYet("your code is missing")
 
-    with pytest.raises(lessons.NotYet, match="^this cell is waiting for your code$"):
+    with pytest.raises(lessons.NotYet, match="^your code is missing$"):
         lessons.check_find_spans(waits)
