@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from html import escape
 from pathlib import Path, PurePosixPath
 
+import jinja2
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from helpers.config import ROOT, InputError
@@ -22,10 +22,26 @@ from helpers.run.report import notebook_title, render, render_notebook
 PAGES = ("README.md", "notebooks/README.md", "docs/*.md", "docs/*/*.md", "docker/README.md")
 REPORT = ("index.html", "explorer.html")  # the pages of a run that stand alone
 _IMAGES = (".png", ".svg", ".jpg")
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;"
-    "color:#222}a{color:#1f3b57}li{margin:.3rem 0}"
-)
+_INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>BioMegatron BioASQ kit</title>
+<style>
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+a{color:#1f3b57}li{margin:.3rem 0}
+</style></head><body>
+<h1>BioMegatron BioASQ kit</h1>
+<p>Six notebooks that turn a pretrained language model into a scored question-answering system.
+These pages show them with their results, on teaching data (profile
+<code>{{ manifest.profile }}</code>, kit version {{ manifest.kit.version }}, commit
+{{ (manifest.kit.commit or "unknown")[:12] }}). To run the notebooks yourself, follow the
+<a href="README.html">README</a>.</p>
+{% for title, items in lists.items() %}
+<h2>{{ title }}</h2><ul>
+{% for link, text in items %}<li><a href="{{ link }}">{{ text }}</a></li>
+{% endfor %}</ul>
+{% endfor %}
+</body></html>
+"""
 
 
 def make(run: Path, to: Path) -> Path:
@@ -97,31 +113,21 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _index(run: Path, notebooks: list[Path], pages: list[Path]) -> str:
-    manifest = read_json(run / MANIFEST)
-    version = f"{manifest['kit']['version']}, commit {str(manifest['kit']['commit'])[:12]}"
-    rows = [(f"notebooks/{path.stem}.html", notebook_title(path)) for path in notebooks]
     reports = {"index.html": "Scores, figures and settings of this run",
                "explorer.html": "All questions with their answers and snippets"}  # fmt: skip
-    made = [(n.replace("index", "report"), t) for n, t in reports.items() if (run / n).is_file()]
-    texts = [
-        (path.relative_to(ROOT).with_suffix(".html").as_posix(), _heading(path.read_text("utf-8")))
-        for path in pages
-    ]
-    texts = [(link, title) for link, title in texts if title]
-    lists = {"Notebooks": rows, "Results of the run": made, "Documentation": texts}
-    body = "".join(
-        f"<h2>{title}</h2><ul>"
-        + "".join(f'<li><a href="{escape(link)}">{escape(text)}</a></li>' for link, text in items)
-        + "</ul>"
-        for title, items in lists.items()
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>BioMegatron BioASQ kit</title><style>{_STYLE}</style></head><body>"
-        "<h1>BioMegatron BioASQ kit</h1><p>Six notebooks that turn a pretrained language model "
-        "into a scored question-answering system. These pages show them with their results, on "
-        f"teaching data (profile <code>{escape(manifest['profile'])}</code>, kit version "
-        f'{escape(version)}). To run the notebooks yourself, follow the <a href="README.html">README'
-        "</a>.</p>" + body + "</body></html>\n"
-    )
+    titles = {path: _heading(path.read_text("utf-8")) for path in pages}
+    lists = {
+        "Notebooks": [(f"notebooks/{path.stem}.html", notebook_title(path)) for path in notebooks],
+        "Results of the run": [
+            (name.replace("index", "report"), title)
+            for name, title in reports.items()
+            if (run / name).is_file()
+        ],
+        "Documentation": [
+            (path.relative_to(ROOT).with_suffix(".html").as_posix(), title)
+            for path, title in titles.items()
+            if title
+        ],
+    }
+    template = jinja2.Environment(autoescape=True).from_string(_INDEX)
+    return template.render(manifest=read_json(run / MANIFEST), lists=lists)
