@@ -115,7 +115,7 @@ _STEP_B = {
 # batches (docs/results.md explains how). With real data, the final training uses all questions, as
 # in the published recipes, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
-    "mini": {"epochs": 4, "learning_rate": 2e-4},
+    "mini": {"epochs": 3, "batch_size": 8, "learning_rate": 2e-4},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
     "biomegatron": {"model": "BioMegatron345mUncasedSQuADv1", **_STEP_B},
     # Step A, which produced the checkpoint above (NeMo 0.11 question_answering_squad.py).
