@@ -54,6 +54,9 @@ FIVE = ["iron", "zinc", "copper", "iodine", "magnesium"]
         (["ascorbate"], ["vitamin C"], [("Take vitamin C (ascorbate).", [])], errors.VARIANT),
         (["vitamin C"], ["ascorbate"], [("Take vitamin C (Ascorbate).", [])], errors.VARIANT),
         (["vitamin C"], ["iron"], [("Take vitamin C, iron (zinc).", [])], errors.OTHER_ENTITY),
+        (["Loa loa"], ["L. loa"], [], errors.VARIANT),
+        (["E. coli"], ["Escherichia coli"], [], errors.VARIANT),
+        (["Escherichia coli"], ["S. coli"], [], errors.OTHER_ENTITY),
         (["vitamin C"], ["lack of vitamin C"], [both(SCURVY, "vitamin C")], errors.BOUNDARY),
         (["vitamin C, not of iron"], ["vitamin C"], [both(SCURVY, "iron")], errors.BOUNDARY),
         (["of vitamin C"], ["vitamin C, not"], [both(SCURVY, "iron")], errors.BOUNDARY),
@@ -119,6 +122,8 @@ def place(golds, *contexts, question="What prevents scurvy?", reads=None):
         (["Vitamin C OR ascorbic acid"], ["Take ascorbic acid."], errors.REWORDED),
         (["Deficiency of ascorbate (vitamin C)"], [SCURVY], errors.REWORDED),
         (["Algae or copper"], [SCURVY], errors.REWORDED),
+        (["Scurvy responds to the intake of iron."], ["Iron helps."], errors.REWORDED),
+        (["Scurvy responds to the intake of zinc."], ["The intake of iron."], errors.MISSING),
         (["It forms the ring finger gene"], ["A ring finger gene."], errors.REWORDED),
         (["scurvy (MC)"], ["Scurvy of MC."], errors.MISSING),  # nothing new, or little
         # ... but it is if only its words about the question are there.
@@ -160,7 +165,7 @@ def test_a_gold_answer_that_no_window_contains_completely_is_outside():
         ("organism", "Borrelia burgdorferi | H. pylori | human herpesvirus 8 | the bacterium"),
         ("drug", "nivolumab | Imatinib | atorvastatin"),
         ("protein", "insulin receptor | anti-nuclear antibodies | epidermal growth factor"),
-        ("symbol", "BRCA1 | TNF-α | mTOR | p53 | 11p13 | (TGM1)"),
+        ("symbol", "BRCA1 | TEN | TNF-α | mTOR | p53 | 11p13 | (TGM1)"),
         ("people", "AML patients | women"),
         ("name", "zinc | vitamin C | chromosome 21 | Release | database | mitosis | 3' ends |"),
     ],

@@ -34,8 +34,8 @@ GOLD_PLACES: dict[str, str] = {
     IN_WORD: "a snippet contains a gold answer only inside a longer word",
     REWORDED: "a snippet contains a gold answer in a different spelling, or a part of it: a text "
     f'in brackets, an alternative before or after "or", or the core of a sentence of {_SENTENCE} '
-    "or more words (its longest run of words without participles, function words and words of the "
-    "question)",
+    "or more words (its last or longest run of words without participles, function words and words "
+    "of the question)",
     MISSING: "none of the above",
 }
 
@@ -43,8 +43,9 @@ NO_ANSWER, VARIANT, BOUNDARY = "no answer", "variant or synonym", "boundary"
 VOTE, OTHER_ENTITY, OTHER_TYPE = "lost in the vote", "right type, other entity", "other type"
 FAILURES: dict[str, str] = {
     NO_ANSWER: "there is no first answer",
-    VARIANT: "the first answer is a gold answer in a different spelling, or its abbreviation: its "
-    "initials, or the text in parentheses right after it in a snippet (or the other way around)",
+    VARIANT: "the first answer is a gold answer in a different spelling or an abbreviation of it "
+    "(or the other way around): its initials, a genus as one letter, or the text in parentheses "
+    "right after it in a snippet",
     BOUNDARY: "the first answer is longer or shorter than a gold answer: one contains the words of "
     "the other, or they overlap in a snippet",
     VOTE: "the best span of a snippet is a gold answer, but a different answer won the merge",
@@ -73,7 +74,8 @@ _SPECIES = re.compile(r"(^|.* )[A-Z]([a-z]{2,}|\.) [a-z]{3,}(us|is|um|ur|ae|a|i|
 _NUMBER = re.compile(
     r"(about|around|approximately|over|nearly|almost|at least|up to|(more|less) than)?"
     r"\s*[<>~≤≥±$€£]?\s*\d[\d.,]*(?![\w'′]|-?[a-z])"
-    r"|(zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|once|twice|half)\b",
+    r"|(?-i:[Zz]ero|[Oo]ne|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|[Ss]ix|[Ss]even|[Ee]ight|[Nn]ine|[Tt]en"
+    r"|[Ee]leven|[Tt]welve|[Oo]nce|[Tt]wice|[Hh]alf)\b",  # TEN is toxic epidermal necrolysis
     re.IGNORECASE,
 )
 
@@ -170,30 +172,35 @@ def _parts(gold: str, question: str) -> set[str]:
     """Return the joined words of the parts of a gold answer that say something new.
 
     A part lies between brackets or between "or"s. It has three or more letters and digits and is
-    not only words of the question. A part that may be a sentence gives its core (``REWORDED``).
+    not only words of the question. A part that may be a sentence gives its cores (``REWORDED``).
     """
-    known, parts = set(words(question)), set()
+    known, parts = set(words(question)), []
     for piece in re.split(r"[()\[\]]|\bor\b", gold, flags=re.IGNORECASE):
         found = words(piece)
-        if len(found) >= _SENTENCE:
-            found = _core(words(re.sub(r"\bthe\b", "of", piece, flags=re.IGNORECASE)), known)
-        if len("".join(found)) >= 3 and not known.issuperset(found):
-            parts.add(_joined(" ".join(found)))
-    return parts
+        parts += _cores(piece, known) if len(found) >= _SENTENCE else [found]
+    return {
+        _joined(" ".join(part))
+        for part in parts
+        if len("".join(part)) >= 3 and not known.issuperset(part)
+    }
 
 
-def _core(sentence: Sequence[str], known: set[str]) -> list[str]:
-    """Return the longest run of telling words: most words, then most letters.
+def _cores(sentence: str, known: set[str]) -> list[list[str]]:
+    """Return the last run of telling words, and the longest one if it has two or more words.
 
-    ``words`` leaves out "the", so the caller replaces it by a function word that ends a run.
+    The last words of a sentence usually contain what is new: "… is caused by a lack of vitamin C".
+    A single word elsewhere may be a verb, so it does not count.
     """
     runs: list[list[str]] = [[]]
-    for word in sentence:
+    # ``words`` leaves out "the", which ends a run like any other function word.
+    for word in words(re.sub(r"\bthe\b", "of", sentence, flags=re.IGNORECASE)):
         if word in known or word in FUNCTION_WORDS or word.endswith(("ed", "ing")):
             runs.append([])
         else:
             runs[-1].append(word)
-    return max(runs, key=lambda run: (len(run), len("".join(run))))
+    runs = [run for run in runs if run]
+    longest = max(runs, key=lambda run: (len(run), len("".join(run))), default=[])
+    return runs[-1:] + [longest] * (len(longest) > 1)
 
 
 def failure(
@@ -235,6 +242,8 @@ def _same(answer: str, gold: str, contexts: Sequence[str]) -> bool:
     short, long = sorted((answer.strip(), gold.strip()), key=len)
     initials = "".join(word[0] for word in words(long))
     if len(initials) > 1 and plain(short) == initials:
+        return True
+    if plain(short) == plain(re.sub(r"^(\w)[a-z]+ ", r"\1. ", long)):  # E. coli
         return True
     forms = {f"{long} ({short})", f"{short} ({long})"}
     return bool(short) and any(find_spans(context, forms) for context in contexts)
