@@ -26,6 +26,7 @@ STUB = '# your code here\nraise NotYet("your code is missing")'
 _OPEN = "Run.open(settings)"  # changes the run, so generated notebooks use Run.find
 _FOUND = "\nsettings = folder.settings  # with the path of the run that was found"
 _ANSWER = "What we measured"
+_SECTION = re.compile(r"^## Exercises$", re.M)
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
 _DEFINED = re.compile(r"^(?:def )?(\w+)(?:\(| = )", re.M)
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")  # a relative link: text, target
@@ -127,7 +128,7 @@ def _practice(path: Path, group: Sequence[NotebookNode]) -> Iterator[Part]:
     for cell in group:
         if cell.cell_type == "markdown":
             exercise = (_EXERCISE.findall(cell.source) or [exercise])[-1]
-            if "exercise" in _tags(cell) and not exercise:  # describes the section in the source
+            if _SECTION.search(cell.source):  # its text is about the collapsed solutions
                 cell = nbformat.v4.new_markdown_cell("## Exercises", id=cell.id)
             yield Part(cell, "answer" if exercise and _ANSWER in cell.source else "text")
         elif _is_solution(cell):
