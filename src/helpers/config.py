@@ -111,9 +111,9 @@ _STEP_B = {
     "dropout": 0.1,
     "dev_fraction": 0.0,
 }
-# We chose these settings on held-out training questions (for mini, on held-out facts), never on test
-# batches (docs/results.md explains how). With real data, the final training uses all questions, as
-# in the published recipes, so the dev fraction is 0.
+# We chose these values on held-out training questions (docs/results.md explains how) or, for mini,
+# on held-out facts (see the README of mini_data), never on test batches. With real data, the final
+# training uses all questions, as in the published recipes, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 3, "batch_size": 8, "learning_rate": 2e-4},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
