@@ -2,13 +2,12 @@
 
     python benchmarks/training_step.py [--bioasq-dir DIR] [--output DIR]
 
-All methods start from the same weights, use no dropout and get batches of 16 windows (option
---batch). Our method
-and "transformers at its best" get the same batches, which group windows of similar length. Most
-users of transformers do not group by length, so we also measure random batches. The batches for
-transformers are padded before the timing. All windows that are padded to 384 tokens cost the same,
-so run_qa gets only a quarter of the batches. The size 24x1024 needs 16 GB of memory; use 16 or 32
-pairs with it.
+All methods start from the same weights, use no dropout and get batches of 16 windows, or of
+--batch windows. Our method and "transformers at its best" get the same batches, which group windows
+of similar length. Most users of transformers do not group by length, so we also measure random
+batches. The batches for transformers are padded before the timing. All windows that are padded to
+384 tokens cost the same, so run_qa gets only a quarter of the batches. With the size 24x1024,
+batches of 16 windows need more than 24 GB of memory, so use a smaller --batch and few --pairs.
 """
 
 from __future__ import annotations

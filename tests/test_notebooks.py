@@ -17,29 +17,23 @@ NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
 
 
-def tags(cell):
-    return cell.metadata.get("tags", [])
-
-
 def code_cells(path):
     return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_keeps_the_house_rules(path):
-    practice = {"lesson", "stop", "exercise"}  # cells that participants complete or change
-    cells = [c for c in nbformat.read(path, 4).cells if not practice & set(tags(c))]
-    code = [c for c in cells if c.cell_type == "code"]
+    cells = nbformat.read(path, 4).cells
+    code = code_cells(path)
     lengths = sorted(len(c.source.splitlines()) for c in code)
     assert 25 <= len(cells) <= 45
     assert len(code) <= 20
     assert lengths[len(lengths) // 2] <= 6
     assert lengths[-1] <= 25
     assert not any(re.search(r"^\s*(def|class) ", c.source, re.M) for c in code)
-    assert not any(c.outputs or c.execution_count for c in code_cells(path))
-    assert all(len(c.source.splitlines()) <= 25 for c in code_cells(path))
+    assert not any(c.outputs or c.execution_count for c in code)
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
-    tagged = [c for c in code if "parameters" in tags(c)]
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
     names = [line.split(" =")[0] for line in tagged[0].source.splitlines()]
     assert len(tagged) == 1
     assert names == PARAMETERS

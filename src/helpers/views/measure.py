@@ -335,24 +335,6 @@ def telling_example(
     return by_id[example.question_id], example
 
 
-def followed_question(batches: Sequence[TestBatch]) -> tuple[str, Question, list[Example]]:
-    """Return the test question that all notebooks follow: its batch, the question, its examples.
-
-    Of the questions whose first synonym occurs in at least two of at least three contexts, it is
-    the one with the shortest contexts, or any first question if there is none. It does not depend
-    on any model, so all notebooks of a run choose the same question.
-    """
-    choices = []
-    for batch in batches:
-        for question in batch.golds:
-            own = [e for e in batch.examples if e.question_id == question.id]
-            hits = [bool(find_spans(e.context, question.synonyms())) for e in own]
-            clear = sum(hits) >= 2 and len(own) >= 3 and len(question.synonyms()) >= 2
-            length = sum(len(example.context) for example in own)
-            choices.append((not clear, length, question.id, (batch.name, question, own)))
-    return min(choices)[-1]
-
-
 def compare_contexts(files: BioasqFiles) -> list[dict]:
     """Return what the system reads at test time under each context setting: one row per setting.
 
