@@ -58,7 +58,7 @@ def assert_sound(folder):
                 continue
             target = (path.parent / name).resolve() if name else path
             assert target in found, f"{path}: {link['href']}"
-            if anchor:
+            if anchor and "=" not in anchor:  # the script of the explorer reads "id=…"
                 assert found[target].find(id=anchor), f"{path}: {link['href']}"
 
 
