@@ -138,7 +138,8 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 kernel_name="python3",  # required, but **arguments takes precedence
                 progress_bar=False,
                 start_timeout=START_SECONDS,
-                stderr_file=sys.stderr,  # shows the progress of training and prediction
+                stderr_file=sys.stderr,
+                stdout_file=_ProgressOnly(),
                 **arguments,
             )
     except PapermillExecutionError as error:
@@ -147,6 +148,17 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
     return time.monotonic() - started
+
+
+class _ProgressOnly:
+    """A stream that shows the progress bars of a notebook in the terminal, and nothing else."""
+
+    def write(self, text: str) -> None:
+        if "\r" in text:
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _for_notebooks(settings: Settings, parameters: Mapping) -> dict:
