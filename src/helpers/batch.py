@@ -4,7 +4,7 @@ examples:
   python -m helpers.batch run --profile mini
   python -m helpers.batch run --profile bioasq-cpu --bioasq-dir DIR --set epochs=4 --until 03
   python -m helpers.batch seeds --seeds 0 1 2 --profile mini
-  python -m helpers.batch sweep learning_rate 3e-5 1e-4 3e-4 --profile mini
+  python -m helpers.batch sweep learning_rate 6e-5 2e-4 6e-4 --profile mini
   python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
   python -m helpers.batch same runs/mini runs/mini-again
 """

@@ -84,7 +84,7 @@ def fine_tune(
 
     The scores on ``dev`` are logged before training, after every ``evaluate_every`` epochs and at
     the end. Evaluating changes neither the weights nor the random state, so the result is the same
-    without it. If a tenth of the questions is held out, the default takes about a seventh of the
+    without it. If a tenth of the questions is held out, the default takes about an eighth of the
     time of training.
 
     ``resume=True`` continues the run in ``folder``, which must have the same settings, seed, data
