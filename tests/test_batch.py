@@ -175,6 +175,14 @@ def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monke
     assert "Dev scores after training" in out and "s-learning_rate.csv" in out
 
 
+def test_the_terminal_shows_the_progress_bars_of_a_notebook_and_nothing_else(capsys):
+    stream = batch._ProgressOnly()
+    for text in ("a table\n", "\rtraining:  50%", "\rtraining: 100%\n", "done\n"):
+        stream.write(text)
+        stream.flush()
+    assert capsys.readouterr() == ("", "\rtraining:  50%\rtraining: 100%\n")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -4,7 +4,7 @@ examples:
   python -m helpers.batch run --profile mini
   python -m helpers.batch run --profile bioasq-cpu --bioasq-dir DIR --set epochs=4 --until 03
   python -m helpers.batch seeds --seeds 0 1 2 --profile mini
-  python -m helpers.batch sweep learning_rate 3e-5 1e-4 3e-4 --profile mini
+  python -m helpers.batch sweep learning_rate 6e-5 2e-4 6e-4 --profile mini
   python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
   python -m helpers.batch same runs/mini runs/mini-again
 """
@@ -138,7 +138,8 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 kernel_name="python3",  # required, but **arguments takes precedence
                 progress_bar=False,
                 start_timeout=START_SECONDS,
-                stderr_file=sys.stderr,  # shows the progress of training and prediction
+                stderr_file=sys.stderr,
+                stdout_file=_ProgressOnly(),
                 **arguments,
             )
     except PapermillExecutionError as error:
@@ -147,6 +148,17 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
     return time.monotonic() - started
+
+
+class _ProgressOnly:
+    """A stream that shows the progress bars of a notebook in the terminal, and nothing else."""
+
+    def write(self, text: str) -> None:
+        if "\r" in text:
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _for_notebooks(settings: Settings, parameters: Mapping) -> dict:

@@ -97,7 +97,7 @@ def test_fine_tune_and_predict_on_two_devices(tmp_path, monkeypatch, capsys):
     logits = [decoding.compute_logits(reader.model, windows) for reader in (one, two)]
     # A constant added to all logits changes no softmax, so rounding alone decides its gradient.
     assert np.allclose(*(each - each.mean(0) for each in logits), atol=1e-3)
-    assert "training: 100%" in capsys.readouterr().err
+    assert "training: 100%" in "".join(capsys.readouterr())
     assert not list((tmp_path / "two").glob(".job-*"))
     monkeypatch.setattr(decoding, "_WORTH_STARTING", 2)
     answers = [[c.text for c in best] for best in two.predict(examples)]

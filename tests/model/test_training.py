@@ -110,13 +110,13 @@ def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run
     assert whole.before == 0 < done.before < done.steps == whole.steps
     # a finished run that is resumed has nothing to do, keeps its weights, and says so
     again = tiny_reader(1, dropout=0.1)
-    assert "already trained" not in capsys.readouterr().err
+    assert "already trained" not in "".join(capsys.readouterr())
     twice = training.fine_tune(again, tiny_examples(60), folder, dev=dev, resume=None)
     assert twice.dev == done.dev
     assert same(weights(again), weights(undisturbed))
     assert twice.seconds == done.seconds
     assert twice.before == twice.steps
-    assert "already trained with these settings; loaded" in capsys.readouterr().err
+    assert "already trained with these settings; loaded" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_training_step_is_about_six_operations_per_weight_and_token():
 
 def test_the_shipped_curves_are_those_of_three_learning_rates():
     curves = cost.shipped_sweep()
-    assert sorted(set(curves["learning_rate"])) == [3e-5, 1e-4, 3e-4]
+    assert sorted(set(curves["learning_rate"])) == [6e-5, 2e-4, 6e-4]
     for _, own in curves.groupby("learning_rate"):
         assert list(own["step"]) == sorted(own["step"]) and own["step"].iloc[0] == 0
         assert own["dev_loss"].iloc[-1] < own["dev_loss"].iloc[0]

@@ -27,7 +27,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.io import write_json, write_text
+from helpers.io import progress_stream, write_json, write_text
 from helpers.model.compute import Compute
 from helpers.model.encoder import SpanModel, pad
 from helpers.model.features import Batch
@@ -222,6 +222,7 @@ class Recorder(Callback):
         self.bar = tqdm(
             total=self.steps, initial=done, desc="training", unit="step",
             disable=not self.progress or not trainer.is_global_zero, mininterval=2,
+            file=progress_stream(),
         )  # fmt: skip
         if self.dev:
             self.dev.forget_after(done)

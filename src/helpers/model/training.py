@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.squad import Example
-from helpers.io import free_memory, write_json
+from helpers.io import free_memory, progress_stream, write_json
 from helpers.model import decoding, processes, tracking
 from helpers.model.compute import LIGHTNING, out_of_memory
 from helpers.model.decoding import Reader
@@ -84,7 +84,7 @@ def fine_tune(
 
     The scores on ``dev`` are logged before training, after every ``evaluate_every`` epochs and at
     the end. Evaluating changes neither the weights nor the random state, so the result is the same
-    without it. If a tenth of the questions is held out, the default takes about a seventh of the
+    without it. If a tenth of the questions is held out, the default takes about an eighth of the
     time of training.
 
     ``resume=True`` continues the run in ``folder``, which must have the same settings, seed, data
@@ -121,7 +121,8 @@ def fine_tune(
     reader.model.eval()
     _note_origin(reader, plan, len(batches), len(windows))
     if progress and before == len(batches):
-        print(f"{folder}: already trained with these settings; loaded the result", file=sys.stderr)
+        said = f"{folder}: already trained with these settings; loaded the result"
+        print(said, file=progress_stream())
     return Trained(len(batches), before, len(windows), history[-1][3], history, curve)
 
 
@@ -285,8 +286,9 @@ def _fit_together(
 
     history, steps = folder / "history.csv", len(batches)
     with tqdm(
-        total=steps, desc="training", unit="step", disable=not progress, mininterval=2
-    ) as bar:
+        total=steps, desc="training", unit="step", disable=not progress, mininterval=2,
+        file=progress_stream(),
+    ) as bar:  # fmt: skip
 
         def show() -> None:
             if history.exists():

@@ -73,6 +73,7 @@ def check_token_labels(mine: Callable) -> None:
     """
     rng = random.Random(SEED)
     answers = [("the SOD1 gene", "SOD1"), ("mutated in TP53", "TP53"), ("a TNF-alpha", "TNF-alpha")]
+    answers.append(("mutated (IL-6) gene", "IL-6"))  # the tokens around it touch it
     words = ["SOD1", "TP53", "TNF-alpha", "gene", "mutated", "in", "(IL-6)", "the", "a"]
     for _ in range(_RANDOM_CASES // 8):
         context = rng.choices(words, k=rng.randint(2, 12))
