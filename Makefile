@@ -11,10 +11,10 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds lab test benchmarks lint clean
+.PHONY: help setup walkthrough seeds lab site bundle test check-long benchmarks lint clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
 	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
@@ -42,11 +42,25 @@ walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and th
 seeds: $(READY) ## train with several seeds and print the mean and the spread
 	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") --seeds $(SEEDS)
 
-lab: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+# The folder .jupyter turns off Jupyter's news and the menus of nbgrader, which are for teachers.
+lab: $(READY) ## open JupyterLab with notebook 00
+	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(BIN)/jupyter lab \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
+
+site: walkthrough ## render the notebooks of the walkthrough and the documentation in site/
+	$(BIN)/python data_scripts/make_site.py
+
+bundle: walkthrough ## write dist/bundle, which installs the kit without a network connection
+	$(BIN)/python data_scripts/make_bundle.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
+
+LOG = docs/results/long-checks-$(shell date -u +%F).txt
+check-long: $(READY) ## run the long checks and write a log with the date to docs/results
+	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m long -v --no-header \
+	  --durations=0; echo "exit status $$?"; } 2>&1 | sed 's#$(CURDIR)/##g' | tee $(LOG)
+	@grep -qx 'exit status 0' $(LOG)
 
 benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)
 	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \

@@ -16,7 +16,7 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--checkpoint", required=True, help="a registry name or a path")
     parser.add_argument("--train", required=True, help="SQuAD file with answers")
-    parser.add_argument("--dev", help="held-out SQuAD file to score at the end")
+    parser.add_argument("--dev", help="held-out SQuAD file to score during training")
     parser.add_argument("--against", nargs="+", default=[], metavar="TEST",
                         help="test inputs or golden files; refuse a --train file that contains "
                         "their questions, unless --set allow_leak=true")  # fmt: skip

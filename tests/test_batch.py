@@ -4,13 +4,15 @@ import json
 from dataclasses import replace
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
-from tiny import finished
+from tiny import finished, tiny_examples, tiny_reader
 
 from helpers import batch, config
 from helpers.config import from_parameters
+from helpers.model.training import fine_tune
 from helpers.run.folder import STAGES, Run
 
 
@@ -147,6 +149,55 @@ def test_dev_scores_are_those_of_the_model_of_these_settings(scored):
         assert "not trained yet" in batch._dev_scores(Run(settings.run_dir, settings)), change
     scored.begin("model")
     assert "not trained yet" in batch._dev_scores(scored)
+
+
+def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monkeypatch, capsys):
+    """Notebook 03 is replaced by its training, with a tiny model."""
+
+    def run(parameters, *, fresh, until):
+        settings = from_parameters(**parameters)
+        asked.append((settings.run, settings.learning_rate, until))
+        reader = replace(tiny_reader(1), settings=replace(settings, max_length=48))
+        folder = settings.run_dir / "training"
+        fine_tune(reader, tiny_examples(8), folder, dev=tiny_examples(6), progress=False)
+        return settings.run_dir
+
+    asked: list[tuple] = []
+    monkeypatch.setattr(batch, "run", run)
+    args = ["sweep", "learning_rate", "1e-3", "5e-3", "1e-3", "--run", "s", "--set", "batch_size=4"]
+    assert batch.main([*args, "--set", f"runs_dir={tmp_path}"]) == 0
+    assert asked == [("s-learning_rate-0.001", 1e-3, "03"), ("s-learning_rate-0.005", 5e-3, "03")]
+    table = pd.read_csv(tmp_path / "s-learning_rate.csv")
+    assert list(table["learning_rate"]) == [1e-3] * 5 + [5e-3] * 5
+    assert list(table["step"]) == [0, 1, 2, 3, 4] * 2
+    assert table["dev_loss"].iloc[9] < table["dev_loss"].iloc[4] < table["dev_loss"].iloc[0]
+    out = capsys.readouterr().out
+    assert "Dev scores after training" in out and "s-learning_rate.csv" in out
+
+
+def test_the_terminal_shows_the_progress_bars_of_a_notebook_and_nothing_else(capsys):
+    stream = batch._ProgressOnly()
+    for text in ("a table\n", "\rtraining:  50%", "\rtraining: 100%\n", "done\n"):
+        stream.write(text)
+        stream.flush()
+    assert capsys.readouterr() == ("", "\rtraining:  50%\rtraining: 100%\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["merge", "sum"], "merge: is not a numeric setting"),
+        (["learning_rat", "1"], "did you mean 'learning_rate'"),
+        (["epochs", "0"], "epochs must be at least 1"),
+        (["epochs", "1", "--set", "wandb_mode=disabled"], "sweep: needs dev curves"),
+        (["epochs", "1", "--set", "evaluate_every=0"], "sweep: needs dev curves"),
+        (["epochs", "1", "--set", "dev_fraction=0"], "sweep: needs dev curves"),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_one_line_before_anything_runs(args, message, capsys):
+    assert batch.main(["sweep", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
 
 
 def test_a_finished_run_is_not_replaced_without_a_line(scored):

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from helpers.config import PROFILES, Settings
@@ -22,16 +23,25 @@ from helpers.config import PROFILES, Settings
 ROOT = Path(__file__).parents[1]
 PYTHON = "docs/python.md"  # its blocks continue one another
 DOCS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
-PAGES = ["README.md", "notebooks/README.md", "docker/README.md", *(d for d in DOCS if d != PYTHON)]
+PAGES = [
+    "README.md",
+    "notebooks/README.md",
+    "notebooks/exercises/README.md",
+    "docker/README.md",
+    *(d for d in DOCS if d != PYTHON),
+]
+NOTEBOOKS = sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb"))
 SCRIPTS = sorted((ROOT / "data_scripts").glob("*.py"))
 
 # The snippet's first line: the file that it writes, or "" if its output is shown right after it.
 # They run in this order, because some read what an earlier one wrote.
 RUN = {
     "DATA=src/helpers/mini_data": "",
+    '.venv/bin/python data_scripts/score_system.py "my system"': "",
     "python data_scripts/bioasq_to_squad.py src/helpers/mini_data/BioASQ-training-mini.json": "",
     "from helpers.config import from_parameters": "",
     "import torch": "",  # the model card's
+    "from helpers.views import explorer": "",
     ".venv/bin/papermill notebooks/02_bioasq_to_squad.ipynb out.ipynb": "out.ipynb",
 }
 _FETCH = ".venv/bin/python data_scripts/download_checkpoint.py BioMegatron345mUncasedSQuADv1"
@@ -39,10 +49,16 @@ NOT_RUN = {
     "make walkthrough   # set up": "the CI script and test_notebooks.py run the same commands",
     ".venv/bin/python -m ipykernel install": "test_batch_kernel.py runs it in a folder of its own",
     "make lab": "opens JupyterLab and stays there",
+    "make setup\n.venv/bin/python -m helpers.batch run --profile mini": "test_batch.py runs "
+    "single notebooks",
+    "sh bundle/install.sh": "test_bundle.py installs from a bundle",
+    'import sys\n\nif "google.colab"': "test_online.py runs it with stand-ins",
     "python3.11 -m venv .venv": "the CI script installs in the same way, by make setup",
+    "make walkthrough RUN=lab": "test_exercises.py makes courses, and test_nbgrader.py grades one",
     "make walkthrough PROFILE=bioasq-cpu": "needs the reader's own BioASQ files and an hour",
     "make walkthrough PROFILE=biomegatron": "needs NVIDIA's checkpoint, and a GPU or several",
-    "make setup": "test_slurm.py submits the job",
+    "make setup\n.venv/bin/python -m helpers.batch run --profile biomegatron": "test_slurm.py "
+    "submits the job",
     "make seeds PROFILE=biomegatron": "needs NVIDIA's checkpoint",
     f"{_FETCH} --convert": "needs NGC; "
     "test_notebooks_megatron.py does the same against a local server",
@@ -164,15 +180,39 @@ def anchors(text):
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, PYTHON])
+def read(page):
+    """The text of a page, or of the Markdown cells of a notebook."""
+    if not page.endswith(".ipynb"):
+        return (ROOT / page).read_text(encoding="utf-8")
+    cells = nbformat.read(ROOT / page, 4).cells
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("page", [*PAGES, PYTHON, *NOTEBOOKS])
 def test_every_link_between_pages_leads_somewhere(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
+    text = read(page)
     links = re.findall(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"", text)
     for link in (a or b for a, b in links if "://" not in a):
         path, _, anchor = link.partition("#")
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), link
-        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+        assert not anchor or anchor in anchors(read(os.path.relpath(target, ROOT))), link
+
+
+def test_the_glossary_is_sorted_and_names_each_term_once():
+    terms = re.findall(r"^### (.*)$", read("docs/glossary.md"), re.M)
+    plain = [re.sub(r"[^a-z0-9]", "", term.lower()) for term in terms]
+    assert plain == sorted(set(plain))
+    assert len(terms) > 90
+
+
+def test_stops_and_exercises_in_the_guide_exist():
+    notebooks = "".join(map(read, NOTEBOOKS))
+    existing = set(re.findall(r"(?:Stop|Exercise) (\d\d\.\d)", notebooks))
+    if not existing:
+        pytest.skip("the notebooks have no stops and exercises yet")
+    named = set(re.findall(r"\b(\d\d\.\d)\b", read("docs/instructor-guide.md")))
+    assert named <= existing
 
 
 def matches(printed, expected):

@@ -7,12 +7,20 @@ import lzma
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from helpers.config import InputError
 from helpers.data.bioasq import read_json, read_questions
-from helpers.io import all_or_none, check_outputs, read_text, write_json, write_text
+from helpers.io import (
+    all_or_none,
+    check_outputs,
+    progress_stream,
+    read_text,
+    write_json,
+    write_text,
+)
 
 TEXT = '{"a": "TNF-α “x”"}'
 
@@ -173,3 +181,10 @@ def test_a_name_that_is_too_long_is_one_line(tmp_path):
         with pytest.raises(InputError, match="cannot be written"):
             write_text(tmp_path / ("o" * length), "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_progress_goes_to_standard_output_only_in_a_notebook(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert progress_stream() is sys.stderr
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    assert progress_stream() is sys.stdout

@@ -1,6 +1,7 @@
 """Run all six notebooks through papermill with the profile ``mini`` and check their files."""
 
 import hashlib
+import itertools
 import json
 import re
 
@@ -17,27 +18,65 @@ NOTEBOOKS = batch.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
 
 
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
 def code_cells(path):
     return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_a_notebook_keeps_the_house_rules(path):
-    cells = nbformat.read(path, 4).cells
-    code = code_cells(path)
+    practice = {"lesson", "stop", "exercise"}  # cells that participants complete or change
+    cells = [c for c in nbformat.read(path, 4).cells if not practice & set(tags(c))]
+    code = [c for c in cells if c.cell_type == "code"]
     lengths = sorted(len(c.source.splitlines()) for c in code)
     assert 25 <= len(cells) <= 45
     assert len(code) <= 20
     assert lengths[len(lengths) // 2] <= 6
     assert lengths[-1] <= 25
     assert not any(re.search(r"^\s*(def|class) ", c.source, re.M) for c in code)
-    assert not any(c.outputs or c.execution_count for c in code)
+    assert not any(c.outputs or c.execution_count for c in code_cells(path))
+    assert all(len(c.source.splitlines()) <= 25 for c in code_cells(path))
     assert cells[0].source.startswith(f"# {path.stem[:2]} · ")
-    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    tagged = [c for c in code if "parameters" in tags(c)]
     names = [line.split(" =")[0] for line in tagged[0].source.splitlines()]
     assert len(tagged) == 1
     assert names == PARAMETERS
     assert all("  # " in line for line in tagged[0].source.splitlines())
+
+
+COLLAPSED = r"<details><summary>{}</summary>\n\n(.*?\S.*?)\n\n</details>"
+KINDS = "Predict|Run|Change one value|Explain"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[1:], ids=lambda p: p.stem)
+def test_a_notebook_has_stops_and_exercises(path):
+    """Four stops or more with a collapsed answer; three exercises with hints and a solution."""
+    cells = nbformat.read(path, 4).cells
+    number = path.stem[:2]
+    stops = [c.source for c in cells if "stop" in tags(c) and c.cell_type == "markdown"]
+    titles = [re.match(rf"\*\*Stop {number}\.(\d+) · ({KINDS})\.\*\* ", s) for s in stops]
+    assert all(titles) and [int(t[1]) for t in titles] == list(range(1, len(stops) + 1))
+    assert len(stops) >= 4
+    for stop in stops:
+        assert len(re.findall(COLLAPSED.format("Answer"), stop, re.S)) == 1, stop
+    practice = [c for c in cells if "exercise" in tags(c)]
+    heads = [i for i, c in enumerate(practice) if c.source.startswith("### Exercise ")]
+    assert re.search("^## Exercises$", practice[0].source, re.M) and len(heads) == 3
+    for n, (low, high) in enumerate(itertools.pairwise([*heads, len(practice)]), 1):
+        statement, *code, measured = practice[low:high]
+        title = rf"### Exercise {number}\.{n} · .+ \(about \d+ minutes\)\n"
+        assert re.match(title, statement.source), statement.id
+        hints = [re.findall(COLLAPSED.format(f"Hint {k}"), statement.source, re.S) for k in (1, 2)]
+        assert all(len(hint) == 1 for hint in hints), statement.id
+        *_, solution, check = code  # a cell that prepares the exercise may come first
+        assert solution.metadata.get("jupyter") == {"source_hidden": True}, solution.id
+        lines = [line.strip() for line in solution.source.splitlines()]
+        assert lines.index("### BEGIN SOLUTION") < lines.index("### END SOLUTION")
+        assert "assert " in check.source or "lessons.check_" in check.source, check.id
+        assert re.search(COLLAPSED.format("What we measured"), measured.source, re.S), measured.id
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -95,12 +134,13 @@ def test_the_run_folder_is_what_the_readme_promises(mini_run):
 
 @pytest.mark.notebooks
 def test_it_learns_to_read(mini_run):
-    """At least half of the pairs are exact, and SAcc is at least 20 points above each baseline."""
+    """SAcc is at least 15 points above each baseline, and LAcc leaves errors to analyze."""
     scores = json.loads((mini_run / "scores.json").read_text())
     pooled, baselines = scores["pooled"], scores["baselines"]
-    assert pooled["pair_em"] >= 0.5
-    assert pooled["sacc"] >= baselines["lexical"]["sacc"] + 0.2
-    assert pooled["sacc"] >= baselines["untrained"]["sacc"] + 0.2
+    assert pooled["pair_em"] >= 0.4
+    assert pooled["sacc"] >= baselines["lexical"]["sacc"] + 0.15
+    assert pooled["sacc"] >= baselines["untrained"]["sacc"] + 0.15
+    assert 0.05 <= pooled["ceiling"] - pooled["lacc"] <= 0.2
 
 
 @pytest.mark.notebooks
@@ -137,7 +177,7 @@ def test_the_report_stands_alone(mini_run):
     assert not re.search(r'(src|href)="https?://', page)
     assert page.count("data:image/png;base64,") >= 3
     for link in re.findall(r'href="([^"]+)"', page):
-        assert (mini_run / link).is_file(), link
+        assert (mini_run / link.partition("#")[0]).is_file(), link
 
 
 @pytest.mark.notebooks

@@ -51,7 +51,7 @@ def test_from_a_checkpoint_and_files_to_a_score(task, tmp_path, capsys):
             str(task / "train.json"), "--output", str(tmp_path / "m"), *SETS,
             "--set", "allow_leak=true"]  # fmt: skip
     assert script("fine_tune.py")([*args, "--set", "epochs=12"]) == 0
-    assert "dev: questions 30, pairs 90, sacc" in capsys.readouterr().out
+    assert "dev: questions 30, pairs 90, loss" in capsys.readouterr().out
     answers = {}
     for checkpoint in ("model.nemo", "transformers"):
         out = tmp_path / f"{checkpoint}.json"

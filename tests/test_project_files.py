@@ -19,7 +19,7 @@ import helpers
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NOT_OURS = {".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
+NOT_OURS = {"course", "work", ".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
 
 
 def text(name: str) -> str:
@@ -60,7 +60,9 @@ def test_versions_agree():
 
 def test_every_requirement_is_pinned_within_its_range():
     known = pins()
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["workshop"], *extras["dev"]]
+    wanted.remove(f"{PROJECT['name']}[workshop]")  # dev contains the other extra
     for requirement in map(Requirement, wanted):
         version = known[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), (requirement, version)
@@ -173,10 +175,10 @@ def make(tmp_path):
 
 
 def test_make_without_a_target_lists_the_targets(make):
-    listed = re.findall(r"^make (\w+)", make().stdout, re.MULTILINE)
+    listed = re.findall(r"^make ([\w-]+)", make().stdout, re.MULTILINE)
     promised = re.search(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)[1].split()
     assert listed == promised
-    assert len(text("Makefile").splitlines()) < 70
+    assert len(text("Makefile").splitlines()) < 90
 
 
 def test_missing_python_is_one_clear_line_and_leaves_nothing(make, tmp_path):
@@ -211,3 +213,14 @@ def test_setup_is_not_repeated_until_the_pins_change(make, tmp_path):
     assert "pip install" in make("-n", "test").stdout
     torch = f"--index-url address torch=={pins()['torch']}"
     assert torch in make("-n", "test", "TORCH_INDEX=address").stdout
+
+
+def test_make_lab_opens_an_existing_notebook_in_the_root_folder(make, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".ready").touch()
+    command = make("-n", "lab").stdout
+    assert (ROOT / re.search(r"default_url=/lab/tree/(\S+)", command)[1]).is_file()
+    assert f'JUPYTER_CONFIG_PATH="{tmp_path}/.jupyter"' in command
+    (page,) = (ROOT / ".jupyter" / "labconfig").iterdir()
+    disabled = json.loads(page.read_text())["disabledExtensions"]
+    assert "@jupyterlab/apputils-extension:announcements" in disabled  # asks about news otherwise

@@ -12,6 +12,7 @@ SCRIPTS = Path(__file__).parents[1] / "data_scripts"
     ("name", "work", "arguments"),
     [
         ("bioasq_to_squad", "convert_files", ["t.json", "--output", "o.json"]),
+        ("score_system", "read_system", ["x", "--gold", "g.json", "--answers", "a.json"]),
         ("make_bioasq_mini", "bioasq_mini.generate.make", ["--to", "folder"]),
     ],
 )

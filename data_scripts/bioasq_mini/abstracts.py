@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from random import Random
 
-from bioasq_mini.sentences import Fact, Item, Made, draft, of_relation, patterns, sentence
+from bioasq_mini.facts import Fact, of_relation
+from bioasq_mini.sentences import Item, Made, draft, patterns, sentence
 
 LONG = {"train": 12, "test": 10}  # questions with a long text
 STATEMENTS = 3  # maximum number of other facts that a brief text states

@@ -14,23 +14,24 @@ from pathlib import Path
 from random import Random
 
 from bioasq_mini.abstracts import LONG, add_long_abstract, document_texts
-from bioasq_mini.sentences import (
-    Deck,
-    Item,
-    Made,
-    capital,
-    draft,
-    facts,
-    known_objects,
-    patterns,
-    sentence,
-)
+from bioasq_mini.facts import Fact, facts, known_objects
+from bioasq_mini.kinds import KINDS, set_kind, suits
+from bioasq_mini.sentences import Deck, Item, Made, draft, sentence, without_answer
 from helpers.data.mini import DATA
 from helpers.io import write_json
 
-BATCHES, PER_BATCH = 5, 34  # factoid questions; the real 7b batches have 25 to 39
-TRAIN = 450  # factoid questions; the remaining facts serve as distractors
+BATCHES = (39, 25, 29, 34, 35)  # factoid questions per test batch, as in BioASQ 7b
+TRAIN = 480  # factoid questions; the remaining facts serve as distractors
 OTHERS = {"train": 18, "test": 20}  # questions of other types
+PASSAGES = 0.4  # share of questions whose snippets are passages
+# How many snippets of a question contain the answer, and how many do not.
+SNIPPETS = {
+    "train": [(2, 1), (3, 0), (3, 1), (4, 0)],
+    "test": [(1, 1), (2, 0), (2, 1), (2, 1), (3, 0), (3, 1)],
+    "no-snippet": [(0, 2), (0, 3)],
+    "off-topic": [(0, 1), (0, 2)],
+    "vote": [(1, 2), (1, 3)],
+}
 ADDRESS = "https://example.org/bioasq-mini"
 
 
@@ -80,35 +81,58 @@ def _relations() -> dict[str, dict[str, list]]:
 
 def build() -> tuple[list[Item], list[list[Item]]]:
     """Build the training questions and the five test batches."""
-    drafts = [item for item in map(draft, sorted(facts(), key=lambda fact: fact.id)) if item]
+    numbers = {"train": TRAIN, "test": sum(BATCHES)}
+    drafts = [_draft(fact) for fact in sorted(facts(), key=lambda fact: fact.id)]
     sides = {}
-    for side, number in (("train", TRAIN), ("test", BATCHES * PER_BATCH)):
-        asked, spare = _round_robin([i for i in drafts if i.fact.side == side], number)
+    for side, number in numbers.items():
+        able = [item for item in drafts if item and item.fact.side == side]
+        asked, spare = _round_robin(able, number)
         others = spare[: OTHERS[side]]
         for index, item in enumerate(others):
             item.type = ("yesno", "list", "yesno", "summary")[index % 4]
+        _assign_kinds(asked, side)
+        _finish([*asked, *others], side)
         sides[side] = (asked, others)
-    train, others = sides["train"]
-    for index, item in enumerate(train):
-        item.kind = "no-snippet" if index % 16 == 7 else "answerable"
-    train = _finish([*train, *others], "train")
-    batches = []
+    train = _shuffled([item for part in sides["train"] for item in part], "order|train")
     test, others = sides["test"]
-    for number in range(BATCHES):
-        batch = test[number::BATCHES]
-        Random(f"batch|{number}").shuffle(batch)
-        for index, item in enumerate(batch):
-            if index % 5 == 2:
-                item.kind = "no-snippet" if index % 10 == 2 else "wording"
-        batches.append([*batch, *others[number::BATCHES]])
-    _finish([item for batch in batches for item in batch], "test")
-    return train, [_shuffled(batch, f"order|{n}") for n, batch in enumerate(batches)]
+    batches = _deal(sorted(test, key=lambda i: (i.kind, i.fact.relation, i.passage, i.id)))
+    return train, [
+        _shuffled([*batch, *others[n :: len(BATCHES)]], f"order|{n}")
+        for n, batch in enumerate(batches)
+    ]
+
+
+def _draft(fact: Fact) -> Item | None:
+    return draft(fact, Random(f"passage|{fact.id}").random() < PASSAGES)
+
+
+def _assign_kinds(items: list[Item], side: str) -> None:
+    """Give each kind its number of suitable questions. The remaining questions are "plain"."""
+    free = sorted(items, key=lambda item: Random(f"kind|{item.id}").random())
+    for kind, (number, share) in KINDS.items():
+        number = number if side == "test" else round(share * len(items))
+        for item in [item for item in free if suits(kind, item)][:number]:
+            set_kind(kind, item)
+            free.remove(item)
+
+
+def _deal(items: list[Item]) -> list[list[Item]]:
+    """Divide sorted questions among the batches, so that each kind is spread over all of them."""
+    places = sorted(
+        ((index + 0.5) / size, number)
+        for number, size in enumerate(BATCHES)
+        for index in range(size)
+    )
+    batches: list[list[Item]] = [[] for _ in BATCHES]
+    for (_, number), item in zip(places, items, strict=True):
+        batches[number].append(item)
+    return batches
 
 
 def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]]:
     """Take the first item of each relation, then the second, and so on.
 
-    Return the first ``number`` items, ordered by relation, and the remaining items.
+    Return the first ``number`` items and the remaining ones.
     """
     seen: Counter = Counter()
     ranked = []
@@ -116,19 +140,16 @@ def _round_robin(items: list[Item], number: int) -> tuple[list[Item], list[Item]
         ranked.append((seen[item.fact.relation], item.fact.relation, item))
         seen[item.fact.relation] += 1
     ranked.sort(key=lambda entry: entry[:2])
-    # The questions are ordered by relation, so every batch gets its share of each relation.
-    asked = sorted(ranked[:number], key=lambda entry: (entry[1], entry[0]))
-    return [entry[2] for entry in asked], [entry[2] for entry in ranked[number:]]
+    return [e[2] for e in ranked[:number]], [e[2] for e in ranked[number:]]
 
 
-def _finish(items: list[Item], side: str) -> list[Item]:
+def _finish(items: list[Item], side: str) -> None:
     deck = Deck(side)
     for item in items:
         _fill(item, deck)
-    able = [i for i in items if i.type == "factoid" and i.kind == "answerable"]
+    able = [i for i in items if i.type == "factoid" and i.kind == "plain" and not i.passage]
     for item in able[:: len(able) // LONG[side]][: LONG[side]]:
         add_long_abstract(item)
-    return _shuffled(items, f"order|{side}")
 
 
 def _shuffled(items: list, seed: str) -> list:
@@ -141,15 +162,13 @@ def _shuffled(items: list, seed: str) -> list:
 def _fill(item: Item, deck: Deck) -> None:
     """Give a question its snippets, their documents, and its gold answer."""
     rng = Random(f"fill|{item.fact.id}")
-    number = 0 if item.kind == "no-snippet" else rng.choice((2, 2, 2, 3))
-    item.snippets = deck.answering(item, number, rng)
-    item.snippets += deck.neutral(
-        item, rng.choice((0, 1, 1)) if number else rng.choice((2, 3)), rng
-    )
+    with_answer, without = rng.choice(SNIPPETS.get(item.kind, SNIPPETS[item.fact.side]))
+    item.snippets = deck.answering(item, with_answer, rng)
+    item.snippets += without_answer(item, without, rng)
     rng.shuffle(item.snippets)
     if item.fact.side == "test":  # golden files have more snippets than test inputs
-        item.extra = deck.answering(item, 1 if item.kind == "wording" else rng.choice((1, 2)), rng)
-        item.extra += deck.neutral(item, rng.choice((1, 2)), rng)
+        item.extra = deck.answering(item, rng.choice((1, 2)), rng)
+        item.extra += without_answer(item, rng.choice((1, 2)), rng)
     if rng.random() < 0.06 and len(item.snippets) < 4:
         first = item.snippets[0]
         item.snippets.append(Made(first.text, first.pattern, first.answers))
@@ -164,13 +183,9 @@ def _fill(item: Item, deck: Deck) -> None:
 
 def _gold(item: Item, rng: Random) -> list:
     """Return the exact answer as a nested list, sometimes flattened or with extra spaces."""
+    if item.gold:
+        return item.gold
     entities = [list(entity) for entity in item.fact.entities]
-    texts = [made.text.lower() for made in item.snippets]
-    if item.kind == "wording":  # the answer is correct, but no snippet contains it
-        for clause in patterns()["relations"][item.fact.relation]["so"]:
-            text = clause.replace("{s}|", item.fact.subject).replace("{o}", entities[0][0])
-            if not any(text.lower() in other for other in texts):
-                return [[capital(text) + "."]]
     names = entities[0]
     if len(names) > 1 and rng.random() < 0.05:
         spaced = rng.randrange(len(names))
@@ -185,13 +200,13 @@ def _gold(item: Item, rng: Random) -> list:
 
 def _other_type(item: Item, rng: Random) -> list | str:
     """Rewrite the question to fit its non-factoid type, and return its exact answer."""
-    relation = patterns()["relations"][item.fact.relation]
+    relation = item.relation
     if item.type == "summary":
         item.body = f"What should be remembered about {item.fact.subject}?"
         return []
     if item.type == "list":
         item.body = sentence("Which {nouns} belong to {s1}, {s2} and {s3}?", item, rng)
-        return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others)]
+        return [list(item.fact.entities[0]), *(list(entity) for entity, _ in item.others[:2])]
     # "no" is correct only in a relation in which each subject has a single object.
     wrong = "deny" in relation and rng.random() < 0.5
     asked = relation["yesno"].replace("{s}", "{s1}").replace("{o}", "{o2}" if wrong else "{o1}")

@@ -1,9 +1,10 @@
-"""Run all notebooks from the command line, with one seed or several, and compare finished runs.
+"""Run the notebooks from the command line: once, per seed or per setting; compare finished runs.
 
 examples:
   python -m helpers.batch run --profile mini
   python -m helpers.batch run --profile bioasq-cpu --bioasq-dir DIR --set epochs=4 --until 03
   python -m helpers.batch seeds --seeds 0 1 2 --profile mini
+  python -m helpers.batch sweep learning_rate 6e-5 2e-4 6e-4 --profile mini
   python -m helpers.batch table runs/mini-seeds-seed0 runs/mini-seeds-seed1
   python -m helpers.batch same runs/mini runs/mini-again
 """
@@ -30,11 +31,12 @@ import pandas as pd
 from helpers.config import PROFILES, ROOT, InputError, Settings, from_parameters, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
+from helpers.model import tracking
 from helpers.run import compare, reproduce, scores
 from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
-from helpers.scoring.claims import judge, summarize
+from helpers.scoring.claims import TEST_7B, judge, summarize
 from helpers.scoring.uncertainty import sources
 from helpers.views import machine
 
@@ -136,7 +138,8 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
                 kernel_name="python3",  # required, but **arguments takes precedence
                 progress_bar=False,
                 start_timeout=START_SECONDS,
-                stderr_file=sys.stderr,  # shows the progress of training and prediction
+                stderr_file=sys.stderr,
+                stdout_file=_ProgressOnly(),
                 **arguments,
             )
     except PapermillExecutionError as error:
@@ -145,6 +148,17 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
     return time.monotonic() - started
+
+
+class _ProgressOnly:
+    """A stream that shows the progress bars of a notebook in the terminal, and nothing else."""
+
+    def write(self, text: str) -> None:
+        if "\r" in text:
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def _for_notebooks(settings: Settings, parameters: Mapping) -> dict:
@@ -223,6 +237,34 @@ def seeds(numbers: Sequence[int], parameters: Mapping, *, fresh: bool = False) -
     return results
 
 
+def sweep(name: str, values: Sequence, parameters: Mapping, *, fresh: bool = False) -> pd.DataFrame:
+    """Train once per value of a setting; return and write the dev curves of all runs.
+
+    Each run stops after notebook 03, which uses no test question, so you can choose a value without
+    them. The curves are read from the runs' wandb logs and written to ``<run>-<name>.csv``, with
+    one row per evaluation. ``parameters`` must not set ``wandb_mode`` to ``disabled``.
+    """
+    base = f"{parameters.get('run') or parameters.get('profile', 'mini')}-{name}"
+    settings = [from_parameters(**{**parameters, "run": base, name: value}) for value in values]
+    for found in settings:
+        if found.wandb_mode == "disabled" or not (found.evaluate_every and found.dev_fraction):
+            raise InputError(
+                "sweep: needs dev curves, so wandb_mode must not be disabled, and evaluate_every "
+                "and dev_fraction must not be 0"
+            )
+    curves = []
+    for value in dict.fromkeys(values):  # a repeated value counts once
+        given = {**parameters, "run": f"{base}-{value:g}", name: value}
+        log = tracking.read_log(run(given, fresh=fresh, until="03") / "training")
+        dev = log.filter(like="dev_").dropna().round(4).reset_index()
+        curves.append(dev.assign(**{name: value}).set_index(name).reset_index())
+    table = pd.concat(curves, ignore_index=True)
+    path = write_text(settings[0].run_dir.with_suffix(".csv"), table.to_csv(index=False))
+    last = table.groupby(name).last().rename(columns={"step": "steps"})
+    print(f"\nDev scores after training:\n{last.to_string()}\nCurves written to {path}")
+    return table
+
+
 def spread(results: Sequence[Mapping]) -> str:
     """Format the pooled scores per seed, their mean and sample standard deviation, in percent."""
     pooled = {str(result["seed"]): result["pooled"] for result in results}
@@ -233,20 +275,23 @@ def spread(results: Sequence[Mapping]) -> str:
 
 
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
-    """Compare finished runs; write ``results.json``, ``results.md`` and figures to ``output``.
+    """Compare finished runs; write the results, the ranks and figures to ``output``.
 
-    If ``readme`` is given, also replace the table between the two markers in that Markdown file.
+    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If
+    ``readme`` is given, also replace the table between the two markers in that Markdown file.
     Prints the table, the paired differences between configurations, and the verdicts.
     """
     from helpers.views import figures  # importing matplotlib takes a second
 
-    found = [compare.read(folder) for folder in folders]
-    ours, theirs = compare.rows(found), compare.published()
-    other = [row for row in ours if row["n"] != theirs[0]["n"]]
+    found = [compare.read(path) for path in folders if path.suffix != ".json"]
+    others = [compare.read_row(path) for path in folders if path.suffix == ".json"]
+    ours, theirs = [*compare.rows(found), *others], compare.published()
+    other = [row for row in ours if row["batches"] != sorted(TEST_7B)]
     if readme and other:
         raise InputError(
-            f"a run of profile {other[0]['profile']} has {other[0]['n']} questions, but the table "
-            f"in {readme} covers {theirs[0]['n']}; omit this run, or omit --readme"
+            f"{other[0]['name']} ({other[0]['profile']}) has {other[0]['n']} questions in "
+            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those of "
+            f"{', '.join(TEST_7B)}; omit this run, or omit --readme"
         )
     if other:
         theirs = []  # published scores on different questions would be misleading
@@ -255,6 +300,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     page = compare.page(ours, theirs, changes, verdicts)
     data = {"runs": ours, "published": theirs, "differences": changes, "verdicts": verdicts}
     write_json(output / "results.json", data)
+    write_json(output / "ranks.json", compare.shared_ranks(found))
     write_text(output / "results.md", page)
     figures.forest(ours, theirs).savefig(output / "forest.png", dpi=140)
     for runs in compare.group(found):
@@ -360,10 +406,18 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
         help="random seeds (default: 0 1 2)",
     )  # fmt: skip
+    sub = commands.add_parser(
+        "sweep", parents=[settings], help="train once per value of a setting; uses no test question"
+    )
+    sub.add_argument("name", metavar="SETTING", help="a numeric setting, such as learning_rate")
+    sub.add_argument("values", nargs="+", metavar="VALUE", help="its values")
 
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
-    sub.add_argument("folders", nargs="+", **finished)
+    sub.add_argument(
+        "folders", nargs="+", type=Path, metavar="PATH",
+        help="folder of a finished run, or a file from score_system.py --json",
+    )  # fmt: skip
     place = "output folder (default: runs/table)"
     sub.add_argument("--output", type=Path, default="runs/table", metavar="DIR", help=place)
     marks = "also put the table between the markers in this Markdown file"
@@ -403,8 +457,13 @@ def _call(args: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     if args.command == "run":
         run({"run": args.profile, **given, "seed": args.seed}, fresh=args.fresh, until=args.until)
-    else:
+    elif args.command == "seeds":
         seeds(args.seeds, given, fresh=args.fresh)
+    else:
+        values = [parse_override(f"{args.name}={value}")[1] for value in args.values]
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise InputError(f"{args.name}: is not a numeric setting; choose another one")
+        sweep(args.name, values, given, fresh=args.fresh)
     return 0
 
 

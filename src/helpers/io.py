@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from helpers.config import InputError
 
@@ -25,6 +26,14 @@ _OTHER_FORMATS = (  # first bytes, what the file is, what to do
     (b"%PDF", "a PDF file", "specify the JSON file"),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with git lfs pull"),
 )
+
+
+def progress_stream() -> TextIO:
+    """Return the stream for progress bars: standard error, or standard output in a notebook.
+
+    Jupyter shows everything on standard error on a pink background, as if it were a problem.
+    """
+    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
 
 
 def read_text(path: str | Path) -> str:

@@ -280,12 +280,13 @@ def fine_tune_files(
     training.check_replaceable(parts[0])
     checkpoints.check_replaceable(parts[1])
     reader = load_reader(checkpoint, settings)
-    done = training.fine_tune(reader, examples, output / "training", resume=resume)
+    done = training.fine_tune(reader, examples, output / "training", dev=held_out, resume=resume)
     save_model(reader, output)
     print(f"{done.steps} steps over {done.windows} windows in {done.seconds:.0f} s; see {output}")
     if held_out:
         scores = decoding.dev_scores(reader, held_out, progress=True)
         shown = {n: f"{100 * v:.1f}" if isinstance(v, float) else v for n, v in scores.items()}
+        shown["loss"] = f"{scores['loss']:.2f}"  # in nats, not in percent
         print("dev: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
     return reader
 

@@ -2,19 +2,23 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reference_google
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_examples, tiny_reader
 
 from helpers.data.spans import Span
 from helpers.data.squad import Example, read_squad
 from helpers.model.decoding import (
     Candidate,
+    dev_scores,
     nbest,
     pair_exact_match,
     rank_answers,
@@ -22,7 +26,7 @@ from helpers.model.decoding import (
     tidy,
     write_nbest,
 )
-from helpers.model.features import make_windows
+from helpers.model.features import gather, make_windows
 from helpers.model.texts import make_tokenizer
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "q", *"abcdefghij", "##x"]
@@ -291,3 +295,23 @@ def test_pair_exact_match_counts_only_pairs_that_hold_an_answer():
     found = [[candidate("cftr", 1.0)], [candidate("HBB", 1.0)], [candidate("HBB", 1.0)]]
     golds = {"1_001": [Span(0, 4, "CFTR")], "1_002": [Span(0, 4, "cftr")]}
     assert pair_exact_match(examples, found, golds) == (1, 2)
+
+
+@pytest.mark.parametrize("max_length", [48, 16])
+def test_the_dev_loss_is_the_training_loss_of_the_same_windows(max_length):
+    """Some pairs have two spans, one is repeated, one has no answer, and contexts are cut."""
+    from helpers.model.step import logits_of, span_loss  # imports Lightning
+
+    reader = tiny_reader(1, max_length=max_length, step=4)
+    examples = tiny_examples(12)
+    two = Span(0, len(examples[3].context.split()[0]), examples[3].context.split()[0])
+    examples[3] = replace(examples[3], spans=(two, *examples[3].spans))
+    dev = [*examples, replace(examples[5], id="0_999")]
+    dev.append(replace(examples[7], id="1_999", context="the a of in", spans=()))
+    windows = reader.windows(examples, training=True)
+    batch = gather(windows, range(len(windows)))
+    with torch.inference_mode():
+        expected = span_loss(logits_of(reader.model, batch), batch)
+    found = dev_scores(reader, dev)
+    assert found["loss"] == pytest.approx(float(expected), abs=1e-5)
+    assert (found["questions"], found["pairs"]) == (4, 12)

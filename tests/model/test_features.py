@@ -10,7 +10,14 @@ from tokenizers.normalizers import NFKC, Lowercase, Replace, Sequence
 from helpers.config import InputError
 from helpers.data.spans import Span, find_spans
 from helpers.data.squad import Example
-from helpers.model.features import _cut, gather, make_windows, prediction_batches, training_batches
+from helpers.model.features import (
+    _cut,
+    gather,
+    make_windows,
+    prediction_batches,
+    read_ranges,
+    training_batches,
+)
 from helpers.model.texts import make_tokenizer, read_vocab
 
 WORDS = ["which", "gene", "is", "mutated", "in", "cftr", "the", "tnf", "α", "-", ",", ".", "(", ")"]
@@ -64,6 +71,15 @@ def test_windows_step_from_start_to_start_and_a_span_outside_points_at_cls(token
     assert starts == [0, 6, 12, 18, 24]
     assert windows.start.tolist() == [0, 0, 0, 0, 3 + 40 - 24]
     assert texts(windows, 4)[windows.start[4]] == "cftr"
+
+
+def test_read_ranges_are_what_each_window_contains(tokenizer):
+    context = "a b c d e f g h"
+    pairs = [example("gene", context), example("gene", ""), example("gene", "fibrosis a")]
+    windows = make_windows(pairs, tokenizer, max_length=8, step=3)  # 4 context tokens fit
+    assert read_ranges(windows) == [[(0, 7), (6, 13), (12, 15)], [], [(0, 10)]]
+    apart = make_windows(pairs[2:], tokenizer, max_length=5, step=1)  # a word is cut in two
+    assert read_ranges(apart) == [[(0, 3), (3, 8), (9, 10)]]
 
 
 def test_the_question_is_cut_at_max_query(tokenizer):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.config import from_parameters
 from helpers.model import encoder, memory
 from helpers.model.compute import bf16_instructions
 from helpers.model.encoder import EncoderConfig, SpanModel
@@ -140,20 +139,6 @@ def test_prediction_takes_the_weights_and_one_layer(path):
     deeper = memory.prediction_memory(EncoderConfig(**{**SIZES, "layers": 9}), LENGTHS, path=path)
     assert deeper.activations == found.activations and deeper.weights > found.weights
     assert found.total < memory.training_memory(config, LENGTHS, path=path).total
-
-
-def test_the_table_has_a_row_per_model_batch_precision_and_checkpointing():
-    rows = memory.memory_table(from_parameters("biomegatron"), on_gpu=True)
-    assert [row["batch"] for row in rows] == [
-        "12 windows of 70 tokens",
-        "12 windows of 384 tokens",
-    ] * 2
-    full, half, parts, saved = (float(value) for value in list(rows[-1].values())[2:])
-    expected = memory.training_memory(EncoderConfig(), [384] * 12, dropout=0.1, path="padded")
-    assert full == round(expected.total / 1e9, 1)
-    assert saved < parts < full and half < full
-    on_cpu = memory.memory_table(from_parameters("biomegatron"), on_gpu=False)
-    assert float(on_cpu[-1]["float32"]) > full  # the CPU keeps attention weights with dropout
 
 
 # Half as many windows as in the benchmark; 0.2 to 1.6 GB.

@@ -86,8 +86,10 @@ def test_fine_tune_and_predict_on_two_devices(tmp_path, monkeypatch, capsys):
     one, two = tiny_reader(1), tiny_reader(1, devices=2)
     two = replace(two, compute=Compute(devices=2))
     examples = tiny_examples(21)
-    expected = training.fine_tune(one, examples, tmp_path / "one", progress=False)
-    found = training.fine_tune(two, examples, tmp_path / "two")
+    expected = training.fine_tune(one, examples, tmp_path / "one", dev=examples, progress=False)
+    found = training.fine_tune(two, examples, tmp_path / "two", dev=examples)
+    for ours, theirs in zip(found.dev, expected.dev, strict=True):
+        assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, abs=1e-4)
     assert [row[0] for row in found.history] == [row[0] for row in expected.history]
     losses = [[row[1] for row in done.history] for done in (found, expected)]
     assert np.allclose(*losses, atol=1e-5)
@@ -95,7 +97,7 @@ def test_fine_tune_and_predict_on_two_devices(tmp_path, monkeypatch, capsys):
     logits = [decoding.compute_logits(reader.model, windows) for reader in (one, two)]
     # A constant added to all logits changes no softmax, so rounding alone decides its gradient.
     assert np.allclose(*(each - each.mean(0) for each in logits), atol=1e-3)
-    assert "training: 100%" in capsys.readouterr().err
+    assert "training: 100%" in "".join(capsys.readouterr())
     assert not list((tmp_path / "two").glob(".job-*"))
     monkeypatch.setattr(decoding, "_WORTH_STARTING", 2)
     answers = [[c.text for c in best] for best in two.predict(examples)]

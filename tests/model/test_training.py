@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from helpers.config import InputError
 from helpers.data.squad import Example, read_squad
-from helpers.model import checkpoints, decoding, training
+from helpers.model import checkpoints, decoding, step, training
 from helpers.model.decoding import Candidate
 from helpers.model.features import gather, training_batches
 from helpers.model.memory import training_memory
@@ -37,7 +37,8 @@ def slow(*a):
     time.sleep(0.2)
     return original(*a)
 training.gather = slow
-training.fine_tune(tiny_reader(1, dropout=0.1), tiny_examples(60), {folder!r}, progress=False)
+training.fine_tune(tiny_reader(1, dropout=0.1), tiny_examples(60), {folder!r}, progress=False,
+                   dev=tiny_examples(9, seed=5))
 """
 
 
@@ -93,20 +94,75 @@ def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = tiny_reader(1, dropout=0.1)
-    done = training.fine_tune(resumed, tiny_examples(60), folder, resume=True, progress=False)
-    undisturbed = tiny_reader(1, dropout=0.1)
+    dev = tiny_examples(9, seed=5)
+    done = training.fine_tune(
+        resumed, tiny_examples(60), folder, dev=dev, resume=True, progress=False
+    )
+    undisturbed = tiny_reader(1, dropout=0.1)  # also by evaluations
     whole = training.fine_tune(undisturbed, tiny_examples(60), tmp_path / "whole", progress=False)
     assert same(weights(resumed), weights(undisturbed))
+    assert [row["step"] for row in done.dev] == training.evaluation_steps(30, resumed.settings)
+    last = decoding.dev_scores(undisturbed, dev)
+    assert {name: done.dev[-1][name] for name in step.DEV_SCORES} == pytest.approx(
+        {name: last[name] for name in step.DEV_SCORES}, abs=1e-6
+    )
     assert [row[:3] for row in done.history] == [row[:3] for row in whole.history]
     assert whole.before == 0 < done.before < done.steps == whole.steps
     # a finished run that is resumed has nothing to do, keeps its weights, and says so
     again = tiny_reader(1, dropout=0.1)
-    assert "already trained" not in capsys.readouterr().err
-    twice = training.fine_tune(again, tiny_examples(60), folder, resume=None)
+    assert "already trained" not in "".join(capsys.readouterr())
+    twice = training.fine_tune(again, tiny_examples(60), folder, dev=dev, resume=None)
+    assert twice.dev == done.dev
     assert same(weights(again), weights(undisturbed))
     assert twice.seconds == done.seconds
     assert twice.before == twice.steps
-    assert "already trained with these settings; loaded" in capsys.readouterr().err
+    assert "already trained with these settings; loaded" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "every", "expected"),
+    [
+        (116, 2, 0.25, [0, 14, 29, 44, 58, 72, 87, 102, 116]),
+        (6, 2, 1, [0, 3, 6]),
+        (3, 1, 0.1, [0, 1, 2, 3]),  # more often than once per step is not possible
+        (4, 1, 9, [0, 4]),
+        (4, 1, 0, []),
+    ],
+)
+def test_evaluations_are_evenly_spaced_and_include_both_ends(steps, epochs, every, expected):
+    settings = tiny_reader(epochs=epochs, evaluate_every=every).settings
+    assert training.evaluation_steps(steps, settings) == expected
+
+
+def test_the_time_of_evaluations_is_not_training_time(tmp_path, monkeypatch):
+    scores = dict.fromkeys(step.DEV_SCORES, 0.5)
+    monkeypatch.setattr(decoding, "dev_scores", lambda *a: (time.sleep(0.3), scores)[1])
+    done = training.fine_tune(
+        tiny_reader(epochs=1),
+        tiny_examples(16),
+        tmp_path / "t",
+        dev=tiny_examples(3),
+        progress=False,
+    )
+    assert [row["step"] for row in done.dev] == [0, 1, 2, 3, 4]
+    assert all(0.3 <= row["seconds"] < 1 for row in done.dev)
+    assert done.seconds < 1.2
+
+
+def test_without_dev_questions_or_with_the_setting_0_nothing_is_evaluated(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "dev_scores", None)
+    dev = tiny_examples(3)
+    assert again(tmp_path / "a").dev == []
+    reader = tiny_reader(evaluate_every=0)
+    assert training.fine_tune(reader, dev, tmp_path / "b", dev=dev, progress=False).dev == []
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '[{"step": 1}]'])
+def test_a_damaged_dev_history_is_one_line(tmp_path, text):
+    path = tmp_path / "dev_history.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match="dev_history.json: damaged; delete"):
+        step.DevCurve(path, [0], dict)
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path):
@@ -149,14 +205,14 @@ def test_a_loss_that_is_lost_stops_the_training_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "t").exists()
 
 
-def test_right_answers_score_on_golds_with_space_around_them():
+def test_right_answers_score_on_golds_with_space_around_them(monkeypatch):
     """One span of the public 7b training file and all of COVID-QA's: every dev score was 0."""
     path = Path(__file__).parents[1] / "cases" / "squad" / "trailing_space_in_gold.json"
     held_out = read_squad(path)
     words = [re.search(r"mutations in (\w+)", e.context) for e in held_out]
     found = [[Candidate(w[1], w.start(1), w.end(1), 1.0, 1.0, 1.0)] for w in words]
-    reader = SimpleNamespace(predict=lambda *args, **more: found, settings=tiny_reader().settings)
-    scores = decoding.dev_scores(reader, held_out)
+    monkeypatch.setattr(decoding, "nbest", lambda *args, **more: found)
+    scores = decoding.dev_scores(tiny_reader(), held_out)
     assert [scores[name] for name in ("sacc", "lacc", "mrr", "pair_em")] == [1, 1, 1, 1]
 
 
@@ -370,23 +426,6 @@ def test_a_nemo_file_keeps_its_dropout_and_where_it_comes_from(tmp_path):
     assert checkpoints.load(folder, kept.settings).origin == reader.origin
 
 
-def test_wandb_online_without_a_key_is_refused_before_anything_is_done(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_MODE", "offline")  # put back afterwards
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    reader = tiny_reader(wandb_mode="online")
-    with pytest.raises(InputError, match="wandb_mode=online: no API key for .*WANDB_API_KEY"):
-        training.fine_tune(reader, tiny_examples(8), tmp_path / "t")
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    with pytest.raises(InputError, match="wandb_mode=online: WANDB_API_KEY invalid"):
-        training.fine_tune(reader, tiny_examples(8), tmp_path / "t")
-    assert not (tmp_path / "t").exists()
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    training._prepare_wandb(reader.settings)  # with one it goes on
-
-
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_lost_loss_closes_the_bar(tmp_path, progress):
     with pytest.raises(InputError, match="the loss is nan at step"):
@@ -520,10 +559,3 @@ def test_a_bar_of_predictions_that_is_stopped_is_closed(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as kept:  # with its stack, as a notebook keeps it
         tiny_reader().predict(tiny_examples(3))
     assert kept.tb and not tqdm._instances
-
-
-def test_each_training_of_a_process_has_a_log_of_its_own(tmp_path):
-    reader = tiny_reader(wandb_mode="offline")
-    for name in ("squad", "bioasq"):
-        training.fine_tune(reader, tiny_examples(8), tmp_path / name, progress=False)
-        assert len(list((tmp_path / name).glob("wandb/offline-run-*/run-*.wandb"))) == 1

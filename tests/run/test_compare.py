@@ -80,8 +80,9 @@ def test_the_command_names_no_place_on_this_machine(finished):
 
 def test_another_setting_is_another_configuration_and_other_logging_is_not(finished):
     first = compare.read(finished("a")).configuration
-    other_logging = finished("b", 1, wandb_mode="disabled", runs_dir="r2")
+    other_logging = finished("b", 1, wandb_mode="disabled", evaluate_every=0.0, runs_dir="r2")
     assert compare.read(other_logging).configuration == first
+    assert "evaluate_every" not in compare.rows([compare.read(other_logging)])[0]["command"]
     assert compare.read(finished("c", merge="max")).configuration != first
 
 
@@ -148,7 +149,7 @@ def test_runs_on_other_questions_do_not_enter_the_readme(finished, tmp_path):
     folder = finished("a", 0, 10, sizes={"mini1": 32, "7B5": 30})
     readme = tmp_path / "R.md"
     readme.write_text("<!-- results: x -->\nold\n<!-- end of results -->\n")
-    with pytest.raises(InputError, match="has 62 questions, but the table in"):
+    with pytest.raises(InputError, match="has 62 questions in 7B5, mini1, but the table in"):
         batch.table([folder], tmp_path / "t", readme)
     assert "old" in readme.read_text()
 
@@ -195,8 +196,8 @@ def test_the_table_command_writes_everything_and_the_readmes_block(finished, tmp
     assert "commit " in text and "10 minutes of training and 10 seconds of prediction" in text
     assert "permutation test p = " in printed
     names = {path.name for path in output.iterdir()}
-    assert names == {"results.json", "results.md", "forest.png", "sources-bioasq-cpu.png",
-                     "sources-squad-then-bioasq-cpu.png"}  # fmt: skip
+    assert names == {"results.json", "results.md", "ranks.json", "forest.png",
+                     "sources-bioasq-cpu.png", "sources-squad-then-bioasq-cpu.png"}  # fmt: skip
     data = json.loads((output / "results.json").read_text())
     assert compare.into_readme(readme, data["runs"], data["published"]) == text
 
@@ -228,6 +229,52 @@ def test_the_table_gives_verdicts_over_seeds(finished, tmp_path, capsys):
         assert printed in (output / "results.md").read_text() + f"\nwritten to {output}\n"
 
 
+def test_shared_ranks_have_no_ids_and_one_order(finished, tmp_path):
+    folders = [finished(f"a{seed}", seed, 50 + seed) for seed in (1, 0)]
+    folders.append(finished("b", 0, 44, "bioasq-cpu"))
+    runs = [compare.read(folder) for folder in folders]
+    path = tmp_path / "ranks.json"
+    path.write_text(json.dumps(compare.shared_ranks(runs)))
+    ids = {question for run in runs for question in run.strata}
+    assert not [name for name in ids if name in re.findall(r"\w+", path.read_text())
+                and name not in BATCHES]  # fmt: skip
+    found = compare.read_shared_ranks(path)
+    assert list(found) == [(profile, system) for profile in ("squad-then-bioasq-cpu", "bioasq-cpu")
+                           for system in ("run", "untrained")]  # fmt: skip
+    assert [run.seed for run in found["squad-then-bioasq-cpu", "run"]] == [0, 1]
+    for old, new in ((runs[1], found["squad-then-bioasq-cpu", "run"][0]),
+                     (runs[2], found["bioasq-cpu", "run"][0])):  # fmt: skip
+        for batch_name, n in BATCHES.items():
+            ranks = [rank for q, rank in new.ranks.items() if new.strata[q] == batch_name]
+            before = [rank for q, rank in old.ranks["run"].items() if old.strata[q] == batch_name]
+            assert sorted(ranks) == sorted(before) and len(ranks) == n
+    # The order is the same in all runs, so a paired comparison gives the same result.
+    first, second = found["squad-then-bioasq-cpu", "run"], found["bioasq-cpu", "run"]
+    for change in compare.differences(runs):
+        again = compare.difference([run.ranks for run in first], [run.ranks for run in second],
+                                   first[0].strata, change["measure"])  # fmt: skip
+        assert again.mean == pytest.approx(change["mean"])
+        assert again.p == pytest.approx(change["p"], abs=0.02)
+        assert again.low == pytest.approx(change["low"], abs=0.01)
+    assert compare.read_shared_ranks(tmp_path / "none.json") == {}
+
+
+def test_another_system_enters_the_table(finished, tmp_path, capsys):
+    folder = finished("a")
+    row = compare.rows([compare.read(folder)])[0]
+    row |= {"name": "LLM", "system": "outside", "profile": "", "source": "its answers",
+            "context": "not stated"}  # fmt: skip
+    path = tmp_path / "llm.json"
+    path.write_text(json.dumps({"row": row}))
+    assert batch.main(["table", str(folder), str(path), "--output", str(tmp_path / "t")]) == 0
+    assert "| LLM | not stated | " in capsys.readouterr().out
+    data = json.loads((tmp_path / "t" / "results.json").read_text())
+    assert [one["name"] for one in data["runs"]][-1] == "LLM"
+    path.write_text("[]")
+    with pytest.raises(InputError, match="llm.json: has no field 'row'; specify a file from"):
+        compare.read_row(path)
+
+
 def test_without_the_marks_nothing_is_written(finished, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("# Kit\n")
@@ -255,6 +302,26 @@ def test_figures_have_labelled_axes(finished):
     for seeds in ([0], [0, 1]):
         figure = figures.two_sources(uncertainty.sources([ranks] * len(seeds)), seeds)
         assert figure.axes[0].get_xlabel() == "score (%)"
+
+
+def test_the_shared_ranks_are_those_of_the_results():
+    """Without the file, notebook 05 shows no real runs, which is only right before a release."""
+    real = compare.read_shared_ranks()
+    if not real:
+        pytest.skip("docs/results/ranks.json is missing: helpers.batch table writes it")
+    rows = {(row["profile"], row["system"]): row for row in compare.shared_rows()}
+    assert {name for name in real if name[1] == "run"} == {n for n in rows if n[1] == "run"}
+    for name, runs in real.items():
+        assert [run.seed for run in runs] == rows[name]["seeds"]
+        assert all(list(run.strata.values()).count(b) == n for run in runs
+                   for b, n in BATCHES.items())  # fmt: skip
+        for measure in metrics.MEASURES:
+            means = [
+                sum(values) / 162
+                for run in runs
+                for values in [metrics.question_values(list(run.ranks.values()))[measure]]
+            ]
+            assert means == pytest.approx(rows[name]["measures"][measure]["by_seed"]), name
 
 
 def committed():

@@ -333,3 +333,27 @@ def test_need_accepts_exactly_the_recorded_bytes(tmp_path_factory, content, othe
     else:
         with pytest.raises(InputError, match="no longer matches"):
             run.need("x.bin", "02_x")
+
+
+def test_a_run_is_found_from_folders_below_and_is_not_changed(run, monkeypatch):
+    before = (run.folder / "manifest.json").read_bytes()
+    below = run.folder.parents[1] / "notebooks" / "exercises"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    run.point_latest()
+    settings = from_parameters(run="one", seed=7)  # runs_dir is the relative default
+    found = Run.find(settings)
+    assert found.folder == run.folder and found.settings.run_dir == run.folder
+    assert dataclasses.replace(found.settings, runs_dir="runs") == settings
+    assert (run.folder / "manifest.json").read_bytes() == before
+    assert (run.folder.parent / "latest").is_symlink()
+    with pytest.raises(InputError, match=r"no run 'two' in 'runs'.*\(found: one\)"):
+        Run.find(dataclasses.replace(settings, run="two"))
+
+
+def test_a_found_run_keeps_the_precision_that_was_chosen_for_it(run):
+    run.note("compute", {"precision": "bf16"})
+    assert Run.find(dataclasses.replace(run.settings, precision="auto")).settings.precision == (
+        "bf16"
+    )
+    assert Run.find(run.settings).settings.precision == "32"

@@ -4,10 +4,14 @@ import os
 import time
 
 import nbformat
+import pandas as pd
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from helpers.config import from_parameters
+from helpers.data.squad import Example
+from helpers.model.decoding import Candidate, write_nbest
 from helpers.run import report
 from helpers.run.folder import Run
 
@@ -47,6 +51,17 @@ def test_a_notebook_saved_after_it_ran_is_kept(run):
     assert report.keep_notebooks(run) == []
     kept = run.folder / "notebooks" / f"{NAME}.ipynb"
     assert "this run's output" in kept.read_text()
+
+
+@pytest.mark.parametrize("tag", ["stop", "lesson", "exercise"])
+def test_participants_may_leave_out_practice(run, tag):
+    save(run)
+    path = report.ROOT / "notebooks" / f"{NAME}.ipynb"
+    notebook = nbformat.read(path, 4)
+    notebook.cells.append(new_code_cell("1 / 0", metadata={"tags": [tag]}))
+    nbformat.write(notebook, path)
+    os.utime(path, (time.time() + 60,) * 2)
+    assert report.keep_notebooks(run) == []
 
 
 @pytest.mark.parametrize(
@@ -89,11 +104,12 @@ def test_a_notebook_that_the_batch_executed_stays(run):
     assert listed["outdated"]
 
 
-@pytest.mark.parametrize(("questions", "shown"), [(170, False), (162, True)])
-def test_the_forest_plot_speaks_of_published_rows_only_where_it_shows_them(run, questions, shown):
+@pytest.mark.parametrize(("name", "shown"), [("mini", False), ("7B", True)])
+def test_the_forest_plot_says_whether_it_shows_this_run(run, name, shown):
     run.path("figures/forest.png").write_bytes(b"png")
-    ((_, caption),) = report._figures(run, questions)
-    assert ("(hollow markers)" in caption) == shown and ("not shown" in caption) != shown
+    sizes = enumerate((39, 25, 29, 34, 35), 1)  # BioASQ-mini's batches have the sizes of 7b
+    ((_, caption),) = report._figures(run, {f"{name}{number}": n for number, n in sizes})
+    assert "(hollow markers)" in caption and ("not shown" in caption) != shown
 
 
 def test_a_notebook_that_cannot_be_read_is_left_out(run):
@@ -102,3 +118,82 @@ def test_a_notebook_that_cannot_be_read_is_left_out(run):
     text = path.read_text()
     path.write_text(f"<<<<<<<{text}")
     assert report.keep_notebooks(run) == [NAME]
+
+
+def test_the_example_is_the_worst_error_with_a_marked_snippet(run):
+    context = "It is not IL-6 but TNF-alpha."
+    nbest = [Candidate("not IL-6", 6, 14, 1.0, 1.0, 0.9)]
+    rows = [
+        {"id": f"q{n}", "batch": "b", "question": "Which?", "gold": "x", "synonyms": synonyms,
+         "answer": "NA", "score": score, "rank": rank, "with_answer": found}
+        for n, (synonyms, score, rank, found) in enumerate([
+            ("zinc", 3.0, 0, 0), ("IL-6 | TNF-alpha ", 2.0, 0, 1), ("iron", 1.0, 0, 1),
+            ("gold", 9.0, 1, 1),
+        ])
+    ]  # fmt: skip
+    assert report._example(run) is None
+    pd.DataFrame(rows).to_csv(run.folder / "errors.csv", index=False)
+    examples = [Example("q1_001", "q1", "", "none"), Example("q1_002", "q1", "", context)]
+    write_nbest(run.folder / "nbest" / "b.jsonl", examples, [[], nbest])
+    found = report._example(run)
+    assert (found["id"], found["answer"], found["golds"]) == ("q1", "NA", ["IL-6", "TNF-alpha "])
+    assert found["pieces"] == [
+        ("It is ", False, False), ("not ", False, True), ("IL-6", True, True),
+        (" but ", False, False), ("TNF-alpha", True, False), (".", False, False),
+    ]  # fmt: skip
+    pd.DataFrame(rows[:1]).to_csv(run.folder / "errors.csv", index=False)
+    assert report._example(run)["id"] == "q0"  # no error has its gold answer in a snippet
+    pd.DataFrame(rows[3:]).to_csv(run.folder / "errors.csv", index=False)
+    assert report._example(run) is None
+
+
+PNG = "iVBORw0KGgo="
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """An executed notebook with links, a progress bar and two images."""
+    text = (
+        "# 01 · Title\n\n[on](02_b.ipynb#x) [docs](../docs/glossary.md#span) [web](https://e.org)"
+    )
+    image = {"data": {"image/png": PNG}, "output_type": "display_data"}
+    outputs = [
+        nbformat.from_dict({**image, "metadata": {"image/png": {"alt": 'bars <of> "x"'}}}),
+        nbformat.from_dict({**image, "metadata": {}}),
+    ]
+    cells = [
+        new_markdown_cell(text),
+        new_code_cell("x", outputs=outputs, execution_count=1),
+        new_code_cell("y", outputs=outputs[1:], execution_count=2, metadata={"alt": "from cell"}),
+        new_markdown_cell("## What's new?"),
+    ]
+    path = tmp_path / "01_a.ipynb"
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_a_page_has_a_title_a_way_back_and_needs_no_network(executed):
+    page = BeautifulSoup(report.render_notebook(executed, "A & B", "../index.html"), "html.parser")
+    assert page.title.text == "A & B"
+    assert page.nav.a["href"] == "../index.html"
+    assert not page.select("script, link[href], [src^=http]")
+    assert page.h2["id"] == "whats-new"
+    assert report.notebook_title(executed) == "01 · Title"
+
+
+def test_links_of_a_page_lead_to_pages_only(executed):
+    def links(address=None):
+        page = report.render_notebook(executed, "t", "i.html", address)
+        return {a.text: a.get("href") for a in BeautifulSoup(page, "html.parser").select("main a")}
+
+    kept = {"web": "https://e.org"}
+    assert links() == {"on": "02_b.html#x", "docs": None, **kept}
+    assert links(str.upper) == {"on": "02_B.IPYNB#X", "docs": "../DOCS/GLOSSARY.MD#SPAN", **kept}
+
+
+def test_an_image_has_the_text_of_its_output_or_of_its_cell(executed):
+    page = BeautifulSoup(report.render_notebook(executed, "t", "i.html"), "html.parser")
+    first, second, third = page.select("img")
+    assert first["alt"] == 'bars <of> "x"' and first["src"] == f"data:image/png;base64,{PNG}"
+    assert second["alt"].startswith("No description")  # nbconvert's words
+    assert third["alt"] == "from cell"

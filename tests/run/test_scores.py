@@ -139,6 +139,22 @@ def test_no_text_of_a_run_gets_into_the_report_as_html(run):
     assert (run.folder / html.unescape(link)).is_file()
 
 
+def test_the_report_shows_verdicts_and_links_the_explorer_to_an_error(run):
+    result = scores.score_run(run, SECONDS, scores.read_systems(run))
+    scores.write_scores(run, result, scores.read_systems(run))
+    page = report.write_report(run).read_text()
+    assert "<li>not comparable (different: " in page and "explorer" not in page
+    columns = "id,batch,question,gold,synonyms,answer,score,rank,with_answer,failure\n"
+    row = "a b#1,B9,Is it <i>?,zinc ,zinc  | Zn,iron,1.5,0,1,other <i>type\n"
+    run.path("errors.csv").write_text(columns + row)
+    run.path("nbest/B9.jsonl").write_text("")
+    run.path("explorer.html").write_text("")
+    page = report.write_report(run).read_text()
+    assert "Is it &lt;i&gt;?" in page and "other &lt;i&gt;type" in page and "<i>" not in page
+    assert "zinc </span> with an extra space" in page and "Zn</span> </td>" in page
+    assert re.findall(r'href="([^"]+)"', page) == ["explorer.html", "explorer.html#id=a%20b%231"]
+
+
 def test_the_report_says_when_golden_snippets_were_read(run):
     result = scores.score_run(run, SECONDS, scores.read_systems(run))
     assert "enriched" not in scores.score_text(result)

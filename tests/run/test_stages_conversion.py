@@ -9,13 +9,19 @@ from dataclasses import replace
 import pytest
 
 from helpers.config import CONTEXTS, InputError, from_parameters
-from helpers.data.bioasq import read_questions
 from helpers.data.layout import read_batches
 from helpers.data.spans import Span
 from helpers.data.squad import Example, by_occurrence, read_squad, write_squad
 from helpers.run.folder import Run
 from helpers.run.stages import convert_run, find_run_files, write_run
-from helpers.views.measure import compare_contexts, describe_files, remarks, telling_example
+from helpers.views.measure import (
+    compare_contexts,
+    describe_files,
+    followed_question,
+    long_example,
+    raw_record,
+    remarks,
+)
 
 
 def factoid(number, answer, *texts, body=None):
@@ -297,16 +303,21 @@ def test_contexts_compared(make, save):
     assert [drop.reason for drop in drops] == ["7B1: no abstract"]
 
 
-def test_a_telling_example_has_several_of_everything(make):
-    rich = factoid(13, "RB1", "Nothing", "RB1, or pRb, is a gene.", "RB1")
-    rich["exact_answer"] = [["RB1", "pRb"]]
-    files, _ = make(test=None, gold=[*GOLD, rich])
-    (batch,), _ = read_batches(files, "snippet")
-    question, example = telling_example(list(batch.golds), files)
-    assert question.id == rich["id"] == example.question_id
-    assert [span.text for span in example.spans] == ["RB1", "pRb"]
-    question, example = telling_example(list(batch.golds[1:2]), files)  # no snippet has an answer
-    assert question.id == example.question_id and not example.spans
+def test_the_longest_text_with_an_answer_may_be_an_abstract(make, save):
+    files, settings = make()
+    assert long_example(convert_run(files, settings)).context == "The gene BRCA1."
+    text = "MYC is named, but only near the middle is MYC the gene of this long text."
+    save("data/abstracts.json", {"https://example.org/d/12": text})
+    example = long_example(convert_run(find_run_files(settings), settings))
+    assert example.context == text
+    assert [(span.start, span.text) for span in example.spans] == [(text.rindex("MYC"), "MYC")]
+
+
+def test_a_raw_record_is_what_the_file_says(make):
+    files, _ = make()
+    record = raw_record(files.golds[0], GOLD[0]["id"])
+    assert record == {**GOLD[0], "snippets": [GOLD[0]["snippets"][0], "… and 1 more"]}
+    assert raw_record(files.tests[0], GOLD[1]["id"]) == TEST[1]
 
 
 def test_bioasq_mini_is_the_default(tmp_path):
@@ -340,13 +351,11 @@ def test_documents_without_snippets_are_converted_and_shown(make, save):
         train=documents_only(TRAIN), test=documents_only(TEST), gold=documents_only(GOLD),
         context="abstract", dev_fraction=0.0,
     )  # fmt: skip
-    questions = read_questions(files.train, answers="required")
-    question, example = telling_example(questions, files, "abstract")
-    assert question.id == questions[0].id and [s.text for s in example.spans] == ["p53"]
-    assert len(convert_run(files, settings).train) == 1
-    # Without any text there is still something to show, and convert_run says what is missing.
-    _, example = telling_example(questions, files, "snippet")
-    assert (example.context, example.spans) == ("", ())
+    converted = convert_run(files, settings)
+    _, question, (example,) = followed_question(converted.batches)
+    assert raw_record(files.tests[0], question.id)["snippets"] == []
+    assert (example.context, long_example(converted).context) == ("Of EGFR.", "Of EGFR.")
+    assert len(converted.train) == 1
     assert [row["context"] for row in compare_contexts(files)] == list(CONTEXTS)
 
 

@@ -1,12 +1,10 @@
-import json
-from pathlib import Path
+"""The published rows: their figures, labels and sources."""
 
-import pandas as pd
 import pytest
 
-from helpers.scoring import claims, metrics
-from helpers.scoring.claims import CLAIMS, counts_that_print_as, get, in_order
-from helpers.views import tables
+from helpers.scoring import claims
+from helpers.scoring.arithmetic import counts_that_print_as, in_order
+from helpers.scoring.claims import CLAIMS, get
 
 SIZES = claims.TEST_7B
 
@@ -76,32 +74,6 @@ def test_unknown_key():
         get("BioMegatron")
 
 
-@pytest.mark.parametrize(
-    ("digits", "n", "unit", "counts"),
-    [
-        ("63.88", 162, 100, []),
-        ("59.86", 162, 100, []),
-        ("48", 162, 100, [77, 78, 79]),  # without decimals it could be: 48.15 prints as 48
-        ("48.00", 162, 100, []),
-        ("31.48", 162, 100, [51]),
-        ("0.6470588235", 34, 1, [22]),
-        ("0.8235294118", 34, 1, [28]),
-        ("0.45161290322580644", 34, 1, []),
-        ("0.45161290322580644", 31, 1, [14]),
-        ("0.6774193548387096", 31, 1, [21]),  # cut off, not rounded: 0.67741935483870967...
-        ("66.66", 3, 100, [2]),
-        ("66.67", 3, 100, [2]),
-        ("66.65", 3, 100, []),
-        ("66.68", 3, 100, []),
-        ("50", 100, 100, [50]),  # 51 does not become 50, cut off or not
-        ("100", 5, 100, [5]),
-        ("0", 5, 100, [0]),
-    ],
-)
-def test_counts_that_print_as(digits, n, unit, counts):
-    assert counts_that_print_as(digits, n, unit) == counts
-
-
 def test_which_published_accuracies_are_shares_of_162_or_34_questions():
     counts = {
         (c.key, measure, n): counts_that_print_as(c.corrected[measure], n, c.unit)
@@ -125,56 +97,3 @@ def test_which_published_accuracies_are_shares_of_162_or_34_questions():
     assert counts["notebook-7b-4", "SAcc", 34] == [22]
     assert counts["notebook-7b-4", "LAcc", 34] == [28]
     assert all(k <= n for (_, _, n), found in counts.items() for k in found)
-
-
-@pytest.fixture(scope="module")
-def notebook_05():
-    """What the cells of notebook 05 on the rounded batches leave behind, and what they print."""
-    path = Path(__file__).parents[2] / "notebooks" / "05_reproduce_metrics.ipynb"
-    cells = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text("utf-8"))["cells"]}
-    printed = []
-    space = {"pd": pd, "tables": tables, "print": printed.append}
-    for name in ("splits", "splits-table"):
-        exec(cells[name], space)
-    return space, printed
-
-
-def test_the_enumeration_names_the_targets(notebook_05):
-    space, _ = notebook_05
-    rows = [tuple(row.values()) for row in space["rows"]]
-    assert rows == [
-        ("card", "SAcc", 22, "48", 78, "77 of 20,660"),
-        ("card", "LAcc", 28, "63.88", 104, "68 of 18,857"),
-        ("card", "LAcc", "–", "63.88", 103, "621 of 441,855"),
-        ("card", "LAcc", "–", "63.88", 104, "546 of 423,180"),
-        ("card-biobert", "SAcc", "–", "39", 63, "7,440 of 514,540"),
-        ("card-biobert", "LAcc", "–", "59.86", 97, "21,507 of 548,614"),
-    ]
-    total, figure = space["cases"][22]
-    assert total.shape == figure.shape == (40, 26, 30, 1, 36)
-    for counts in ((0, 0, 0, 0, 0), (39, 25, 29, 0, 35), (20, 7, 13, 0, 1)):  # against plain Python
-        right = [*counts[:3], 22, counts[4]]
-        batches = [n * round(k / n, 2) for k, n in zip(right, SIZES.values(), strict=True)]
-        assert total[counts] == sum(right)
-        assert figure[counts] == round(10_000 * sum(batches) / 162)
-
-
-def test_the_enumeration_says_how_weak_it_is(notebook_05):
-    _, printed = notebook_05
-    assert printed[0].startswith("7B4 held at 28: 783 of the 801 figures")
-    assert printed[1].startswith("7B4 free: 801 of the 801 figures")
-    sizes = [
-        {of.split(" of ")[1] for of in line.split(": ")[1].split(", ")} for line in printed[2:]
-    ]
-    assert "85 of 142" in printed[5] and "92 of 144" in printed[3]
-    assert not sizes[0] & sizes[1] and not sizes[2] & sizes[3]  # with two decimals, no n fits
-    for key, fitting in (("card", [108, 144]), ("card-biobert", [142, 147, 152])):  # as printed
-        pair = [get(key).corrected[measure] for measure in ("SAcc", "LAcc")]
-        found = [n for n in range(100, 163) if all(counts_that_print_as(d, n) for d in pair)]
-        assert found == fitting
-
-
-def test_the_sixth_answer_of_the_exercise_counts():
-    gold, wrong = {"q3": ["insulin"]}, ["Insulin.", "a", "b", "c", "d"]
-    assert metrics.hit_ranks(gold, {"q3": wrong}) == {"q3": 0}
-    assert metrics.hit_ranks(gold, {"q3": [*wrong, "insulin"]}) == {"q3": 6}

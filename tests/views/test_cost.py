@@ -23,7 +23,7 @@ def test_the_measurement_compares_ways_and_changes_nothing(monkeypatch):
     useful = int(windows.lengths[:8].sum())
     assert [row["tokens computed"] for row in rows] == [useful, 8 * 48]
     for row in rows:
-        assert row["useful tokens per second"] == pytest.approx(useful / row["seconds"])
+        assert row["useful tokens per second"] == round(useful / row["seconds"])
     assert all(torch.equal(p, before[name]) for name, p in reader.model.state_dict().items())
     assert all(p.grad is None for p in reader.model.parameters())
 
@@ -58,6 +58,17 @@ def test_a_training_step_is_about_six_operations_per_weight_and_token():
     config = EncoderConfig()
     linear = config.layers * 12 * config.hidden**2
     assert 3 * forward_flops(config, [70]) == pytest.approx(6 * linear * 70, rel=0.02)
+
+
+def test_the_shipped_curves_are_those_of_three_learning_rates():
+    curves = cost.shipped_sweep()
+    assert sorted(set(curves["learning_rate"])) == [6e-5, 2e-4, 6e-4]
+    for _, own in curves.groupby("learning_rate"):
+        assert list(own["step"]) == sorted(own["step"]) and own["step"].iloc[0] == 0
+        assert own["dev_loss"].iloc[-1] < own["dev_loss"].iloc[0]
+        assert own.filter(like="dev_").notna().all(axis=None)
+    first = curves[curves["step"] == 0].drop(columns="learning_rate")
+    assert (first == first.iloc[0]).all(axis=None)  # all runs start from the same weights
 
 
 def test_the_recipe_stands_beside_the_run():

@@ -1,221 +1,21 @@
 """The tables of notebook 05, on BioASQ-mini with a stand-in for the model."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-from tiny import finished
+from first_words import mini_run_of_first_words
 
-from helpers.config import InputError, from_parameters
-from helpers.data.bioasq import read_json, read_questions
-from helpers.io import write_json
-from helpers.model.decoding import Candidate, write_nbest
-from helpers.pipeline import write_ranked
-from helpers.run import scores, stages
-from helpers.run.folder import Run
-from helpers.scoring import claims, metrics
-from helpers.views import evidence
-
-
-class FirstWords:
-    """A reader whose candidates are the first words of each text, the most probable first."""
-
-    def __init__(self, settings):
-        self.settings = settings
-
-    def predict(self, examples, progress=True):
-        return [
-            [
-                Candidate(word, at, at + len(word), 0.0, 0.0, 0.5 / (n + 1))
-                for n, (at, word) in enumerate(words(example.context)[:6])
-            ]
-            for example in examples
-        ]
-
-
-def words(text):
-    places, at = [], 0
-    for word in text.split():
-        at = text.index(word, at)
-        places.append((at, word.strip(".,;()")))
-        at += len(word)
-    return places
+from helpers.data.bioasq import read_questions
+from helpers.run import scores
+from helpers.run.compare import SharedRun
+from helpers.scoring import claims
+from helpers.views import evidence, measure
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A mini run, predicted by ``FirstWords``."""
-    folder = tmp_path_factory.mktemp("protocols")
-    settings = from_parameters("mini", run="p", runs_dir=str(folder))
-    run = Run.open(settings)
-    files = stages.find_run_files(settings)
-    converted = stages.convert_run(files, settings)
-    finished(run, checkpoint={}, squad_step={})
-    stages.write_run(converted, run)
-    run.noted("data", scores.CONVERT)
-    run.begin("model")
-    run.record(write_json(run.path("model/model.nemo"), {}), "model")
-    run.finish("model", train_pairs=10, seconds=1.0)
-    run.begin("answers")
-    reader = FirstWords(settings)
-    for batch in converted.batches:
-        found = reader.predict(batch.examples)
-        nbest = write_nbest(run.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
-        asked = [question.id for question in batch.golds]
-        answers = run.path(f"answers/{batch.name}.json")
-        write_ranked(answers, batch.examples, found, "sum", asked)
-        for path in (nbest, answers):
-            run.record(path, "answers")
-    run.finish("answers", seconds=1.0)
-    return run
-
-
-@pytest.fixture
-def effects(run, monkeypatch):
-    monkeypatch.setattr(evidence.checkpoints, "load", lambda path, settings: FirstWords(settings))
-    return evidence.protocol_effects(run, scores.read_batches(run))
-
-
-def pick(effects, switch, setting):
-    (found,) = [e for e in effects if (e.switch, e.setting) == (switch, setting)]
-    return found
-
-
-def test_every_switch_has_one_row_for_the_run_itself(run, effects):
-    own = metrics.weighted([batch.score for batch in scores.read_batches(run)])
-    switches = list(dict.fromkeys(e.switch for e in effects))
-    assert switches == ["averaging", "missing", "merge", "snippets", "context"]
-    assert own.sacc > 0
-    for switch in switches:
-        (mine,) = [e for e in effects if e.switch == switch and e.own]
-        assert mine.score.sacc == pytest.approx(own.sacc), switch
-        assert mine.score.mrr == pytest.approx(own.mrr), switch
-
-
-def test_averaging_and_merging_are_computed_from_the_files(run, effects):
-    batches = scores.read_batches(run)
-    macro = sum(batch.score.sacc for batch in batches) / len(batches)
-    assert pick(effects, "averaging", "macro").score.sacc == pytest.approx(macro)
-    weighted, pooled = (pick(effects, "averaging", n).score for n in ("weighted", "pooled"))
-    assert weighted.mrr == pytest.approx(pooled.mrr)
-    assert pick(effects, "merge", "max").score.n == pick(effects, "merge", "sum").score.n
-
-
-def test_a_malformed_gold_answer_counts_as_in_the_scores(run, tmp_path):
-    before = scores.read_batches(run)
-    folder = shutil.copytree(run.folder, tmp_path / run.folder.name)
-    settings = from_parameters("mini", run="p", runs_dir=str(tmp_path))
-    copy = Run(folder, settings)
-    data = copy.manifest()["notes"]["data"]  # the complete record, not only its facts
-    n, right = next(
-        (n, q) for n, b in enumerate(before) for q, rank in b.ranks.items() if rank == 1
-    )
-    golden = read_json(data["golds"][n])
-    (item,) = (item for item in golden["questions"] if item["id"] == right)
-    item["exact_answer"] = item["exact_answer"][0][0]
-    path = write_json(tmp_path / "golden.json", golden)
-    data["golds"][n] = str(path)
-    copy.note("data", data)
-    batches = scores.read_batches(copy)
-    own = metrics.weighted([batch.score for batch in batches])
-    assert batches[n].score.hits_strict == before[n].score.hits_strict - 1
-    effects = evidence.protocol_effects(copy, batches, 0)
-    for switch in ("averaging", "missing", "merge"):
-        (mine,) = [e for e in effects if e.switch == switch and e.own]
-        assert mine.score.sacc == pytest.approx(own.sacc), switch
-
-
-def test_missing_answers_lower_the_score_unless_they_are_dropped(effects):
-    own = pick(effects, "missing", "wrong")
-    assert pick(effects, "missing", "dropped").score.sacc == pytest.approx(own.score.sacc)
-    wrong = pick(effects, "missing", "wrong, some silent")
-    dropped = pick(effects, "missing", "dropped, some silent")
-    assert wrong.score.sacc <= own.score.sacc and "lowest probability" in wrong.note
-    assert dropped.score.counted == own.score.n - round(evidence.SILENT * own.score.n)
-    assert dropped.score.sacc > wrong.score.sacc
-    assert dropped.score.hits_strict == wrong.score.hits_strict
-
-
-def test_a_batch_of_uncertain_answers_keeps_one(run):
-    batches = scores.read_batches(run)
-    ranked = {
-        batch.name: {name: [("x", 0.9 if n else 0.1)] for name in batch.ranks}
-        for n, batch in enumerate(batches)
-    }
-    found = evidence._missing(batches, ranked, "wrong")
-    total = sum(len(answers) for answers in ranked.values())
-    counted = pick(found, "missing", "dropped, some silent").score.counted
-    assert counted == total - round(evidence.SILENT * total)
-
-
-def test_other_texts_are_predicted_again(effects):
-    golden = pick(effects, "snippets", "golden")
-    assert golden.score is not None and "predicted again on" in golden.note
-    for context in ("appended", "abstract"):
-        found = pick(effects, "context", context)
-        assert found.score.n == golden.score.n and "context=snippet" in found.note
-
-
-def test_a_run_on_golden_snippets_has_a_row_for_official_ones(run, monkeypatch):
-    settings = from_parameters("mini", run="g", runs_dir=run.settings.runs_dir, snippets="golden")
-    files = stages.find_run_files(settings)
-    assert files.enriched and files.tests == files.golds
-    golden = Run.open(settings)
-    converted = stages.convert_run(files, settings)
-    stages.write_run(converted, golden)
-    golden.noted("data", scores.CONVERT)
-    finished(golden, checkpoint={}, squad_step={}, model={})
-    golden.begin("answers")
-    for batch in converted.batches:
-        found = FirstWords(settings).predict(batch.examples)
-        write_nbest(golden.path(f"nbest/{batch.name}.jsonl"), batch.examples, found)
-        write_ranked(golden.path(f"answers/{batch.name}.json"), batch.examples, found, "sum")
-    for folder in ("nbest", "answers"):
-        golden.record(golden.path(folder), "answers")
-    golden.finish("answers", seconds=1.0)
-    effects = evidence.protocol_effects(golden, scores.read_batches(golden), 0)
-    assert pick(effects, "snippets", "golden").own
-    assert "not tried" in pick(effects, "snippets", "official").note
-    with pytest.raises(InputError, match="made with snippets='official', but now it is 'golden'"):
-        Run(run.folder, settings).need("squad/mini1.json", scores.CONVERT)
-
-
-def test_a_slow_prediction_is_skipped_with_a_note(run, monkeypatch):
-    def never(path, settings):
-        raise AssertionError("must not predict")
-
-    monkeypatch.setattr(evidence.checkpoints, "load", never)
-    effects = evidence.protocol_effects(run, scores.read_batches(run), 0)
-    golden = pick(effects, "snippets", "golden")
-    assert golden.score is None and golden.note.endswith(" s (limit: 0 s)")
-    rows = evidence.effect_table(effects)
-    assert [row["SAcc"] for row in rows if row["setting"] == "golden"] == ["–"]
-
-
-def test_the_table_shows_scores_and_changes_in_points(effects):
-    rows = {(row["switch"], row["setting"]): row for row in evidence.effect_table(effects)}
-    assert rows["averaging", "weighted"]["SAcc change"] == "this run"
-    assert rows["averaging", "pooled"]["MRR change"] == "+0.0"
-    own, macro = (pick(effects, "averaging", n).score.sacc for n in ("weighted", "macro"))
-    assert rows["averaging", "macro"]["SAcc change"] == f"{100 * (macro - own):+.1f}"
-
-
-def test_ready_squad_files_replace_missing_abstracts(tmp_path, save):
-    """A folder like dmis-lab's: official snippets, no abstracts, a SQuAD file of full abstracts."""
-    snippets = [{"text": "Zinc helps.", "document": "d"}]
-    question = {"id": "q1", "type": "factoid", "body": "Which metal?", "snippets": snippets}
-    save("data/7B1_golden.json", {"questions": [{**question, "exact_answer": [["zinc"]]}]})
-    save("data/BioASQ-task7bPhaseB-testset1.json", {"questions": [question]})
-    row = {"id": "q1_001", "question": "Which metal?"}
-    paragraph = {"context": "A whole abstract on zinc.", "qas": [row]}
-    ready = {"version": "1.1", "data": [{"title": "t", "paragraphs": [paragraph]}]}
-    save("data/BioASQ-test-factoid-7b-full-abstract.json", ready)
-    settings = from_parameters("bioasq-cpu", bioasq_dir=str(tmp_path / "data"))
-    (batch,) = evidence._read(settings, "abstract", False)
-    assert [e.context for e in batch.examples] == ["A whole abstract on zinc."]
-    (batch,) = evidence._read(settings, "snippet", False)
-    assert [e.context for e in batch.examples] == ["Zinc helps."]
+    return mini_run_of_first_words(tmp_path_factory.mktemp("tables"))
 
 
 def test_systems_intervals_and_verdicts(run):
@@ -229,31 +29,102 @@ def test_systems_intervals_and_verdicts(run):
     rows, agree = evidence.official_check(run)
     assert agree is None and "no jar" in rows[0]["official"]
     scores_of_another = {"batches": [], "model": "minilm", "context": "snippet"}
-    (card,) = evidence.judge(claims.judge([scores_of_another]))  # the summary lists the others
+    card, *others = evidence.judge(claims.judge([scores_of_another]))
     assert card["claim"] == "card" and card["verdict"] == "not comparable"
-    assert (
-        len(evidence.claim_figures(evidence.ALL))
-        == len(evidence.claim_protocols(evidence.ALL))
-        == 17
-    )
-    assert [row["claim"] for row in evidence.claim_figures()] == list(evidence.SHOWN)
+    assert len(others) == 16
 
 
 def test_published_figures_and_their_granularity():
-    figures = {row["claim"]: row for row in evidence.claim_figures(evidence.ALL)}
-    assert figures["card"]["order kept"] == "NO" and "LAcc 63.88" in figures["card"]["as corrected"]
-    assert [key for key, row in figures.items() if row["order kept"] == "NO"] == [
+    published = evidence.published_rows()
+    assert [row["claim"] for row in published][:3] == ["card", "notebook-7b-4", "paper-345m"]
+    assert len(published) == len(claims.CLAIMS) == 17
+    assert published[0]["as printed"] == "SAcc 48, MRR 63.88, LAcc 53.87"
+    assert published[0]["context"] == "abstract"
+    corrected = {row["claim"]: row for row in evidence.corrections()}
+    assert corrected["card"]["order kept"] == "NO"
+    assert corrected["card"]["as corrected"] == "SAcc 48, MRR 53.87, LAcc 63.88"
+    assert [key for key, row in corrected.items() if row["order kept"] == "NO"] == [
         "card", "card-biobert"]  # fmt: skip
     grain = {(row["claim"], row["measure"]): row for row in evidence.granularity()}
     assert grain["card", "LAcc"]["counts that fit"] == "none"
     assert grain["card", "LAcc"]["right answers needed"] == "103.49"
     assert grain["notebook-7b-4", "SAcc"]["counts that fit"] == "22"
-    worth = evidence.question_worth()
-    assert worth[0]["questions"] == 162 and worth[0]["points per question"] == "0.62"
-    json.dumps(worth)
+    json.dumps([published, list(corrected.values())])
 
 
-def test_margins_and_power():
+@pytest.mark.parametrize(
+    ("averaging", "decimals", "fixed", "strict", "lenient", "figures"),
+    [
+        ("weighted", None, True, "–", "–", 13),
+        ("weighted", 3, True, "–", "–", 90),
+        ("weighted", 2, True, "78", "104", 783),
+        ("weighted", 2, False, "78", "103 to 104", 801),
+        ("macro", None, True, "69 to 85", "96 to 112", 801),
+        ("macro", 3, True, "69 to 86", "96 to 112", 401),
+        ("macro", 2, True, "69 to 87", "–", 41),
+    ],
+)
+def test_which_rules_can_give_the_card(averaging, decimals, fixed, strict, lenient, figures):
+    """The answer to stop 05.8."""
+    first, second = evidence.averages(averaging, decimals, fixed)
+    assert (first["figure"], second["figure"]) == ("SAcc 48.00", "LAcc 63.88")
+    assert (first["right of 162"], second["right of 162"]) == (strict, lenient)
+    assert [row["possible"] == "yes" for row in (first, second)] == [
+        strict != "–", lenient != "–"]  # fmt: skip
+    assert second["figures from 60.00 to 68.00 that are possible"] == f"{figures} of 801"
+    if (averaging, decimals, fixed) == ("weighted", 2, True):
+        assert first["distributions that give it"] == "77 of 20,660"
+        assert second["distributions that give it"] == "68 of 18,857"
+
+
+def test_what_one_question_adds_sums_to_the_scores(run):
+    batches = scores.read_batches(run)
+    systems, total, n = {"run": batches}, np.zeros(3), sum(len(batch.ranks) for batch in batches)
+    for batch in batches:
+        for question in batch.golds:
+            (row,) = evidence.question_effect(run, systems, batch.name, question)
+            added = [float(row[f"{measure} (points)"]) for measure in ("SAcc", "MRR", "LAcc")]
+            assert added == pytest.approx([100 / n * x for x in shares(batch.ranks[question.id])],
+                                          abs=0.005)  # fmt: skip
+            total += added
+    pooled = [sum(getattr(b.score, m) * b.score.n for b in batches) / n for m in
+              ("sacc", "mrr", "lacc")]  # fmt: skip
+    assert total == pytest.approx([100 * share for share in pooled], abs=0.005 * n)
+
+
+def shares(rank):
+    return (rank == 1, 1 / rank if rank else 0, rank > 0)
+
+
+def test_the_followed_question_has_its_answers_in_order(run):
+    batches = scores.read_batches(run)
+    name, question, _ = measure.followed_question(batches)
+    (row,) = evidence.question_effect(run, {"run": batches}, name, question)
+    assert row["answers in order"].count(" | ") == 4
+    assert row["rank of the first right one"] in (1, 2, 3, 4, 5, "none")
+
+
+def shared(profile, seed, right):
+    ranks = {f"7B1-{n:02}": int(n < right) for n in range(39)}
+    return SharedRun(profile, "run", seed, ranks, dict.fromkeys(ranks, "7B1"))
+
+
+def test_the_squad_step_is_compared_over_seeds_and_seed_by_seed():
+    real = {
+        ("bioasq-cpu", "run"): [shared("bioasq-cpu", 0, 10), shared("bioasq-cpu", 1, 20)],
+        ("squad-then-bioasq-cpu", "run"): [shared("squad", 0, 22), shared("squad", 1, 20)],
+    }
+    rows = evidence.squad_step(real)  # fmt: skip
+    assert [(row["runs"], row["measure"]) for row in rows][:4] == [
+        ("mean over seeds", "SAcc"), ("mean over seeds", "MRR"), ("mean over seeds", "LAcc"),
+        ("seed 0", "SAcc")]  # fmt: skip
+    assert [row["difference (points)"] for row in rows[::3]] == ["+15.4", "+30.8", "+0.0"]
+    assert float(rows[3]["permutation p-value"]) < 0.01
+    assert rows[6]["permutation p-value"] == "1.000"
+    assert "lacks them" in evidence.squad_step({})[0]["runs"]
+
+
+def test_margins():
     one, _, three, *_ = evidence.margins()
     assert (one["seeds"], one["margin (points)"]) == (1, "4.2")
     assert (three["seeds"], three["margin (points)"]) == (3, "3.5")
@@ -263,9 +134,6 @@ def test_margins_and_power():
         share = (abs(means - 48) > claims.margin(162, seeds)).mean()
         shown = float(row['"not reproduced" if the true mean is 44%'].rstrip("%")) / 100
         assert shown == pytest.approx(share, abs=0.01)
-    paired, own, seeds, single = (row["needed"] for row in evidence.power())
-    assert paired.startswith("3,923 questions") and own.startswith("9,772 questions each")
-    assert seeds == "9 seeds per method" and "the power is at most 27%" in single
 
 
 def test_the_official_program_runs_if_a_jar_is_given(run, monkeypatch):

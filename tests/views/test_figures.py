@@ -12,8 +12,8 @@ from tiny import VOCAB, tiny_examples
 
 from helpers.model.features import make_windows
 from helpers.model.texts import make_tokenizer
-from helpers.scoring import errors
-from helpers.views import figures, tables
+from helpers.scoring import confidence, errors
+from helpers.views import figures
 from helpers.views.measure import PARTS, Stack
 
 STACKS = [
@@ -23,9 +23,17 @@ STACKS = [
     for seed in (0, 1)
 ]
 LOGITS = [("[CLS]", 0.1, -0.2), ("insulin", 1.5, 0.3), ("##s", -0.4, 1.1)]
+HISTORY = [(n, 5.0 - n / 20, 1e-4) for n in range(1, 61)]
+DEV = [{"step": 0, "loss": 4.5}, {"step": 60, "loss": 2.5}]
+CURVES = pd.DataFrame(
+    {"learning_rate": [1e-4, 1e-4, 3e-5, 3e-5], "step": [0, 60] * 2,
+     "dev_loss": [4.0, 1.0, 4.0, 2.0], "dev_mrr": [0.1, 0.8, 0.1, 0.5]}
+)  # fmt: skip
 ROW = {"batch": "mini1", "n": 4, "sacc": 0.25, "mrr": 0.4, "lacc": 0.5, "ceiling": 0.75}
 FIGURES = {
     "training_curve": lambda: figures.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
+    "training_curve with dev": lambda: figures.training_curve(HISTORY, DEV, 4.0),
+    "sweep_curves": lambda: figures.sweep_curves(CURVES),
     "funnel": lambda: figures.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
     "distributions": lambda: figures.distributions(
         {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
@@ -40,6 +48,7 @@ FIGURES = {
     "part_bars": lambda: figures.part_bars({"a": dict.fromkeys(PARTS, 10), "b": {"x": 1}}),
     "part_bars of one": lambda: figures.part_bars({"a": dict.fromkeys(PARTS, 10)}),
     "span_logits": lambda: figures.span_logits(LOGITS, [1, 2]),
+    "span_logits twice": lambda: figures.span_logits(LOGITS, [1, 2], "gold", LOGITS[::-1]),
     "depth_gradients": lambda: figures.depth_gradients(STACKS),
 }
 
@@ -82,6 +91,34 @@ def test_logits_are_drawn_token_by_token():
     assert [label.get_text() for label in axes.get_xticklabels()] == ["[CLS]", "insulin", "##s"]
 
 
+def test_logits_before_and_after_training_have_the_same_scale():
+    after = [(name, 10 * start, 10 * end) for name, start, end in LOGITS]
+    above, below = figures.span_logits(LOGITS, [1], "gold answer", after).axes
+    assert above.get_ylim() == below.get_ylim() and above.get_ylim()[1] > 15
+    assert "before training" in above.get_title(loc="left")
+    assert [bar.get_height() for bar in below.patches[:3]] == [1, 15, -4]
+
+
+def test_the_running_mean_of_the_loss_goes_through_its_points():
+    """A straight line of losses is its own running mean, if each mean is drawn at its middle."""
+    axes = figures.training_curve(HISTORY, DEV, 4.0).axes[0]
+    each, mean, dev, untrained = axes.get_lines()
+    np.testing.assert_allclose(mean.get_ydata(), 5 - mean.get_xdata() / 20)
+    assert (mean.get_xdata()[0], mean.get_xdata()[-1]) == (10.5, 50.5)
+    assert list(each.get_xdata()) == list(range(1, 61))
+    assert dev.get_xydata().tolist() == [[0, 4.5], [60, 2.5]]
+    assert untrained.get_ydata() == [4.0, 4.0]
+    short = figures.training_curve(HISTORY[:3]).axes[0].get_lines()[1]
+    assert short.get_xydata().tolist() == [[2, pytest.approx(4.9)]]
+
+
+def test_a_sweep_has_a_line_per_value_in_both_panels():
+    left, right = figures.sweep_curves(CURVES).axes
+    assert [line.get_label() for line in left.get_lines()] == [
+        "learning_rate = 3e-05", "learning_rate = 0.0001"]  # fmt: skip
+    assert [line.get_ydata().tolist() for line in right.get_lines()] == [[10, 50], [10, 80]]
+
+
 def test_depth_curves_are_means_over_seeds():
     left, right = figures.depth_gradients(STACKS).axes
     post = left.get_lines()[0].get_ydata()
@@ -110,12 +147,17 @@ EFFECTS = [
 # Every text from files, settings or users is odd here. None: the figure shows no such text.
 WITH_ODD_TEXTS = {
     "training_curve": None,
+    "sweep_curves": lambda: figures.sweep_curves(CURVES, source=ODD),
     "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
     "length_histogram": None,
     "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
-    "cause_bars": lambda: figures.cause_bars(
-        errors.summary(pd.DataFrame({"cause": [errors.RIGHT], "batch": [ODD]}))
+    "failure_bars": lambda: figures.failure_bars(
+        errors.summary(pd.DataFrame({"failure": [""], "rank": [1], "batch": [ODD]}))
     ),
+    "reliability_diagrams": lambda: figures.reliability_diagrams(
+        {ODD: confidence.reliability([0.5], [True])}
+    ),
+    "risk_curves": lambda: figures.risk_curves({ODD: confidence.risk_coverage([0.5], [True])}),
     "softmax_bars": lambda: figures.softmax_bars(FOUND),
     "merge_bars": lambda: figures.merge_bars(pd.DataFrame({ODD: [0.5]}, index=[ODD])),
     "funnel": lambda: figures.funnel([(ODD, 10)], [(ODD, 3)]),
@@ -132,7 +174,8 @@ WITH_ODD_TEXTS = {
     ),
     "span_logits": lambda: figures.span_logits([(ODD, 0.1, 0.2)]),
     "depth_gradients": None,
-    "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1]),
+    "two_sources": lambda: figures.two_sources({ODD: SPREAD}, [0, 1], ODD),
+    "interval_by_n": None,
     "forest": lambda: figures.forest([COMPARED], [COMPARED]),
     "switches": lambda: figures.switches(EFFECTS),
 }  # fmt: skip
@@ -178,9 +221,22 @@ def test_any_answer_can_be_a_label(text, tmp_path):
     ):
         figure.savefig(tmp_path / "f.png", dpi=50)
         label = figure.axes[0].get_yticklabels()[0].get_text()
-        assert label == tables.cut(text) and len(label) <= 34 and "\n" not in label
+        lines = label.split("\n")
+        assert len(lines) <= 2 and max(map(len, lines)) <= 40 and "\t" not in label
+        assert "".join(label.split())[:75] == "".join(text.split())[:75]
 
 
 def test_an_empty_nbest_can_be_drawn(tmp_path):
     figures.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
     figures.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")
+
+
+def test_the_interval_is_marked_at_n():
+    axes = figures.interval_by_n(0.48, 162).axes[0]
+    mark = axes.lines[1]
+    assert list(mark.get_xdata()) == [162, 162]
+    assert mark.get_ydata() == pytest.approx([40.2, 56.1], abs=0.05)
+    (band,) = axes.collections
+    edges = band.get_paths()[0].vertices
+    near = edges[abs(edges[:, 0] - 162) < 12][:, 1]
+    assert near.min() == pytest.approx(40.2, abs=0.7) and near.max() == pytest.approx(56.1, abs=0.7)

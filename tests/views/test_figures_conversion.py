@@ -1,7 +1,6 @@
 """The figures of notebook 02: the data, read back from what is drawn."""
 
 import pytest
-from matplotlib.colors import to_rgba
 from tiny import FILLER, VOCAB, tiny_examples
 
 from helpers.data.spans import Span
@@ -9,6 +8,11 @@ from helpers.data.squad import Example
 from helpers.model.features import make_windows
 from helpers.model.texts import make_tokenizer
 from helpers.views import figures
+
+
+def shades(axes):
+    """[windows, tokens]: 0 outside the window, 1 inside it, 2 where it is the best window."""
+    return axes.images[0].get_array()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -19,9 +23,11 @@ def test_window_map_gives_every_token_one_best_window(seed):
     words = example.context.split()
     assert [label.get_text() for label in axes.get_xticklabels()] == words
     assert len(axes.get_yticklabels()) == len(windows) > 2
-    best = [bar.get_x() for bar in axes.patches if bar.get_facecolor() == to_rgba(figures.DARK)]
-    assert sorted(best) == list(range(len(words)))
-    assert {words[int(line.get_xdata()[0])] for line in axes.lines} == {example.spans[0].text}
+    assert (shades(axes) == 2).sum(0).tolist() == [1] * len(words)
+    assert (shades(axes) > 0).sum(1).tolist() == (windows.lengths - 6).tolist()
+    ((dots, rows),) = [line.get_data() for line in axes.lines]
+    assert {words[dot] for dot in dots} == {example.spans[0].text}
+    assert sorted(rows) == [row for row in range(len(windows)) if windows.start[row]]
 
 
 def test_window_map_draws_the_windows_around_the_answer(tmp_path):
@@ -33,13 +39,26 @@ def test_window_map_draws_the_windows_around_the_answer(tmp_path):
     assert len(windows) > 250  # with all of them, the picture would be too large to save
     figure = figures.window_map(windows, VOCAB)
     (axes,) = figure.axes
-    shown = [label.get_text() for label in axes.get_xticklabels()]
-    assert len(axes.get_yticklabels()) == 12 and len(shown) < 200
-    assert {shown[int(line.get_xdata()[0])] for line in axes.lines} == {"gak"}
+    assert len(axes.get_yticklabels()) == 12 and shades(axes).shape[1] < 200
     seen = [n for n in range(len(windows)) if windows.start[n]]
     numbers = [int(label.get_text().split()[1]) - 1 for label in axes.get_yticklabels()]
     assert set(seen) <= set(numbers)
+    assert sorted(axes.lines[0].get_ydata() + numbers[0]) == seen
     figure.savefig(tmp_path / "f.png", dpi=50)
+
+
+def test_a_map_of_many_tokens_numbers_them_and_stays_as_wide_as_a_page():
+    words = [*FILLER * 20, "gene", "gak", *FILLER * 10]
+    context = " ".join(words)
+    start = context.index("gak")
+    example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
+    windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=5, training=True)
+    figure = figures.window_map(windows, VOCAB, most=len(windows))
+    (axes,) = figure.axes
+    assert shades(axes).shape == (len(windows), len(words))
+    assert set(axes.lines[0].get_xdata()) == {words.index("gak")}
+    assert figure.get_figwidth() == 10 and "numbered from 0" in axes.get_xlabel()
+    assert len(axes.get_yticklabels()) <= 20 < len(windows)
 
 
 def test_coverage_bars_show_what_is_found_and_the_ceiling():

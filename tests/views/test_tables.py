@@ -12,23 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.data.spans import Span
-from helpers.data.squad import Example
-from helpers.views import tables
-
-
-def nbest(context, text):
-    return [Found(text, context.index(text), context.index(text) + len(text), 0.5)]
-
-
-@pytest.fixture
-def cases():
-    one, two = "Scurvy is no lack of iron.", "Iron & zinc do not help; vitamin C does."
-    examples = [Example(f"q1_00{n}", "q1", "", text) for n, text in enumerate((one, one, two), 1)]
-    found = [nbest(one, "iron"), nbest(one, "iron"), nbest(two, "Iron")]
-    row = {"id": "q1", "batch": "mini1", "question": "What does <scurvy> lack?", "score": 1.5,
-           "synonyms": ("vitamin C ",), "answer": "iron", "cause": "not found"}  # fmt: skip
-    bare = {**row, "id": "q2", "answer": "", "synonyms": ()}
-    return pd.DataFrame([row, bare]), examples, found
+from helpers.views import figures, tables
 
 
 def test_highlight_marks_gold_and_box_and_escapes():
@@ -50,42 +34,14 @@ def test_highlight_never_changes_the_text(text, cuts):
     assert page.count("<b ") == page.count("</b>")
 
 
-def test_case_shows_each_snippet_once_with_its_own_best(cases):
-    rows, examples, found = cases
-    row, bare = rows.to_dict("records")
-    page = tables.case_html(row, examples, found)
-    assert "&lt;scurvy&gt;" in page and "<scurvy>" not in page
-    assert page.count("<li") == 2 and "(occurs 2 times)" in page
-    assert "Iron</span> &amp; zinc" in page
-    assert "<i>and" not in page
-    assert "and 1 more" in tables.case_html(row, examples, found, most=1)
-    assert "no snippet</li>" in tables.case_html(bare, examples, found)
-
-
-def test_case_puts_relevant_snippets_first():
-    dull, telling = "Nothing to see.", "Iron is missing."
-    examples = [Example("q1_001", "q1", "", dull), Example("q1_002", "q1", "", telling)]
-    row = {"id": "q1", "question": "?", "answer": "iron", "synonyms": (), "batch": "b",
-           "score": 1.0, "cause": "any"}  # fmt: skip
-    page = tables.case_html(row, examples, [nbest(dull, "Nothing"), nbest(telling, "Iron")])
-    assert page.index("missing") < page.index("to see")
-
-
-def test_cases_have_one_legend_or_say_that_there_are_none(cases):
-    rows, examples, found = cases
-    assert tables.cases_html(rows, examples, found).count(tables.LEGEND) == 1
-    assert "There are no such cases" in tables.cases_html(rows[:0], examples, found)
-
-
 def test_nbest_bars_escape_and_show_percent():
     page = tables.nbest_html([Found("<i>", 0, 3, 0.75), Found("b", 4, 5, 0.25)], most=1)
     assert "&lt;i&gt;" in page and "75.0%" in page and "25.0%" not in page
+    assert "not a confidence" in page and "not a confidence" in tables.LEGEND
     assert "No span" in tables.nbest_html([])
 
 
-def test_odd_spaces_in_a_gold_answer_are_visible(cases):
-    rows, examples, found = cases
-    assert "vitamin C␣<" in tables.case_html(rows.to_dict("records")[0], examples, found)
+def test_odd_spaces_in_a_gold_answer_are_visible():
     assert tables.visible(" a  b c ") == "␣a ␣b c␣"
 
 
@@ -135,18 +91,13 @@ class Unprotected(HTMLParser):
 
 def odd_pages():
     context = f"{ODD} zinc"
-    example = Example("q1_001", "q1", ODD, context)
-    found = [[Found(ODD, 0, len(ODD), 0.5)]]
-    row = {"id": "q1", "batch": ODD, "question": ODD, "score": 1.5, "synonyms": (ODD,),
-           "answer": ODD, "cause": ODD}  # fmt: skip
+    found = Found(ODD, 0, len(ODD), 0.5)
     frame = pd.DataFrame({ODD: [ODD]}, index=pd.Index([ODD], name=ODD))
     several = frame.set_axis(pd.MultiIndex.from_tuples([(ODD, ODD)], names=[ODD, ODD]))
     tables.as_written()
     return {
-        "highlight": tables.highlight(context, [Span(3, 9, "")], found[0][0]),
-        "case": tables.case_html(row, [example], found),
-        "cases": tables.cases_html(pd.DataFrame([row]), [example], found),
-        "nbest": tables.nbest_html(found[0]),
+        "highlight": tables.highlight(context, [Span(3, 9, "")], found),
+        "nbest": tables.nbest_html([found]),
         "text_table": tables.table(frame).to_html(),
         "several levels": tables.table(several).to_html(),
         "any style": pd.DataFrame({"text": [ODD]}).style.to_html(),
@@ -166,3 +117,31 @@ def test_tables_are_protected_without_the_options():
     with pd.option_context("display.html.use_mathjax", True, "styler.html.mathjax", True):
         page = Unprotected(tables.table(pd.DataFrame({ODD: [ODD]})).to_html())
     assert page.all.count(ODD) == 2 and "$" not in "".join(page.read)
+
+
+def test_a_folded_table_shows_the_first_rows_and_all_on_request():
+    rows = [{"name": f"row {n}", "price": f"${n} <b>"} for n in range(5)]
+    page = tables.folded(rows, "name").data
+    before, after = page.split("<details>")
+    assert before.count(">row ") == 3 and after.count(">row ") == 5
+    assert "<summary>all 5 rows</summary>" in after
+    assert "<b>" not in page and before.startswith(f"<div {tables.WRITTEN}>")
+    for tag in re.findall("<table[^>]*>", page):
+        assert "mathjax_ignore" in tag
+    assert "details" not in tables.folded(rows[:3], "name").data
+    assert tables.folded(pd.DataFrame(rows), "name", most=1).data.count(">row ") == 6
+
+
+def test_an_image_has_a_text_for_readers():
+    figure, _ = figures.new_figure(2, 1, "t")
+    page = tables.image_html(figure, 'a "b" & c')
+    assert page.startswith('<img alt="a &quot;b&quot; &amp; c" src="data:image/png;base64,iVBOR')
+
+
+def test_the_name_of_the_index_is_in_the_header():
+    page = tables.table([{"seeds": 1, "margin": 4.2}], "seeds").to_html()
+    (head,) = re.findall("<thead>(.*?)</thead>", page, re.S)
+    assert head.count("<tr>") == 1 and head.index("seeds") < head.index("margin")
+    assert re.search(r"<th[^>]*>1</th>", page)
+    two = tables.table([{"a": 1, "b": 2, "c": 3}], ["a", "b"]).to_html()
+    assert "a</th>" in two and "b</th>" in two

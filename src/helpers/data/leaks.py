@@ -23,7 +23,7 @@ from helpers.data.squad import Example, question_texts, read_any
 NEAR = 0.8  # minimum similarity of near-duplicate questions
 BY_ID, BY_WORDING, BY_LIKENESS = "same id", "same wording", "near-equal wording"
 ANSWER_TYPES = ("number", "symbol", "word", "phrase", "none")
-_FUNCTION_WORDS = frozenset(
+FUNCTION_WORDS = frozenset(
     ["a", "an", "and", "are", "at", "be", "by", "can", "do", "does", "for", "from", "has", "have",
      "how", "in", "is", "it", "of", "on", "or", "that", "the", "these", "this", "to", "was", "were",
      "what", "when", "where", "which", "who", "whose", "why", "with"]
@@ -146,7 +146,7 @@ def _words(text: str, joined: bool = False) -> frozenset[str]:
     """Return the stems of the content words; ``joined`` keeps each hyphenated word as one word."""
     text = _INNER_HYPHEN.sub("", text) if joined else text
     words = re.findall(r"\w+", text.casefold())
-    return frozenset(stem(word) for word in words if word not in _FUNCTION_WORDS)
+    return frozenset(stem(word) for word in words if word not in FUNCTION_WORDS)
 
 
 def _digits(words: Iterable[str]) -> set[str]:

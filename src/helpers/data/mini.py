@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from helpers.data.bioasq import Question, read_json
-from helpers.data.spans import find_spans
+from helpers.data.spans import find_spans, fold
 
 DATA = Path(__file__).parents[1] / "mini_data"
 Entity = tuple[str, ...]  # an object's main name, then its synonyms
@@ -75,3 +75,46 @@ def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
             best = (min(near, default=len(words)), span.text)
             found[entity] = min(best, found.get(entity, best))
     return found
+
+
+def gold_defects(questions: Iterable[Question]) -> list[dict[str, str]]:
+    """List gold answers that count correct answers as wrong, one row per question and defect.
+
+    A row has the id, the question, the defect, the gold answers as a reader should see them, and
+    ``better``, an answer that should also count. The defects are "extra spaces" (in a name that is
+    right otherwise), "sentence" (the answer is only a part of the gold answer), and "missing
+    synonym" (a snippet uses a name of the answer that no gold answer has).
+    """
+    rows = []
+    for question in questions:
+        golds = question.synonyms()
+        objects = known_objects(relations().get(question.id, ""))
+        clean = [" ".join(gold.split()) for gold in golds]
+        known = {fold(gold) for gold in clean}
+        better = {
+            "extra spaces": [tidy for gold, tidy in zip(golds, clean, strict=True) if gold != tidy]
+        }
+        better["sentence"] = [
+            span.text
+            for gold in clean
+            if gold.endswith(".") and len(gold.split()) > 3
+            for entity in objects
+            for span in find_spans(gold, entity)
+        ]
+        names = [n for entity in objects if known & set(map(fold, entity)) for n in entity]
+        missing = [n for n in names if fold(n) not in known]
+        better["missing synonym"] = [
+            span.text for snippet in question.snippets for span in find_spans(snippet.text, missing)
+        ]
+        rows += [
+            {
+                "id": question.id,
+                "question": question.body,
+                "defect": defect,
+                "gold": " | ".join(golds),
+                "better": found[0],
+            }
+            for defect, found in better.items()
+            if found
+        ]
+    return rows

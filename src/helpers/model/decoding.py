@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.spans import Span
-from helpers.data.squad import Example
-from helpers.io import write_text
+from helpers.data.squad import Example, by_pair
+from helpers.io import progress_stream, write_text
 from helpers.model import processes
 from helpers.model.compute import Compute, out_of_memory
 from helpers.model.encoder import SpanModel
@@ -134,19 +134,26 @@ class Reader:
         On one device, ``_AT_ONCE`` examples are processed at a time, so the memory for windows and
         logits does not grow with the number of examples.
         """
+        found: list[NBest] = []
+        for part, windows, logits in self._parts(examples, progress):
+            found += self._nbest(part, windows, logits)
+        return found
+
+    def _parts(self, examples: Sequence[Example], progress: bool):
+        """Yield parts of the examples, each with its windows and their logits."""
         together = self.compute.devices > 1 and len(examples) >= _WORTH_STARTING
         size = len(examples) if together else _AT_ONCE
-        found: list[NBest] = []
         for low in range(0, len(examples), size or 1):
             part = examples[low : low + size]
             windows = self.windows(part)
             if together:
-                logits = self._logits_together(windows, progress)
+                yield part, windows, self._logits_together(windows, progress)
             else:
-                logits = compute_logits(self.model, windows, progress, self.compute)
-            s = self.settings
-            found += nbest(windows, logits, part, size=s.nbest, max_answer=s.max_answer)
-        return found
+                yield part, windows, compute_logits(self.model, windows, progress, self.compute)
+
+    def _nbest(self, part: Sequence[Example], windows: Windows, logits: np.ndarray) -> list[NBest]:
+        s = self.settings
+        return nbest(windows, logits, part, size=s.nbest, max_answer=s.max_answer)
 
     def answer(self, question: str, context: str) -> NBest:
         """Return the n-best answers to one question about one context."""
@@ -178,7 +185,10 @@ def compute_logits(
     left = prediction_batches(windows.lengths, tokens)[::-1]
     was_training = model.training
     model.eval()
-    bar = tqdm(total=len(windows), desc="predicting", unit="window", disable=not progress)
+    bar = tqdm(
+        total=len(windows), desc="predicting", unit="window", disable=not progress,
+        file=progress_stream(),
+    )  # fmt: skip
     try:
         with torch.inference_mode(), (compute or Compute()).prediction(model), bar:
             while left:
@@ -442,23 +452,41 @@ def squad_em_and_f1(reader: Reader, examples: Sequence[Example], progress: bool 
 
 
 def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = False) -> dict:
-    """Score the reader's answers to held-out examples.
+    """Score the reader's answers to held-out examples, at least one of which has a span.
 
-    Return the number of ``questions`` and of distinct ``pairs``, the scores ``sacc``, ``mrr`` and
-    ``lacc`` over questions, and ``pair_em`` over pairs. All scores are from 0 to 1. The gold
-    answers of a question are the texts of all spans in its examples.
+    Return the number of ``questions`` and of distinct ``pairs``, the mean ``loss`` of their windows
+    in nats, the scores ``sacc``, ``mrr`` and ``lacc`` over questions, and ``pair_em`` over pairs.
+    All scores are from 0 to 1. The gold answers of a question are the texts of all spans in its
+    examples. Each window is computed once and counts once per span of its example in the loss, as
+    in training.
     """
     golds: dict[str, set[str]] = {}
-    pairs: dict[tuple[str, str], Example] = {}  # repeated pairs count once
     for e in examples:
         golds.setdefault(e.question_id, set()).update(s.text for s in e.spans)
-        pairs.setdefault((e.question_id, e.context), e)
-    distinct = list(pairs.values())
-    candidates = reader.predict(distinct, progress=progress)
-    ranked = rank_answers(distinct, candidates, merge=reader.settings.merge)
+    pairs = by_pair(examples)
+    candidates: list[NBest] = []
+    losses = []
+    for part, windows, logits in reader._parts(pairs, progress):
+        candidates += reader._nbest(part, windows, logits)
+        if any(e.spans for e in part):
+            losses.append(_losses(windows, logits, reader.windows(part, training=True)))
+    ranked = rank_answers(pairs, candidates, merge=reader.settings.merge)
     answers = {question: [text for text, _ in found] for question, found in ranked.items()}
     score = score_batch("dev", golds, answers)
-    hits, count = pair_exact_match(distinct, candidates, {e.id: e.spans for e in distinct})
-    measures = {"sacc": score.sacc, "mrr": score.mrr, "lacc": score.lacc}
-    pair_em = hits / count if count else 0.0
-    return {"questions": score.n, "pairs": count, **measures, "pair_em": pair_em}
+    hits, count = pair_exact_match(pairs, candidates, {e.id: e.spans for e in pairs})
+    measures = {"sacc": score.sacc, "mrr": score.mrr, "lacc": score.lacc, "pair_em": hits / count}
+    loss = float(np.concatenate(losses).mean())
+    return {"questions": score.n, "pairs": count, "loss": loss, **measures}
+
+
+def _losses(windows: Windows, logits: np.ndarray, labeled: Windows) -> np.ndarray:
+    """Return ``step.span_loss`` of each labeled window, from the logits of unlabeled windows.
+
+    Both contain the same examples, but ``labeled`` repeats each window for each span.
+    """
+    spans = np.bincount(labeled.pair, minlength=windows.pair[-1] + 1) // np.bincount(windows.pair)
+    rows = np.repeat(np.arange(len(windows)), spans[windows.pair])
+    low = windows.bounds[:-1]
+    total = np.logaddexp.reduceat(logits.astype(float), low)[rows]  # [labeled windows, 2]
+    start, end = logits[low[rows] + labeled.start, 0], logits[low[rows] + labeled.end, 1]
+    return (total - np.column_stack([start, end])).mean(axis=1)

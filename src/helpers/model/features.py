@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -192,6 +193,16 @@ def make_windows(
         end=np.where(whole, last - low + before, 0),
         detokenizers=() if training else tuple(made[e.context] for e in examples),
     )
+
+
+def read_ranges(windows: Windows) -> list[list[tuple[int, int]]]:
+    """Return the parts of each example's context that its windows contain: (start, end) offsets."""
+    ranges_of: list[list[tuple[int, int]]] = [[] for _ in windows.detokenizers]
+    for pair, (low, high) in zip(windows.pair, pairwise(windows.bounds), strict=True):
+        chars = windows.chars[low:high][windows.token[low:high] >= 0]
+        if len(chars):
+            ranges_of[pair].append((int(chars[0, 0]), int(chars[-1, 1])))
+    return ranges_of
 
 
 def _columns(

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from helpers.config import Settings
 from helpers.model.encoder import EncoderConfig, attention_path
 from helpers.model.features import split_batch
 
@@ -39,9 +38,6 @@ HOLES = {False: 2.6, True: 3.0}
 PREDICTION_HOLES = 0.65
 _CPU = ("by length", "products")  # attention paths on a CPU
 _MAPPED = 32 * 2**20
-SMALL = EncoderConfig(
-    vocab_size=30522, hidden=384, layers=6, heads=12, feed_forward=1536, norm_first=False
-)  # MiniLM
 
 
 @dataclass(frozen=True)
@@ -274,29 +270,6 @@ def encoder_tensors(
         mask = _FLOAT if path in _CPU else 1
         kept.append(Tensors("dropout mask of the embeddings", mask * tokens * h))
     return kept
-
-
-def memory_table(settings: Settings, on_gpu: bool) -> list[dict]:
-    """Return rows for a table: the training memory in GB of the small and the 345M model.
-
-    The batches have as many windows as the settings say, either of 70 tokens or of the maximum
-    length. The columns are precisions and the settings that save memory.
-    """
-    models = {"MiniLM (6 × 384)": SMALL, "BioMegatron 345M (24 × 1024)": EncoderConfig()}
-    ways = {
-        "float32": {}, "bf16": {"precision": "bf16"}, "float32, accumulate=2": {"accumulate": 2},
-        "float32, activation_checkpointing": {"activation_checkpointing": True},
-    }  # fmt: skip
-    rows = []
-    for (name, config), length in itertools.product(models.items(), (70, settings.max_length)):
-        row = {"model": name, "batch": f"{settings.batch_size} windows of {length} tokens"}
-        for title, changes in ways.items():
-            wanted = {"precision": "32", "dropout": settings.dropout, **changes}
-            path = gpu_path(wanted["precision"], settings.dropout) if on_gpu else ""
-            memory = training_memory(config, [length] * settings.batch_size, path=path, **wanted)
-            row[title] = f"{memory.total / 1e9:.1f}"
-        rows.append(row)
-    return rows
 
 
 def gpu_path(precision: str, dropout: float) -> str:

@@ -16,13 +16,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from helpers.config import InputError
+from helpers.data.spans import Span
+from helpers.data.squad import Example
 from helpers.io import write_json, write_text
 from helpers.model.compute import Compute
 from helpers.model.features import Windows
@@ -31,11 +33,15 @@ LOG = "processes.log"  # contains everything that the processes print
 _ARRAYS = [field.name for field in fields(Windows) if field.name != "detokenizers"]
 
 
-def run(task: str, reader, windows: Windows, folder: Path, show: Callable[[], None]) -> list[dict]:
+def run(
+    task: str, reader, windows: Windows, folder: Path, show: Callable[[], None],
+    dev: Sequence[Example] = (),
+) -> list[dict]:  # fmt: skip
     """Run ``task`` ("train" or "predict") on all devices, and return what each process reported.
 
     ``reader`` is a ``decoding.Reader`` whose ``compute`` specifies the number of devices. ``show``
-    is called several times per second to update a progress bar. If a process fails, raise
+    is called several times per second to update a progress bar. ``dev`` has the held-out questions
+    to evaluate on during training. If a process fails, raise
     ``InputError`` with its message, or with the path of the log if there is no message.
     """
     from helpers.model import qa_model
@@ -49,6 +55,7 @@ def run(task: str, reader, windows: Windows, folder: Path, show: Callable[[], No
         job = Path(name)
         np.savez(job / "windows.npz", **{name: getattr(windows, name) for name in _ARRAYS})
         qa_model.save_nemo(reader.model, reader.tokenizer, job / "start.nemo", reader.origin)
+        write_json(job / "dev.json", [asdict(example) for example in dev])
         facts = {"task": task, "settings": asdict(settings), "parent": os.getpid()}
         write_json(job / "job.json", facts | {"folder": str(folder.resolve())})
         code = _launch(job, folder / LOG, compute, show)
@@ -100,6 +107,12 @@ def read_windows(job: Path) -> Windows:
     """Read the windows of a job, which have no detokenizers."""
     with np.load(job / "windows.npz") as arrays:
         return Windows(**{name: arrays[name] for name in _ARRAYS}, detokenizers=())
+
+
+def read_dev(job: Path) -> list[Example]:
+    """Read the held-out questions of a job."""
+    rows = json.loads((job / "dev.json").read_text(encoding="utf-8"))
+    return [Example(**{**row, "spans": tuple(Span(**s) for s in row["spans"])}) for row in rows]
 
 
 def report(job: Path, rank: int, **facts) -> None:

@@ -2,18 +2,20 @@
 
 A step consists of the loss (``span_loss``), the optimizer and the linear schedule. ``SpanTraining``
 adds the methods that Lightning calls. ``qa_model.ExtractiveQAModel`` combines it with NeMo's model
-class, and ``SpanModule`` is its counterpart without NeMo. ``Recorder`` logs the losses and saves
-checkpoints, which ``PlainCheckpoints`` writes. Lightning takes several seconds to import, so
-``training`` and ``checkpoints`` import this module only when they need it.
+class, and ``SpanModule`` is its counterpart without NeMo. ``Recorder`` logs the losses and the dev
+scores (``DevCurve``) and saves checkpoints, which ``PlainCheckpoints`` writes. Lightning takes
+several seconds to import, so ``training`` and ``checkpoints`` import this module only when they
+need it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,12 +27,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from helpers.config import InputError
-from helpers.io import write_text
+from helpers.io import progress_stream, write_json, write_text
 from helpers.model.compute import Compute
 from helpers.model.encoder import SpanModel, pad
 from helpers.model.features import Batch
 
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
+DEV_SCORES = ("loss", "sacc", "mrr", "lacc", "pair_em")  # see ``decoding.dev_scores``
 _FLUSH = 50  # number of steps whose losses are read together on a GPU
 SAVES = 10  # resumable checkpoints per run
 
@@ -145,6 +148,33 @@ class SpanModule(SpanTraining, LightningModule):
         self.part_losses: list[torch.Tensor] = []
 
 
+class DevCurve:
+    """The dev scores in the course of training, which are also written to a file.
+
+    rows: dicts with ``step``, ``DEV_SCORES`` and the ``seconds`` that the evaluation took.
+    steps: the steps after which to evaluate. The model before training is step 0.
+    """
+
+    def __init__(self, path: Path, steps: Iterable[int], scores: Callable[[], dict]):
+        """``scores`` evaluates the current model; it must not change weights or random state."""
+        self.path, self.steps, self.scores = path, frozenset(steps), scores
+        self.rows = read_dev_history(path)
+
+    def forget_after(self, step: int) -> None:
+        """Forget the steps after a checkpoint, which are taken again."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+
+    def evaluate(self, step: int) -> dict:
+        """Evaluate the model after ``step``, write all rows to the file, and return the new one."""
+        started = time.monotonic()
+        found = self.scores()
+        scores = {name: round(found[name], 6) for name in DEV_SCORES}
+        row = {"step": step, **scores, "seconds": round(time.monotonic() - started, 3)}
+        self.rows.append(row)
+        write_json(self.path, self.rows)
+        return row
+
+
 class LossNotFinite(InputError):
     """An error for an infinite or NaN loss, which makes the weights useless."""
 
@@ -152,15 +182,19 @@ class LossNotFinite(InputError):
 class Recorder(Callback):
     """A callback that writes history.csv and the checkpoint and shows the loss in a progress bar.
 
-    rows: (step, loss, learning rate, elapsed seconds) per step.
+    rows: (step, loss, learning rate, elapsed seconds) per step, without the time of evaluations.
     before: number of steps that earlier calls took.
+    dev: what to evaluate on held-out questions during training, if anything.
 
     On a GPU, the losses of up to ``_FLUSH`` steps stay on the device until we read them together,
     because reading a number has to wait for all earlier work.
     """
 
-    def __init__(self, history: Path, checkpoint: Path, steps: int, progress: bool):
-        self.history, self.checkpoint = history, checkpoint
+    def __init__(
+        self, history: Path, checkpoint: Path, steps: int, progress: bool,
+        dev: DevCurve | None = None,
+    ):  # fmt: skip
+        self.history, self.checkpoint, self.dev = history, checkpoint, dev
         self.steps, self.progress = steps, progress
         self.before = steps  # Lightning calls no hook if no steps are left
         self.rows = read_history(history) if history.exists() else []
@@ -188,7 +222,12 @@ class Recorder(Callback):
         self.bar = tqdm(
             total=self.steps, initial=done, desc="training", unit="step",
             disable=not self.progress or not trainer.is_global_zero, mininterval=2,
+            file=progress_stream(),
         )  # fmt: skip
+        if self.dev:
+            self.dev.forget_after(done)
+            if not done:
+                self._evaluate(trainer, 0)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
@@ -198,10 +237,22 @@ class Recorder(Callback):
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.unread.append((step, loss, rate, time.monotonic() - self.started))
         saves = step % max(1, self.steps // SAVES) == 0 or step == self.steps
-        if saves or step % self.every == 0:
+        evaluates = self.dev is not None and step in self.dev.steps
+        if saves or evaluates or step % self.every == 0:
             self._read(trainer, module)
-        if saves:
+        if evaluates:
+            self._evaluate(trainer, step)
+        if saves:  # after the evaluation, so that a resumed run does not skip it
             trainer.save_checkpoint(self.checkpoint)
+
+    def _evaluate(self, trainer, step: int) -> None:
+        """Log the dev scores on the first process; the others wait for it in the next step."""
+        if trainer.is_global_zero and step not in [row["step"] for row in self.dev.rows]:
+            row = self.dev.evaluate(step)
+            self.started += row["seconds"]  # the history contains only the time of training
+            if trainer.logger:
+                scores = {f"dev_{name}": row[name] for name in DEV_SCORES}
+                trainer.logger.log_metrics(scores, step)
 
     def on_exception(self, trainer, module, exception):
         """Write the losses that are still on the device, for example if memory ran out."""
@@ -224,7 +275,7 @@ class Recorder(Callback):
             if self.file:
                 self.file.write(_csv_line(row))
             if trainer.logger:
-                trainer.logger.log_metrics({"train_loss": loss, "learning_rate": rate}, step - 1)
+                trainer.logger.log_metrics({"train_loss": loss, "learning_rate": rate}, step)
         recent = [row[1] for row in self.rows[-20:]]
         self.bar.set_postfix(loss=f"{sum(recent) / len(recent):.2f}", refresh=False)
         self.bar.update(len(self.unread))
@@ -250,6 +301,15 @@ def read_history(path: Path) -> list[tuple[int, float, float, float]]:
         rows = (line.split(",") for line in lines)
         return [(int(a), float(b), float(c), float(d)) for a, b, c, d in rows]
     except ValueError:
+        raise InputError(f"{path}: damaged; delete {path.parent} and train from scratch") from None
+
+
+def read_dev_history(path: Path) -> list[dict]:
+    """Read the rows of a ``DevCurve``; a file that is missing has none."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+        return [{name: row[name] for name in ("step", *DEV_SCORES, "seconds")} for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise InputError(f"{path}: damaged; delete {path.parent} and train from scratch") from None
 
 

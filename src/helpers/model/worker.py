@@ -27,7 +27,8 @@ def main(job: Path) -> None:
         reader = checkpoints.load(job / "start.nemo", settings)
         windows = processes.read_windows(job)
         if facts["task"] == "train":
-            before, _ = training.fit(reader, windows, Path(facts["folder"]), progress=False)
+            dev = processes.read_dev(job)
+            before, _ = training.fit(reader, windows, Path(facts["folder"]), False, dev)
             processes.report(job, rank, before=before)
         else:
             low, high = (len(windows) * part // world for part in (rank, rank + 1))

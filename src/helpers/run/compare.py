@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import itertools
 import json
 import operator
@@ -20,19 +21,21 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.config import InputError, Settings
+from helpers.config import ROOT, InputError, Settings
 from helpers.data.bioasq import read_json
 from helpers.io import read_text, sha256
 from helpers.run import reproduce
 from helpers.run.folder import MANIFEST, NEUTRAL, as_recorded
 from helpers.run.scores import RANKS, THIS_RUN
 from helpers.scoring import uncertainty
-from helpers.scoring.claims import CLAIMS, Claim, counts_that_print_as, judge, summarize
+from helpers.scoring.arithmetic import counts_that_print_as
+from helpers.scoring.claims import CLAIMS, Claim, judge, summarize
 from helpers.scoring.metrics import MEASURES, question_values
 from helpers.scoring.uncertainty import exact_interval
 
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
+RESULTS = ROOT / "docs" / "results"  # what the command ``table`` wrote about our runs
 BEGIN, END = "<!-- results:", "<!-- end of results -->"
 
 
@@ -105,6 +108,19 @@ def runs_by_seed(folder: str | Path) -> list[RunResult]:
     return [found[seed] for seed in sorted(found)]
 
 
+def read_row(path: str | Path) -> dict:
+    """Read the row of another system, as ``data_scripts/score_system.py --json`` writes it."""
+    data = read_json(path)
+    if not isinstance(data, dict) or "row" not in data:
+        raise InputError(f"{path}: has no field 'row'; specify a file from score_system.py --json")
+    return data["row"]
+
+
+def shared_rows(path: Path = RESULTS / "results.json") -> list[dict]:
+    """Return the rows of the runs that come with the kit, in the format of ``rows``."""
+    return read_json(path)["runs"] if path.is_file() else []
+
+
 def group(runs: Sequence[RunResult]) -> list[list[RunResult]]:
     """Group the runs by configuration and sort each group by seed.
 
@@ -140,7 +156,8 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     settings, hardware = first.manifest["settings"], first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or []) or "no GPU"
     name = _NAMES.get(settings["model"], Path(settings["model"]).name)
-    portable = settings | {"wandb_mode": Settings.wandb_mode}
+    logging = ("wandb_mode", "evaluate_every")
+    portable = settings | {name: getattr(Settings, name) for name in logging}
     portable |= {name: Path(settings[name]).name for name in ("squad_file", "squad_dev")}
     portable["bioasq_dir"] = "DIR" if settings["bioasq_dir"] else ""
     options = reproduce.options(portable, seed=False)
@@ -227,10 +244,7 @@ def _published_figure(claim: Claim, measure: str) -> dict:
 def differences(runs: Sequence[RunResult]) -> list[dict]:
     """Compare each pair of configurations on the same questions, averaged over seeds.
 
-    Each difference is the second configuration's score minus the first's. ``low`` and ``high`` are
-    the limits of the paired bootstrap interval over questions, and ``p`` is the p-value of the
-    paired permutation test. Neither the interval nor the p-value includes the variation between
-    seeds.
+    Each difference is the second configuration's score minus the first's, as in ``difference``.
     """
     found = []
     for first, second in itertools.combinations(group(runs), 2):
@@ -238,14 +252,82 @@ def differences(runs: Sequence[RunResult]) -> list[dict]:
         if strata != second[0].strata:
             continue
         sides = {"first": first[0].manifest["profile"], "second": second[0].manifest["profile"]}
-        values = [
-            [question_values([run.ranks[THIS_RUN][name] for name in strata]) for run in members]
-            for members in (first, second)
-        ]
+        ranks = [[run.ranks[THIS_RUN] for run in members] for members in (first, second)]
         for measure in MEASURES:
-            means = (np.mean([run[measure] for run in members], axis=0) for members in values)
-            change = uncertainty.paired_difference(*means, list(strata.values()))
+            change = difference(*ranks, strata, measure)
             found.append({**sides, "measure": measure, **vars(change)})
+    return found
+
+
+def difference(
+    first: Sequence[Mapping[str, int]],
+    second: Sequence[Mapping[str, int]],
+    strata: Mapping[str, str],
+    measure: str,
+) -> uncertainty.Difference:
+    """Return the second system's score minus the first's, averaged over the seeds of each.
+
+    Each seed maps question ids to ranks, and ``strata`` maps the ids to batches. ``low`` and
+    ``high`` are the limits of the paired bootstrap interval over questions, and ``p`` is the
+    p-value of the paired permutation test. Neither includes the variation between seeds.
+    """
+    means = (
+        np.mean([question_values([run[q] for q in strata])[measure] for run in runs], axis=0)
+        for runs in (first, second)
+    )
+    return uncertainty.paired_difference(*means, list(strata.values()))
+
+
+def shared_ranks(runs: Sequence[RunResult]) -> dict:
+    """Return what ``ranks.json`` in docs/results contains: the ranks of runs, without questions.
+
+    BioASQ does not allow anyone to pass on its questions, so there are no ids and no texts. Within
+    each batch, the questions are in the order of the SHA-256 of their ids. So they are in the same
+    order in all runs, which is all that a paired test requires.
+    """
+    order = {
+        q: (batch, hashlib.sha256(q.encode()).hexdigest())
+        for run in runs
+        for q, batch in run.strata.items()
+    }
+    entries = []
+    for run in itertools.chain(*group(runs)):
+        for system, ranks in run.ranks.items():
+            batches: dict[str, list[str]] = {}
+            for question in sorted(ranks, key=order.get):
+                batches.setdefault(run.strata[question], []).append(str(ranks[question]))
+            texts = {batch: " ".join(found) for batch, found in batches.items()}
+            names = {"profile": run.manifest["profile"], "system": system, "seed": run.seed}
+            entries.append(names | {"ranks": texts})
+    return {"about": "per question, the rank of the first right answer; 0 if there is none",
+            "runs": entries}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SharedRun:
+    """The ranks of one run or baseline, for questions that have only a number."""
+
+    profile: str
+    system: str
+    seed: int
+    ranks: dict[str, int]  # such as "7B1-01" -> rank of the first right answer, or 0
+    strata: dict[str, str]  # such as "7B1-01" -> "7B1"
+
+
+def read_shared_ranks(path: Path = RESULTS / RANKS) -> dict[tuple[str, str], list[SharedRun]]:
+    """Read the ranks that come with the kit: (profile, system) -> one entry per seed.
+
+    Returns an empty dictionary if the file does not exist.
+    """
+    found: dict[tuple[str, str], list[SharedRun]] = {}
+    for entry in read_json(path)["runs"] if path.is_file() else ():
+        ranks, strata = {}, {}
+        for batch, text in entry["ranks"].items():
+            for number, rank in enumerate(text.split(), 1):
+                ranks[f"{batch}-{number:02}"] = int(rank)
+                strata[f"{batch}-{number:02}"] = batch
+        names = entry["profile"], entry["system"]
+        found.setdefault(names, []).append(SharedRun(*names, entry["seed"], ranks, strata))
     return found
 
 
@@ -273,18 +355,22 @@ def markdown(ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
         trained = row["system"] == THIS_RUN
         cells = [
             row["name"],
-            _CONTEXTS[row["context"]] + (" of golden files" if row["enriched"] else ""),
+            _context(row) + (" of golden files" if row["enriched"] else ""),
             row["training"],
             *(_cell(row["measures"][measure], bold=trained) for measure in MEASURES),
             f"{100 * row['ceiling']:.1f}",
-            f"`{row['profile']}`" if trained else "the same run",
+            f"`{row['profile']}`" if trained else row.get("source", "the same run"),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     for row in theirs:
-        cells = [row["name"], _CONTEXTS.get(row["context"], row["context"]), row["training"]]
+        cells = [row["name"], _context(row), row["training"]]
         cells += [row["printed"][measure] for measure in MEASURES]
         lines.append(f"| {' | '.join(cells)} | | {row['source']} |")
     return "\n".join(lines) + "\n"
+
+
+def _context(row: Mapping) -> str:
+    return _CONTEXTS.get(row["context"], row["context"])
 
 
 def _cell(measure: Mapping, bold: bool) -> str:

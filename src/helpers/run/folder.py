@@ -68,7 +68,7 @@ STAGES = {
 }  # fmt: skip
 # These settings change where results are computed and written, but not what is computed.
 HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
-NEUTRAL = ("run", "runs_dir", "wandb_mode", *HARDWARE)
+NEUTRAL = ("run", "runs_dir", "wandb_mode", "evaluate_every", *HARDWARE)
 
 
 def dependencies(stage: str) -> list[str]:
@@ -143,12 +143,8 @@ class Run:
         check_outputs([run.folder / MANIFEST])
         if (run.folder / MANIFEST).exists():
             known = run.manifest()
-            if settings.precision == "auto" and "compute" in known["notes"]:
-                settings = dataclasses.replace(
-                    settings, precision=known["notes"]["compute"]["precision"]
-                )
-                run.settings = settings
-            run._save(_new_manifest(settings, known))
+            run.settings = _with_precision(settings, known)
+            run._save(_new_manifest(run.settings, known))
         link = run.folder.parent / LATEST
         if link.is_symlink() and link.readlink() == Path(run.folder.name):
             link.unlink()
@@ -156,6 +152,30 @@ class Run:
         if text.is_file() and text.read_text(encoding="utf-8").strip() == run.folder.name:
             text.unlink()
         return run
+
+    @classmethod
+    def find(cls, settings: Settings) -> Run:
+        """Return an existing run without changing it, as the exercise notebooks do.
+
+        A relative ``runs_dir`` is looked up in the current folder and then in the folders above it,
+        so a notebook can be anywhere in the clone. The run's settings contain the absolute path.
+        Raises ``InputError`` if there is no such run, or in a different copy of the helpers.
+        """
+        roots = [Path.cwd(), *Path.cwd().parents]
+        for root in roots:
+            run = cls(root / settings.runs_dir / settings.run, settings)
+            if (run.folder / MANIFEST).is_file():
+                check_kernel(root)
+                settings = dataclasses.replace(settings, runs_dir=str(run.folder.parent))
+                run.settings = _with_precision(settings, run.manifest())
+                return run
+        places = [root / settings.runs_dir for root in roots]
+        known = {path.parent.name for place in places for path in place.glob(f"*/{MANIFEST}")}
+        raise InputError(
+            f"run: there is no run {settings.run!r} in {settings.runs_dir!r} of {roots[0]} or of a "
+            f"folder above it (found: {', '.join(sorted(known - {LATEST})) or 'none'}); run "
+            "notebook 00 first, or choose another name"
+        )
 
     def manifest(self) -> dict[str, Any]:
         """Return the current manifest on disk, or a new manifest if there is none yet."""
@@ -356,10 +376,21 @@ class Run:
         write_json(self.folder / MANIFEST, manifest)
 
 
-def check_kernel() -> None:
-    """Raise ``InputError`` if this process runs in a clone but not with the clone's helpers."""
+def _with_precision(settings: Settings, manifest: Mapping[str, Any]) -> Settings:
+    """Return the settings, with the precision that an earlier notebook chose for ``auto``."""
+    if settings.precision == "auto" and "compute" in manifest["notes"]:
+        chosen = manifest["notes"]["compute"]["precision"]
+        return dataclasses.replace(settings, precision=chosen)
+    return settings
+
+
+def check_kernel(root: Path | None = None) -> None:
+    """Raise ``InputError`` if this process runs in a clone but not with the clone's helpers.
+
+    ``root`` is the folder to check (default: the current folder, or the one above ``notebooks``).
+    """
     here, ours = Path.cwd(), Path(__file__).resolve().parents[1]
-    root = here.parent if here.name == "notebooks" else here
+    root = root or (here.parent if here.name == "notebooks" else here)
     expected = root / "src" / "helpers"
     if (expected / "__init__.py").is_file() and expected.resolve() != ours:
         python = root / ".venv" / "bin" / "python"

@@ -5,22 +5,32 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import shutil
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 import jinja2
 import nbformat
+import pandas as pd
+from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import Preprocessor
 from traitlets.config import Config
 
 from helpers.config import ROOT, Settings, from_parameters
 from helpers.data.bioasq import read_json
+from helpers.data.spans import gold_spans
 from helpers.io import write_text
+from helpers.model.decoding import read_nbest
 from helpers.run.folder import Run, as_recorded
 from helpers.run.provenance import notebook_parameters
 from helpers.run.scores import score_table
-from helpers.scoring.claims import TEST_7B
+from helpers.scoring import errors
+from helpers.scoring.claims import TEST_7B, judge, summarize
 
 _CAPTIONS = {
     "scores": "Scores by batch. The line is the extractive ceiling: no system that copies its "
@@ -28,13 +38,18 @@ _CAPTIONS = {
     "sources": "Uncertainty of the scores due to the choice of questions (line) and seed "
     "(circles).",
     "switches": "The scores of this run under different protocols.",
-    "forest": "This run (filled markers) and published rows on the same questions (hollow "
-    "markers). Rows with a different context or different training data are different experiments.",
-    "causes": "The outcome of every test question.",
+    "failures": "The outcome of every test question, and why the first answer is wrong.",
+    "forest": "This run, real runs that come with the kit (all with filled markers) and published "
+    "rows on the same questions (hollow markers). Rows with a different context or different "
+    "training data are different experiments.",
     "loss": "Training loss and learning rate at each step.",
 }
-_ALONE = "This run. Published rows are not shown, because they are about different questions."
+_ALONE = (
+    "Real runs that come with the kit (filled markers) and published rows on the same questions "
+    "(hollow markers). This run is not shown, because it answered different questions."
+)
 
+_PRACTICE = {"lesson", "stop", "exercise"}  # tags of cells that participants may leave out
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -50,7 +65,10 @@ def write_report(run: Run) -> Path:
         manifest=manifest,
         scores=scores,
         table=score_table(scores),
-        figures=_figures(run, scores["pooled"]["n"]),
+        verdicts=summarize(judge([scores])),
+        example=_example(run),
+        explorer=(run.folder / "explorer.html").is_file(),
+        figures=_figures(run, {row["batch"]: row["n"] for row in scores["batches"]}),
         notebooks=_notebooks(run, manifest),
     )
     path = write_text(run.folder / "index.html", page)
@@ -61,10 +79,11 @@ def write_report(run: Run) -> Path:
 def keep_notebooks(run: Run) -> list[str]:
     """Copy the notebooks that were run by hand into the run folder.
 
-    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran,
-    its parameters match this run's settings, and it was saved after it wrote its files. Notebooks
-    that ``helpers.batch`` executed are already in the folder. Returns the names of the notebooks
-    that are missing from the folder or outdated.
+    JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran
+    (participants may leave out stops, lessons and exercises), its parameters match this run's
+    settings, and it was saved after it wrote its files. Notebooks that ``helpers.batch`` executed
+    are already in the folder. Returns the names of the notebooks that are missing from the folder
+    or outdated.
     """
     manifest, missing = run.manifest(), []
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
@@ -84,20 +103,25 @@ def _is_outdated(notebook: Path, manifest: dict) -> bool:
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Return whether every cell of a saved notebook ran and its parameters match these settings."""
+    """Return whether all cells but practice ran and the parameters match these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
         given = from_parameters(**notebook_parameters(content))
     except (ValueError, SyntaxError):  # saved in the middle of an edit
         return False
-    code = [c for c in cells if c["cell_type"] == "code" and "".join(c["source"]).strip()]
+    code = [
+        cell
+        for cell in cells
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip()
+        if not _PRACTICE & set(cell["metadata"].get("tags", []))
+    ]
     return given == settings and all(cell["execution_count"] for cell in code)
 
 
-def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
+def _figures(run: Run, batches: dict[str, int]) -> list[tuple[str, str]]:
     """Return the run's figures as pairs of a base64-encoded PNG and a caption."""
-    captions = _CAPTIONS if questions == sum(TEST_7B.values()) else _CAPTIONS | {"forest": _ALONE}
+    captions = _CAPTIONS if batches == TEST_7B else _CAPTIONS | {"forest": _ALONE}
     paths = {run.folder / "figures" / f"{name}.png": text for name, text in captions.items()}
     return [
         (base64.b64encode(path.read_bytes()).decode(), caption)
@@ -106,19 +130,128 @@ def _figures(run: Run, questions: int) -> list[tuple[str, str]]:
     ]
 
 
+def _example(run: Run) -> dict | None:
+    """Return the worst error (see ``errors.worst``) as a row of the error table, if there is one.
+
+    ``golds`` lists all gold answers. ``pieces`` is a snippet as (text, is part of a gold answer, is
+    part of the best span), preferably a snippet that contains a gold answer.
+    """
+    if not (run.folder / "errors.csv").is_file():
+        return None
+    texts = dict.fromkeys(("id", "batch", "question", "gold", "synonyms", "answer"), str)
+    table = pd.read_csv(run.folder / "errors.csv", keep_default_na=False, dtype=texts)
+    rows = pd.concat([errors.worst(table, 1), errors.worst(table, 1, answerable=False)])
+    if rows.empty:
+        return None
+    row = rows.iloc[0].to_dict()
+    row["golds"], found = row["synonyms"].split(" | "), []
+    for example, nbest in read_nbest(run.folder / "nbest" / f"{row['batch']}.jsonl"):
+        if example.question_id == row["id"]:
+            spans = gold_spans(example.context, row["golds"])
+            found.append((not spans, _pieces(example.context, spans, nbest[:1])))
+    row["pieces"] = min(found, key=lambda one: one[0])[1] if found else []
+    return row
+
+
+def _pieces(context: str, golds: Sequence, best: Sequence) -> list[tuple[str, bool, bool]]:
+    edges = {0, len(context)}.union(*((span.start, span.end) for span in (*golds, *best)))
+    return [
+        (
+            context[low:high],
+            any(span.start <= low and high <= span.end for span in golds),
+            any(span.start <= low and high <= span.end for span in best),
+        )
+        for low, high in pairwise(sorted(edges))
+    ]
+
+
 def _notebooks(run: Run, manifest: dict) -> list[dict]:
     """Convert the executed notebooks to HTML; return their entries for the report."""
     done = manifest["notes"].get("notebooks_done", {})
-    # Show only the last state of a progress bar.
-    config = Config({"CoalesceStreamsPreprocessor": {"enabled": True}})
-    export = HTMLExporter(template_name="lab", config=config)
     found = []
     for path in sorted((run.folder / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(path, 4)
-        write_text(path.with_suffix(".html"), export.from_notebook_node(notebook)[0])
-        first = notebook.cells[0].source.splitlines() if notebook.cells else []
-        title = first[0].lstrip("# ") if first else path.stem
+        title = notebook_title(path)
+        page = render_notebook(path, f"{title} (run {run.settings.run})", "../index.html")
+        write_text(path.with_suffix(".html"), page)
         seconds = done.get(path.stem, {}).get("seconds")
         outdated = _is_outdated(path, manifest)
         found.append({"stem": path.stem, "title": title, "seconds": seconds, "outdated": outdated})
     return found
+
+
+def notebook_title(path: Path) -> str:
+    """Return the first heading of a notebook, or the name of its file."""
+    cells = nbformat.read(path, 4).cells
+    first = cells[0].source.splitlines() if cells else []
+    return first[0].lstrip("# ") if first else path.stem
+
+
+def render_notebook(
+    path: Path, title: str, back: str, address: Callable[[str], str | None] | None = None
+) -> str:
+    """Convert a saved notebook to one HTML page that needs no network connection.
+
+    ``title`` is the title of the page, and ``back`` the address of the page that lists it.
+    ``address`` translates the address of every relative link in the notebook. If it returns None,
+    the page shows the text of the link only. By default, links to notebooks in the same folder lead
+    to their pages, and all other relative links are removed. ``#`` anchors have the form that
+    GitHub gives them.
+    """
+    return render(nbformat.read(path, 4), title, back, address)
+
+
+def render(
+    notebook: nbformat.NotebookNode,
+    title: str,
+    back: str,
+    address: Callable[[str], str | None] | None = None,
+) -> str:
+    """Do the same as ``render_notebook`` for a notebook in memory."""
+    notebook.metadata["title"] = title
+    # Coalescing shows only the last state of a progress bar.
+    export = HTMLExporter(
+        template_name="lab",
+        exclude_anchor_links=True,
+        preprocessors=[ImagesWithAlt],
+        config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
+    )
+    page = BeautifulSoup(export.from_notebook_node(notebook)[0], "html.parser")
+    # The scripts of the template load MathJax and widgets from the network. The notebooks contain
+    # no formulas, and each widget comes with a static page.
+    for script in page.select("head script, script[src], script[type$=json]"):
+        script.decompose()
+    for heading in page.select("h1, h2, h3, h4, h5, h6"):
+        heading["id"] = re.sub(r"[^\w -]", "", heading.text.strip().lower()).replace(" ", "-")
+    for link in page.select("a[href]"):
+        if re.match(r"#|[a-z]+:", link["href"]):
+            continue
+        if (found := (address or _page_in_run)(link["href"])) is None:
+            del link["href"]
+        else:
+            link["href"] = found
+    look = "margin:1em 2em;font:14px system-ui,sans-serif"
+    top = f'<nav style="{look}"><a href="{escape(back)}">Back to the overview</a></nav>'
+    page.body.insert(0, BeautifulSoup(top, "html.parser"))
+    return str(page)
+
+
+def _page_in_run(link: str) -> str | None:
+    """Return the page of a notebook in the same folder, or None for everything else."""
+    return link.replace(".ipynb", ".html") if re.fullmatch(r"\w+\.ipynb(#.*)?", link) else None
+
+
+class ImagesWithAlt(Preprocessor):
+    """Give each image in an output its alternative text, which the templates would leave out.
+
+    The text is in the metadata of the image (see ``views.alt``) or in ``alt`` in those of the cell.
+    """
+
+    def preprocess_cell(self, cell, resources, index):
+        """Replace each PNG by an HTML element with the text, if there is one."""
+        for output in cell.get("outputs", ()):
+            image = output.get("data", {}).get("image/png")
+            text = output.get("metadata", {}).get("image/png", {}).get("alt")
+            if image and (text := text or cell.metadata.get("alt")):
+                code = f'<img alt="{escape(text)}" src="data:image/png;base64,{image.strip()}">'
+                output["data"] = {"text/html": code}
+        return cell, resources

@@ -7,14 +7,12 @@ the same contexts that the model read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from helpers.config import InputError
-from helpers.data.bioasq import read_answers, read_golds, read_questions
-from helpers.data.layout import TestBatch
+from helpers.data.bioasq import read_answers
 from helpers.data.spans import gold_spans
 from helpers.data.squad import read_squad
 from helpers.io import write_json
@@ -22,6 +20,7 @@ from helpers.model.decoding import pair_exact_match, read_nbest
 from helpers.run.folder import STAGES, Run, as_recorded
 from helpers.scoring import metrics
 from helpers.scoring.claims import questions_mark
+from helpers.scoring.system import ScoredBatch, score_answers
 
 SCHEMA_VERSION = 1
 RANKS = "ranks.json"
@@ -29,17 +28,6 @@ THIS_RUN = "run"  # the key of the run's own answers; the other keys are baselin
 FETCH, CONVERT, TRAIN, PREDICT = (
     STAGES[name].notebook for name in ("checkpoint", "data", "model", "answers")
 )
-
-
-@dataclass(frozen=True)
-class ScoredBatch(TestBatch):
-    """A test batch with its score and the rank of each question's first correct answer."""
-
-    synonyms: tuple[tuple[str | None, tuple[str, ...]], ...]  # (question id, accepted answers)
-    ranks: dict[str, int]  # question id -> rank of the first correct answer, 0 if there is none
-    score: metrics.BatchScore
-
-
 Systems = dict[str, list[ScoredBatch]]  # for the run (key ``THIS_RUN``) and each baseline
 
 
@@ -53,23 +41,19 @@ def read_batches(run: Run, answers: str = "answers") -> list[ScoredBatch]:
     missing = run.settings.missing  # the only setting of the stage "scores"
     batches = []
     for name, gold in zip(data["batches"], data["golds"], strict=True):
-        synonyms = read_golds(gold).scored
-        questions = {q.id: q for q in read_questions(gold, answers="required")}
-        golds = tuple(questions[key] for key, _ in synonyms if key in questions)
         examples = tuple(read_squad(run.need(f"squad/{name}.json", CONVERT)))
-        unknown = sorted({example.question_id for example in examples} - set(questions))
+        given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
+        batch = score_answers(name, examples, gold, given, missing)
+        asked = {example.question_id for example in examples}
+        unknown = sorted(asked - {question.id for question in batch.golds})
         if unknown:
             raise InputError(
                 f"{gold}: has no answer to question {unknown[0]} of test input {name}; "
                 "check that the golden file and the test input belong together"
             )
-        given, _ = read_answers(run.need(f"{answers}/{name}.json", PREDICT))
-        score = metrics.score_batch(name, synonyms, given, missing)
-        ranks = metrics.hit_ranks(synonyms, given, missing)
-        batch = ScoredBatch(name, examples, golds, tuple(synonyms), ranks, score)
         if missing == "wrong":  # otherwise, hits and ceiling have different denominators
             possible, count = batch.ceiling
-            metrics.check_bounds(score, possible / count)
+            metrics.check_bounds(batch.score, possible / count)
         batches.append(batch)
     return batches
 

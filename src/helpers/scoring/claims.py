@@ -169,25 +169,6 @@ def get(key: str) -> Claim:
     raise KeyError(f"{key!r} is unknown; choose one of {', '.join(known)}")
 
 
-def in_order(figures: Mapping[str, str]) -> bool:
-    """Return whether SAcc ≤ MRR ≤ LAcc, which holds for every ranking of every system."""
-    return Fraction(figures["SAcc"]) <= Fraction(figures["MRR"]) <= Fraction(figures["LAcc"])
-
-
-def counts_that_print_as(digits: str, n: int, unit: int = 100) -> list[int]:
-    """Return every k from 0 to n for which k/n, rounded or truncated, prints as ``digits``.
-
-    "48" allows 78 of 162 (48.148); "48.00" allows no k. An empty list proves that the figure is not
-    a proportion of n questions, although it may be a mean of rounded proportions. A non-empty
-    list proves nothing.
-    """
-    printed = Fraction(digits)
-    # The official evaluator prints all digits of a double; the last ones may be rounding errors.
-    step = max(Fraction(1, 10 ** len(digits.partition(".")[2])), Fraction(unit, 2**53))
-    shares = ((k, Fraction(k * unit, n)) for k in range(n + 1))
-    return [k for k, share in shares if -step / 2 <= share - printed < step]
-
-
 # Standard deviation over seeds, in percentage points on 162 questions. We measured 0.8 to 2.2 for
 # the trained rows of docs/results, and 1.4 for all of these rows pooled.
 SEED_SD = 1.5

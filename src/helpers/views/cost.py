@@ -1,4 +1,4 @@
-"""Tables for notebook 03: the measured or computed cost of training in time and memory."""
+"""Tables for notebook 03: the cost of training in time and memory, and the shipped sweep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn import functional as F
 
@@ -76,7 +78,7 @@ def step_times(
             "precision": precision,
             "tokens computed": sum(ways[how, precision].lengths),
             "seconds": statistics.median(seconds[1:]),
-            "useful tokens per second": len(exact.ids) / statistics.median(seconds[1:]),
+            "useful tokens per second": round(len(exact.ids) / statistics.median(seconds[1:])),
         }
         for (how, precision), seconds in taken.items()
     ]
@@ -174,3 +176,11 @@ def _price(model, machine, precision, seconds, memory: Memory, source) -> dict:
         "training time": f"{seconds / scale:.2g} {unit}", "memory": f"{memory.total / 1e9:.1f} GB",
         "time is": source,
     }  # fmt: skip
+
+
+def shipped_sweep() -> pd.DataFrame:
+    """Return the dev curves of three learning rates with the profile ``mini``, as ``batch.sweep``.
+
+    ``python -m helpers.batch sweep learning_rate 6e-5 2e-4 6e-4`` writes such a file.
+    """
+    return pd.read_csv(Path(__file__).with_name("learning_rates.csv"))

@@ -7,17 +7,24 @@ figures are also readable in black and white.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
+from helpers.scoring.claims import UNPUBLISHED
+from helpers.scoring.errors import LATE
 from helpers.scoring.metrics import MEASURES
+from helpers.scoring.system import OUTSIDE, UNSTATED
+from helpers.scoring.uncertainty import exact_interval
+from helpers.views.alt import describe
 from helpers.views.tables import cut
 
 DARK, MIDDLE, LIGHT = "#1f3b57", "#6f93b3", "#d3dfe9"
@@ -35,7 +42,13 @@ _STYLE = {
 
 
 class PlainTextFigure(Figure):
-    """A figure that never renders a label as a formula, even if the label has two dollar signs."""
+    """A figure with alternative text, in which two dollar signs never turn a label into a formula.
+
+    Notebooks store the alternative text with the image (see ``alt.describe``).
+    """
+
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:  # IPython adds the image itself
+        return {}, {"image/png": {"alt": describe(self)}}
 
     def draw(self, renderer) -> None:
         for text in self.findobj(Text):
@@ -44,16 +57,18 @@ class PlainTextFigure(Figure):
             super().draw(renderer)
 
 
-def new_figure(width: float, height: float, *titles: str):
+def new_figure(width: float, height: float, *titles: str, stacked: bool = False):
     """Return a figure in the kit's style (``width`` and ``height`` in inches) and its axes.
 
     The axes are an array with one element per title, or a single object if there is at most one
-    title.
+    title. They are side by side, or ``stacked`` with the same scales.
     """
+    count = len(titles) or 1
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(
-            1, len(titles) or 1, figsize=(width, height), FigureClass=PlainTextFigure
-        )
+            *((count, 1) if stacked else (1, count)), sharex=stacked, sharey=stacked,
+            figsize=(width, height), FigureClass=PlainTextFigure,
+        )  # fmt: skip
         plt.close(figure)  # otherwise a notebook would show it twice
         for panel, title in zip(np.atleast_1d(axes), titles, strict=False):
             panel.set_title(title)
@@ -153,20 +168,33 @@ def order_scores(found: dict):
     return figure
 
 
-def span_logits(tokens: Sequence[tuple[str, float, float]], chosen: Sequence[int] = ()):
-    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices."""
-    names, start, end = zip(*tokens, strict=True)
-    width = max(6.0, 0.27 * len(names) + 1)
-    figure, axes = new_figure(width, 3.6, "The span head's logits for each token")
-    at = np.arange(len(names))
-    axes.bar(at - 0.2, start, 0.4, color=DARK, label="start")
-    axes.bar(at + 0.2, end, 0.4, color="white", edgecolor=DARK, hatch="////", label="end")
-    axes.axhline(0, color="black", linewidth=0.8)
-    if len(chosen):
-        axes.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=ACCENT, alpha=0.25, zorder=0,
-                     label="chosen answer")  # fmt: skip
-    axes.set_xticks(at, names, rotation=90, fontsize=9)
-    axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
+def span_logits(
+    tokens: Sequence[tuple[str, float, float]],
+    chosen: Sequence[int] = (),
+    label: str = "chosen answer",
+    trained: Sequence[tuple[str, float, float]] = (),
+):
+    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices.
+
+    ``trained`` has the logits of the same tokens after training, which are drawn below on the same
+    axes.
+    """
+    titles = ["The span head's logits for each token"]
+    if trained:
+        titles = [f"{titles[0]}, {when} training" for when in ("before", "after")]
+    width = max(6.0, 0.27 * len(tokens) + 1)
+    figure, panels = new_figure(width, 0.9 + 2.7 * len(titles), *titles, stacked=True)
+    at = np.arange(len(tokens))
+    for axes, rows in zip(np.atleast_1d(panels), filter(len, (tokens, trained)), strict=True):
+        names, start, end = zip(*rows, strict=True)
+        axes.bar(at - 0.2, start, 0.4, color=DARK, label="start")
+        axes.bar(at + 0.2, end, 0.4, color="white", edgecolor=DARK, hatch="////", label="end")
+        axes.axhline(0, color="black", linewidth=0.8)
+        if len(chosen):
+            axes.axvspan(min(chosen) - 0.5, max(chosen) + 0.5, color=ACCENT, alpha=0.25, zorder=0,
+                         label=label)  # fmt: skip
+        axes.set_xticks(at, names, rotation=90, fontsize=9)
+        axes.set(xlabel="token", ylabel="logit", xlim=(-0.7, len(names) - 0.3))
     _legend(axes, place="outside upper right", frameon=False)
     return figure
 
@@ -269,32 +297,43 @@ def coverage_bars(rows: Sequence[Mapping[str, int]]):
     return figure
 
 
+_LABELED = 100  # maximum number of tokens in a window map that labels each token
+
+
 def window_map(windows, vocab: Sequence[str], most: int = 12):
     """Draw which tokens of one context each window contains, and the best window for each token.
 
     ``windows`` is the ``features.Windows`` of a single example with one gold span, made with
     ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
-    windows, only those around the answer are drawn.
+    windows, only those around the answer are drawn. The tokens of a long context are numbered.
     """
     first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
     bounds = windows.bounds[first : first + most + 1]
-    chars = [tuple(pair) for pair in windows.chars.tolist()]
-    # The question and the special tokens have no characters in the context.
-    tokens = [token for token in range(bounds[0], bounds[-1]) if chars[token][1] > 0]
-    columns = {pair: n for n, pair in enumerate(sorted({chars[token] for token in tokens}))}
-    labels, rows = [""] * len(columns), len(bounds) - 1
-    figure, axes = new_figure(0.15 * len(columns) + 1.6, 1.9 + 0.3 * rows)
-    for token in tokens:
-        row, column = int(np.searchsorted(bounds, token, "right")) - 1, columns[chars[token]]
-        labels[column] = vocab[windows.ids[token]]
-        shade = DARK if windows.can_start[token] else LIGHT
-        axes.barh(row, 1, 0.8, column, color=shade, edgecolor="white", linewidth=0.4)
-        start, end = windows.start[first + row], windows.end[first + row]
-        if 0 < start <= token - bounds[row] <= end:
-            axes.plot(column + 0.5, row, "o", color=ACCENT, markeredgecolor="white", markersize=6)
-    axes.set_xticks(np.arange(len(labels)) + 0.5, labels, rotation=90, fontsize=9)
-    axes.set_yticks(range(rows), [f"window {first + row + 1}" for row in range(rows)])
-    axes.set(xlim=(0, len(labels)), xlabel="context tokens", ylim=(rows - 0.5, -0.5))
+    tokens = np.arange(bounds[0], bounds[-1])[windows.token[bounds[0] : bounds[-1]] >= 0]
+    row = np.searchsorted(bounds, tokens, "right") - 1
+    left = windows.token[tokens].min()
+    column = windows.token[tokens] - left
+    rows, columns = len(bounds) - 1, int(column.max()) + 1
+    shades = np.zeros((rows, columns))
+    shades[row, column] = 1 + windows.can_start[tokens]
+    labeled = columns <= _LABELED
+    width, height = (0.15 * columns + 1.6, 1.9) if labeled else (10, 1.5)
+    figure, axes = new_figure(width, height + min(0.3 * rows, 5))
+    axes.imshow(shades, ListedColormap(["white", LIGHT, DARK]), vmin=0, vmax=2, aspect="auto",
+                interpolation="nearest")  # fmt: skip
+    axes.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=2)
+    whole = windows.start[first + row] > 0
+    place = tokens - bounds[row]
+    whole &= (windows.start[first + row] <= place) & (place <= windows.end[first + row])
+    axes.plot(column[whole], row[whole], "o", color=ACCENT, markeredgecolor="white", markersize=6)
+    if labeled:
+        axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
+        labels = dict(zip(column.tolist(), windows.ids[tokens].tolist(), strict=True))
+        names = [vocab[labels[at]] for at in range(columns)]
+        axes.set_xticks(range(columns), names, rotation=90, fontsize=9)
+    shown = range(0, rows, 1 + rows // 20)
+    axes.set_yticks(shown, [f"window {first + at + 1}" for at in shown])
+    axes.set(xlabel="tokens of the context" + ("" if labeled else " (numbered from 0)"))
     axes.tick_params(length=0)
     keys = [
         plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="in the window"),
@@ -321,53 +360,91 @@ def length_histogram(lengths: Sequence[int], limit: int):
     return figure
 
 
-def training_curve(history: Sequence[tuple[int, float, float, float]]):
-    """Draw the loss of each step with its running mean over 20 steps, and the learning rate."""
+def training_curve(
+    history: Sequence[tuple[int, float, float, float]], dev: Sequence[Mapping] = (), untrained=None
+):
+    """Draw the loss of each step and of the dev questions, and the learning rate.
+
+    The running mean over 20 steps is drawn at the middle of the steps. ``dev`` has the rows of
+    ``step.DevCurve``. ``untrained`` is the loss of a model that gives all tokens the same logits.
+    """
     steps, losses, rates = (np.asarray(column) for column in list(zip(*history, strict=True))[:3])
-    figure, (left, right) = new_figure(9, 3, "Training loss", "Learning-rate schedule")
-    left.plot(steps, losses, color=MIDDLE, linewidth=0.6, label="each step")
+    figure, (left, right) = new_figure(9, 3.4, "Loss", "Learning-rate schedule")
+    left.plot(steps, losses, color=MIDDLE, linewidth=0.6, label="training, each step")
     width = min(20, len(losses))
     mean = np.convolve(losses, np.ones(width) / width, mode="valid")
-    left.plot(steps[width - 1 :], mean, color=DARK, linewidth=2, label=f"mean of {width} steps")
+    middle = steps[: len(mean)] + (width - 1) / 2
+    left.plot(middle, mean, color=DARK, linewidth=2, label=f"training, mean of {width} steps")
+    if dev:
+        left.plot(*zip(*((row["step"], row["loss"]) for row in dev), strict=True), "o--",
+                  color=ACCENT, markersize=4, label="dev questions")  # fmt: skip
+    if untrained is not None:
+        left.axhline(untrained, color="black", linestyle=":", label="no knowledge: mean of ln n")
     left.set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
-    left.legend()
     right.plot(steps, rates, color=DARK)
     right.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
     right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    _legend(left, 4)
     return figure
 
 
-_CAUSE_LOOKS = (  # light and plain for correct answers, otherwise darker or hatched
-    ("#ffffff", ""), (LIGHT, ""), (LIGHT, "///"), ("#ffffff", "xxx"),
-    (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, "..."), (DARK, ""),
+def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
+    """Draw the dev loss and the dev MRR of several runs, one line per value of a setting.
+
+    ``curves`` is a data frame with the columns ``setting``, ``step``, ``dev_loss`` and ``dev_mrr``.
+    ``source`` is a line above the panels that says where the curves come from.
+    """
+    looks = cycle((("-", "o", DARK), ("--", "s", ACCENT), (":", "^", "black"), ("-.", "D", MIDDLE)))
+    titles = "Loss on the dev questions", "MRR on the dev questions"
+    figure, panels = new_figure(9, 3.6, *titles)
+    figure.suptitle(source, fontsize=10)
+    for (value, rows), (style, marker, color) in zip(curves.groupby(setting), looks, strict=False):
+        for axes, name, scale in zip(panels, ("dev_loss", "dev_mrr"), (1, 100), strict=True):
+            axes.plot(rows["step"], scale * rows[name], style, marker=marker, color=color,
+                      markersize=4, label=f"{setting} = {value:g}")  # fmt: skip
+    panels[0].set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
+    panels[1].set(xlabel="optimizer step", ylabel="MRR (%)", ylim=(0, 100))
+    _legend(panels[0])
+    return figure
+
+
+_FAILURE_LOOKS = (  # plain for right answers, otherwise darker or hatched
+    ("#ffffff", ""), ("#ffffff", "xxx"), (LIGHT, ""), (LIGHT, "///"),
+    (MIDDLE, ""), (MIDDLE, "\\\\\\"), (DARK, ""),
 )  # fmt: skip
 
 
-def cause_bars(summary):
-    """Draw the share of each cause per batch as stacked bars, from ``errors.summary``."""
-    batches = summary.drop(columns=["all", "percent"])
+def failure_bars(summary):
+    """Draw the share of each failure per batch as stacked bars, from ``errors.summary``."""
+    batches = summary.drop(columns=["all", "percent", LATE])
     sizes = batches.sum()
     figure, axes = new_figure(9, 1.6 + 0.42 * len(sizes), "Outcomes of the questions")
-    _stacked_bars(axes, (100 * batches / sizes).T, _CAUSE_LOOKS)
+    _stacked_bars(axes, (100 * batches / sizes).T, _FAILURE_LOOKS)
     axes.set_yticks(range(len(sizes)), [f"{name}\nn = {size}" for name, size in sizes.items()])
     axes.set(xlabel="questions (%)", ylabel="test batch", xlim=(0, 100))
     _legend(axes, 4, handlelength=2.6, handleheight=1.3)
     return figure
 
 
+def _answer_labels(texts: Sequence[str]) -> list[str]:
+    """Return the texts of answers in up to two lines each, so that long ones stay apart."""
+    lines = [textwrap.wrap(" ".join(text.split()), 40) for text in texts]
+    return ["\n".join([*own[:1], cut(" ".join(own[1:]), 40)]).strip() for own in lines]
+
+
 def softmax_bars(nbest, most: int = 8):
-    """Draw the first ``most`` candidates of an n-best list: logit sums and probabilities."""
+    """Draw the first ``most`` candidates of an n-best list: logit sums and shares of the list."""
     shown = list(nbest)[:most]
     titles = "The span head's logits", "After the softmax"
-    figure, (left, right) = new_figure(9, 1.2 + 0.32 * len(shown), *titles)
+    figure, (left, right) = new_figure(9.5, 1.2 + 0.4 * len(shown), *titles)
     sums = [c.start_logit + c.end_logit for c in shown]
-    _bars(left, [cut(c.text) for c in shown], sums, [f"{value:.2f}" for value in sums])
+    _bars(left, _answer_labels([c.text for c in shown]), sums, [f"{value:.2f}" for value in sums])
     left.axvline(0, color="black", linewidth=0.8)
     left.set(xlabel="start logit + end logit (no unit)")
     left.margins(x=0.2)
     chances = [100 * c.probability for c in shown]
     _bars(right, [""] * len(shown), chances, [f"{value:.1f}" for value in chances], color=DARK)
-    right.set(xlabel="probability (%)", xlim=(0, 112))
+    right.set(xlabel="share of the list (%)", xlim=(0, 112))
     return figure
 
 
@@ -375,20 +452,57 @@ _SNIPPET_LOOKS = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
 
 
 def merge_bars(parts):
-    """Draw each answer's probabilities as one stacked bar. ``parts``: ``[answers, snippets]``.
+    """Draw each answer's shares as one stacked bar. ``parts``: ``[answers, snippets]``.
 
     The full length of the bar is the answer's score when merging by sum. The length of its longest
     segment is the score when merging by max.
     """
-    title = "Probability of each answer, by snippet"
-    figure, axes = new_figure(9, 1.6 + 0.42 * len(parts), title)
+    title = "Share of each answer, by snippet"
+    figure, axes = new_figure(9.5, 1.6 + 0.42 * len(parts), title)
     totals = _stacked_bars(axes, parts, _SNIPPET_LOOKS)
     for place, (total, peak) in enumerate(zip(totals, parts.max(axis=1), strict=True)):
         axes.text(total, place, f"  sum {total:.2f}, max {peak:.2f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(parts)), [cut(text) for text in parts.index])
-    axes.set(xlabel="probability, summed over the snippets (no unit)",
+    axes.set_yticks(range(len(parts)), _answer_labels(parts.index))
+    axes.set(xlabel="share of the list, summed over the snippets (no unit)",
              xlim=(0, 1.28 * totals.max(initial=0.1)))  # fmt: skip
     _legend(axes, 4)
+    return figure
+
+
+def reliability_diagrams(tables: Mapping):
+    """Draw one panel per table of ``confidence.reliability``: fraction right over confidence.
+
+    On the diagonal, answers are right as often as their confidence promises. The lines are exact
+    95% intervals, and the numbers below the points count the answers.
+    """
+    figure, panels = new_figure(4.2 * len(tables), 3.9, *tables)
+    for axes, table in zip(np.atleast_1d(panels), tables.values(), strict=True):
+        axes.plot([0, 100], [0, 100], "--", color=MIDDLE, label="as often as promised")
+        x, y = 100 * table["confidence"], 100 * table["right"]
+        spread = [y - 100 * table["low_right"], 100 * table["high_right"] - y]
+        axes.errorbar(x, y, spread, fmt="o", color=DARK, capsize=3, label="answers (95% interval)")
+        for place, count in zip(x, table["questions"], strict=True):
+            axes.annotate(f"{count}", (place, -12), ha="center", va="center", fontsize=9)
+        axes.set(xlabel="confidence (%); below the points: number of answers",
+                 ylabel="right first answers (%)", xlim=(-2, 102), ylim=(-18, 102))  # fmt: skip
+    _legend(np.atleast_1d(panels)[0], 2)
+    return figure
+
+
+def risk_curves(curves: Mapping):
+    """Draw the risk over the coverage for each table of ``confidence.risk_coverage``."""
+    figure, axes = new_figure(7.5, 3.6, "Errors if only the most confident answers are given")
+    looks = cycle((("-", DARK), ("--", ACCENT), (":", MIDDLE)))
+    for (name, table), (style, color) in zip(curves.items(), looks, strict=False):
+        axes.plot(100 * table["coverage"], 100 * table["risk"], style, color=color, linewidth=2,
+                  drawstyle="steps-pre", label=name)  # fmt: skip
+    overall = 100 * next(iter(curves.values()))["risk"].iloc[-1]
+    axes.axhline(overall, color="black", linewidth=0.8)
+    axes.annotate(f"all questions: {overall:.1f}%", (1, overall), (0, 4), va="bottom",
+                  textcoords="offset points", fontsize=9)  # fmt: skip
+    axes.set(xlabel="coverage: questions answered (%)", xlim=(0, 101), ylim=(0, None),
+             ylabel="risk: answers that are wrong (%)")  # fmt: skip
+    _legend(axes)
     return figure
 
 
@@ -409,14 +523,14 @@ def score_bars(scores: dict):
     return figure
 
 
-def two_sources(found: Mapping, seeds: Sequence[int]):
+def two_sources(found: Mapping, seeds: Sequence[int], runs: str = "this run"):
     """Draw how much each measure varies with the questions (upper line) and the seeds (lower line).
 
     ``found`` comes from ``uncertainty.sources``. The upper line is the 95% interval of the mean
     over seeds when questions are resampled. The lower line shows each seed's score and the mean ±
     one standard deviation.
     """
-    title = "Two sources of variation in a score"
+    title = f"Two sources of variation in a score: {runs}"
     figure, axes = new_figure(9, 1.3 + 0.95 * len(found), title)
     seed_names = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
     for place, s in enumerate(found.values()):
@@ -439,8 +553,28 @@ def two_sources(found: Mapping, seeds: Sequence[int]):
     return figure
 
 
+def interval_by_n(share: float, n: int):
+    """Draw the exact 95% interval of a proportion for 10 to 10,000 questions; mark ``n``."""
+    from scipy.stats import beta  # the import takes up to a second
+
+    figure, axes = new_figure(7.5, 3, f"95% interval around {share:.0%} right answers")
+    sizes = np.geomspace(10, 10_000, 60)
+    right = share * sizes  # not rounded, so that the band is smooth; the formula is the same
+    low, high = beta.ppf(0.025, right, sizes - right + 1), beta.ppf(0.975, right + 1, sizes - right)
+    axes.fill_between(sizes, 100 * low, 100 * high, color=LIGHT, label="95% interval")
+    axes.axhline(100 * share, color=DARK, linewidth=1)
+    ends = [100 * end for end in exact_interval(round(share * n), n)]
+    axes.plot([n, n], ends, color=ACCENT, linewidth=2.5, marker="_", markersize=11,
+              label=f"n = {n:,}: {ends[0]:.1f} to {ends[1]:.1f}")  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([10, 100, 1000, 10_000], ["10", "100", "1,000", "10,000"])
+    axes.set(xlabel="number of questions", ylabel="accuracy (%)", ylim=(0, 100))
+    axes.legend(loc="upper right")
+    return figure
+
+
 def switches(found: Sequence):
-    """Draw how each ``evidence.Effect`` changes strict accuracy, in percentage points."""
+    """Draw how each ``effects.Effect`` changes strict accuracy, in percentage points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]
@@ -496,7 +630,8 @@ def _label(row: Mapping) -> str:
     if "system" not in row:  # published
         extra = " after SQuAD" if "then" in row["training"] and "SQuAD" not in row["name"] else ""
     else:
-        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": ""}
+        kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": "",
+                 OUTSIDE: ""}  # fmt: skip
         extra = kinds.get(row["system"], f" ({row['profile']})")
-    context = "?" if row["context"] == "unpublished" else row["context"]
+    context = "?" if row["context"] in (UNPUBLISHED, UNSTATED) else row["context"]
     return f"{cut(row['name'], 60)}{extra}: {context}"

@@ -59,11 +59,11 @@ class Step(NamedTuple):
 
 
 NOTEBOOKS = (
-    Step("00_start_here", "checks the machine", "–", "manifest.json", (0.2, 0.2)),
+    Step("00_start_here", "checks the machine", "–", "manifest.json", (0.1, 0.1)),
     Step("01_download_checkpoint", "fetches and verifies the weights", "model registry",
-         "weights in the cache", (0.7, 0.7)),
+         "weights in the cache", (0.3, 0.3)),
     Step("02_bioasq_to_squad", "finds every answer in the texts", "BioASQ files",
-         "squad/*.json", (0.3, 0.5)),
+         "squad/*.json", (0.2, 0.4)),
     Step("03_fine_tune", "trains the model", "weights, squad/train.json", "model/", (3, 15)),
     Step("04_error_analysis", "predicts answers, explains the errors", "model/, squad/<batch>.json",
          "answers/*.json, errors.csv", (0.7, 2)),

@@ -11,18 +11,33 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from helpers.config import CONTEXTS, InputError
-from helpers.data.bioasq import TYPES, Question, Remarks, read_questions
+from helpers.data.bioasq import (
+    TYPES,
+    Question,
+    Remarks,
+    raw_questions,
+    read_json,
+    read_questions,
+)
 from helpers.data.convert import convert
 from helpers.data.layout import BioasqFiles, TestBatch, read_batches, ready_tests, run_abstracts
 from helpers.data.leaks import most_alike
-from helpers.data.spans import extra_cause, find_spans, search_terms
+from helpers.data.spans import (
+    WORD,
+    extra_cause,
+    find_spans,
+    lacks_answer,
+    plain,
+    search_terms,
+)
 from helpers.data.squad import Drop, Example, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
@@ -42,6 +57,7 @@ _PART_OF = {  # word in a parameter name -> part of the model; the first match c
 MEBIBYTE = 2**20
 STRICT = "strict rule"
 DROP_COLUMNS = [column.name for column in fields(Drop)]
+_SENTENCE = 10  # fewest words; in the golden files of 7b, all shorter golds are names or phrases
 _MOST = 30  # maximum number of unread files to list (a user may specify a home folder)
 
 
@@ -306,33 +322,96 @@ def leak_rows(converted: ConvertedRun, most: int = 5) -> list[dict]:
     ]  # fmt: skip
 
 
-def telling_example(
-    questions: list[Question], files: BioasqFiles, context: str = "snippet"
-) -> tuple[Question, Example]:
-    """Return an instructive question, and its best snippet with its gold spans.
+def followed_question(batches: Sequence[TestBatch]) -> tuple[str, Question, list[Example]]:
+    """Return the test question that all notebooks follow: its batch, the question, its examples.
 
-    A good example has several snippets, several synonyms, and a snippet with several of the
-    synonyms. If no snippet contains an answer and ``context`` is "abstract", the function tries
-    the abstracts. If the question has no text to read, the returned context is empty.
+    Of the questions with several synonyms and an answer in at least two of at least three contexts,
+    it is the one with the shortest contexts. If there is none, it is any question, preferably one
+    with a context. No model is involved, so all notebooks of a run choose the same question.
     """
-    examples, _ = convert(questions)
-    if not examples and context == "abstract":
-        texts = run_abstracts(files, questions, context)
-        examples, _ = convert(questions, context=context, abstracts=texts)
-    if not examples:
-        first = questions[0]
-        shown, _ = convert([first], test=True)
-        return first, (shown or [Example(f"{first.id}_001", first.id, first.body, "")])[0]
-    by_id = {question.id: question for question in questions}
+    choices = []
+    for batch in batches:
+        for question in batch.golds:
+            own = [e for e in batch.examples if e.question_id == question.id]
+            hits = [bool(find_spans(e.context, question.synonyms())) for e in own]
+            clear = sum(hits) >= 2 and len(own) >= 3 and len(question.synonyms()) >= 2
+            length = sum(len(example.context) for example in own)
+            choices.append((not clear, not own, length, question.id, (batch.name, question, own)))
+    return min(choices)[-1]
 
-    def rank(example: Example) -> tuple:
-        question = by_id[example.question_id]
-        texts = {span.text.casefold() for span in example.spans}
-        much = min(len(question.synonyms()), 3) + min(len(question.snippets), 3) + 2 * len(texts)
-        return -much, len(question.snippets), len(example.context), example.id
 
-    example = min(examples, key=rank)
-    return by_id[example.question_id], example
+def raw_record(path: Path, question_id: str) -> dict:
+    """Return a question exactly as a BioASQ file stores it, but with its first snippet only."""
+    records = raw_questions(read_json(path), path)
+    record = next(dict(item) for item in records if str(item["id"]) == question_id)
+    if len(snippets := record.get("snippets", ())) > 1:
+        record["snippets"] = [snippets[0], f"… and {len(snippets) - 1} more"]
+    return record
+
+
+def gold_defects(questions: Sequence[Question]) -> list[dict]:
+    """Return the defects of gold answers: one row per question and kind of defect.
+
+    A gold has *spaces* if it begins or ends with one or contains several in a row; see also
+    ``is_sentence``. A *synonym is missing* if the strict rule finds no gold in any snippet, even
+    without the superfluous spaces, but a snippet contains one in a different spelling. The evidence
+    is the gold or the spelling in the snippet.
+    """
+    rows = []
+    for question in questions:
+        golds = question.synonyms()
+        tidy = [" ".join(gold.split()) for gold in golds]
+        texts = [snippet.text for snippet in question.snippets]
+        spelled = [] if any(find_spans(text, tidy) for text in texts) else _spellings(texts, tidy)
+        found = {
+            "spaces": [gold for gold, clean in zip(golds, tidy, strict=True) if gold != clean],
+            "a sentence": list(filter(is_sentence, golds)),
+            "a synonym is missing": spelled,
+        }
+        rows += [
+            {"defect": name, "question": question.body, "golds": golds, "evidence": evidence[0]}
+            for name, evidence in found.items()
+            if evidence
+        ]
+    return rows
+
+
+def is_sentence(gold: str) -> bool:
+    """Return whether a gold ends with a full stop or has at least ``_SENTENCE`` words."""
+    return gold.rstrip().endswith(".") or len(gold.split()) >= _SENTENCE
+
+
+def _spellings(texts: Sequence[str], golds: Sequence[str]) -> list[str]:
+    """Return the words in the texts that equal a gold by ``spans.plain``, as the text has them."""
+    wanted = {plain(gold) for gold in golds} - {""}
+    longest = max((len(gold.split()) for gold in golds), default=0) + 2  # "beta-cell", "beta cell"
+    found = []
+    for text in texts:
+        places = [] if lacks_answer(text, golds) else [m.span() for m in WORD.finditer(text)]
+        for size in range(1, longest + 1):
+            parts = (
+                text[first:last].strip(" .,;:()[]")
+                for (first, _), (_, last) in zip(places, places[size - 1 :], strict=False)
+            )
+            found += [part for part in parts if plain(part) in wanted]
+    return found
+
+
+def long_example(converted: ConvertedRun) -> Example:
+    """Return the longest text of the run that contains an answer, with one of its gold spans.
+
+    The span is the one nearest to the middle of the text. We look at the training contexts and, if
+    this machine has them, at the abstracts of the test questions.
+    """
+    rows = list(converted.train)
+    golds = [question for batch in converted.batches for question in batch.golds]
+    with suppress(InputError):  # there are no abstracts
+        abstracts = run_abstracts(converted.files, golds, "abstract", fetch=False)
+        rows += convert(golds, context="abstract", abstracts=abstracts)[0]
+    longest = max(len(row.context) for row in rows)
+    choices = [(row, span) for row in rows if len(row.context) == longest for span in row.spans]
+    row, span = min(choices, key=lambda choice: abs(choice[1].start - longest / 2))
+    return replace(row, spans=(span,))
 
 
 def compare_contexts(files: BioasqFiles) -> list[dict]:

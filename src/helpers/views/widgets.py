@@ -1,11 +1,14 @@
-"""Widgets for asking the model questions and for browsing its errors.
+"""Widgets for asking the model questions, for browsing its errors, and for trying out windows.
 
-Each call returns immediately and never waits for input. Its output includes plain HTML for viewers
+The call returns immediately and never waits for input. Its output includes plain HTML for viewers
 without a running kernel, such as GitHub, an exported page or the report.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import io
 import uuid
 from collections.abc import Callable, Sequence
 from html import escape
@@ -14,12 +17,16 @@ import ipywidgets
 import pandas as pd
 from IPython.display import display
 
+from helpers.config import MERGES
 from helpers.data.squad import Example
-from helpers.scoring import errors
-from helpers.views import tables
+from helpers.model.decoding import rank_answers
+from helpers.model.features import make_windows
+from helpers.scoring.confidence import at_temperature
+from helpers.scoring.metrics import hit_rank, question_values
+from helpers.scoring.uncertainty import exact_interval
+from helpers.views import evidence, figures, tables
 
 _FIELD = {"layout": {"width": "98%"}, "style": {"description_width": "80px"}}
-_LONGEST = 90  # maximum number of characters per question in the menu
 
 
 class View:
@@ -83,34 +90,164 @@ def _answer(reader, question: str, context: str) -> str:
     return f'{tables.nbest_html(nbest)}<p style="line-height:1.7">{marked}</p>'
 
 
-def browse(
-    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], most: int = 8
+_SHORTEST = 24  # fewest tokens of the context per window that the slider offers
+_EACH = 8  # tokens between two positions of a slider
+
+
+def windows(reader, example: Example) -> View:
+    """Return sliders for the length and the step of windows, and the window map of one context.
+
+    ``example`` needs one gold span. The page in a saved notebook shows the map as it is then.
+    """
+    asked = len(reader.tokenizer.encode(example.question).ids) + 1  # with [CLS] and two [SEP]
+    shortest = -(-(asked + _SHORTEST) // _EACH) * _EACH
+    look = {"step": _EACH, "continuous_update": False, **_FIELD}
+    length = ipywidgets.IntSlider(
+        shortest + 5 * _EACH, shortest, reader.model.config.positions,
+        description="max_length", **look,
+    )  # fmt: skip
+    step = ipywidgets.IntSlider(4 * _EACH, _EACH, 256, description="step", **look)
+    shown = ipywidgets.HTML()
+
+    def draw(_=None):
+        shown.value = _window_page(reader, example, length.value, step.value)
+
+    length.observe(draw, "value")
+    step.observe(draw, "value")
+    draw()
+    return View([length, step, shown], lambda: shown.value)
+
+
+def _window_page(reader, example: Example, length: int, step: int) -> str:
+    sizes = {"max_length": length, "step": step, "max_query": length}
+    made = make_windows([example], reader.tokenizer, training=True, **sizes)
+    tokens = int(made.token.max()) + 1
+    counts = {
+        "tokens in the context": tokens,
+        "windows": len(made),
+        "tokens that the model reads": len(made.ids),
+        "times it reads each context token, on average": int((made.token >= 0).sum()) / tokens,
+        "windows with the whole answer": int((made.start > 0).sum()),
+    }
+    file = io.BytesIO()
+    figures.window_map(made, reader.vocab, most=len(made)).savefig(file, dpi=90)
+    image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    alt = f"{len(made)} windows of up to {length} tokens, which start every {step} tokens"
+    table = tables.table([counts], digits=1).to_html()
+    return f'{table}<img alt="{alt}" style="max-width: 100%" src="{image}">'
+
+
+_SIZES = (1, 2, 3, 5, 10, 20)  # the n-best sizes in the static page
+
+
+def decoding(
+    df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], shown: str
 ) -> View:
-    """Return menus for causes and questions of ``errors.table``, with up to ``most`` snippets."""
-    by_id = {row["id"]: row for row in df.to_dict("records")}
-    present = df["cause"].value_counts() if len(df) else {}
-    causes = [(f"{name} ({present[name]})", name) for name in errors.CAUSES if name in present]
-    wrong = [name for _, name in causes if name != errors.RIGHT]
-    first = wrong[0] if wrong else (causes[0][1] if causes else None)
-    cause = ipywidgets.Dropdown(options=causes, value=first, description="cause", **_FIELD)
-    question = ipywidgets.Dropdown(description="question", **_FIELD)
+    """Return a slider for the size of the n-best lists and a menu for the way of merging.
+
+    They show the ranked answers to the question with the id ``shown``, and how the scores of all
+    questions of ``errors.table`` change. The lists are cut and their shares computed anew.
+    """
+    row = df[df["id"] == shown].iloc[0]
+    most = max(map(len, candidates), default=1)
+
+    @functools.cache
+    def decoded(size: int, merge: str) -> tuple[dict, dict]:
+        lists = [at_temperature(nbest[:size]) for nbest in candidates]
+        ranked = rank_answers(examples, lists, merge=merge)
+        answers = ([text for text, _ in ranked.get(name, ())] for name in df["id"])
+        ranks = [hit_rank(*pair) for pair in zip(answers, df["synonyms"], strict=True)]
+        values = question_values(ranks)
+        return ranked, {name: 100 * sum(v) / max(len(v), 1) for name, v in values.items()}
+
+    start = decoded(most, MERGES[0])[1]
+    size = ipywidgets.IntSlider(most, 1, most, description="n-best", **_FIELD)
+    merge = ipywidgets.Dropdown(options=MERGES, description="merge", **_FIELD)
+    panel = ipywidgets.HTML()
+
+    def show(_=None):
+        ranked, scores = decoded(size.value, merge.value)
+        changes = (f"{n} {v:.1f} ({v - start[n]:+.1f})" for n, v in scores.items())
+        golds = " | ".join(map(tables.visible, row["synonyms"]))
+        answers = tables.ranking_html(ranked.get(shown, ()), row["synonyms"])
+        panel.value = (
+            f"<div {tables.WRITTEN}><p>All {len(df)} questions, in percent (change in points): "
+            f"<b>{', '.join(changes)}</b></p>"
+            f"<p>{escape(row['question'])}<br>gold: {escape(golds)}</p>{answers}</div>"
+        )
+
+    def page() -> str:
+        rows = [
+            {"n-best": n, "merge": how, **decoded(n, how)[1]}
+            for n in sorted({min(n, most) for n in _SIZES})
+            for how in MERGES
+        ]
+        return panel.value + tables.table(rows, digits=1).to_html()
+
+    for control in (size, merge):
+        control.observe(show, "value")
+    show()
+    return View([size, merge, panel], page)
+
+
+def interval_by_n(share: float = 0.48) -> View:
+    """Return sliders for a share of right answers and a number of questions, and the interval."""
+    sizes = [25, 39, 81, 162, 324, 648, 1296, 2450, 5000, 10_000]
+    wide = {"layout": {"width": "600px"}, "style": {"description_width": "130px"}}
+    n = ipywidgets.SelectionSlider(
+        options=[(f"{size:,}", size) for size in sizes], value=162, description="questions",
+        continuous_update=False, **wide,
+    )  # fmt: skip
+    percent = ipywidgets.IntSlider(
+        round(100 * share), 1, 99, description="right answers (%)", continuous_update=False, **wide
+    )
     shown = ipywidgets.HTML()
 
     def show(_=None):
-        row = by_id.get(question.value)
-        shown.value = (
-            tables.LEGEND + tables.case_html(row, examples, candidates, most)
-            if row
-            else "<p>There are no questions to show.</p>"
+        right = round(percent.value / 100 * n.value)
+        low, high = (100 * end for end in exact_interval(right, n.value))
+        text = (
+            f"{right:,} of {n.value:,} right: the 95% interval is {low:.1f}% to {high:.1f}%, "
+            f"{high - low:.1f} points wide. One question is worth {100 / n.value:.2f} points."
         )
+        image = tables.image_html(figures.interval_by_n(percent.value / 100, n.value), text)
+        shown.value = f"<p>{text}</p>{image}"
 
-    def fill(_=None):
-        rows = [row for row in by_id.values() if row["cause"] == cause.value]
-        question.options = [(tables.cut(row["question"], _LONGEST), row["id"]) for row in rows]
-        question.index = 0 if rows else None  # an empty menu does not select new options by itself
-        show()
+    n.observe(show, "value")
+    percent.observe(show, "value")
+    show()
+    return View([n, percent, shown], lambda: shown.value)
 
-    cause.observe(fill, "value")
-    question.observe(show, "value")
-    fill()
-    return View([cause, question, shown], lambda: shown.value)
+
+def detective() -> View:
+    """Return controls for the rounding and averaging behind the card, and what they allow."""
+    wide = {"layout": {"width": "600px"}, "style": {"description_width": "190px"}}
+    decimals = ipywidgets.SelectionSlider(
+        options=[("not rounded", 0), ("4 decimals", 4), ("3 decimals", 3), ("2 decimals", 2)],
+        description="each batch's score is", **wide,
+    )  # fmt: skip
+    averaging = ipywidgets.ToggleButtons(
+        options=[("by questions", "weighted"), ("equally", "macro")],
+        description="batches are weighted",
+        layout={"width": "600px"}, style={"description_width": "190px", "button_width": "130px"},
+    )  # fmt: skip
+    fixed = ipywidgets.Checkbox(
+        True, description="fix batch 7B4 at 22 and 28 of 34", indent=False,
+        layout={"margin": "0 0 0 195px"},
+    )  # fmt: skip
+    shown = ipywidgets.HTML()
+
+    def show(_=None):
+        rows = evidence.averages(averaging.value, decimals.value or None, fixed.value)
+        shown.value = f"<div {tables.WRITTEN}>{tables.table(rows, 'figure').to_html()}</div>"
+
+    for control in (decimals, averaging, fixed):
+        control.observe(show, "value")
+    show()
+
+    def page() -> str:
+        batches = "7B4 fixed" if fixed.value else "all batches free"
+        rule = f"{decimals.label}, batches weighted {averaging.label}, {batches}"
+        return f"<p>{escape(rule)}:</p>{shown.value}"
+
+    return View([decimals, averaging, fixed, shown], page)

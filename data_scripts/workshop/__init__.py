@@ -1,0 +1,1 @@
+"""What a workshop needs besides the notebooks: exercise notebooks, a website, an offline bundle."""

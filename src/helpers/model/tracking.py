@@ -1,0 +1,87 @@
+"""Experiment tracking with Weights & Biases (wandb): start without a prompt, log, and read back.
+
+An offline run is a file in the training folder. It needs no account, and ``wandb sync`` can upload
+it later. wandb takes a second to import, so the functions import it when they need it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.config import InputError, Settings
+
+_PROJECT = "biomegatron-bioasq-kit"  # project name in wandb
+_STEP = "trainer/global_step"  # Lightning's name for the x-axis
+
+
+def prepare(settings: Settings) -> None:
+    """Keep wandb from printing and prompting; raise ``InputError`` if it needs an API key."""
+    os.environ["WANDB_MODE"] = settings.wandb_mode
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    # We set up wandb before Lightning's logger would, to avoid a warning. Without an explicit mode,
+    # wandb would keep the mode from an earlier training run in this process.
+    host = wandb.setup(wandb.Settings(mode=settings.wandb_mode)).settings.base_url
+    if settings.wandb_mode != "online":
+        return
+    from wandb.sdk.lib import wbauth  # no public function looks for a key without prompting
+
+    try:
+        found = wbauth.authenticate_session(
+            host=host, source="fine_tune", prompt=False, update_session=False
+        )
+    except wandb.errors.AuthenticationError as error:
+        raise InputError(f"wandb_mode=online: {error}; fix it or set wandb_mode=offline") from None
+    if not found:
+        raise InputError(
+            f"wandb_mode=online: no API key for {host}; set WANDB_API_KEY, run wandb login or "
+            "set wandb_mode=offline"
+        )
+
+
+def make_logger(settings: Settings, folder: Path, config: Mapping):
+    """Return Lightning's logger for wandb, or ``None`` if ``wandb_mode`` is ``disabled``.
+
+    config: the values that wandb shows beside the curves of the run.
+    """
+    if settings.wandb_mode == "disabled":
+        return None
+    from lightning.pytorch.loggers import WandbLogger
+
+    name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
+    offline = settings.wandb_mode == "offline"
+    return WandbLogger(name, folder, offline=offline, project=_PROJECT, config=dict(config))
+
+
+def read_log(folder: str | Path) -> pd.DataFrame:
+    """Read everything that wandb logged in a training folder, one row per optimizer step.
+
+    The columns are the logged values (``train_loss``, ``learning_rate``, ``dev_loss``, …). If the
+    training was resumed, the folder has a file for each part, and the later part counts. Raise
+    ``InputError`` if there is no file or if wandb cannot read it.
+    """
+    files = sorted(Path(folder).glob("wandb/*run-*/run-*.wandb"))
+    if not files:
+        raise InputError(f"{folder}: has no wandb log (was it trained with wandb_mode=disabled?)")
+    rows: dict[int, dict] = {}
+    for file in files:
+        done = subprocess.run(  # wandb's own reader; offline, it reports nothing to wandb
+            [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)],
+            capture_output=True, text=True, env={**os.environ, "WANDB_MODE": "offline"},
+        )  # fmt: skip
+        if done.returncode:
+            raise InputError(f"{file}: wandb cannot read it ({' '.join(done.stderr.split())})")
+        for record in map(json.loads, done.stdout.splitlines()):
+            found = record.get("history", {}).get("item", {})
+            if _STEP in found:
+                own = {k: v for k, v in found.items() if k != _STEP and not k.startswith("_")}
+                rows.setdefault(found[_STEP], {}).update(own)
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step").sort_index()
