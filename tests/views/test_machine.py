@@ -121,7 +121,7 @@ def test_a_large_model_needs_more_disk_and_memory(rows):
         "1.0 GB",
         "12.0 GB",
     )
-    assert small["memory"].needed.startswith("3.0 GB") and large["memory"].needed.startswith(
+    assert small["memory"].needed.startswith("4.0 GB") and large["memory"].needed.startswith(
         "8.0 GB"
     )
 

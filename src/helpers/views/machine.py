@@ -33,7 +33,7 @@ PACKAGES = (
 # takes 20 bytes per weight (two saved models and a checkpoint with Adam's state), and 12 more while
 # a new checkpoint replaces the old one.
 RUN_BYTES, LARGE_RUN_BYTES = 1_000_000_000, 12_000_000_000
-MEMORY_BYTES, LARGE_MEMORY_BYTES = 3_000_000_000, 8_000_000_000
+MEMORY_BYTES, LARGE_MEMORY_BYTES = 4_000_000_000, 8_000_000_000
 CORES = 2  # the times in the notebook map are for two cores
 SET_UP = "run make setup again (without make: pip install -c constraints.txt -e .)"
 
