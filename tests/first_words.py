@@ -11,7 +11,7 @@ from helpers.run.folder import Run
 
 
 class FirstWords:
-    """A reader whose candidates are the first words of each text, the most probable first."""
+    """A reader whose candidates are the first words of each text, those in capitals first."""
 
     def __init__(self, settings):
         self.settings = settings
@@ -32,7 +32,7 @@ def words(text):
         at = text.index(word, at)
         places.append((at, word.strip(".,;()")))
         at += len(word)
-    return places
+    return sorted(places, key=lambda place: not place[1].isupper())
 
 
 def mini_run_of_first_words(folder):

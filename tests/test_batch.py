@@ -168,9 +168,9 @@ def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monke
     assert batch.main([*args, "--set", f"runs_dir={tmp_path}"]) == 0
     assert asked == [("s-learning_rate-0.001", 1e-3, "03"), ("s-learning_rate-0.005", 5e-3, "03")]
     table = pd.read_csv(tmp_path / "s-learning_rate.csv")
-    assert list(table["learning_rate"]) == [1e-3] * 5 + [5e-3] * 5
-    assert list(table["step"]) == [0, 1, 2, 3, 4] * 2
-    assert table["dev_loss"].iloc[9] < table["dev_loss"].iloc[4] < table["dev_loss"].iloc[0]
+    assert list(table["learning_rate"]) == [1e-3] * 7 + [5e-3] * 7
+    assert list(table["step"]) == [0, 1, 2, 3, 4, 5, 6] * 2
+    assert table["dev_loss"].iloc[13] < table["dev_loss"].iloc[6] < table["dev_loss"].iloc[0]
     out = capsys.readouterr().out
     assert "Dev scores after training" in out and "s-learning_rate.csv" in out
 
@@ -204,7 +204,7 @@ def test_a_finished_run_is_not_replaced_without_a_line(scored):
     assert batch._replaced(scored) == ""
     other = Run(scored.folder, replace(scored.settings, merge="max", epochs=9, wandb_mode="online"))
     line = batch._replaced(other)
-    assert line.count("\n") == 1 and "epochs=2 (now 9); merge='sum' (now 'max'). Continuing" in line
+    assert line.count("\n") == 1 and "epochs=3 (now 9); merge='sum' (now 'max'). Continuing" in line
     scored.begin("data")  # its scores do not count any more
     assert batch._replaced(other) == ""
 
@@ -213,7 +213,7 @@ def test_the_line_comes_before_the_first_notebook(scored, capsys):
     args = ["run", "--run", "r", "--until", "00", "--set", "epochs=9"]
     assert batch.main([*args, "--set", f"runs_dir={scored.settings.runs_dir}"]) == 0
     printed = capsys.readouterr().out
-    assert printed.index("epochs=2 (now 9)") < printed.index("[1/1] 00_start_here")
+    assert printed.index("epochs=3 (now 9)") < printed.index("[1/1] 00_start_here")
     assert "dev: not trained yet with these settings" in printed
 
 

@@ -138,7 +138,7 @@ def test_a_stage_is_finished_only_by_who_began_it_and_read_what_it_needs(run):
         again.noted(stage, "03_fine_tune")
     again.finish("model")
     assert run.manifest()["notes"]["model"]["settings"]["epochs"] == 9
-    with pytest.raises(InputError, match="'model' was made with epochs=9, but now it is 2; run"):
+    with pytest.raises(InputError, match="'model' was made with epochs=9, but now it is 3; run"):
         run.noted("model", "03_fine_tune")
 
 
@@ -178,7 +178,7 @@ def test_all_settings_that_differ_are_named_at_once(run):
     with pytest.raises(InputError) as refused:
         reopened(run, context="abstract", epochs=9, seed=8).noted("model", "03_fine_tune")
     text = str(refused.value)
-    for change in ("context='snippet', but now it is 'abstract'", "epochs=2, but now it is 9",
+    for change in ("context='snippet', but now it is 'abstract'", "epochs=3, but now it is 9",
                    "seed=7, but now it is 8"):  # fmt: skip
         assert text.count(change) == 1  # the seed decides three stages
     assert "run notebook 02_bioasq_to_squad and those after it again" in text

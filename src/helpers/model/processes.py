@@ -22,7 +22,6 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from helpers.config import InputError, from_parameters
 from helpers.data.spans import Span
@@ -140,6 +139,8 @@ def _read_dev(job: Path) -> list[Example]:
 
 def _end_with(parent: int) -> None:
     """Exit as soon as the process that started the launcher has ended."""
+    import psutil  # prediction on one device must work without it
+
     while psutil.pid_exists(parent):
         time.sleep(1)
     os._exit(1)

@@ -1,7 +1,8 @@
 """Experiment tracking with Weights & Biases (wandb): start without a prompt, log, and read back.
 
 An offline run is a file in the training folder. It needs no account, and ``wandb sync`` can upload
-it later. wandb takes a second to import, so the functions import it when they need it.
+it later. wandb and pandas take a second to import, so the functions import them when they need
+them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from helpers.config import InputError, Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PROJECT = "biomegatron-bioasq-kit"  # project name in wandb
 _STEP = "trainer/global_step"  # Lightning's name for the x-axis
@@ -68,6 +71,8 @@ def read_log(folder: str | Path) -> pd.DataFrame:
     training was resumed, the folder has a file for each part, and the later part counts. Raise
     ``InputError`` if there is no file or if wandb cannot read it.
     """
+    import pandas as pd
+
     files = sorted(Path(folder).glob("wandb/*run-*/run-*.wandb"))
     if not files:
         raise InputError(f"{folder}: has no wandb log (was it trained with wandb_mode=disabled?)")

@@ -13,12 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from helpers.scoring.metrics import hit_rank
-
-if TYPE_CHECKING:
-    pass
 
 # These classes tell MathJax 3 (JupyterLab) and MathJax 2 (exported pages) to ignore an element.
 WRITTEN = 'class="tex2jax_ignore mathjax_ignore"'
