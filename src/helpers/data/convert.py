@@ -21,6 +21,7 @@ from helpers.config import CONTEXTS, InputError
 from helpers.data.bioasq import Question, read_json
 from helpers.data.spans import fold, gold_spans, lacks_answer, search_terms
 from helpers.data.squad import Drop, Example
+from helpers.io import progress_stream
 
 _PUBMED = re.compile(
     r"(?:https?://)?(?:(?:www\.)?ncbi\.nlm\.nih\.gov/pubmed/|pubmed\.ncbi\.nlm\.nih\.gov/)?"
@@ -68,7 +69,14 @@ def convert(
         )
     examples, drops = [], []
     # A progress bar appears only if the conversion takes more than a few seconds.
-    for question in tqdm(questions, desc="converting", unit="question", delay=3, mininterval=1):
+    for question in tqdm(
+        questions,
+        desc="converting",
+        unit="question",
+        delay=3,
+        mininterval=1,
+        file=progress_stream(),
+    ):
         golds, seen = question.synonyms(), set()
         pairs = pairs_of(question, context, abstracts.texts)
         found = [gold_spans(pair.context, golds) for pair in pairs]

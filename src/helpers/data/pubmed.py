@@ -18,6 +18,7 @@ from helpers.data.bioasq import Question
 from helpers.data.convert import Abstracts, documents_of, find_abstract, pmid_of, read_abstracts
 from helpers.fetch.download import Again, check_busy, hopeless, in_words, locked, offline, writing
 from helpers.fetch.registry import cache_folder
+from helpers.io import progress_stream
 
 ENDPOINT = "https://eutils.ncbi.nlm.nih.gov/entrez/eutils"
 BATCH = 200  # ids per request
@@ -61,7 +62,10 @@ def fetch_articles(pmids: Iterable[str], *, fetch: bool = True) -> dict[str, Art
         known = _read_cache(path, wanted)  # another process may have added articles
         missing = [pmid for pmid in wanted if pmid not in known]
         service = _Service(path.with_name(STAMP))
-        with service.session, tqdm(desc="PubMed", total=len(missing), unit="abstract") as bar:
+        with (
+            service.session,
+            tqdm(desc="PubMed", total=len(missing), unit="abstract", file=progress_stream()) as bar,
+        ):
             for low in range(0, len(missing), BATCH):
                 try:
                     found = service.ask(missing[low : low + BATCH])

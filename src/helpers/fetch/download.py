@@ -29,7 +29,7 @@ import filelock
 from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved notebook
 
 from helpers.config import InputError
-from helpers.io import sha256
+from helpers.io import progress_stream, sha256
 
 CHUNK = 1 << 16  # bytes per piece; an interrupted download loses at most one piece
 TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
@@ -244,7 +244,9 @@ def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None
 def _save(answer, part: Path, size: int | None) -> None:
     have = _size(part)
     title = part.name.removesuffix(".part")
-    bar = tqdm(desc=title, total=size, initial=have, unit="B", unit_scale=True)
+    bar = tqdm(
+        desc=title, total=size, initial=have, unit="B", unit_scale=True, file=progress_stream()
+    )
     with bar, open(part, "ab") as out:
         for chunk in answer.iter_content(CHUNK):
             if not have and re.match(rb"\s*<(!doctype\s+)?html", chunk[:100], re.IGNORECASE):
@@ -351,7 +353,9 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
         raise _Unsafe(f"it contains {len(members)} files, more than {MEMBERS}")
     check_disk(folder, total)
     taken: set[str] = set()
-    with tqdm(desc=archive.name, total=total, unit="B", unit_scale=True, delay=1) as bar:
+    with tqdm(
+        desc=archive.name, total=total, unit="B", unit_scale=True, delay=1, file=progress_stream()
+    ) as bar:
         for name, size, info in members:
             path = PurePosixPath(name)
             odd = not path.parts or path.is_absolute() or ".." in path.parts

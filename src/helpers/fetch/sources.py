@@ -45,6 +45,7 @@ from helpers.fetch.download import (
     unpack,
 )
 from helpers.fetch.registry import Entry, cached
+from helpers.io import progress_stream
 
 T = TypeVar("T")
 _Get = Callable[[Entry, str, File, Path], None]  # downloads one file to a partial file
@@ -238,7 +239,12 @@ def _pip_download(entry: Entry, folder: Path) -> None:
         env={**os.environ, "TMPDIR": str(folder)},  # so that we can see pip's files grow
     )  # fmt: skip
     total = entry.package_bytes or None
-    with pip, tqdm(desc=entry.package, total=total, unit="B", unit_scale=True) as bar:
+    with (
+        pip,
+        tqdm(
+            desc=entry.package, total=total, unit="B", unit_scale=True, file=progress_stream()
+        ) as bar,
+    ):
         while True:
             try:
                 errors = pip.communicate(timeout=0.5)[1]

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.squad import Example
+from helpers.io import progress_stream
 from helpers.model.decoding import Reader
 from helpers.model.encoder import SpanModel
 from helpers.model.features import Batch, gather
@@ -140,7 +141,9 @@ def try_orders(
     """Return the measure for each order; the rows are in order "0" before and after the call."""
     scores, now = {}, "0"
     try:
-        for order in tqdm(orders, desc="query-key-value order", unit="order", delay=5):
+        for order in tqdm(
+            orders, desc="query-key-value order", unit="order", delay=5, file=progress_stream()
+        ):
             reorder(reader.model, now, order)
             now = order
             scores[order] = measure(reader)

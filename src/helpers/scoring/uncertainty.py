@@ -159,15 +159,6 @@ def questions_to_tell(first: float, second: float, disagree: float | None = None
     return math.ceil((spread / change) ** 2)
 
 
-def seeds_to_tell(change: float, seed_sd: float) -> int:
-    """Return the number of seeds per system needed to detect a difference of ``change``.
-
-    The questions are fixed. ``seed_sd`` is each system's standard deviation over seeds, assumed to
-    be known. The test and its power are those of ``questions_to_tell``.
-    """
-    return math.ceil(2 * ((_ALPHA + _BETA) * seed_sd / change) ** 2)
-
-
 @dataclass(frozen=True)
 class Sources:
     """The sources of uncertainty of one measure, on a scale from 0 to 1."""
