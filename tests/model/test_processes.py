@@ -111,7 +111,7 @@ def test_a_process_that_fails_is_one_line(tmp_path, monkeypatch, how):
 
     def launch(job, log, compute, show):
         if how == "line":
-            (job / "error.txt").write_text("devices: no such thing")
+            processes.report_error(job, InputError("devices: no such thing"))
         log.write_text("rank 1\n  traceback : Signal 9 (SIGKILL) received by PID 7\n")
         return 1
 

@@ -1,10 +1,10 @@
 """Training and prediction with several processes, one per device.
 
-``run`` writes a job (model, settings and windows) into a folder, starts this module in several
-processes with PyTorch's launcher ``torch.distributed.run`` (torchrun), and waits. This works in
-scripts and in notebooks, whose kernel keeps running even if the processes crash. If one of the
-processes is killed, the launcher stops the others. All of them also stop if the process that called
-``run`` ends.
+``run`` writes a job (model, settings and windows) into a folder, starts ``helpers.model.worker``
+with PyTorch's launcher ``torch.distributed.run`` (torchrun), and waits. This works in scripts and
+in notebooks, whose kernel keeps running even if the processes crash. If one of the processes is
+killed, the launcher stops the others. All of them also stop if the process that called ``run``
+ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.config import InputError, from_parameters
+from helpers.config import InputError
 from helpers.data.spans import Span
 from helpers.data.squad import Example
 from helpers.io import write_json, write_text
@@ -75,7 +74,7 @@ def run(
 def _launch(job: Path, log: Path, compute: Compute, show: Callable[[], None]) -> int:
     """Start the processes, wait for them, and return the launcher's exit status."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(compute.devices), "-m", "helpers.model.processes", str(job)]
+    command += ["--nproc-per-node", str(compute.devices), "-m", "helpers.model.worker", str(job)]
     environment = dict(os.environ)
     if compute.device == "cpu":  # the launcher would give each process a single thread
         environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // compute.devices))
@@ -104,47 +103,23 @@ def _reason(log: Path) -> str:
     return found[0][:200] if found else "without an error message"
 
 
-def main(job: Path) -> None:
-    """Do this process's share of the job in the folder ``job``."""
-    from helpers.model import checkpoints, training  # both import this module
-    from helpers.model.decoding import compute_logits
-
-    facts = json.loads((job / "job.json").read_text(encoding="utf-8"))
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])  # set by the launcher
-    threading.Thread(target=_end_with, args=(facts["parent"],), daemon=True).start()
-    report = job / f"result-{rank:04d}.json"
-    try:
-        reader = checkpoints.load(job / "start.nemo", from_parameters(**facts["settings"]))
-        with np.load(job / "windows.npz") as arrays:
-            windows = Windows(**{name: arrays[name] for name in _ARRAYS}, detokenizers=())
-        if facts["task"] == "train":
-            dev = _read_dev(job)
-            before, _ = training.fit(reader, windows, Path(facts["folder"]), False, dev)
-            write_json(report, {"before": before})
-        else:
-            low, high = (len(windows) * part // world for part in (rank, rank + 1))
-            logits = compute_logits(reader.model, windows.part(low, high), compute=reader.compute)
-            np.save(Path(facts["folder"]) / f"logits-{rank:04d}.npy", logits)
-            write_json(report, {})
-    except InputError as error:  # all failing processes write the same message
-        write_text(job / "error.txt", str(error))
-        sys.exit(2)
+def read_windows(job: Path) -> Windows:
+    """Read the windows of a job, which have no detokenizers."""
+    with np.load(job / "windows.npz") as arrays:
+        return Windows(**{name: arrays[name] for name in _ARRAYS}, detokenizers=())
 
 
-def _read_dev(job: Path) -> list[Example]:
+def read_dev(job: Path) -> list[Example]:
     """Read the held-out questions of a job."""
     rows = json.loads((job / "dev.json").read_text(encoding="utf-8"))
     return [Example(**{**row, "spans": tuple(Span(**s) for s in row["spans"])}) for row in rows]
 
 
-def _end_with(parent: int) -> None:
-    """Exit as soon as the process that started the launcher has ended."""
-    import psutil  # prediction on one device must work without it
-
-    while psutil.pid_exists(parent):
-        time.sleep(1)
-    os._exit(1)
+def report(job: Path, rank: int, **facts) -> None:
+    """Write the result of one process for ``run``."""
+    write_json(job / f"result-{rank:04d}.json", facts)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+def report_error(job: Path, error: InputError) -> None:
+    """Write an error message for ``run``; all failing processes write the same message."""
+    write_text(job / "error.txt", str(error))
