@@ -16,6 +16,7 @@ from helpers.data.squad import Example
         ("interleukin", ["of interleukins and", "x"], ("interleukins", 0)),
         ("adalimumab", ["x y", "the infliximab, of"], ("infliximab", 1)),
         ("a longer answer", ["longer"], ("longer", 0)),  # than the text
+        ("Epstein-Barr virus", ["an Epstein Barr virus cell"], ("Epstein Barr virus", 0)),
         ("zzz", ["abc def"], ("", -1)),
         ("zzz", [], ("", -1)),
     ],
@@ -31,7 +32,7 @@ def test_the_drop_report_has_it():
     snippets = (Snippet("no"), Snippet("of TNF-α here"))
     one = Question("q", "Which?", "factoid", snippets, (), (("TNF alpha",),))
     _, (drop,) = convert([one])
-    assert (drop.reason, drop.nearest, drop.snippet) == ("answer in no context", "of TNF-α", 1)
+    assert (drop.reason, drop.nearest, drop.snippet) == ("answer in no context", "TNF-α", 1)
     _, (drop,) = convert([Question("q", "Which?", "factoid", snippets, (), (("NF",),))])
     assert (drop.reason, drop.detail) == ("answer only inside a word", "of TNF-α here")
     assert (drop.nearest, drop.snippet) == ("TNF-α", 1)

@@ -175,23 +175,35 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
         start = fold(pair.context).find(gold)
         if start >= 0:
             end = start + len(gold)
-            around = pair.context[max(0, start - 20) : end + 20]
+            around = _whole_words(pair.context, max(0, start - 20), end + 20)
             word = next(m[0] for m in _WORDS.finditer(pair.context) if m.end() >= end).strip(_EDGES)
-            similarity = _similarity(gold, word)
-            return drop("answer only inside a word", around, word, pair.snippet, similarity)
+            inside = (word, pair.snippet, _similarity(gold, word))
+            closest = max(inside, nearest([gold], [pair]), key=itemgetter(2))
+            return drop("answer only inside a word", around, *closest)
     return drop("answer in no context", " | ".join(question.synonyms()), *nearest(golds, pairs))
 
 
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
-    """Find the text most similar to an answer of the same length: text, snippet, score (0 to 1)."""
+    """Find the text most similar to an answer: the text, its snippet and the score (0 to 1).
+
+    The text has as many words as the answer, one more, or one less.
+    """
     best = ("", -1, 0.0)
     for gold, pair in product(golds, pairs):
-        size = min(len(gold.split()), _LONGEST)
+        words = min(len(gold.split()), _LONGEST)
         places = [match.span() for match in _WORDS.finditer(pair.context)]
-        for first, last in zip(places, places[size - 1 :] or places[-1:], strict=False):
-            text = pair.context[first[0] : last[1]].strip(_EDGES)
-            best = max(best, (text, pair.snippet, _similarity(gold, text)), key=itemgetter(2))
+        for size in {words, max(words - 1, 1), words + 1}:
+            for first, last in zip(places, places[size - 1 :] or places[-1:], strict=False):
+                text = pair.context[first[0] : last[1]].strip(_EDGES)
+                best = max(best, (text, pair.snippet, _similarity(gold, text)), key=itemgetter(2))
     return best
+
+
+def _whole_words(text: str, start: int, end: int) -> str:
+    """Return the words of a text that begin or end between two positions, with "…" at cuts."""
+    places = [m.span() for m in _WORDS.finditer(text) if m.end() > start and m.start() < end]
+    low, high = places[0][0], places[-1][1]
+    return "… " * (low > 0) + text[low:high] + " …" * (high < len(text.rstrip()))
 
 
 def _similarity(one: str, two: str) -> float:
