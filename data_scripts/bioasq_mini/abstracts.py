@@ -1,6 +1,6 @@
 """The texts of BioASQ-mini's documents, for the context setting "abstract".
 
-For a few questions, the first document has 150 to 250 words and contains its snippets at the
+For a few questions, the first document has 140 to 250 words and contains its snippets at the
 specified offsets. Every other document has a brief text, which contains its snippets and a few true
 statements about other facts of the relation. Like a real abstract, a brief text is longer than a
 snippet and contains more wrong candidates, but it is small enough for a repository. The offsets of
@@ -32,7 +32,7 @@ def document_texts(items: Iterable[Item]) -> dict[str, str]:
 
 
 def add_long_abstract(item: Item) -> None:
-    """Write a text of 150 to 250 words for the first snippet's document, and set the offsets."""
+    """Write a text of 140 to 250 words for the first snippet's document, and set the offsets."""
     rng = Random(f"abstract|{item.fact.id}")
     own = _of_document(item, item.snippets[0].document)
     frame = patterns()["abstract"]

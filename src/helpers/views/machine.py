@@ -157,7 +157,7 @@ def _cores(settings: Settings) -> Iterator[Row]:
 
 def _memory(settings: Settings) -> Iterator[Row]:
     free = free_memory()
-    advice = "close other programs; if a kernel dies, use batch_size=8"
+    advice = "close other programs; if a kernel dies, set accumulate=2"
     enough = LARGE_MEMORY_BYTES if _is_large(settings) else MEMORY_BYTES
     needed = f"{_gb(enough)} recommended"
     yield _advised("memory", f"{_gb(free)} free", needed, free >= enough, advice)
