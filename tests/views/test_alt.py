@@ -19,7 +19,7 @@ def test_the_text_names_what_is_written_in_the_figure():
 def test_the_text_gives_categories_and_values_but_no_tick_numbers():
     row = {"batch": "mini1", "questions": 10, "strict rule": 8, "ceiling": 9}
     text = alt.describe(figures.coverage_bars([row]))
-    assert "Horizontal axis: test batch (boxed numbers: ceiling): mini1." in text
+    assert "Horizontal axis: test batch (numbers: ceiling): mini1." in text
     assert "Written in the chart: 90.0% 9 of 10." in text
     assert "Vertical axis: questions (%)." in text
     assert "Legend: extractive ceiling, strict rule." in text

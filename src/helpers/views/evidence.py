@@ -260,7 +260,7 @@ def judge(found: Sequence[claims.Verdict]) -> Rows:
     verdicts = {one.claim: one for one in found}
     return [
         {"claim": key, "system": claims.get(key).system, "verdict": verdicts[key].outcome,
-         "why": verdicts[key].sentence}
+         "why": verdicts[key].sentence.removeprefix(f"Not comparable with {key}: ")}
         for key in KEYS
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ figures are also readable in black and white.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -289,10 +290,11 @@ def coverage_bars(rows: Sequence[Mapping[str, int]]):
     ceilings = [scale * row["ceiling"] for scale, row in zip(scales, rows, strict=True)]
     axes.bar(range(len(rows)), found, 0.7, color=MIDDLE, edgecolor=DARK, label="strict rule")
     for x, (row, ceiling) in enumerate(zip(rows, ceilings, strict=True)):
-        axes.text(x, 2, f"{ceiling:.1f}%\n{row['ceiling']} of {row['questions']}", ha="center",
-                  fontsize=9, bbox={"color": "white", "pad": 1.5})  # fmt: skip
+        axes.text(x, ceiling + 2, f"{ceiling:.1f}%\n{row['ceiling']} of {row['questions']}",
+                  ha="center", fontsize=9)  # fmt: skip
     axes.set_xticks(range(len(rows)), [row["batch"] for row in rows])
-    axes.set(xlabel="test batch (boxed numbers: ceiling)", ylabel="questions (%)", ylim=(0, 104))
+    axes.set(xlabel="test batch (numbers: ceiling)", ylabel="questions (%)", ylim=(0, 118),
+             yticks=range(0, 101, 20))  # fmt: skip
     _ceilings(axes, ceilings)
     return figure
 
@@ -381,9 +383,9 @@ def training_curve(
     if untrained is not None:
         left.axhline(untrained, color="black", linestyle=":", label="no knowledge: mean of ln n")
     left.set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
-    right.plot(steps, rates, color=DARK)
-    right.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, None))
-    right.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    power = math.floor(math.log10(max(rates.max(), 1e-300)))
+    right.plot(steps, rates / 10.0**power, color=DARK)
+    right.set(xlabel="optimizer step", ylabel=f"learning rate (1e{power})", ylim=(0, None))
     _legend(left, 4)
     return figure
 
@@ -498,7 +500,7 @@ def risk_curves(curves: Mapping):
                   drawstyle="steps-pre", label=name)  # fmt: skip
     overall = 100 * next(iter(curves.values()))["risk"].iloc[-1]
     axes.axhline(overall, color="black", linewidth=0.8)
-    axes.annotate(f"all questions: {overall:.1f}%", (1, overall), (0, 4), va="bottom",
+    axes.annotate(f"all questions: {overall:.1f}%", (101, overall), (4, 0), va="center",
                   textcoords="offset points", fontsize=9)  # fmt: skip
     axes.set(xlabel="coverage: questions answered (%)", xlim=(0, 101), ylim=(0, None),
              ylabel="risk: answers that are wrong (%)")  # fmt: skip
