@@ -14,6 +14,7 @@ from helpers import batch, config
 from helpers.config import from_parameters
 from helpers.model.training import fine_tune
 from helpers.run.folder import STAGES, Run
+from helpers.views.cost import shipped_sweep
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,19 @@ def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monke
     assert table["dev_loss"].iloc[13] < table["dev_loss"].iloc[6] < table["dev_loss"].iloc[0]
     out = capsys.readouterr().out
     assert "Dev scores after training" in out and "s-learning_rate.csv" in out
+
+
+@pytest.mark.long
+def test_the_shipped_curves_are_those_of_this_sweep(tmp_path):
+    """Rounding differs between processors, and training amplifies it, hence the tolerances."""
+    values = ["6e-5", "2e-4", "6e-4"]
+    assert batch.main(["sweep", "learning_rate", *values, "--set", f"runs_dir={tmp_path}"]) == 0
+    made, shipped = pd.read_csv(tmp_path / "mini-learning_rate.csv"), shipped_sweep()
+    assert list(made) == list(shipped)
+    assert made[["learning_rate", "step"]].equals(shipped[["learning_rate", "step"]])
+    last, expected = (curves.groupby("learning_rate").last() for curves in (made, shipped))
+    assert list(last["dev_loss"].rank()) == list(expected["dev_loss"].rank())
+    assert last["dev_mrr"].tolist() == pytest.approx(expected["dev_mrr"].tolist(), abs=0.1)
 
 
 def test_the_terminal_shows_the_progress_bars_of_a_notebook_and_nothing_else(capsys):
