@@ -46,3 +46,12 @@ def test_a_defect_of_a_gold_is_named_with_its_evidence(golds, text, expected):
     rows = measure.gold_defects([question])
     assert {row["defect"]: row["evidence"] for row in rows} == expected
     assert all(row["golds"] == golds and row["question"] == "Which?" for row in rows)
+
+
+def test_the_snippets_that_participants_did_not_receive_raise_the_ceiling():
+    snippets = (Snippet("nothing"), Snippet("TNF rises"))
+    asked = Question("q1", "Which?", "factoid", snippets, (), (("TNF",),))
+    given = (Example("q1_001", "q1", "Which?", "nothing"),)
+    table = measure.snippet_effect([TestBatch("a", given, (asked,))])
+    assert table.loc["all"].tolist() == [1, 1, 2, 0, 1, 1]
+    assert table.loc["% of questions"].tolist() == ["100.0", "", "", "0.0", "100.0", "100.0"]

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch.nn import functional as F
 
@@ -292,6 +293,27 @@ def coverage(batches: Sequence[TestBatch]) -> list[dict]:
         rows.append(row | {"ceiling": batch.ceiling[0]})
     names = ("questions", STRICT, "ceiling")
     return [*rows, {"batch": "all"} | {name: sum(row[name] for row in rows) for name in names}]
+
+
+def snippet_effect(batches: Sequence[TestBatch]) -> pd.DataFrame:
+    """Compare the given texts with the golden snippets: one row per batch, totals and percentages.
+
+    The ceilings and the strict rule are counted as in ``coverage``.
+    """
+    counts = {
+        batch.name: {
+            "questions": len(batch.golds), "texts given": len(batch.examples),
+            "golden snippets": batch.golden_snippets, "ceiling, given": batch.ceiling[0],
+            "ceiling, golden": batch.golden_ceiling[0], "strict, golden": batch.golden_strict,
+        }
+        for batch in batches
+    }  # fmt: skip
+    table = pd.DataFrame(counts).T
+    table.loc["all"] = table.sum()
+    shares = 100 * table.loc["all"] / table.loc["all", "questions"]
+    shares = shares.drop(["texts given", "golden snippets"]).map("{:.1f}".format)
+    shares = shares.rename("% of questions").to_frame().T
+    return pd.concat([table.astype(object), shares]).fillna("")
 
 
 def context_sizes(converted: ConvertedRun) -> dict[str, dict[str, list[int]]]:
