@@ -43,7 +43,12 @@ FRAMES = ("<so1>. // <so2>.", "<so2>. // <so1>.", "<os1>. // <os3>.", "<os2>. //
 def make(folder: Path, order: str = "0", seed: int = 0) -> Path:
     """Train the stand-in, write it below ``folder``, and return the folder of the checkpoint."""
     settings = from_parameters(
-        seed=seed, epochs=2, learning_rate=2e-4, wandb_mode="disabled", max_length=128
+        seed=seed,
+        epochs=2,
+        batch_size=16,
+        learning_rate=2e-4,
+        wandb_mode="disabled",
+        max_length=128,
     )
     teacher = checkpoints.load(fetch.fetch("minilm").folder, settings)
     rows = training_examples(seed)

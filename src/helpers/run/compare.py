@@ -173,6 +173,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
         }
         for measure, found in spread.items()
     }
+    cores = f"{hardware['cores']} core{'s' * (hardware['cores'] != 1)}"
     return {
         "name": "lexical baseline" if system == "lexical" else name,
         "profile": first.manifest["profile"],
@@ -189,7 +190,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
         "measures": measures,
         "command": shlex.join(command),
         "commits": list(dict.fromkeys(commits)),
-        "hardware": f"{hardware['cores']} cores of {hardware['cpu']}, {gpus}",
+        "hardware": f"{cores} of {hardware['cpu']}, {gpus}",
         "seconds": {
             step: sum(run.scores["seconds"][step] for run in members) / len(members)
             for step in ("train", "predict")
