@@ -374,5 +374,3 @@ def test_the_results_page_compares_like_with_like():
         assert f": {', '.join(printed)} | {' | '.join(changes)} |" in text
         assert claim.protocol.context == "snippet"
         assert claim.protocol.training.startswith("SQuAD") == ("squad" in profile)
-    note = text.index("We measured these results before we last corrected the decoding")
-    assert note < text.index(compare.BEGIN)

@@ -169,8 +169,8 @@ def get(key: str) -> Claim:
     raise KeyError(f"{key!r} is unknown; choose one of {', '.join(known)}")
 
 
-# Standard deviation over seeds, in percentage points on 162 questions. We measured 0.8 to 2.2 for
-# the trained rows of docs/results, and 1.4 for all of these rows pooled.
+# Standard deviation over seeds, in percentage points on 162 questions, fixed when earlier runs had
+# 0.8 to 2.2, and 1.4 pooled. The trained rows of docs/results have 0.7 to 2.0, and 1.2 pooled.
 SEED_SD = 1.5
 MIN_SEEDS = 3  # fewer seeds cannot show that a claim is reproduced
 
