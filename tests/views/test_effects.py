@@ -80,8 +80,8 @@ def test_a_malformed_gold_answer_counts_as_in_the_scores(run, tmp_path):
 def test_missing_answers_lower_the_score_unless_they_are_dropped(effects):
     own = pick(effects, "missing", "wrong")
     assert pick(effects, "missing", "dropped").score.sacc == pytest.approx(own.score.sacc)
-    wrong = pick(effects, "missing", "wrong, some silent")
-    dropped = pick(effects, "missing", "dropped, some silent")
+    wrong = pick(effects, "missing", "wrong, 40 left out")
+    dropped = pick(effects, "missing", "dropped, 40 left out")
     assert wrong.score.sacc <= own.score.sacc and "lowest probability" in wrong.note
     assert dropped.score.counted == own.score.n - round(protocol.SILENT * own.score.n)
     assert dropped.score.sacc > wrong.score.sacc
@@ -96,7 +96,7 @@ def test_a_batch_of_uncertain_answers_keeps_one(run):
     }
     found = protocol._missing(batches, ranked, "wrong")
     total = sum(len(answers) for answers in ranked.values())
-    counted = pick(found, "missing", "dropped, some silent").score.counted
+    counted = pick(found, "missing", "dropped, 40 left out").score.counted
     assert counted == total - round(protocol.SILENT * total)
 
 

@@ -24,7 +24,7 @@ from helpers.scoring import metrics
 from helpers.scoring.metrics import MEASURES
 from helpers.scoring.system import ScoredBatch
 
-SILENT = 0.25  # share of answers that the "some silent" rows omit
+SILENT = 0.25  # share of answers that the "left out" rows omit
 Ranked = dict[str, dict[str, list]]  # batch -> question id -> ranked (answer, score)
 
 
@@ -104,7 +104,7 @@ def _missing(batches: Sequence[ScoredBatch], ranked: Ranked, own: str) -> list[E
     return [
         Effect("missing", how, _score(batches, ranked, how), how == own) for how in MISSING
     ] + [
-        Effect("missing", f"{how}, some silent", _score(batches, ranked, how, silent), note=note)
+        Effect("missing", f"{how}, {len(silent)} left out", _score(batches, ranked, how, silent), note=note)
         for how in MISSING
     ]  # fmt: skip
 
