@@ -104,7 +104,8 @@ def _missing(batches: Sequence[ScoredBatch], ranked: Ranked, own: str) -> list[E
     return [
         Effect("missing", how, _score(batches, ranked, how), how == own) for how in MISSING
     ] + [
-        Effect("missing", f"{how}, {len(silent)} left out", _score(batches, ranked, how, silent), note=note)
+        Effect("missing", f"{how}, {len(silent)} left out", _score(batches, ranked, how, silent),
+               note=note)  # fmt: skip
         for how in MISSING
     ]  # fmt: skip
 
