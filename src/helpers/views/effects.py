@@ -101,13 +101,11 @@ def _missing(batches: Sequence[ScoredBatch], ranked: Ranked, own: str) -> list[E
     order = sorted(sure.keys() - kept, key=lambda name: (sure[name], name))
     silent = set(order[: round(SILENT * len(sure))])
     note = f"as if the run had left out the {len(silent)} answers with the lowest probability"
-    return [
-        Effect("missing", how, _score(batches, ranked, how), how == own) for how in MISSING
-    ] + [
-        Effect("missing", f"{how}, {len(silent)} left out", _score(batches, ranked, how, silent),
-               note=note)  # fmt: skip
-        for how in MISSING
-    ]  # fmt: skip
+    found = [Effect("missing", how, _score(batches, ranked, how), how == own) for how in MISSING]
+    for how in MISSING:
+        score = _score(batches, ranked, how, silent)
+        found.append(Effect("missing", f"{how}, {len(silent)} left out", score, note=note))
+    return found
 
 
 def _inputs(run: Run, batches: Sequence[ScoredBatch], most_seconds: float) -> Iterator[Effect]:
