@@ -61,14 +61,14 @@ class Step(NamedTuple):
 NOTEBOOKS = (
     Step("00_start_here", "checks the machine", "–", "manifest.json", (0.1, 0.1)),
     Step("01_download_checkpoint", "fetches and verifies the weights", "model registry",
-         "weights in the cache", (0.3, 0.3)),
+         "weights in the cache", (0.2, 0.2)),
     Step("02_bioasq_to_squad", "finds every answer in the texts", "BioASQ files",
          "squad/*.json", (0.2, 0.4)),
     Step("03_fine_tune", "trains the model", "weights, squad/train.json", "model/", (3, 15)),
     Step("04_error_analysis", "predicts answers, explains the errors", "model/, squad/<batch>.json",
-         "answers/*.json, errors.csv", (0.7, 2)),
+         "answers/*.json, errors.csv", (0.5, 1)),
     Step("05_reproduce_metrics", "scores the answers, checks the claim",
-         "answers/*.json, golden files", "scores.json", (0.3, 0.3)),
+         "answers/*.json, golden files", "scores.json", (0.6, 2)),
 )  # fmt: skip
 
 
