@@ -210,7 +210,7 @@ def _optimism(names: Names) -> None:
 
 def _learning_curve(names: Names) -> None:
     curve = list(map(tuple, value(names, "curve")))
-    assert [count for count, _ in curve] == [96, 288], "`curve` needs the counts 96 and 288"
+    assert [count for count, _ in curve] == [64, 192], "`curve` needs the counts 64 and 192"
     both, alone = (value(names, "learning_curve")(counts) for counts in ([8, 24], [24]))
     assert tuple(both[1]) == tuple(alone[0]), "each count must start from the untrained checkpoint"
 
