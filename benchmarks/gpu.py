@@ -8,15 +8,17 @@ sync: list where a training step and a prediction make the CPU wait for the GPU.
 speed: measure the time and memory of training and prediction, padded and unpadded, and compare them
     with transformers.
 recipe: run step B of the model card's recipe and predict the five test batches, if time allows.
+seeds: train and score the profile bioasq-cpu in float32 and bf16 with as many seeds as the time
+    allows (up to 10), if --model and --bioasq-dir are given.
 nemo: compare training with NeMo's model and without NeMo, if NeMo is installed.
 compile: measure the speedup from torch.compile.
 
-The models have random weights. Without --bioasq-dir, the texts are random words, and their lengths
-are distributed as in BioASQ 7b. After each part, the script writes gpu.json and gpu.log to the
-output folder. At the end, it also writes gpu.png if matplotlib is installed. The exit status is 1
-if a check or a part failed. The script needs torch 2.11 or later, transformers, tokenizers,
-safetensors and Lightning. On a CPU, use small sizes, such as --layers 2 --hidden 64 --rows 24
---words 500 --tokens 512.
+The models have random weights, except in the part seeds. Without --bioasq-dir, the texts are random
+words, and their lengths are distributed as in BioASQ 7b. After each part, the script writes
+gpu.json and gpu.log to the output folder. At the end, it also writes gpu.png if matplotlib is
+installed. The exit status is 1 if a check or a part failed. The script needs torch 2.11 or later,
+transformers, tokenizers, safetensors and Lightning. On a CPU, use small sizes, such as --layers 2
+--hidden 64 --rows 24 --words 500 --tokens 512.
 """
 
 from __future__ import annotations
@@ -38,11 +40,12 @@ import transformers
 from gpu_check import check, sync
 from gpu_common import Run, free, is_cuda
 from gpu_recipe import nemo, recipe
+from gpu_seeds import seeds
 from gpu_speed import compiled, speed
 
 # The function of each part, and its share of the time.
 PARTS = {"check": (check, 4), "sync": (sync, 1), "speed": (speed, 9), "recipe": (recipe, 8),
-         "nemo": (nemo, 2), "compile": (compiled, 5)}  # fmt: skip
+         "seeds": (seeds, 8), "nemo": (nemo, 2), "compile": (compiled, 5)}  # fmt: skip
 
 
 def plot(found: dict, path: Path) -> bool:
@@ -82,7 +85,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--rows", type=int, default=4231, help="rows of synthetic training data (default: 4231)")
     add("--words", type=int, default=30_000, help="distinct words in these rows (default: 30000)")
     add("--tokens", type=int, default=16384, help="tokens of the large batch (default: 16384)")
-    add("--bioasq-dir", default="", help="folder with your BioASQ files, for the part recipe")
+    add("--bioasq-dir", default="", help="folder with your BioASQ files, for recipe and seeds")
+    add("--model", type=Path, help="folder of a small encoder, such as minilm, for seeds")
     add("--vocab", type=Path, help="vocab.txt for --bioasq-dir (default: trained on the texts)")
     options = parser.parse_args(argv)
     options.parts = options.parts.split(",")
