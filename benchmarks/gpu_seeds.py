@@ -31,7 +31,7 @@ def seeds(run: Run) -> dict:
     converted = convert_run(find_run_files(settings), settings)
     precisions, rows, longest = ("32", run.fast()), [], 0.0
     for seed in range(_SEEDS):
-        if rows and run.left() < 1.2 * longest:
+        if rows and run.left() < 1.05 * longest:
             break
         begun = time.monotonic()
         for precision in precisions:
