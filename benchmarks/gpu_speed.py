@@ -19,6 +19,7 @@ from helpers.model.compute import out_of_memory
 from helpers.model.decoding import compute_logits
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Windows, gather, prediction_batches, training_batches
+from helpers.model.memory import training_memory
 
 _MATRIX = {"cuda": 8192, "cpu": 256}  # rows and columns
 _ROUNDS, _ROUND_SECONDS = 3, 0.3
@@ -30,12 +31,17 @@ _TOKENS_ON_GPU = 32_768  # tokens per batch in prediction, as in ``compute_logit
 
 @dataclass
 class Method:
-    """One way to take a step. ``run`` is called with the rows of a batch."""
+    """One way to take a step.
+
+    run: called with the rows of a batch.
+    memory: maps the lengths of a batch to the GB that the kit's calculator predicts for a GPU.
+    """
 
     name: str
     run: Callable[[list[int]], object]
     precision: str
     model: torch.nn.Module
+    memory: Callable[[np.ndarray], float] | None = None
 
 
 def forward_flops(config: EncoderConfig, lengths: np.ndarray) -> float:
@@ -123,6 +129,7 @@ def _models(run: Run) -> tuple[SpanModel, torch.nn.Module]:
 
 def _training_methods(run, ours, theirs, optimizers, windows) -> list[Method]:
     fast = run.fast()
+    unpadded = run.compute(fast).attention()
 
     def own(path: str | None, precision: str, recompute: bool = False):
         compute = run.compute(precision)
@@ -136,7 +143,15 @@ def _training_methods(run, ours, theirs, optimizers, windows) -> list[Method]:
 
         return take
 
+    def memory(path: str, precision: str, recompute: bool = False):
+        def predict(lengths: np.ndarray) -> float:
+            options = {"path": path, "activation_checkpointing": recompute}
+            return training_memory(ours.config, lengths, precision=precision, **options).total / 1e9
+
+        return predict
+
     def peer(rows: list[int]) -> None:
+        torch.backends.cuda.enable_cudnn_sdp(True)  # PyTorch's default, which the kit turns off
         theirs.train()
         with run.compute(fast).autocast():
             batch = gather(windows, rows).to(run.device)
@@ -146,13 +161,16 @@ def _training_methods(run, ours, theirs, optimizers, windows) -> list[Method]:
         optimizers[id(theirs)].step()
 
     methods = [
-        Method(f"unpadded, {fast}", own(None, fast), fast, ours),
-        Method(f"padded, {fast}", own("padded", fast), fast, ours),
-        Method(f"unpadded, {fast}, checkpointing", own(None, fast, True), fast, ours),
+        Method(f"unpadded, {fast}", own(None, fast), fast, ours, memory(unpadded, fast)),
+        Method(f"padded, {fast}", own("padded", fast), fast, ours, memory("padded", fast)),
+        Method(f"unpadded, {fast}, checkpointing", own(None, fast, True), fast, ours,
+               memory(unpadded, fast, True)),
         Method(f"transformers, {fast}", peer, fast, theirs),
-    ]
+    ]  # fmt: skip
     full = [precision for precision in ("tf32", "32") if precision in run.precisions()]
-    return methods + [Method(f"padded, {p}", own("padded", p), p, ours) for p in full]
+    return methods + [
+        Method(f"padded, {p}", own("padded", p), p, ours, memory("padded", p)) for p in full
+    ]
 
 
 def _prediction_methods(run, ours, theirs, windows) -> list[Method]:
@@ -166,6 +184,7 @@ def _prediction_methods(run, ours, theirs, windows) -> list[Method]:
         return predict
 
     def peer(rows: list[int]) -> None:
+        torch.backends.cuda.enable_cudnn_sdp(True)
         theirs.eval()
         done = []
         with torch.inference_mode(), run.compute(fast).autocast():
@@ -193,6 +212,9 @@ def _measure(run: Run, methods, windows, batches, peaks, title: dict) -> list[di
         row = {**title, "method": method.name, "precision": method.precision, "seconds": []}
         try:
             count, row["memory_gb"] = _warm_up(run, method, windows, batches, title["mode"])
+            if is_cuda(run.device) and method.memory:
+                largest = max((windows.lengths[rows] for rows in batches), key=np.sum)
+                row["predicted_gb"] = method.memory(largest)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -250,6 +272,7 @@ def _finish(run: Run, row: dict, lengths: Sequence[np.ndarray], peaks: dict) -> 
             "tokens_per_second": tokens / middle,
             "share_of_peak": flops / middle / peaks[row["precision"]]}  # fmt: skip
     memory = "" if row["memory_gb"] is None else f", {row['memory_gb']:.1f} GB"
+    memory += f" (predicted: {row['predicted_gb']:.1f})" if "predicted_gb" in row else ""
     run.say(
         f"{row['mode']}, {row['context']}s, {row['batch']} windows, {tokens:,.0f} tokens, "
         f"{row['method']}: {row['median_ms']:.1f} ms, {row['tokens_per_second']:,.0f} tokens/s, "

@@ -165,6 +165,7 @@ def test_speed_and_memory_against_transformers(tmp_path, request, quick, on_gpu)
                        "transformers, bf16", "padded, 32"}  # fmt: skip
     assert ("padded, tf32" in methods) == on_gpu
     assert all((r["memory_gb"] is None) != on_gpu for r in rows)
+    assert on_gpu == any(r.get("predicted_gb", 0) > 0 for r in rows)
     assert all(r["tokens_per_second"] > 0 and r["share_of_peak"] > 0 for r in rows)
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 

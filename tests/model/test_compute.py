@@ -95,6 +95,12 @@ def test_tf32_is_a_mode_of_float32_products():
     assert torch.get_float32_matmul_precision() == "highest"
 
 
+def test_cudnn_which_plans_anew_for_each_size_of_a_batch_computes_no_attention():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    Compute("cuda:0", "bf16").prepare()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_a_loaded_reader_uses_what_was_decided(tmp_path, monkeypatch):
     """bf16 autocast, without the instructions slow but right, as far as 8 bits go."""
     folder = tiny_folder(tmp_path / "m", 1)

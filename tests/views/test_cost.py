@@ -45,13 +45,19 @@ def test_prices_are_work_by_speed():
     assert (first["machine"], first["time is"], first["training time"]) == (
         "this machine", "measured", f"{5 * 2000 / 50 / 60:.2g} min")  # fmt: skip
     found = next(row for row in others if (row["machine"], row["precision"]) == ("A100", "tf32"))
-    work = 3 * 5 * forward_flops(large, lengths)
-    assert found["training time"] == f"{work / (0.4 * 156e12):.2g} s"
+    assert found["training time"] == f"{5 * 13 * 0.05:.2g} s"  # 13 small steps per epoch
     memory = training_memory(large, [40] * 4, precision="tf32", path="padded")
     assert found["memory"] == f"{memory.total / 1e9:.1f} GB"
     assert {row["time is"] for row in others} == {"computed"} and len(others) == 9
     ratio = forward_flops(large, lengths) / forward_flops(reader.model.config, lengths)
     assert others[0]["training time"] == f"{200 * ratio / 3600:.2g} h"
+
+
+def test_a_long_batch_costs_what_its_operations_cost():
+    reader, large, lengths = tiny_reader(1, epochs=5), EncoderConfig(), np.array([380] * 50)
+    found = next(row for row in cost.prices(reader, lengths, [], large) if row["machine"] == "T4")
+    work = 3 * 5 * forward_flops(large, lengths)
+    assert found["precision"] == "32" and found["training time"] == f"{work / 3.24e12:.2g} s"
 
 
 def test_a_training_step_is_about_six_operations_per_weight_and_token():

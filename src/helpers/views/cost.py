@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ GPUS = {
 }
 _MOST_WORK = 1e12  # floating-point operations per measurement on a CPU, which take several seconds
 SHARE = 0.4  # share of the peak that we assume for a GPU; large models rarely reach more
+# The least time of a training step of the 345M model on a GPU, however few tokens it has: starting
+# its 1,700 kernels takes this long. Measured on an H200 (docs/results/gpu).
+_STEP_SECONDS = 0.05
 RECIPE = (
     "context", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
     "dropout", "precision", "max_length", "step", "max_query", "nbest", "max_answer",
@@ -136,13 +140,15 @@ def prices(
 
     ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model, we
     compute all times as the floating-point operations of all epochs (three times ``forward_flops``)
-    divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU.
+    divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU. On a GPU, each step
+    takes at least ``_STEP_SECONDS``.
     """
     settings, small = reader.settings, reader.model.config
     batch = np.sort(lengths)[-settings.batch_size :]
     work = 3 * forward_flops(large, lengths) * settings.epochs
     ratio = forward_flops(large, lengths) / forward_flops(small, lengths)
     tokens = int(lengths.sum()) * settings.epochs
+    least = _STEP_SECONDS * settings.epochs * math.ceil(len(lengths) / settings.batch_size)
     rows, others = [], []
     for row in measured:
         if row["batch"] == "without padding":
@@ -154,7 +160,7 @@ def prices(
             others.append(_price("345M", "this machine", precision, taken, memory, "computed"))
     for gpu, peaks in GPUS.items():
         for precision, peak in peaks.items():
-            taken = work / (SHARE * peak * 1e12)
+            taken = max(least, work / (SHARE * peak * 1e12))
             memory = _memory(large, batch, settings, precision, gpu)
             others.append(_price("345M", gpu, precision, taken, memory, "computed"))
     return rows + others
