@@ -1,0 +1,110 @@
+"""Where the runs of a sweep are computed: workers on this machine, or an existing Dask cluster.
+
+A sweep only needs the interface of ``concurrent.futures.Executor``. Dask adds two things: it starts
+a task again if its worker dies, and it can use the workers of a cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from helpers.config import InputError
+from helpers.io import free_memory
+from helpers.views.machine import MEMORY_BYTES
+
+_CONNECT_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker may use.
+
+    threads: number of CPU threads.
+    memory: bytes that the worker and its kernel may each allocate, 0 for no limit.
+    gpus: the GPUs of this machine; each worker uses one of them.
+    """
+
+    threads: int
+    memory: int = 0
+    gpus: tuple[str, ...] = ()
+
+    def apply(self) -> None:
+        """Limit this worker process and the kernels that it starts."""
+        if self.gpus:
+            from distributed import get_worker
+
+            # A worker that replaces a dead one has the same name, so it uses the same GPU.
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(get_worker().name) % len(self.gpus)]
+        if self.memory:
+            import resource
+
+            _, most = resource.getrlimit(resource.RLIMIT_DATA)
+            resource.setrlimit(resource.RLIMIT_DATA, (self.memory, most))
+
+
+@contextmanager
+def workers(runs: int, jobs: int = 0, scheduler: str = "") -> Iterator[tuple[Executor, Share, int]]:
+    """Yield an executor, the share of each worker, and the number of workers.
+
+    runs: the number of runs; there are never more workers.
+    jobs: the number of workers; 0 chooses it from the GPUs, or from the cores and free memory.
+    scheduler: the address of a Dask scheduler, such as ``tcp://host:8786``, instead of workers on
+        this machine. Its workers need this clone and its ``runs`` folder under the same path.
+
+    Raises ``InputError`` if the scheduler does not answer or has no workers.
+    """
+    if scheduler:
+        with _connect(scheduler) as (client, found):
+            yield client.get_executor(), Share(0), found
+        return
+    from distributed import Client, LocalCluster
+
+    gpus = visible_gpus()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    fitting = len(gpus) or max(1, min(cores, free_memory() // MEMORY_BYTES))
+    count = max(1, min(runs, jobs or fitting))
+    memory = 0 if gpus or not hasattr(os, "fork") else free_memory() // count
+    share = Share(max(1, cores // count), memory, gpus)
+    threads = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    with (
+        LocalCluster(
+            n_workers=count, threads_per_worker=1, memory_limit=0, env=threads, security=True,
+            dashboard_address=None, silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client.get_executor(), share, count
+
+
+@contextmanager
+def _connect(address: str):
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=_CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"scheduler: {address} does not answer ({error}); start it with dask scheduler"
+        ) from None
+    with client:
+        found = len(client.scheduler_info(n_workers=-1)["workers"])
+        if not found:
+            raise InputError(f"scheduler: {address} has no workers; start some with dask worker")
+        yield client, found
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the numbers of this machine's NVIDIA GPUs, without importing torch."""
+    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return tuple(filter(None, chosen.split(",")))
+    with suppress(OSError, subprocess.SubprocessError):
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        return tuple(listed.stdout.split())
+    return ()
