@@ -38,7 +38,6 @@ from pathlib import Path
 import psutil
 from load_checkpoint import write_megatron
 
-from helpers import batch
 from helpers.config import ROOT, InputError
 from helpers.data import mini
 from helpers.data.bioasq import read_json
@@ -46,6 +45,7 @@ from helpers.data.spans import find_spans
 from helpers.fetch.download import check_disk
 from helpers.io import sha256, write_json
 from helpers.run.reproduce import same_scores
+from helpers.sweeps import notebooks
 
 PROFILE = "biomegatron"
 RUNS = f"{PROFILE}-seeds"
@@ -304,7 +304,7 @@ def compare(first: Path, second: Path) -> dict:
 def notebook_minutes(run: Path) -> dict[str, float]:
     """Return the minutes of each notebook's last execution, and of training."""
     notes = read_json(run / "manifest.json")["notes"]
-    found = {name: entry["seconds"] / 60 for name, entry in notes[batch.DONE].items()}
+    found = {name: entry["seconds"] / 60 for name, entry in notes[notebooks.DONE].items()}
     found |= {"training alone": notes["model"]["seconds"] / 60}
     return {name: round(value, 2) for name, value in found.items()}
 
@@ -319,7 +319,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
     minutes["checkpoint and data"] = (time.monotonic() - started) / 60
     command = seeds_command(folder, options.epochs, options.seeds)
     print(shlex.join(command), flush=True)
-    runs = [folder / "runs" / f"{RUNS}-seed{seed}" for seed in options.seeds]
+    runs = [folder / "runs" / RUNS / f"seed-{seed}" for seed in options.seeds]
     found = {"weights": weights, "layers": options.layers, "hidden": options.hidden,
              "cores": len(psutil.Process().cpu_affinity()), "minutes": minutes,
              "changed_settings": settings(folder, options.epochs)}  # fmt: skip
@@ -344,7 +344,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
     found |= results(log)
     log = part("the same command, nothing left to do", command)
     kept = log.read_text(errors="replace").count(": kept from an earlier run")
-    if kept != len(runs) * len(batch.notebooks()) or results(log) != {
+    if kept != len(runs) * len(notebooks.notebooks()) or results(log) != {
         k: found[k] for k in MESSAGES
     }:
         raise SystemExit(f"{log}: expected all notebooks to be kept, and the same verdicts")

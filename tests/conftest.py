@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import batch
+from helpers.sweeps import notebooks
 
 # A shell starts a background job with Ctrl-C ignored, and some tests raise it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,4 +104,4 @@ def tiny():
 def mini_run(tmp_path_factory):
     """The run folder of a whole walkthrough: fetch, convert, train, predict, score, report."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    return batch.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})
+    return notebooks.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})

@@ -14,6 +14,7 @@ from helpers import batch, config
 from helpers.config import from_parameters
 from helpers.model.training import fine_tune
 from helpers.run.folder import STAGES, Run
+from helpers.sweeps import notebooks
 from helpers.views.cost import shipped_sweep
 
 
@@ -57,7 +58,7 @@ def test_a_profile_for_ones_own_files_needs_them(tmp_path, capsys):
 
 
 def test_in_a_notebook_bad_input_is_one_line_and_no_stack(tmp_path):
-    notebook = next(path for path in batch.notebooks() if path.stem.startswith("02"))
+    notebook = next(path for path in notebooks.notebooks() if path.stem.startswith("02"))
     given = {"profile": "bioasq-cpu", "bioasq_dir": str(tmp_path / "none"),
              "overrides": f"runs_dir={tmp_path}"}  # fmt: skip
     with pytest.raises(PapermillExecutionError):
@@ -95,7 +96,7 @@ def test_seeds_gives_verdicts_and_counts_a_seed_once(tmp_path, monkeypatch, caps
         return folder
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     batch.seeds([0, 1, 0], {"profile": "mini"})
     assert made == [0, 1]
     printed = capsys.readouterr().out
@@ -105,7 +106,7 @@ def test_seeds_gives_verdicts_and_counts_a_seed_once(tmp_path, monkeypatch, caps
 
 def test_notebooks_get_what_they_declare():
     settings = from_parameters("mini", run="x", epochs=2, merge="max")
-    given = batch._for_notebooks(settings, {"run": "x", "epochs": 2, "merge": "max"})
+    given = notebooks._for_notebooks(settings, {"run": "x", "epochs": 2, "merge": "max"})
     assert given == {"profile": "mini", "run": "x", "bioasq_dir": "", "seed": 0,
                      "overrides": "epochs=2 merge=max"}  # fmt: skip
 
@@ -136,20 +137,20 @@ def scored(tmp_path):
     path = folder.path("model/dev_scores.json")
     path.write_text('{"fine_tuned": {"sacc": 0.5}}')
     folder.record(path, "03_fine_tune")
-    notebook = next(path for path in batch.notebooks() if path.stem == "03_fine_tune")
+    notebook = next(path for path in notebooks.notebooks() if path.stem == "03_fine_tune")
     folder.path(f"notebooks/{notebook.name}").write_text("executed")
-    done = {"fingerprint": batch._fingerprint(notebook, settings), "seconds": 1}
-    folder.note(batch.DONE, {notebook.stem: done})
+    done = {"fingerprint": notebooks._fingerprint(notebook, settings), "seconds": 1}
+    folder.note(notebooks.DONE, {notebook.stem: done})
     return folder
 
 
 def test_dev_scores_are_those_of_the_model_of_these_settings(scored):
-    assert batch._dev_scores(scored) == "sacc 0.5"
+    assert notebooks._dev_scores(scored) == "sacc 0.5"
     for change in ({"context": "appended"}, {"epochs": 9}, {"merge": "max"}, {"run": "new"}):
         settings = replace(scored.settings, **change)
-        assert "not trained yet" in batch._dev_scores(Run(settings.run_dir, settings)), change
+        assert "not trained yet" in notebooks._dev_scores(Run(settings.run_dir, settings)), change
     scored.begin("model")
-    assert "not trained yet" in batch._dev_scores(scored)
+    assert "not trained yet" in notebooks._dev_scores(scored)
 
 
 def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monkeypatch, capsys):
@@ -164,7 +165,7 @@ def test_a_sweep_trains_once_per_value_and_reads_the_curves_back(tmp_path, monke
         return settings.run_dir
 
     asked: list[tuple] = []
-    monkeypatch.setattr(batch, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     args = ["sweep", "learning_rate", "1e-3", "5e-3", "1e-3", "--run", "s", "--set", "batch_size=4"]
     assert batch.main([*args, "--set", f"runs_dir={tmp_path}"]) == 0
     assert asked == [("s-learning_rate-0.001", 1e-3, "03"), ("s-learning_rate-0.005", 5e-3, "03")]
@@ -190,7 +191,7 @@ def test_the_shipped_curves_are_those_of_this_sweep(tmp_path):
 
 
 def test_the_terminal_shows_the_progress_bars_of_a_notebook_and_nothing_else(capsys):
-    stream = batch._ProgressOnly()
+    stream = notebooks._ProgressOnly()
     for text in ("a table\n", "\rtraining:  50%", "\rtraining: 100%\n", "done\n"):
         stream.write(text)
         stream.flush()
@@ -215,12 +216,12 @@ def test_a_sweep_that_cannot_work_is_one_line_before_anything_runs(args, message
 
 
 def test_a_finished_run_is_not_replaced_without_a_line(scored):
-    assert batch._replaced(scored) == ""
+    assert notebooks._replaced(scored) == ""
     other = Run(scored.folder, replace(scored.settings, merge="max", epochs=9, wandb_mode="online"))
-    line = batch._replaced(other)
+    line = notebooks._replaced(other)
     assert line.count("\n") == 1 and "epochs=3 (now 9); merge='sum' (now 'max'). Continuing" in line
     scored.begin("data")  # its scores do not count any more
-    assert batch._replaced(other) == ""
+    assert notebooks._replaced(other) == ""
 
 
 def test_the_line_comes_before_the_first_notebook(scored, capsys):
@@ -232,16 +233,16 @@ def test_the_line_comes_before_the_first_notebook(scored, capsys):
 
 
 def test_a_notebook_saved_with_outputs_is_not_run_again(tmp_path):
-    notebook, settings = batch.notebooks()[0], from_parameters()
-    before = batch._fingerprint(notebook, settings)
+    notebook, settings = notebooks.notebooks()[0], from_parameters()
+    before = notebooks._fingerprint(notebook, settings)
     saved = nbformat.read(notebook, 4)
     for cell in (cell for cell in saved.cells if cell.cell_type == "code"):
         cell.execution_count, cell.outputs = 7, [nbformat.v4.new_output("stream", text="x")]
     nbformat.write(saved, tmp_path / "saved.ipynb")
-    assert batch._fingerprint(tmp_path / "saved.ipynb", settings) == before
+    assert notebooks._fingerprint(tmp_path / "saved.ipynb", settings) == before
     saved.cells[-1].source += " "
     nbformat.write(saved, tmp_path / "saved.ipynb")
-    assert batch._fingerprint(tmp_path / "saved.ipynb", settings) != before
+    assert notebooks._fingerprint(tmp_path / "saved.ipynb", settings) != before
 
 
 def test_another_working_directory_keeps_a_run_in_one_folder(tmp_path, monkeypatch):

@@ -12,8 +12,10 @@ examples:
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +28,7 @@ from helpers.scoring.claims import TEST_7B, judge, summarize
 from helpers.scoring.uncertainty import sources
 from helpers.sweeps import engine, notebooks, page, plan
 from helpers.sweeps.sweep import Outcome, run_sweep
+from helpers.views.machine import memory_needed
 
 
 def seeds(
@@ -53,7 +56,9 @@ def sweep(
     jobs, scheduler: see ``engine.workers``. retry: also repeat the runs that failed before.
     Raises ``InputError`` if a run failed; the message says which.
     """
-    with engine.workers(len(planned.runs), jobs, scheduler) as (executor, share, count):
+    memory = max(memory_needed(run.settings) for run in planned.runs)
+    workers = engine.workers(len(planned.runs), memory, jobs, scheduler)
+    with workers as (executor, share, count):
         outcomes = run_sweep(planned, executor, share, count, retry=retry)
     path = page.write(planned, outcomes)
     path = page.write(planned, outcomes)
@@ -172,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped, and 0 otherwise."""
+    # A scheduler's SIGTERM stops the workers and kernels like Ctrl-C, so that none is left behind.
+    with suppress(ValueError):  # raised outside the main thread, which gets no signals
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _call(_parser().parse_args(argv))
     except InputError as error:

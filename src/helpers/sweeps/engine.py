@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from helpers.config import InputError
 from helpers.io import free_memory
-from helpers.views.machine import MEMORY_BYTES
 
 _CONNECT_SECONDS = 20
 
@@ -49,10 +48,13 @@ class Share:
 
 
 @contextmanager
-def workers(runs: int, jobs: int = 0, scheduler: str = "") -> Iterator[tuple[Executor, Share, int]]:
+def workers(
+    runs: int, memory: int, jobs: int = 0, scheduler: str = ""
+) -> Iterator[tuple[Executor, Share, int]]:
     """Yield an executor, the share of each worker, and the number of workers.
 
     runs: the number of runs; there are never more workers.
+    memory: the bytes of free memory that each run needs.
     jobs: the number of workers; 0 chooses it from the GPUs, or from the cores and free memory.
     scheduler: the address of a Dask scheduler, such as ``tcp://host:8786``, instead of workers on
         this machine. Its workers need this clone and its ``runs`` folder under the same path.
@@ -67,10 +69,10 @@ def workers(runs: int, jobs: int = 0, scheduler: str = "") -> Iterator[tuple[Exe
 
     gpus = visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    fitting = len(gpus) or max(1, min(cores, free_memory() // MEMORY_BYTES))
-    count = max(1, min(runs, jobs or fitting))
-    memory = 0 if gpus or not hasattr(os, "fork") else free_memory() // count
-    share = Share(max(1, cores // count), memory, gpus)
+    free = free_memory()
+    count = max(1, min(runs, jobs or len(gpus) or min(cores, free // memory)))
+    # CUDA reserves far more memory than it uses, so a limit would stop it.
+    share = Share(max(1, cores // count), 0 if gpus or os.name != "posix" else free // count, gpus)
     threads = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with (
         LocalCluster(

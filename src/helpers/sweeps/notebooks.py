@@ -22,7 +22,7 @@ from helpers.config import ROOT, InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.io import write_text
 from helpers.run import reproduce, scores
-from helpers.run.folder import HARDWARE, NEUTRAL, STAGES, Run, as_recorded
+from helpers.run.folder import HARDWARE, MANIFEST, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
 from helpers.run.stages import check_squad_step, find_run_files
 from helpers.views import machine
@@ -95,7 +95,7 @@ def is_finished(settings: Settings, until: str = "") -> bool:
 def seconds(settings: Settings) -> dict[str, float]:
     """Map the finished notebooks of a run to the seconds that they took."""
     folder = Run(settings.run_dir, settings)
-    if not folder.folder.is_dir():
+    if not (folder.folder / MANIFEST).is_file():
         return {}
     done = folder.manifest()["notes"].get(DONE, {})
     return {name: entry["seconds"] for name, entry in done.items()}

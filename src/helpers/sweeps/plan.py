@@ -20,7 +20,7 @@ from helpers.run.folder import MANIFEST, Run, settings_of
 from helpers.sweeps import notebooks
 
 _KEYS = {"name": str, "profile": str, "until": str, "settings": dict, "grid": dict, "runs": list}
-_PARTS = {"02": "the conversion", "03": "the SQuAD step"}
+PARTS = {"02": "the conversion", "03": "the SQuAD step"}
 _OWN = ("run", "runs_dir")  # the sweep chooses these settings
 _FAILURE = "failure.txt"  # in the folder of a run that failed: the reason
 CONVERSION, SQUAD_STEP = "02", "03"  # the notebooks after which other runs can copy the results
@@ -81,19 +81,22 @@ class Planned:
     def forget_failure(self) -> None:
         (self.folder / _FAILURE).unlink(missing_ok=True)
 
-    def take_over(self, donor: Planned, until: str) -> None:
-        """Copy the conversion or the SQuAD step of another run, if it finished them.
+    def take_over(self, donor: Planned, until: str) -> bool:
+        """Copy the conversion or the SQuAD step of another run, and return whether this was done.
 
-        Does nothing if this run has already begun. Notebook 03 checks the copied SQuAD step and
-        trains again if it does not fit.
+        It is not done if this run has begun, or if the other one has not finished that notebook.
+        Notebook 03 checks the copied SQuAD step, and trains again if it does not fit.
         """
         target, source = Run(self.folder, self.settings), Run(donor.folder, donor.settings)
         ready = until == CONVERSION and notebooks.is_finished(donor.settings, until)
         if ready and self.state("") == "new":
             notebooks.take_over(source, target, until)
+            return True
         trained, copy = (run.folder / "training_squad" for run in (source, target))
         if until == SQUAD_STEP and trained.is_dir() and not copy.exists():
             shutil.copytree(trained, copy)
+            return True
+        return False
 
 
 def read_sweep(path: str | Path, runs_dir: str = "") -> Sweep:
@@ -203,7 +206,7 @@ def describe(sweep: Sweep) -> str:
     width = max(len(run.label) for run in sweep.runs)
     for run in sweep.runs:
         state = run.state(sweep.until)
-        taken = [f"{_PARTS[until]} of {label}" for label, until in others[run.label]]
+        taken = [f"{PARTS[until]} of {label}" for label, until in others[run.label]]
         also = f"; takes over {' and '.join(taken)}" if taken and state == "new" else ""
         lines.append(f"  {run.label:<{width}}  {state}{also}")
     left = sum(run.state(sweep.until) != "finished" for run in sweep.runs)

@@ -87,16 +87,17 @@ def _start_ready(progress: _Progress) -> None:
             continue
         del progress.waiting[label]
         for donor, until in donors:
-            run.take_over(runs[donor], until)
+            if run.take_over(runs[donor], until):
+                _line(progress, f"{label}: takes over {plan.PARTS[until]} of {donor}")
+        progress.seen[label] = len(notebooks.seconds(run.settings))
         gives = any((label, CONVERSION) in of for of in plan.donors(progress.sweep).values())
         _submit(progress, run, CONVERSION if gives else progress.sweep.until)
 
 
 def _may_still_give(progress: _Progress, donor: Planned, until: str) -> bool:
     """Return whether the donor has yet to reach the notebook ``until``."""
-    if donor.label in progress.outcomes:
-        return False
-    return not notebooks.is_finished(donor.settings, until)
+    reached = notebooks.seconds(donor.settings)  # without reading large files, as this is repeated
+    return donor.label not in progress.outcomes and not any(n[:2] == until for n in reached)
 
 
 def _submit(progress: _Progress, run: Planned, until: str) -> None:
@@ -149,7 +150,7 @@ def _say_count(progress: _Progress, what: str) -> None:
     about = ""
     if left and times:
         minutes = sum(times) / len(times) * left / progress.count / 60
-        about = f", about {minutes:.0f} minutes left"
+        about = f", about {max(1, round(minutes))} min left"
     done = f"{len(states)} of {len(progress.sweep.runs)} done, {states.count('failed')} failed"
     _line(progress, f"{what}; {done}{about}")
 
@@ -158,7 +159,7 @@ def _report_notebooks(progress: _Progress) -> None:
     """Report each notebook that a run has finished since the last look."""
     for run, _ in progress.running.values():
         times = notebooks.seconds(run.settings)
-        first = progress.seen.setdefault(run.label, 0)
+        first = progress.seen[run.label]
         for name in sorted(times)[first:]:
             _line(progress, f"{run.label}: {name} ({times[name]:.0f} s)")
         progress.seen[run.label] = max(first, len(times))
