@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 import tagged
 from workshop import course, exercises, hidden_checks
@@ -212,6 +213,30 @@ def test_every_link_in_the_committed_notebooks_leads_to_a_file():
 def test_every_lesson_and_exercise_has_hidden_checks():
     parts = [part for path in exercises.sources() for part in exercises.read(path)]
     assert {part.name for part in parts if part.role == "check"} <= set(hidden_checks.CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"threshold": 90}, "threshold must be a number from 0 to 1, but is 90"),
+        ({"dev_coverage": None}, "dev_coverage must be a number, but is None"),
+        ({"coverage": -0.5}, "coverage must be a number from 0 to 1, but is -0.5"),
+        ({"threshold": 0.95, "coverage": 0.0, "risk": 0.0}, "no test question .* = 0.95"),
+        ({"threshold": 0.95, "coverage": 0.0, "risk": 0.0, "dev_coverage": 0.0}, ""),
+        ({"risk": 0.0}, "risk: the fraction"),
+    ],
+)
+def test_the_visible_check_of_exercise_04_1_names_the_wrong_number(changes, message):
+    (path,) = (path for path in exercises.sources() if path.name.startswith("04"))
+    after = pd.DataFrame({"confidence": [0.9, 0.6, 0.2, 0.1], "right": [True, False, True, False]})
+    given = {"threshold": 0.5, "dev_coverage": 0.8, "coverage": 0.5, "risk": 0.5} | changes
+    found = ""
+    try:
+        exec(texts(nbformat.read(path, 4))["ex1-check"], {"pd": pd, "after": after, **given})
+    except AssertionError as error:
+        found = str(error)
+    assert re.match(message or "$", found)
 
 
 @pytest.mark.notebooks

@@ -226,6 +226,24 @@ def test_any_answer_can_be_a_label(text, tmp_path):
         assert "".join(label.split())[:75] == "".join(text.split())[:75]
 
 
+def test_a_system_in_several_profiles_has_one_row_and_the_line_touches_no_label(tmp_path):
+    row = COMPARED | {"system": "untrained", "name": "M"}
+    own = row | {"own": True}
+    other = row | {"profile": "bioasq-cpu"}
+    worse = row | {"measures": dict.fromkeys(row["measures"], MEASURE | {"mean": 0.45})}
+    figure = figures.forest([own, other, worse], [COMPARED])
+    axes = figure.axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels[:2] == ["this run, M, untrained: snippet", "M, untrained: snippet"]
+    assert len(labels) == 3
+    figure.savefig(tmp_path / "f.png", dpi=100)
+    for panel in figure.axes:
+        (line,) = (line for line in panel.lines if list(line.get_xdata()) == [0, 1])
+        height = panel.transData.transform((0, line.get_ydata()[0]))[1]
+        boxes = [text.get_window_extent() for text in panel.texts]
+        assert len(boxes) == 3 and not any(box.y0 - 3 < height < box.y1 + 3 for box in boxes)
+
+
 def test_an_empty_nbest_can_be_drawn(tmp_path):
     figures.softmax_bars([]).savefig(tmp_path / "f.png", dpi=50)
     figures.merge_bars(pd.DataFrame({"snippet 1": []}, dtype=float)).savefig(tmp_path / "g.png")

@@ -43,20 +43,24 @@ def test_window_map_draws_the_windows_around_the_answer(tmp_path):
     seen = [n for n in range(len(windows)) if windows.start[n]]
     numbers = [int(label.get_text().split()[1]) - 1 for label in axes.get_yticklabels()]
     assert set(seen) <= set(numbers)
-    assert sorted(axes.lines[0].get_ydata() + numbers[0]) == seen
+    assert [line.get_ydata()[0] + numbers[0] for line in axes.lines] == seen
     figure.savefig(tmp_path / "f.png", dpi=50)
 
 
 def test_a_map_of_many_tokens_numbers_them_and_stays_as_wide_as_a_page():
-    words = [*FILLER * 20, "gene", "gak", *FILLER * 10]
-    context = " ".join(words)
-    start = context.index("gak")
-    example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
+    words = [*FILLER * 20, "gak", "gene", "gak", *FILLER * 10]
+    context, answer = " ".join(words), "gak gene gak"
+    start = context.index(answer)
+    span = Span(start, start + len(answer), answer)
+    example = Example("q_001", "q", "which gene ?", context, (span,))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=5, training=True)
     figure = figures.window_map(windows, VOCAB, most=len(windows))
     (axes,) = figure.axes
     assert shades(axes).shape == (len(windows), len(words))
-    assert set(axes.lines[0].get_xdata()) == {words.index("gak")}
+    ends = [words.index("gak"), words.index("gak") + 2]  # one line per window, not a dot per token
+    assert [line.get_xdata().tolist() for line in axes.lines] == [ends] * sum(windows.start > 0)
+    row_height = 72 * 5 / len(windows)  # points
+    assert all(line.get_linewidth() < row_height for line in axes.lines)
     assert figure.get_figwidth() == 10 and "numbered from 0" in axes.get_xlabel()
     assert len(axes.get_yticklabels()) <= 20 < len(windows)
 

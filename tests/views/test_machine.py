@@ -113,6 +113,7 @@ def test_a_full_disk(rows, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(9, 9, 1000))
     found = rows()
     assert not found["disk for the run"].ok and not found["disk for the cache"].ok
+    assert found["disk for the run"].found == "less than 0.1 GB free"
 
 
 def test_a_large_model_needs_more_disk_and_memory(rows):
@@ -156,7 +157,7 @@ def test_the_cache_is_searched_for_the_model(rows, own_cache, monkeypatch):
             stream.truncate(file.bytes)
     found = rows()
     assert found["model"].ok and not found["model"].remedy
-    assert found["disk for the cache"].needed == "0.0 GB"
+    assert found["disk for the cache"].needed == "nothing more"
 
 
 def test_a_path_as_model(rows, tmp_path):

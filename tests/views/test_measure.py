@@ -1,10 +1,13 @@
 """What notebook 02 measures: the question that all notebooks follow, and defects of golds."""
 
+from itertools import chain
+
 import pytest
 
 from helpers.data.bioasq import Question, Snippet
 from helpers.data.layout import TestBatch
 from helpers.data.squad import Example
+from helpers.model.decoding import Candidate
 from helpers.views import measure
 
 
@@ -20,6 +23,28 @@ def test_the_followed_question_has_its_answer_in_several_snippets():
     name, question, examples = measure.followed_question([short, long])
     assert (name, question.id, len(examples)) == ("b", "b" * 24, 3)
     assert measure.followed_question([short])[0] == "a"
+
+
+def test_the_merged_question_has_an_answer_with_shares_from_several_snippets():
+    def lists(name, *snippets):
+        own = [Example(f"{name}_{n}", name, f"{name}?", "") for n in range(len(snippets))]
+        return own, [[Candidate(t, 0, 1, 0.0, 0.0, p) for t, p in s.items()] for s in snippets]
+
+    alone = lists("alone", {"x": 1.0}, {"y": 0.9})
+    agreed = lists("agreed", {"x": 0.9, "y": 0.1}, {"X": 0.9, "y": 0.1})
+    outvoted = lists("outvoted", {"x": 0.6, "y": 0.4}, {"X": 0.6}, {"z": 0.9})
+    many = lists("many", *[{"x": 0.6}] * 5, {"z": 0.9})  # more snippets than the figure can show
+
+    def chosen(*questions):
+        return measure.merged_question(*(list(chain(*c)) for c in zip(*questions, strict=True)))
+
+    question, votes = chosen(alone, many, outvoted, agreed)
+    assert question == "outvoted?"
+    assert votes.index.tolist() == ["x", "z", "y"]
+    assert votes.loc["x"].tolist() == [0.6, 0.6, 0.0]
+    assert chosen(alone, agreed, many)[0] == "agreed?"
+    assert chosen(alone, lists("empty", {}))[0] == "alone?"
+    assert chosen(lists("empty", {}))[1].empty
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,11 @@ GOLD_PLACES: dict[str, str] = {
     IN_SNIPPET: "a window contains a gold answer as whole words",
     OUTSIDE: "a snippet contains a gold answer as whole words, but no window contains all of it",
     IN_WORD: "a snippet contains a gold answer only inside a longer word",
-    REWORDED: "a snippet contains a gold answer in a different spelling, or a part of it: a text "
-    f'in brackets, an alternative before or after "or", or the core of a sentence of {_SENTENCE} '
-    "or more words (its last or longest run of words without participles, function words and words "
-    "of the question)",
+    REWORDED: "a snippet contains a gold answer in a different spelling, or only a part of it. "
+    'Each text inside or outside brackets and each alternative before or after "or" is a part. '
+    f"If a part has {_SENTENCE} or more words, its last or its longest group of neighboring key "
+    "words is enough. Key words are all words except function words, words of the question and "
+    "words that end in -ed or -ing",
     MISSING: "none of the above",
 }
 

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
 from helpers.model.row_order import NEEDED
@@ -307,7 +308,8 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
 
     ``windows`` is the ``features.Windows`` of a single example with one gold span, made with
     ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
-    windows, only those around the answer are drawn. The tokens of a long context are numbered.
+    windows, only those around the answer are drawn. The tokens of a long context are numbered, and
+    a line marks the answer, because the dots of neighboring tokens would overlap.
     """
     first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
     bounds = windows.bounds[first : first + most + 1]
@@ -327,12 +329,20 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
     whole = windows.start[first + row] > 0
     place = tokens - bounds[row]
     whole &= (windows.start[first + row] <= place) & (place <= windows.end[first + row])
-    axes.plot(column[whole], row[whole], "o", color=ACCENT, markeredgecolor="white", markersize=6)
     if labeled:
+        mark = {"marker": "o", "linestyle": "", "markersize": 6, "markeredgecolor": "white"}
+        axes.plot(column[whole], row[whole], color=ACCENT, **mark)
         axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
         labels = dict(zip(column.tolist(), windows.ids[tokens].tolist(), strict=True))
         names = [vocab[labels[at]] for at in range(columns)]
         axes.set_xticks(range(columns), names, rotation=90, fontsize=9)
+    else:
+        thick = min(5, 0.6 * 72 * min(0.3, 5 / rows))  # points: thinner than a row
+        mark = {"linewidth": thick, "solid_capstyle": "round"}
+        edge = [withStroke(linewidth=1.5 * thick, foreground="white")]
+        for at in np.unique(row[whole]):
+            ends = column[whole & (row == at)][[0, -1]]
+            axes.plot(ends, [at, at], color=ACCENT, path_effects=edge, **mark)
     shown = range(0, rows, 1 + rows // 20)
     axes.set_yticks(shown, [f"window {first + at + 1}" for at in shown])
     axes.set(xlabel="tokens of the context" + ("" if labeled else " (numbered from 0)"))
@@ -340,7 +350,7 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
     keys = [
         plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="in the window"),
         plt.Rectangle((0, 0), 1, 1, color=DARK, label="best window for this token"),
-        plt.Line2D([], [], marker="o", color=ACCENT, linestyle="", label="complete answer"),
+        plt.Line2D([], [], color=ACCENT, label="complete answer", **mark),
     ]
     figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False)
     return figure
@@ -620,26 +630,32 @@ def switches(found: Sequence):
     return figure
 
 
+_GAP = 0.6  # rows of space for the line between our rows and the published ones
+
+
 def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
     """Draw the rows of ``compare``: filled markers for our runs, hollow ones for published rows.
 
     There is one panel per measure. Our rows show the interval over questions and one tick per seed.
     A published row has an interval only if exactly one count of correct answers rounds to the
-    printed score.
+    printed score. A baseline that several profiles share has one row.
     """
+    systems = list(map(_system, ours))
+    ours = [row for n, row in enumerate(ours) if _system(row) not in systems[:n]]
     rows = [*ours, *theirs]
-    figure, panels = new_figure(12.5, 1.2 + 0.34 * len(rows), *[""] * len(MEASURES))
+    places = np.arange(len(rows)) + _GAP * (np.arange(len(rows)) >= len(ours))
+    figure, panels = new_figure(12.5, 1.3 + 0.36 * len(rows), *[""] * len(MEASURES))
     for measure, axes in zip(MEASURES, panels, strict=True):
-        for place, row in enumerate(rows):
-            _forest_row(axes, place, row["measures"][measure], mine=place < len(ours))
-        if theirs:  # a thin line between our rows and the published ones
-            axes.axhline(len(ours) - 0.5, color="black", linewidth=0.6)
-        labels = [_label(row) for row in rows] if axes is panels[0] else [""] * len(rows)
-        axes.set_yticks(range(len(rows)), labels, fontsize=9)
-        axes.set(xlabel=f"{measure} (%)", ylim=(len(rows) - 0.4, -0.6))
-        axes.margins(x=0.12)
         axes.grid(axis="x", color=LIGHT, linewidth=0.8)
         axes.set_axisbelow(True)
+        for number, (place, row) in enumerate(zip(places, rows, strict=True)):
+            _forest_row(axes, place, row["measures"][measure], mine=number < len(ours))
+        if theirs:  # a thin line between our rows and the published ones
+            axes.axhline(len(ours) - 0.45, color="black", linewidth=0.6)
+        labels = [_label(row) for row in rows] if axes is panels[0] else [""] * len(rows)
+        axes.set_yticks(places, labels, fontsize=10)
+        axes.set(xlabel=f"{measure} (%)", ylim=(places.max(initial=0) + 0.6, -0.8))
+        axes.margins(x=0.12)
     hollow = " and published rows (hollow)" if theirs else ""
     figure.suptitle(f"Runs of this kit (filled){hollow}", fontsize=11)
     return figure
@@ -651,11 +667,16 @@ def _forest_row(axes, place: int, value: Mapping, mine: bool) -> None:
         look = {"color": DARK, "linewidth": 2} if mine else {"color": MIDDLE, "linestyle": ":"}
         axes.plot([100 * value["low"], 100 * value["high"]], [place, place], **look)
     for score in value.get("by_seed", ()):
-        axes.plot(100 * score, place, "|", color=ACCENT, markersize=10, markeredgewidth=1.3)
+        axes.plot(100 * score, place, "|", color=ACCENT, markersize=9, markeredgewidth=1.3)
     face = DARK if mine else "white"
     axes.plot(mean, place, "o", markersize=5, color=DARK, markerfacecolor=face)
-    axes.annotate(f"{mean:.1f}", (mean, place), (0, 6), textcoords="offset points", ha="center",
-                  fontsize=8)  # fmt: skip
+    axes.annotate(f"{mean:.1f}", (mean, place), (0, 7), textcoords="offset points", ha="center",
+                  fontsize=9, bbox={"color": "white", "pad": 0.3})  # fmt: skip
+
+
+def _system(row: Mapping) -> tuple:
+    """Return what the rows of one system in several profiles have in common."""
+    return row["name"], row["system"], row["context"], row["training"], str(row["measures"])
 
 
 def _label(row: Mapping) -> str:
@@ -665,5 +686,6 @@ def _label(row: Mapping) -> str:
         kinds = {"untrained": ", untrained", "squad-only": ", SQuAD step only", "lexical": "",
                  OUTSIDE: ""}  # fmt: skip
         extra = kinds.get(row["system"], f" ({row['profile']})")
+    own = "this run, " if row.get("own") else ""
     context = "?" if row["context"] in (UNPUBLISHED, UNSTATED) else row["context"]
-    return f"{cut(row['name'], 60)}{extra}: {context}"
+    return f"{own}{cut(row['name'], 60)}{extra}: {context}"

@@ -246,7 +246,8 @@ def _disk(settings: Settings) -> Iterator[Row]:
     ):
         free = shutil.disk_usage(_existing(folder)).free
         remedy = f"free up space on the disk that contains {folder.absolute()}"
-        yield _required(what, f"{_gb(free)} free", _gb(needed), free >= needed, remedy)
+        more = _gb(needed) if needed else "nothing more"
+        yield _required(what, f"{_gb(free)} free", more, free >= needed, remedy)
 
 
 def _data(settings: Settings) -> Iterator[Row]:
@@ -295,4 +296,4 @@ def _existing(folder: Path) -> Path:
 
 
 def _gb(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else "less than 0.1 GB"

@@ -1,4 +1,4 @@
-"""The measurements in notebooks 01 and 02.
+"""The measurements in notebooks 01 and 02, and the test questions that the notebooks show.
 
 Notebook 01 examines models: their parts, memory, row order, and the position of LayerNorm.
 Notebook 02 examines a folder of BioASQ files: its contents and the effect of each context setting.
@@ -39,10 +39,10 @@ from helpers.data.spans import (
     plain,
     search_terms,
 )
-from helpers.data.squad import Drop, Example, question_texts, read_squad
+from helpers.data.squad import Drop, Example, by_question, question_texts, read_squad
 from helpers.fetch.registry import MEGATRON_GELU
 from helpers.model import row_order
-from helpers.model.decoding import Reader, compute_logits
+from helpers.model.decoding import Candidate, Reader, compute_logits, rank_answers
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Batch, Windows
 from helpers.run.stages import ConvertedRun, questions_of_tests
@@ -360,6 +360,40 @@ def followed_question(batches: Sequence[TestBatch]) -> tuple[str, Question, list
             length = sum(len(example.context) for example in own)
             choices.append((not clear, not own, length, question.id, (batch.name, question, own)))
     return min(choices)[-1]
+
+
+def votes(pairs: Sequence[tuple[Example, Sequence[Candidate]]]) -> pd.DataFrame:
+    """Return the shares of a question's answers, ``[answers, snippets]``, the highest sum first.
+
+    ``pairs`` has the example and the n-best list of each snippet. Answers are in lower case.
+    """
+    shares = {}
+    for number, (example, nbest) in enumerate(pairs, 1):
+        best = rank_answers([example], [nbest], keep=len(nbest))[example.question_id]
+        shares[f"snippet {number}"] = {text.lower(): share for text, share in best}
+    table = pd.DataFrame(shares).fillna(0.0)
+    return table.loc[table.sum(axis=1).sort_values(ascending=False, kind="stable").index]
+
+
+_FEW = 4  # as many snippets as ``figures.merge_bars`` can distinguish
+
+
+def merged_question(
+    examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
+) -> tuple[str, pd.DataFrame]:
+    """Return the text and the ``votes`` of the question that shows best what merging does.
+
+    It has few snippets and, if possible, a different first answer with ``sum`` than with ``max``.
+    Of such questions, it is the one whose first answer gains most from its other snippets.
+    """
+    choices = []
+    for pairs in by_question(examples, candidates).values():
+        table = votes(pairs)
+        total, most = table.sum(axis=1), table.max(axis=1)
+        first = 0.0 if table.empty else total.iloc[0] - most.iloc[0]
+        differs = not table.empty and most.idxmax() != total.index[0]
+        choices.append(((len(pairs) <= _FEW, differs, first), pairs[0][0].question, table))
+    return max(choices, key=lambda choice: choice[0])[1:]
 
 
 def raw_record(path: Path, question_id: str) -> dict:
