@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.config import PROFILES, InputError, parse_override
+from helpers.config import PROFILES, InputError, Settings, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
 from helpers.run import compare, reproduce, scores
@@ -69,6 +69,28 @@ def sweep(
             "see failure.txt in their folders, and repeat them with --retry"
         )
     return outcomes
+
+
+def compare_values(setting: str, values: Sequence, settings: Settings) -> pd.DataFrame:
+    """Train once per value of a setting, as a sweep until notebook 03; return the dev curves.
+
+    No test question is used, so you can choose a value without them. The curves are read from the
+    runs' wandb logs, with one row per evaluation.
+    """
+    if settings.wandb_mode == "disabled" or not (settings.evaluate_every and settings.dev_fraction):
+        raise InputError(
+            "sweep: needs dev curves, so wandb_mode must not be disabled, and evaluate_every and "
+            "dev_fraction must not be 0"
+        )
+    given = vars(settings).items()
+    fixed = {k: v for k, v in given if k not in ("profile", "run", "runs_dir", setting)}
+    fields = {
+        "name": f"{settings.run}-{setting}", "profile": settings.profile, "until": "03",
+        "settings": fixed, "grid": {setting: list(values)},
+    }  # fmt: skip
+    planned = plan.make_sweep(fields, settings.runs_dir)
+    sweep(planned)
+    return page.dev_curves(planned, setting)
 
 
 def spread(results: Sequence[Mapping]) -> str:

@@ -1,26 +1,15 @@
 """Runs of a sweep: order, what is taken over, failures, and what the terminal says."""
 
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 
 import pytest
+from here import Here
 
 from helpers.config import InputError, from_parameters
 from helpers.run.folder import STAGES, Run
 from helpers.sweeps import engine, notebooks, plan, sweep
 
 SHARE = engine.Share(threads=1)
-
-
-class Here(Executor):
-    """An engine that computes at once, in this process."""
-
-    def submit(self, function, /, *args, **kwargs):
-        future = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 @pytest.fixture
