@@ -5,6 +5,7 @@ examples:
   python -m helpers.batch run --profile bioasq-cpu --bioasq-dir DIR --set epochs=4 --until 03
   python -m helpers.batch seeds --seeds 0 1 2 --profile mini
   python -m helpers.batch sweep SWEEP.yaml --dry-run
+  python -m helpers.batch predict MODEL questions/ answers/ --jobs 2
   python -m helpers.batch table runs/mini-seeds/seed-0 runs/mini-seeds/seed-1
   python -m helpers.batch same runs/mini runs/mini-again
 """
@@ -20,13 +21,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.config import PROFILES, InputError, Settings, parse_override
+from helpers.config import PROFILES, InputError, Settings, from_parameters, parse_override
 from helpers.data.bioasq import read_json
 from helpers.io import write_json, write_text
 from helpers.run import compare, reproduce, scores
 from helpers.scoring.claims import TEST_7B, judge, summarize
 from helpers.scoring.uncertainty import sources
-from helpers.sweeps import engine, notebooks, page, plan
+from helpers.sweeps import engine, notebooks, page, plan, shards
 from helpers.sweeps.sweep import Outcome, run_sweep
 from helpers.views.machine import memory_needed
 
@@ -182,6 +183,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="only print the plan")
     sub.add_argument("--retry", action="store_true", help="also repeat the runs that failed")
 
+    sub = commands.add_parser(
+        "predict", parents=[where], help="answer a folder of question files, larger than memory"
+    )
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="path or name of a fine-tuned model")
+    sub.add_argument(
+        "source", type=Path, metavar="FOLDER", help="folder of .jsonl or .parquet files"
+    )
+    sub.add_argument("output", type=Path, metavar="OUTPUT", help="folder for the ranked answers")
+    sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                     help="change one setting, such as merge=max (repeatable)")  # fmt: skip
+
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
     sub.add_argument(
@@ -230,6 +242,15 @@ def _call(args: argparse.Namespace) -> int:
         print(plan.describe(planned))
         if not args.dry_run:
             sweep(planned, jobs=args.jobs, scheduler=args.scheduler, retry=args.retry)
+        return 0
+    if args.command == "predict":
+        settings = from_parameters("mini", **dict(map(parse_override, args.set)))
+        count = len(shards.find_shards(args.source))
+        with engine.workers(count, memory_needed(settings), args.jobs, args.scheduler) as found:
+            totals = shards.predict_shards(
+                args.checkpoint, args.source, args.output, settings, *found[:2]
+            )
+        print("{questions} questions, {pairs} pairs, {files} files".format(**totals), args.output)
         return 0
     given = {"profile": args.profile, "run": args.run, "bioasq_dir": args.bioasq_dir}
     given |= dict(parse_override(text) for text in args.set)
