@@ -21,7 +21,6 @@ from helpers.sweeps import notebooks
 
 _KEYS = {"name": str, "profile": str, "until": str, "settings": dict, "grid": dict, "runs": list}
 PARTS = {"02": "the conversion", "03": "the SQuAD step"}
-_OWN = ("run", "runs_dir")  # the sweep chooses these settings
 _FAILURE = "failure.txt"  # in the folder of a run that failed: the reason
 CONVERSION, SQUAD_STEP = "02", "03"  # the notebooks after which other runs can copy the results
 
@@ -133,12 +132,11 @@ def make_sweep(data: Mapping[str, Any], runs_dir: str = "") -> Sweep:
     crossed = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     chosen = (crossed if grid else []) + [dict(run) for run in data.get("runs", [])]
     chosen = chosen or [{}]
-    root = from_parameters(**fixed).runs_dir
     folder = from_parameters(**fixed, run=data["name"]).run_dir
     runs: dict[Settings, Planned] = {}
     for varied in chosen:
         varied = {name: _value(name, value) for name, value in varied.items()}
-        parameters = {**fixed, **varied, "runs_dir": str(Path(root) / data["name"])}
+        parameters = {**fixed, **varied, "runs_dir": str(folder)}
         label = _label(varied)
         settings, parameters = notebooks.check({**parameters, "run": label})
         key = replace(settings, run="", runs_dir="")
@@ -162,8 +160,8 @@ def _check_fields(data: Mapping[str, Any]) -> None:
             raise InputError(f"grid: {name}: must be a list with at least one value")
     if not all(isinstance(run, dict) for run in data.get("runs", [])):
         raise InputError("runs: each entry must be a mapping from settings to values")
-    places = [data.get("settings", {}), data.get("grid", {}), *data.get("runs", [])]
-    for name in _OWN:
+    varied = [data.get("grid", {}), *data.get("runs", [])]
+    for name, places in (("run", [data.get("settings", {}), *varied]), ("runs_dir", varied)):
         if any(name in place for place in places):
             raise InputError(f"{name}: the sweep chooses it; set the sweep's name instead")
     known = [path.stem[:2] for path in notebooks.notebooks()]
