@@ -241,6 +241,24 @@ def test_a_sweep_file_is_planned_refused_or_run(tmp_path, here, capsys):
     assert (tmp_path / "runs" / "s" / "index.html").is_file()
 
 
+def test_one_run_of_a_sweep_as_a_job_of_an_array(tmp_path, here, capsys):
+    def fail(settings):
+        if settings.seed == 9:
+            raise InputError("no luck")
+
+    asked = here(fail)
+    (tmp_path / "s.yaml").write_text("until: 03\ngrid: {seed: [0, 5, 9]}")
+    assert batch.main(["sweep", "s.yaml", "--only", "1"]) == 0
+    assert [(run, until) for run, _, until in asked] == [("seed-5", "03")]
+    for _ in range(2):  # it is not repeated without --retry
+        assert batch.main(["sweep", "s.yaml", "--only", "2"]) == 2
+        assert "no luck" in capsys.readouterr().err
+    assert len(asked) == 2
+    assert batch.main(["sweep", "s.yaml", "--only", "2", "--retry"]) == 2 and len(asked) == 3
+    assert batch.main(["sweep", "s.yaml", "--only", "3"]) == 2
+    assert "only: 3 is not a run of this sweep" in capsys.readouterr().err
+
+
 def test_a_failed_run_is_named_and_the_page_is_written(tmp_path, here, capsys):
     def fail(settings):
         if settings.seed:

@@ -79,3 +79,17 @@ def test_a_single_job_and_other_settings(submit, settings_of):
 
 def test_a_missing_folder_stops_the_job(submit):
     assert submit(SCRIPT) == (1, [])
+
+
+def test_an_array_runs_each_run_of_a_sweep_once(submit, tmp_path):
+    clone = tmp_path / "a clone"
+    shutil.copy(ROOT / "docs/slurm/sweep.sbatch", clone / "docs/slurm")
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\nprintf "%q " "$@" >> calls; echo >> calls\n')
+    python.chmod(0o755)
+    code, calls = submit("--array=0-2", "docs/slurm/sweep.sbatch", "my sweep.yaml")
+    assert code == 0
+    words = ["-m", "helpers.batch", "sweep", "my sweep.yaml", "--only"]
+    assert sorted(shlex.split(call) for call in calls) == [[*words, str(n)] for n in range(3)]
+    assert submit("--array=0-2", "docs/slurm/sweep.sbatch")[0] == 1

@@ -72,16 +72,32 @@ def sweep(
     return outcomes
 
 
+def only(planned: plan.Sweep, number: int, retry: bool = False) -> None:
+    """Run one run of a sweep in this process, counted from 0, as one job of an array."""
+    if not 0 <= number < len(planned.runs):
+        raise InputError(f"only: {number} is not a run of this sweep; it has {len(planned.runs)}")
+    run = planned.runs[number]
+    if run.state(planned.until) == "failed" and not retry:
+        raise InputError(f"{run.label}: failed before ({run.failure()}); repeat it with --retry")
+    run.forget_failure()
+    try:
+        notebooks.run(run.parameters, until=planned.until)
+    except InputError as error:
+        run.note_failure(str(error))
+        raise
+
+
 def compare_values(setting: str, values: Sequence, settings: Settings) -> pd.DataFrame:
     """Train once per value of a setting, as a sweep until notebook 03; return the dev curves.
 
     No test question is used, so you can choose a value without them. The curves are read from the
     runs' wandb logs, with one row per evaluation.
     """
-    if settings.wandb_mode == "disabled" or not (settings.evaluate_every and settings.dev_fraction):
+    logs = settings.log_to == "wandb" and settings.wandb_mode != "disabled"
+    if not (logs and settings.evaluate_every and settings.dev_fraction):
         raise InputError(
-            "sweep: needs dev curves, so wandb_mode must not be disabled, and evaluate_every and "
-            "dev_fraction must not be 0"
+            "sweep: needs dev curves, so log_to must be wandb, wandb_mode must not be disabled, "
+            "and evaluate_every and dev_fraction must not be 0"
         )
     given = vars(settings).items()
     fixed = {k: v for k, v in given if k not in ("profile", "run", "runs_dir", setting)}
@@ -181,6 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("sweep", parents=[where], help="run all combinations in a sweep file")
     sub.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see docs/sweeps.md")
     sub.add_argument("--dry-run", action="store_true", help="only print the plan")
+    sub.add_argument("--only", type=int, metavar="N",
+                     help="run only the N-th run (from 0), as one job of an array")  # fmt: skip
     sub.add_argument("--retry", action="store_true", help="also repeat the runs that failed")
 
     sub = commands.add_parser(
@@ -239,8 +257,10 @@ def _call(args: argparse.Namespace) -> int:
         return 0 if equal else 1
     if args.command == "sweep":
         planned = plan.read_sweep(args.file)
-        print(plan.describe(planned))
-        if not args.dry_run:
+        print(plan.describe(planned), flush=True)
+        if args.only is not None:
+            only(planned, args.only, args.retry)
+        elif not args.dry_run:
             sweep(planned, jobs=args.jobs, scheduler=args.scheduler, retry=args.retry)
         return 0
     if args.command == "predict":

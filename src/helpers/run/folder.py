@@ -69,7 +69,7 @@ STAGES = {
 }  # fmt: skip
 # These settings change where results are computed and written, but not what is computed.
 HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
-NEUTRAL = ("run", "runs_dir", "wandb_mode", "evaluate_every", *HARDWARE)
+NEUTRAL = ("run", "runs_dir", "log_to", "wandb_mode", "evaluate_every", *HARDWARE)
 
 
 def settings_of(stage: str, settings: Settings) -> dict[str, Any]:
