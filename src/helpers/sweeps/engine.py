@@ -77,7 +77,7 @@ def workers(
     with (
         LocalCluster(
             n_workers=count, threads_per_worker=1, memory_limit=0, env=threads, security=True,
-            dashboard_address=None, silence_logs=logging.CRITICAL,
+            dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip

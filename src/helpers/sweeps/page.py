@@ -90,7 +90,10 @@ def write(sweep: Sweep, outcomes: Sequence[Outcome]) -> Path:
     folder = Path(__file__).parent
     loader = jinja2.FileSystemLoader(folder)
     template = jinja2.Environment(loader=loader, autoescape=True).get_template("page.html.jinja")
-    text = template.render(name=sweep.name, columns=list(shown), rows=rows, figures=_figures(sweep))
+    failed = any(outcome.reason for outcome in outcomes)
+    text = template.render(
+        name=sweep.name, columns=list(shown), rows=rows, failed=failed, figures=_figures(sweep)
+    )
     return write_text(sweep.folder / "index.html", text + "\n")
 
 

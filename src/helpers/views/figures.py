@@ -426,7 +426,7 @@ def run_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[Mapping]]],
     Runs with the same configuration look the same and differ in their seeds. The loss is a running
     mean of ``window`` steps. If there are dev scores, a second panel shows the MRR.
     """
-    looks = cycle(product(("-", "--", ":", "-."), (DARK, ACCENT, MIDDLE)))
+    looks = cycle(product((DARK, ACCENT, MIDDLE), ("-", "--", ":", "-.")))
     names = dict.fromkeys(name for name, *_ in curves)
     chosen = dict(zip(names, looks, strict=False))
     titles = ["Training loss"] + ["MRR on the dev questions"] * any(dev for *_, dev in curves)
@@ -434,7 +434,7 @@ def run_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[Mapping]]],
     panels = np.atleast_1d(panels)
     labelled = set()
     for name, losses, dev in curves:
-        style, color = chosen[name]
+        color, style = chosen[name]
         look = {"linestyle": style, "color": color, "linewidth": 1.2}
         label = {} if name in labelled else {"label": cut(name, 40)}
         labelled.add(name)
