@@ -129,7 +129,22 @@ def test_there_are_as_many_workers_as_runs_gpus_or_memory_allow(monkeypatch):
         monkeypatch.setattr(engine, "visible_gpus", lambda gpus=gpus: gpus)
         with engine.workers(runs, memory=4000, jobs=jobs) as (_, share, count):
             assert count == expected == asked[-1]
-        assert (share.memory == 0) == bool(gpus) and share.threads == max(1, 8 // expected)
+        assert (share.memory, share.threads) == (20_000 // expected, max(1, 8 // expected))
+
+
+def test_a_process_that_uses_more_than_its_share_is_killed(monkeypatch):
+    monkeypatch.setattr(engine, "_WATCH_SECONDS", 0.05)
+    program = "import time; x = bytearray(400_000_000); time.sleep(60)"
+    with (
+        engine.Share(1, memory=200_000_000).bounded() as said,
+        subprocess.Popen([sys.executable, "-c", program]) as child,
+    ):
+        assert child.wait(30) == -signal.SIGKILL
+    assert len(said) == 1 and "more than its share of 0.2 GB" in said[0] and "--jobs" in said[0]
+    with engine.Share(1, memory=10**12).bounded() as said:
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        time.sleep(0.2)
+    assert said == []
 
 
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
@@ -141,7 +156,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(distributed, "get_worker", Worker)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert engine.visible_gpus() == ("0", "1")
-    engine.Share(threads=1, gpus=("0", "1")).apply()
+    engine.Share(threads=1, gpus=("0", "1")).choose_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 

@@ -1,6 +1,7 @@
 """Runs of a sweep: order, what is taken over, failures, and what the terminal says."""
 
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import pytest
 from here import Here
@@ -142,3 +143,15 @@ def test_a_copy_has_the_files_and_records_of_the_notebooks_and_nothing_else(tmp_
     assert list(manifest["files"]) == ["squad/train.json"] and list(manifest["notes"]) == ["data"]
     assert target.need("squad/train.json", "02").read_text() == "content"
     assert manifest["settings"]["run"] == "two"
+
+
+def test_a_run_that_uses_too_much_memory_is_named(executed, monkeypatch, tmp_path):
+    class Small(engine.Share):
+        @contextmanager
+        def bounded(self):
+            yield ["used 9.0 GB of memory"]
+
+    monkeypatch.chdir(tmp_path)
+    parameters = {"profile": "mini", "run": "r", "seed": 14}  # its kernel dies
+    reason = sweep.execute(parameters, "", "s", str(tmp_path / "log.txt"), Small(1))
+    assert reason == "used 9.0 GB of memory"

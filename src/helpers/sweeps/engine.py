@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import psutil
+
 from helpers.config import InputError
 from helpers.io import free_memory
 
 _CONNECT_SECONDS = 20
+_WATCH_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Share:
     """What one worker may use.
 
     threads: number of CPU threads.
-    memory: bytes that the worker and its kernel may each allocate, 0 for no limit.
+    memory: bytes that a worker's kernel and its processes may use together, 0 for no limit.
     gpus: the GPUs of this machine; each worker uses one of them.
     """
 
@@ -33,18 +37,49 @@ class Share:
     memory: int = 0
     gpus: tuple[str, ...] = ()
 
-    def apply(self) -> None:
-        """Limit this worker process and the kernels that it starts."""
+    def choose_gpu(self) -> None:
+        """Show this worker process, and the kernels that it starts, only their GPU."""
         if self.gpus:
             from distributed import get_worker
 
             # A worker that replaces a dead one has the same name, so it uses the same GPU.
             os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(get_worker().name) % len(self.gpus)]
-        if self.memory:
-            import resource
 
-            _, most = resource.getrlimit(resource.RLIMIT_DATA)
-            resource.setrlimit(resource.RLIMIT_DATA, (self.memory, most))
+    @contextmanager
+    def bounded(self) -> Iterator[list[str]]:
+        """Kill the largest process that this one has started if all use more than ``memory``.
+
+        Yields a list, to which a sentence is added if that happens. The operating system's own
+        limits would also count files that are only mapped into memory, such as weights.
+        """
+        said: list[str] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_WATCH_SECONDS):
+                sizes = {}
+                for process in psutil.Process().children(recursive=True):
+                    with suppress(psutil.Error):  # it has just ended
+                        sizes[process] = process.memory_info().rss
+                if (used := sum(sizes.values())) > self.memory:
+                    said.append(
+                        f"used {used / 1e9:.1f} GB of memory, which is more than its share of "
+                        f"{self.memory / 1e9:.1f} GB; run fewer at a time with --jobs, or set "
+                        "accumulate=2"
+                    )
+                    with suppress(psutil.Error):
+                        max(sizes, key=sizes.get).kill()
+                    return
+
+        thread = threading.Thread(target=watch, daemon=True)
+        if self.memory:
+            thread.start()
+        try:
+            yield said
+        finally:
+            over.set()
+            if self.memory:
+                thread.join()
 
 
 @contextmanager
@@ -71,8 +106,7 @@ def workers(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free = free_memory()
     count = max(1, min(runs, jobs or len(gpus) or min(cores, free // memory)))
-    # CUDA reserves far more memory than it uses, so a limit would stop it.
-    share = Share(max(1, cores // count), 0 if gpus or os.name != "posix" else free // count, gpus)
+    share = Share(max(1, cores // count), free // count, gpus)
     threads = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     with (
         LocalCluster(

@@ -97,7 +97,7 @@ def answer_shard(
     path: str, checkpoint: str, settings: Mapping[str, Any], output: str, key: str, share: Share
 ) -> dict[str, int]:
     """Answer one shard in a worker, write its output, and return the numbers of rows."""
-    share.apply()
+    share.choose_gpu()
     shard, target = Path(path), _answers(Path(path), Path(output))
     reader = _reader(checkpoint, json.dumps(dict(settings), sort_keys=True))
     part = target.with_name(f".{target.name}.{os.getpid()}.part")

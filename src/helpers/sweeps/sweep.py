@@ -112,16 +112,20 @@ def execute(parameters: Mapping, until: str, group: str, log: str, share: Share)
 
     A run whose worker died continues here with the notebook that was lost.
     """
-    share.apply()
+    share.choose_gpu()
     os.environ["WANDB_RUN_GROUP"] = group
     Path(log).parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+    with (
+        open(log, "a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file),
+        share.bounded() as exceeded,
+    ):  # fmt: skip
         try:
             notebooks.run(parameters, until=until)
         except InputError as error:
-            return str(error)
+            return "".join(exceeded) or str(error)
         except Exception as error:  # a failed notebook, or a kernel that died
-            return f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}"
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}"
+            return "".join(exceeded) or reason
     return ""
 
 
