@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.config import InputError, from_parameters
+from helpers.config import ROOT, InputError, from_parameters
 from helpers.run.folder import Run
 from helpers.sweeps import notebooks, plan
 
@@ -71,6 +71,13 @@ def test_what_cannot_work_is_refused_with_the_name_of_the_file(text, message, pl
     assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
     assert "\n" not in str(error.value)
     assert [p.name for p in place.iterdir()] == ["bad.yaml"]
+
+
+def test_the_example_in_the_docs_is_the_sweep_that_it_says(place):
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (place / "sweep.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    sweep = plan.read_sweep(place / "sweep.yaml")
+    assert len(sweep.runs) == 12 and sweep.name == "rates-and-contexts"
 
 
 def test_a_missing_file_is_one_line(place):
