@@ -11,12 +11,13 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds lab site bundle test check-long benchmarks lint clean
+.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
+	@echo "          JOBS=number of runs at the same time (default: as many as fit)"
 	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
 	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch index with CPU or CUDA wheels)"
 
@@ -40,7 +41,11 @@ walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and th
 	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
 
 seeds: $(READY) ## train with several seeds and print the mean and the spread
-	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") --seeds $(SEEDS)
+	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") \
+	  $(if $(JOBS),--jobs $(JOBS)) --seeds $(SEEDS)
+
+sweep: $(READY) ## run all combinations in a sweep file: make sweep FILE=sweep.yaml
+	$(BIN)/python -m helpers.batch sweep "$(FILE)" $(if $(JOBS),--jobs $(JOBS))
 
 # The folder .jupyter turns off Jupyter's news and the menus of nbgrader, which are for teachers.
 lab: $(READY) ## open JupyterLab with notebook 00
@@ -59,7 +64,7 @@ test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real fil
 LOG = docs/results/long-checks-$(shell date -u +%F).txt
 check-long: $(READY) ## run the long checks and write a log with the date to docs/results
 	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m long -v --no-header \
-	  --durations=0; echo "exit status $$?"; } 2>&1 | sed 's#$(CURDIR)/##g' | tee $(LOG)
+	  --durations=0; echo "exit status $$?"; } 2>&1 | sed -u 's#$(CURDIR)/##g' | tee $(LOG)
 	@grep -qx 'exit status 0' $(LOG)
 
 benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)

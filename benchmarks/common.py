@@ -56,7 +56,7 @@ FLOORS: dict[tuple[str, str], tuple[float, float]] = {
 }
 _COLUMNS = {"AVX512": 0, "AVX2": 1}  # PyTorch's names for the instructions
 ORDER = ("training_step", "prediction", "features", "nbest", "load_checkpoint",
-         "conversion_speed", "cost_growth")  # fmt: skip
+         "conversion_speed", "cost_growth", "predict_shards", "sweep_overhead")  # fmt: skip
 COMPUTE = {name: Compute("cpu", name) for name in ("32", "bf16")}
 NO_BF16 = "bf16 is omitted because this CPU has no bf16 instructions"
 DARK, LIGHT = "#1f3b57", "#d3dfe9"

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import batch
+from helpers.config import from_parameters
+from helpers.run.folder import Run
+from helpers.scoring.claims import TEST_7B
+from helpers.sweeps import notebooks
 
 # A shell starts a background job with Ctrl-C ignored, and some tests raise it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -104,4 +107,37 @@ def tiny():
 def mini_run(tmp_path_factory):
     """The run folder of a whole walkthrough: fetch, convert, train, predict, score, report."""
     runs_dir = tmp_path_factory.mktemp("runs")
-    return batch.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})
+    return notebooks.run({"profile": "mini", "run": "ci", "runs_dir": str(runs_dir)})
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """``finished(name, seed, right, **settings)``: a run on 162 questions, ``right`` of them."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name, seed=0, right=50, profile="squad-then-bioasq-cpu", system="", sizes=TEST_7B,
+             **settings):  # fmt: skip
+        given = {"bioasq_dir": "/my/bioasq", "squad_file": "/my/x y.json"}
+        if profile == "bioasq-cpu":
+            given.pop("squad_file")
+        run = Run.open(from_parameters(profile, run=name, seed=seed, **{**given, **settings}))
+        left, ranks = right, {}
+        for batch_name, n in sizes.items():
+            hits = round(right * n / sum(sizes.values())) if batch_name != "7B5" else left
+            left -= hits
+            # Another seed is right on other questions.
+            ranks[batch_name] = {
+                f"{batch_name}{(k + 3 * seed) % n}": 1 if k < hits else 2 if k < hits + 5 else 0
+                for k in range(n)
+            }
+        nothing = {name: dict.fromkeys(asked, 0) for name, asked in ranks.items()}
+        run.path("ranks.json").write_text(json.dumps({"run": ranks, "untrained": nothing}))
+        step = {"train_questions": 1190, "epochs": 2} if profile != "bioasq-cpu" else {}
+        scores = {"profile": profile, "seed": seed, "enriched": False, "train_pairs": 4231,
+                  "squad_step": step, "pooled": {"ceiling": 125 / 162}, "batches": [],
+                  "seconds": {"train": 600.0 + seed, "predict": 10.0}}  # fmt: skip
+        run.path("scores.json").write_text(json.dumps(scores))
+        run.note("data", {"inputs": {"/my/bioasq/g.json": "ab"}})
+        return run.folder
+
+    return make

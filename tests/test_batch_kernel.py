@@ -18,6 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from helpers import batch, config
 from helpers.config import InputError, from_parameters
 from helpers.run.folder import Run, check_kernel
+from helpers.sweeps import notebooks
 
 START = config.ROOT / "notebooks" / "00_start_here.ipynb"
 # A kernel.json as people have it, which leads to a system's Python.
@@ -60,7 +61,7 @@ def other(place):
     """Another clone: its root, which also holds another copy of the helpers."""
     root = place / "clone"
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(batch.HELPERS, root / "src" / "helpers", ignore=ignore)
+    shutil.copytree(notebooks.HELPERS, root / "src" / "helpers", ignore=ignore)
     (root / "notebooks").mkdir()
     return root
 
@@ -84,7 +85,7 @@ def test_a_batch_runs_this_python_with_these_helpers(spec, place, install, other
     monkeypatch.setenv("PYTHONPATH", str(other / "src"))
     assert batch.main(["run", "--until", "00"]) == 0
     said = outputs(place / "runs" / "mini" / "notebooks" / START.name)[0].text
-    assert said == f"This kernel uses {sys.executable} and the helpers in {batch.HELPERS}\n"
+    assert said == f"This kernel uses {sys.executable} and the helpers in {notebooks.HELPERS}\n"
     assert not marker.exists()
     assert not (place / "runs" / "latest").is_symlink()  # one notebook is no finished run
     assert nothing_is_left(place)
@@ -97,7 +98,7 @@ def test_other_helpers_in_the_kernel_stop_a_batch_before_anything_runs(place, ot
     assert batch.main(["run", "--until", "00"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    for words in (sys.executable, str(batch.HELPERS), str(other / "src" / "helpers")):
+    for words in (sys.executable, str(notebooks.HELPERS), str(other / "src" / "helpers")):
         assert words in error
     assert not (place / "runs").exists()
     # Nor does it touch a run that is there.
@@ -151,7 +152,7 @@ def test_the_check_by_hand(place, other, monkeypatch):
             Run.open(from_parameters())
         message = str(caught.value)
         assert "\n" not in message and "Kernel, Change Kernel" in message
-        for words in (sys.executable, str(batch.HELPERS), f"this clone is {other};"):
+        for words in (sys.executable, str(notebooks.HELPERS), f"this clone is {other};"):
             assert words in message
     python = other / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -204,7 +205,7 @@ def test_a_notebook_by_hand_says_that_its_python_lacks_the_helpers(place, instal
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("notebook", batch.notebooks()[2:5])
+@pytest.mark.parametrize("notebook", notebooks.notebooks()[2:5])
 def test_a_notebook_run_too_early_leaves_no_folder(notebook, place):
     given = {"run": "typo", "overrides": f"runs_dir={place / 'runs'}"}
     with pytest.raises(PapermillExecutionError) as caught:

@@ -69,6 +69,11 @@ NOT_RUN = {
     ".venv/bin/python -m helpers.batch table": "test_compare.py makes tables of finished runs",
     "python data_scripts/fine_tune.py --checkpoint minilm": "docs/scripts.md's command is run",
     "python data_scripts/predict.py --checkpoint runs/latest": "docs/scripts.md's command is run",
+    "name: rates-and-contexts": "test_plan.py plans it",
+    ".venv/bin/python -m helpers.batch sweep sweep.yaml": "test_batch.py plans and runs sweeps",
+    "sbatch --array=0-11 docs/slurm/sweep.sbatch": "test_slurm.py submits the job",
+    ".venv/bin/python -m helpers.batch predict": "test_shards.py answers folders of questions",
+    '{"id": "q1", "answers"': "test_shards.py checks the fields",
     "profile, model, parameters": "the fields of scores.json; test_notebooks.py checks them",
 }
 

@@ -11,8 +11,8 @@ import pytest
 import tagged
 from workshop import course, exercises, hidden_checks
 
-from helpers import batch
 from helpers.config import ROOT, InputError
+from helpers.sweeps import notebooks
 from helpers.views.lessons import NotYet
 
 SCRIPT = ROOT / "data_scripts" / "make_exercises.py"
@@ -256,7 +256,7 @@ def test_the_solutions_pass_all_checks_and_leave_the_run_as_it_was(
     before = {p: p.stat().st_mtime_ns for p in mini_run.rglob("*")}
     folders = [str(course.HERE), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
-    with batch.own_kernel(tmp_path / "kernel.log") as arguments:
+    with notebooks.own_kernel(tmp_path / "kernel.log") as arguments:
         papermill.execute_notebook(
             str(tmp_path / path.name),
             str(tmp_path / f"done_{path.name}"),

@@ -8,13 +8,14 @@ import re
 import nbformat
 import pytest
 
-from helpers import batch, config
+from helpers import config
 from helpers.config import from_parameters
 from helpers.data.bioasq import read_answers, read_questions
 from helpers.data.mini import DATA
 from helpers.run import folder
+from helpers.sweeps import notebooks
 
-NOTEBOOKS = batch.notebooks()
+NOTEBOOKS = notebooks.notebooks()
 PARAMETERS = ["profile", "run", "bioasq_dir", "seed", "overrides"]
 
 
@@ -184,7 +185,7 @@ def test_the_report_stands_alone(mini_run):
 def test_a_second_call_keeps_what_is_done(mini_run, capsys):
     before = (mini_run / "scores.json").stat().st_mtime_ns
     manifest = (mini_run / "manifest.json").read_bytes()
-    batch.run({"profile": "mini", "run": "ci", "runs_dir": str(mini_run.parent)})
+    notebooks.run({"profile": "mini", "run": "ci", "runs_dir": str(mini_run.parent)})
     assert capsys.readouterr().out.count("kept") == len(NOTEBOOKS)
     assert (mini_run / "scores.json").stat().st_mtime_ns == before
     # Nothing ran, so the record of what made the run stays, and the run still counts as finished.

@@ -13,13 +13,13 @@ import torch
 import transformers
 from ngc_server import NgcServer
 
-from helpers import batch
 from helpers.config import Settings
 from helpers.data.mini import DATA
 from helpers.data.squad import Example
 from helpers.io import write_json
 from helpers.model import checkpoints
 from helpers.model.features import gather
+from helpers.sweeps import notebooks
 
 pytestmark = pytest.mark.notebooks
 NAME = "BioMegatron345mUncasedSQuADv1"
@@ -49,7 +49,7 @@ def run(tmp_path_factory):
     with NgcServer(folder / "ngc") as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("NGC_ENDPOINT", server.url)
         patch.setenv("HELPERS_CACHE", str(folder / "cache"))
-        yield batch.run(parameters), server.requests
+        yield notebooks.run(parameters), server.requests
 
 
 def test_it_came_from_ngc_and_is_recorded(run):

@@ -11,6 +11,7 @@ import pytest
 
 from helpers import batch
 from helpers.config import from_parameters
+from helpers.sweeps import notebooks
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "docs/slurm/seeds.sbatch"
@@ -47,7 +48,7 @@ def settings_of(monkeypatch):
         ).stdout.splitlines()
         line = next(line for line in shown if "helpers.batch run" in line)
         found = []
-        monkeypatch.setattr(batch, "run", lambda parameters, **_: found.append(parameters))
+        monkeypatch.setattr(notebooks, "run", lambda parameters, **_: found.append(parameters))
         assert batch.main(shlex.split(line.partition("helpers.batch ")[2])) == 0
         return from_parameters(**found[0])
 
@@ -63,7 +64,7 @@ def test_an_array_trains_one_seed_per_task_under_the_name_that_make_seeds_expect
         found = settings_of(call)
         assert (found.profile, found.seed, found.device) == ("biomegatron", seed, "cuda")
         assert found.bioasq_dir == "/data/my bioasq"
-        assert found.run == f"biomegatron-seeds-seed{seed}"
+        assert (found.runs_dir, found.run) == ("runs/biomegatron-seeds", f"seed-{seed}")
 
 
 def test_a_single_job_and_other_settings(submit, settings_of):
@@ -73,8 +74,22 @@ def test_a_single_job_and_other_settings(submit, settings_of):
     assert code == 0 and len(calls) == 1
     found = settings_of(calls[0])
     assert (found.profile, found.seed, found.precision) == ("bioasq-cpu", 5, "bf16")
-    assert found.run == "half-seed5"
+    assert (found.runs_dir, found.run) == ("runs/half", "seed-5")
 
 
 def test_a_missing_folder_stops_the_job(submit):
     assert submit(SCRIPT) == (1, [])
+
+
+def test_an_array_runs_each_run_of_a_sweep_once(submit, tmp_path):
+    clone = tmp_path / "a clone"
+    shutil.copy(ROOT / "docs/slurm/sweep.sbatch", clone / "docs/slurm")
+    python = clone / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\nprintf "%q " "$@" >> calls; echo >> calls\n')
+    python.chmod(0o755)
+    code, calls = submit("--array=0-2", "docs/slurm/sweep.sbatch", "my sweep.yaml")
+    assert code == 0
+    words = ["-m", "helpers.batch", "sweep", "my sweep.yaml", "--only"]
+    assert sorted(shlex.split(call) for call in calls) == [[*words, str(n)] for n in range(3)]
+    assert submit("--array=0-2", "docs/slurm/sweep.sbatch")[0] == 1

@@ -20,6 +20,7 @@ CONTEXTS = ("snippet", "appended", "abstract")
 SNIPPETS = ("official", "golden")
 MERGES = ("sum", "max")
 MISSING = ("wrong", "dropped")
+LOGS = ("wandb", "tensorboard", "jsonl")
 WANDB_MODES = ("offline", "online", "disabled")
 PRECISIONS = ("auto", "32", "tf32", "bf16", "16")  # see helpers.model.compute
 QKV_ORDERS = ("", "0", "1.0", "2.0")  # see helpers.model.row_order
@@ -81,6 +82,7 @@ class Settings:
     weight_decay: float = _setting(0.0, at_least=0)
     dropout: float = _setting(0.0, at_least=0, below=1)
     evaluate_every: float = _setting(0.25, at_least=0)  # epochs between dev evaluations; 0: none
+    log_to: str = _setting("wandb", choices=LOGS)
     wandb_mode: str = _setting("offline", choices=WANDB_MODES)
     # How the model answers.
     nbest: int = _setting(20, at_least=1)

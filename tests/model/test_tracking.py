@@ -1,5 +1,6 @@
 """What wandb logs, without a prompt, and how it is read back."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -88,3 +89,18 @@ def test_each_training_of_a_process_has_a_log_of_its_own(tmp_path):
     for name in ("squad", "bioasq"):
         training.fine_tune(reader, tiny_examples(8), tmp_path / name, progress=False)
         assert len(list((tmp_path / name).glob("wandb/offline-run-*/run-*.wandb"))) == 1
+
+
+def test_tensorboard_and_json_lines_on_request(tmp_path):
+    for log_to, pattern in (("tensorboard", "tensorboard/events.*"), ("jsonl", "log.jsonl")):
+        folder = tmp_path / log_to
+        reader = tiny_reader(log_to=log_to, wandb_mode="offline")
+        done = training.fine_tune(
+            reader, tiny_examples(9), folder, dev=tiny_examples(6), progress=False
+        )
+        (path,) = folder.glob(pattern)
+        assert path.stat().st_size > 100 and not list(folder.glob("wandb/*"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    losses = [row["train_loss"] for row in rows if "train_loss" in row]
+    assert losses == pytest.approx([loss for _, loss, *_ in done.history], abs=1e-5)
+    assert sum("dev_mrr" in row for row in rows) == len(done.dev)

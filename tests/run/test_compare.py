@@ -6,46 +6,10 @@ import re
 import pytest
 
 from helpers import batch, config
-from helpers.config import InputError, from_parameters
+from helpers.config import InputError
 from helpers.run import compare
-from helpers.run.folder import Run
 from helpers.scoring import claims, metrics, uncertainty
 from helpers.views import figures
-
-BATCHES = {"7B1": 39, "7B2": 25, "7B3": 29, "7B4": 34, "7B5": 35}
-
-
-@pytest.fixture
-def finished(tmp_path, monkeypatch):
-    """``finished(name, seed, right, **settings)``: a run on 162 questions, ``right`` of them."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(name, seed=0, right=50, profile="squad-then-bioasq-cpu", system="", sizes=BATCHES,
-             **settings):  # fmt: skip
-        given = {"bioasq_dir": "/my/bioasq", "squad_file": "/my/x y.json"}
-        if profile == "bioasq-cpu":
-            given.pop("squad_file")
-        run = Run.open(from_parameters(profile, run=name, seed=seed, **{**given, **settings}))
-        left, ranks = right, {}
-        for batch_name, n in sizes.items():
-            hits = round(right * n / sum(sizes.values())) if batch_name != "7B5" else left
-            left -= hits
-            # Another seed is right on other questions.
-            ranks[batch_name] = {
-                f"{batch_name}{(k + 3 * seed) % n}": 1 if k < hits else 2 if k < hits + 5 else 0
-                for k in range(n)
-            }
-        nothing = {name: dict.fromkeys(asked, 0) for name, asked in ranks.items()}
-        run.path("ranks.json").write_text(json.dumps({"run": ranks, "untrained": nothing}))
-        step = {"train_questions": 1190, "epochs": 2} if profile != "bioasq-cpu" else {}
-        scores = {"profile": profile, "seed": seed, "enriched": False, "train_pairs": 4231,
-                  "squad_step": step, "pooled": {"ceiling": 125 / 162}, "batches": [],
-                  "seconds": {"train": 600.0 + seed, "predict": 10.0}}  # fmt: skip
-        run.path("scores.json").write_text(json.dumps(scores))
-        run.note("data", {"inputs": {"/my/bioasq/g.json": "ab"}})
-        return run.folder
-
-    return make
 
 
 def test_seeds_of_one_configuration_are_one_row(finished):
@@ -214,7 +178,7 @@ def test_the_table_gives_verdicts_over_seeds(finished, tmp_path, capsys):
             scores = json.loads((folder / "scores.json").read_text())
             rows = [{"batch": batch_name, "n": n, "counted": n, "sacc": strict / 162, "mrr": 0.54,
                      "lacc": 104 / 162, "questions": claims.QUESTIONS_7B[batch_name]}
-                    for batch_name, n in BATCHES.items()]  # fmt: skip
+                    for batch_name, n in claims.TEST_7B.items()]  # fmt: skip
             scores |= {"model": "BioMegatron345mUncasedSQuADv1", "parameters": 334_166_018,
                        "context": "abstract", "epochs": 5, "merge": "sum", "batches": rows,
                        "squad_step": {}}  # fmt: skip
@@ -237,14 +201,14 @@ def test_shared_ranks_have_no_ids_and_one_order(finished, tmp_path):
     path.write_text(json.dumps(compare.shared_ranks(runs)))
     ids = {question for run in runs for question in run.strata}
     assert not [name for name in ids if name in re.findall(r"\w+", path.read_text())
-                and name not in BATCHES]  # fmt: skip
+                and name not in claims.TEST_7B]  # fmt: skip
     found = compare.read_shared_ranks(path)
     assert list(found) == [(profile, system) for profile in ("squad-then-bioasq-cpu", "bioasq-cpu")
                            for system in ("run", "untrained")]  # fmt: skip
     assert [run.seed for run in found["squad-then-bioasq-cpu", "run"]] == [0, 1]
     for old, new in ((runs[1], found["squad-then-bioasq-cpu", "run"][0]),
                      (runs[2], found["bioasq-cpu", "run"][0])):  # fmt: skip
-        for batch_name, n in BATCHES.items():
+        for batch_name, n in claims.TEST_7B.items():
             ranks = [rank for q, rank in new.ranks.items() if new.strata[q] == batch_name]
             before = [rank for q, rank in old.ranks["run"].items() if old.strata[q] == batch_name]
             assert sorted(ranks) == sorted(before) and len(ranks) == n
@@ -314,7 +278,7 @@ def test_the_shared_ranks_are_those_of_the_results():
     for name, runs in real.items():
         assert [run.seed for run in runs] == rows[name]["seeds"]
         assert all(list(run.strata.values()).count(b) == n for run in runs
-                   for b, n in BATCHES.items())  # fmt: skip
+                   for b, n in claims.TEST_7B.items())  # fmt: skip
         for measure in metrics.MEASURES:
             means = [
                 sum(values) / 162

@@ -17,16 +17,17 @@ import nbformat
 import pytest
 from tiny import tiny_examples, tiny_folder
 
-from helpers import batch, config, pipeline
+from helpers import config, pipeline
 from helpers.config import InputError, Settings, from_parameters
 from helpers.data import squad
 from helpers.io import write_json
 from helpers.model import checkpoints, compute, training
 from helpers.run import compare, report, reproduce, stages
 from helpers.run.folder import NEUTRAL, STAGES, Run, as_recorded
+from helpers.sweeps import notebooks
 
 FIELDS = [field.name for field in fields(Settings)]
-STEMS = [path.stem for path in batch.notebooks()][1:]  # 00 hands on nothing
+STEMS = [path.stem for path in notebooks.notebooks()][1:]  # 00 hands on nothing
 FETCH, CONVERT, TRAIN, PREDICT, SCORE = STEMS
 # The cells that read what earlier notebooks made. Notebook 02 makes its data from nothing else.
 GATES = {
@@ -47,7 +48,7 @@ def quiet(monkeypatch):
 def execute(stem, settings, cells=None):
     """Execute a notebook under these settings, or only those of its cells."""
     space = {"display": lambda *shown: None}
-    path = next(path for path in batch.notebooks() if path.stem == stem)
+    path = next(path for path in notebooks.notebooks() if path.stem == stem)
     space |= dict.fromkeys(("profile", "run", "bioasq_dir", "seed", "overrides"), "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "from_parameters", lambda *given, **names: settings)
@@ -319,10 +320,11 @@ def by_batch(copy, monkeypatch):
     The copy looks like a run of ``helpers.batch``, which may keep all of it.
     """
     run = Run(copy.run_dir, copy)
-    for path in batch.notebooks():
+    for path in notebooks.notebooks():
         run.path(f"notebooks/{path.name}").write_bytes(path.read_bytes())
-    run.note(batch.DONE, {path.stem: {"fingerprint": batch._fingerprint(path, copy), "seconds": 1}
-                          for path in batch.notebooks()})  # fmt: skip
+    marks = {path.stem: notebooks._fingerprint(path, copy) for path in notebooks.notebooks()}
+    done = {name: {"fingerprint": mark, "seconds": 1} for name, mark in marks.items()}
+    run.note(notebooks.DONE, done)
     monkeypatch.setattr("helpers.run.report.write_report", lambda run: run.folder)
 
     def call(stop="", **options):
@@ -334,9 +336,9 @@ def by_batch(copy, monkeypatch):
                 raise KeyboardInterrupt
             return 1.0
 
-        monkeypatch.setattr(batch, "_execute", note)
+        monkeypatch.setattr(notebooks, "_execute", note)
         with contextlib.suppress(KeyboardInterrupt):
-            batch.run(dict(vars(copy)), **options)
+            notebooks.run(dict(vars(copy)), **options)
         return executed
 
     return call

@@ -25,6 +25,7 @@ STACKS = [
 LOGITS = [("[CLS]", 0.1, -0.2), ("insulin", 1.5, 0.3), ("##s", -0.4, 1.1)]
 HISTORY = [(n, 5.0 - n / 20, 1e-4) for n in range(1, 61)]
 DEV = [{"step": 0, "loss": 4.5}, {"step": 60, "loss": 2.5}]
+DEV_MRR = [{"step": 0, "mrr": 0.1}, {"step": 60, "mrr": 0.5}]
 CURVES = pd.DataFrame(
     {"learning_rate": [1e-4, 1e-4, 3e-5, 3e-5], "step": [0, 60] * 2,
      "dev_loss": [4.0, 1.0, 4.0, 2.0], "dev_mrr": [0.1, 0.8, 0.1, 0.5]}
@@ -34,6 +35,10 @@ FIGURES = {
     "training_curve": lambda: figures.training_curve([(1, 3.0, 1e-4), (2, 2.0, 5e-5)]),
     "training_curve with dev": lambda: figures.training_curve(HISTORY, DEV, 4.0),
     "sweep_curves": lambda: figures.sweep_curves(CURVES),
+    "run_curves": lambda: figures.run_curves(
+        [("a", [3.0, 2.0, 1.0], DEV_MRR), ("a", [2.0], []), ("b", [3.0, 1.0], DEV_MRR)]
+    ),
+    "run_curves without dev": lambda: figures.run_curves([("a", [3.0, 2.0], [])]),
     "funnel": lambda: figures.funnel([("read", 10), ("kept", 7)], [("all", 3)]),
     "distributions": lambda: figures.distributions(
         {"train": {"words": [3, 9], "contexts": [1, 20]}, "test": {"words": [5], "contexts": [2]}}
@@ -148,6 +153,7 @@ EFFECTS = [
 WITH_ODD_TEXTS = {
     "training_curve": None,
     "sweep_curves": lambda: figures.sweep_curves(CURVES, source=ODD),
+    "run_curves": lambda: figures.run_curves([(ODD, [3.0, 2.0], DEV_MRR)]),
     "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
     "length_histogram": None,
     "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),

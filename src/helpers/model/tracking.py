@@ -51,10 +51,16 @@ def prepare(settings: Settings) -> None:
 
 
 def make_logger(settings: Settings, folder: Path, config: Mapping):
-    """Return Lightning's logger for wandb, or ``None`` if ``wandb_mode`` is ``disabled``.
+    """Return Lightning's logger for ``log_to``, or ``None`` if ``wandb_mode`` is ``disabled``.
 
     config: the values that wandb shows beside the curves of the run.
     """
+    if settings.log_to == "jsonl":
+        return _json_lines(folder / "log.jsonl")
+    if settings.log_to == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(folder, name="tensorboard", version="")
     if settings.wandb_mode == "disabled":
         return None
     from lightning.pytorch.loggers import WandbLogger
@@ -62,6 +68,24 @@ def make_logger(settings: Settings, folder: Path, config: Mapping):
     name = f"{settings.profile}-{settings.run}-seed{settings.seed}"
     offline = settings.wandb_mode == "offline"
     return WandbLogger(name, folder, offline=offline, project=_PROJECT, config=dict(config))
+
+
+def _json_lines(path: Path):
+    """Return a logger that appends one JSON object per call to a file."""
+    from lightning.pytorch.loggers import Logger
+
+    class JsonLines(Logger):
+        name, version = path.name, ""
+
+        def log_metrics(self, metrics, step=None):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+        def log_hyperparams(self, *args, **kwargs):
+            """Log nothing: the manifest contains the settings."""
+
+    return JsonLines()
 
 
 def read_log(folder: str | Path) -> pd.DataFrame:

@@ -156,7 +156,7 @@ def _row(members: Sequence[RunResult], system: str) -> dict:
     settings, hardware = first.manifest["settings"], first.manifest["hardware"]
     gpus = ", ".join(hardware.get("gpus") or []) or "no GPU"
     name = _NAMES.get(settings["model"], Path(settings["model"]).name)
-    logging = ("wandb_mode", "evaluate_every")
+    logging = ("log_to", "wandb_mode", "evaluate_every")
     portable = settings | {name: getattr(Settings, name) for name in logging}
     portable |= {name: Path(settings[name]).name for name in ("squad_file", "squad_dev")}
     portable["bioasq_dir"] = "DIR" if settings["bioasq_dir"] else ""

@@ -14,8 +14,9 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +69,15 @@ STAGES = {
 }  # fmt: skip
 # These settings change where results are computed and written, but not what is computed.
 HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
-NEUTRAL = ("run", "runs_dir", "wandb_mode", "evaluate_every", *HARDWARE)
+NEUTRAL = ("run", "runs_dir", "log_to", "wandb_mode", "evaluate_every", *HARDWARE)
+
+
+def settings_of(stage: str, settings: Settings) -> dict[str, Any]:
+    """Return the settings that determine the output of a stage, apart from the stages it reads."""
+    found = {name: getattr(settings, name) for name in STAGES[stage].settings}
+    if stage == "data" and not settings.dev_fraction:
+        del found["seed"]  # it only chooses the questions to hold out
+    return found
 
 
 def dependencies(stage: str) -> list[str]:
@@ -225,7 +234,7 @@ class Run:
                 f"{self.folder}: the stage {stage!r} was not run from start to end with these "
                 f"settings; run notebook {spec.notebook} from its first cell"
             )
-        settings = {name: getattr(self.settings, name) for name in spec.settings}
+        settings = settings_of(stage, self.settings)
         inputs = {name: self._hashes[name] for name in spec.reads} | dict(inputs or {})
         known = self.manifest()
         files = known["files"].items()
@@ -298,6 +307,20 @@ class Run:
             self.noted(stage, notebook)
         return path
 
+    def take_over(self, source: Run, notebooks: Sequence[str]) -> None:
+        """Copy the files and records that these notebooks wrote into another run's folder.
+
+        This folder must not have a manifest yet. The manifest is written last, so a copy that is
+        interrupted does not count.
+        """
+        known = source.manifest()
+        files = {n: entry for n, entry in known["files"].items() if entry["made_by"] in notebooks}
+        for name in files:
+            shutil.copy2(source.folder / name, self.path(name))
+        kept = [stage for stage, spec in STAGES.items() if spec.notebook in notebooks]
+        notes = {k: note for k, note in known["notes"].items() if k in (*kept, "environment")}
+        self._save({**_new_manifest(self.settings, {}), "files": files, "notes": notes})
+
     def note(self, key: str, value: Any) -> None:
         """Record a value that is not in any file in this folder, such as the checkpoint path."""
         known = self.manifest()
@@ -331,9 +354,9 @@ class Run:
         changed: dict[str, str] = {}  # setting -> how it differs
         notebooks = set()
         for stage in (name for name in dependencies(key) if "sha256" in notes.get(name, {})):
-            for name in STAGES[stage].settings:
+            for name, now in settings_of(stage, self.settings).items():
                 before = notes[stage]["settings"].get(name, getattr(Settings, name))
-                if before != (now := getattr(self.settings, name)):
+                if before != now:
                     how = f"was made with {name}={before!r}, but now it is {now!r}"
                     changed.setdefault(name, f"the stage {stage!r} {how}")
                     notebooks.add(STAGES[stage].notebook)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -416,6 +416,36 @@ def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
                       markersize=4, label=f"{setting} = {value:g}")  # fmt: skip
     panels[0].set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
     panels[1].set(xlabel="optimizer step", ylabel="MRR (%)", ylim=(0, 100))
+    _legend(panels[0])
+    return figure
+
+
+def run_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[Mapping]]], window: int = 20):
+    """Draw the learning curves of several runs, given (configuration, losses, dev scores) per run.
+
+    Runs with the same configuration look the same and differ in their seeds. The loss is a running
+    mean of ``window`` steps. If there are dev scores, a second panel shows the MRR.
+    """
+    looks = cycle(product((DARK, ACCENT, MIDDLE), ("-", "--", ":", "-.")))
+    names = dict.fromkeys(name for name, *_ in curves)
+    chosen = dict(zip(names, looks, strict=False))
+    titles = ["Training loss"] + ["MRR on the dev questions"] * any(dev for *_, dev in curves)
+    figure, panels = new_figure(4.5 * len(titles), 3.6, *titles)
+    panels = np.atleast_1d(panels)
+    labelled = set()
+    for name, losses, dev in curves:
+        color, style = chosen[name]
+        look = {"linestyle": style, "color": color, "linewidth": 1.2}
+        label = {} if name in labelled else {"label": cut(name, 40)}
+        labelled.add(name)
+        size = min(window, len(losses))
+        means = np.convolve(losses, np.ones(size) / size, mode="valid")
+        panels[0].plot(np.arange(len(means)) + (size + 1) / 2, means, **look, **label)
+        if dev:
+            panels[1].plot([d["step"] for d in dev], [100 * d["mrr"] for d in dev], **look)
+    panels[0].set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
+    if len(panels) > 1:
+        panels[1].set(xlabel="optimizer step", ylabel="MRR (%)", ylim=(0, 100))
     _legend(panels[0])
     return figure
 

@@ -158,9 +158,14 @@ def _cores(settings: Settings) -> Iterator[Row]:
 def _memory(settings: Settings) -> Iterator[Row]:
     free = free_memory()
     advice = "close other programs; if a kernel dies, set accumulate=2"
-    enough = LARGE_MEMORY_BYTES if _is_large(settings) else MEMORY_BYTES
+    enough = memory_needed(settings)
     needed = f"{_gb(enough)} recommended"
     yield _advised("memory", f"{_gb(free)} free", needed, free >= enough, advice)
+
+
+def memory_needed(settings: Settings) -> int:
+    """Return the bytes of free memory that we recommend for one run."""
+    return LARGE_MEMORY_BYTES if _is_large(settings) else MEMORY_BYTES
 
 
 def _is_large(settings: Settings) -> bool:
