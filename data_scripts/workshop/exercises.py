@@ -46,7 +46,8 @@ These are solutions of [the exercises](../{name}), with the results that we meas
 }
 _READS = """
 
-This notebook reads a run and does not change it. Run notebooks 00 to {number} first. Or run
+This notebook reads a run and does not change it. The lessons need the notebooks before
+{number}. The exercises also need notebook {number} itself. Instead of running them, you can run
 `make walkthrough`, and set `run = "mini"` below.
 
 *`data_scripts/make_exercises.py` generated this notebook from `notebooks/{name}`. To change an
