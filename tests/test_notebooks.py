@@ -6,6 +6,7 @@ import json
 import re
 
 import nbformat
+import papermill
 import pytest
 
 from helpers import config
@@ -86,6 +87,13 @@ def test_a_list_of_the_scores_has_them_in_one_order(path):
     for cell in nbformat.read(path, 4).cells:
         items = re.findall(r"^- .*\b(SAcc|MRR|LAcc)\b", cell.source, re.M)
         assert items == sorted(items, key=["SAcc", "MRR", "LAcc"].index), cell.id
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_papermill_reads_all_parameters(path):
+    """It cannot read a line whose comment contains quotation marks, and then misses it."""
+    found = papermill.inspect_notebook(str(path))
+    assert list(found) == [*notebooks._PARAMETERS, "overrides"]
 
 
 def test_what_the_official_program_makes_of_a_question_without_an_entry():
