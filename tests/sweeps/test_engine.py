@@ -16,6 +16,15 @@ SWEEP = "name: s\nuntil: '00'\ngrid: {seed: [0, 1]}\n"
 PATIENCE = 240  # seconds; on an idle machine, each step takes a tenth of this
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """Restore the variables that Dask sets, which would slow down the tests that follow."""
+    before = dict(os.environ)
+    yield before
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Start a sweep of two runs of notebook 00 in its own process, one after the other."""
@@ -93,7 +102,8 @@ def double(number):
     return 2 * number, os.environ.get("OMP_NUM_THREADS"), os.getpid()
 
 
-def test_workers_are_processes_with_their_share_of_the_machine(monkeypatch):
+def test_workers_are_processes_with_their_share_of_the_machine(monkeypatch, environment):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(engine, "visible_gpus", lambda: ())
     with engine.workers(3, memory=1, jobs=2) as (executor, share, count):
         found = [f.result() for f in [executor.submit(double, n) for n in range(4)]]
@@ -101,6 +111,7 @@ def test_workers_are_processes_with_their_share_of_the_machine(monkeypatch):
     assert {threads for _, threads, _ in found} == {str(share.threads)}
     assert os.getpid() not in {pid for *_, pid in found}
     assert share.memory > 0 and share.threads >= 1
+    assert "OMP_NUM_THREADS" not in os.environ  # a notebook that ran a sweep keeps its threads
 
 
 def test_there_are_as_many_workers_as_runs_gpus_or_memory_allow(monkeypatch):

@@ -108,7 +108,9 @@ def workers(
     count = max(1, min(runs, jobs or len(gpus) or min(cores, free // memory)))
     share = Share(max(1, cores // count), free // count, gpus)
     threads = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    before = dict(os.environ)  # Dask sets variables for its workers here and leaves them
     with (
+        _restored(before),
         LocalCluster(
             n_workers=count, threads_per_worker=1, memory_limit=0, env=threads, security=True,
             dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
@@ -116,6 +118,16 @@ def workers(
         Client(cluster) as client,
     ):  # fmt: skip
         yield client.get_executor(), share, count
+
+
+@contextmanager
+def _restored(environment: dict[str, str]) -> Iterator[None]:
+    """Restore the environment variables at the end."""
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 @contextmanager
