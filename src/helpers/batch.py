@@ -175,7 +175,6 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change one setting, such as epochs=4 (repeatable)",
     )  # fmt: skip
-    settings.add_argument("--fresh", action="store_true", help="run finished notebooks again")
 
     sub = commands.add_parser("run", parents=[settings], help="execute all notebooks once")
     sub.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
@@ -183,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "--until", default="", choices=[path.stem[:2] for path in notebooks.notebooks()],
         help="stop after this notebook; 03 trains the model and uses no test questions",
     )  # fmt: skip
+    sub.add_argument("--fresh", action="store_true", help="run finished notebooks again")
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at the same time")
     where.add_argument(
@@ -194,6 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
         help="random seeds (default: 0 1 2)",
     )  # fmt: skip
+    _add_large(commands, where)
+    _add_finished(commands)
+    return parser
+
+
+def _add_large(commands, where: argparse.ArgumentParser) -> None:
+    """Add the commands that use several workers."""
     sub = commands.add_parser("sweep", parents=[where], help="run all combinations in a sweep file")
     sub.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see docs/sweeps.md")
     sub.add_argument("--dry-run", action="store_true", help="only print the plan")
@@ -212,6 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                      help="change one setting, such as merge=max (repeatable)")  # fmt: skip
 
+
+def _add_finished(commands) -> None:
+    """Add the commands that read finished runs."""
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
     sub = commands.add_parser("table", help="compare finished runs with published rows")
     sub.add_argument(
@@ -224,7 +234,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--readme", type=Path, metavar="FILE", help=marks)
     sub = commands.add_parser("same", help="check that two finished runs have the same scores")
     sub.add_argument("folders", nargs=2, **finished)
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
