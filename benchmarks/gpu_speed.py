@@ -221,12 +221,15 @@ def _measure(run: Run, methods, windows, batches, peaks, title: dict) -> list[di
             run.say(f"{method.name}: out of memory")
             free(run.device)
             continue
-        ready.append((method, row, [batches[i % len(batches)] for i in range(count)]))
+        ready.append((method, row, count))
+    # All methods run on the same batches, because the tokens of small batches differ much.
+    count = min((count for *_, count in ready), default=0)
+    chosen = [batches[i % len(batches)] for i in range(count)]
     for number in range(_ROUNDS):
-        for method, row, chosen in ready:
+        for method, row, _ in ready:
             if number == 0 or run.left() > 0:
                 row["seconds"].append(_seconds(run, method, chosen) / len(chosen))
-    for _, row, chosen in ready:
+    for _, row, _ in ready:
         _finish(run, row, [windows.lengths[rows] for rows in chosen], peaks)
     return [row for _, row, _ in ready]
 

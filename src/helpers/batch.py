@@ -62,7 +62,6 @@ def sweep(
     with workers as (executor, share, count):
         outcomes = run_sweep(planned, executor, share, count, retry=retry)
     path = page.write(planned, outcomes)
-    path = page.write(planned, outcomes)
     print(f"\n{page.summary(planned, outcomes)}\n\nPage of the sweep: {path}")
     if failed := [outcome.label for outcome in outcomes if outcome.state == "failed"]:
         raise InputError(

@@ -155,3 +155,17 @@ def test_a_run_that_uses_too_much_memory_is_named(executed, monkeypatch, tmp_pat
     parameters = {"profile": "mini", "run": "r", "seed": 14}  # its kernel dies
     reason = sweep.execute(parameters, "", "s", str(tmp_path / "log.txt"), Small(1))
     assert reason == "used 9.0 GB of memory"
+
+
+def test_a_squad_step_is_copied_once_and_completely(executed, tmp_path):
+    fixed = {"squad_epochs": 1, "squad_file": "squad-train"}
+    one, two = plan.make_sweep({"name": "s", "settings": fixed, "grid": {"epochs": [1, 2]}}).runs
+    assert not two.take_over(one, plan.SQUAD_STEP)
+    (one.folder / "training_squad").mkdir(parents=True)
+    (one.folder / "training_squad" / "last.ckpt").write_text("weights")
+    (two.folder / ".training_squad.part").mkdir(parents=True)
+    (two.folder / ".training_squad.part" / "old").write_text("from an interrupted copy")
+    assert two.take_over(one, plan.SQUAD_STEP)
+    assert [p.name for p in (two.folder / "training_squad").iterdir()] == ["last.ckpt"]
+    assert not two.take_over(one, plan.SQUAD_STEP)
+    assert [p.name for p in two.folder.iterdir()] == ["training_squad"]

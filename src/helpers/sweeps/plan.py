@@ -93,7 +93,10 @@ class Planned:
             return True
         trained, copy = (run.folder / "training_squad" for run in (source, target))
         if until == SQUAD_STEP and trained.is_dir() and not copy.exists():
-            shutil.copytree(trained, copy)
+            part = copy.with_name(f".{copy.name}.part")
+            shutil.rmtree(part, ignore_errors=True)  # from a copy that was interrupted
+            shutil.copytree(trained, part)
+            part.rename(copy)
             return True
         return False
 

@@ -24,7 +24,7 @@ _LOOK_SECONDS = 2  # time between two looks at the progress of the runs
 
 @dataclass
 class Outcome:
-    """The end of one run. ``state`` is "finished", "failed" or "not started"."""
+    """The end of one run. ``state`` is "finished" or "failed"."""
 
     label: str
     state: str
@@ -62,7 +62,8 @@ def run_sweep(
         state = run.state(sweep.until)
         if state == "finished" or (state == "failed" and not retry):
             reason = run.failure() if state == "failed" else ""
-            progress.outcomes[run.label] = Outcome(run.label, state, reason=reason)
+            seconds = 0.0 if reason else sum(notebooks.seconds(run.settings).values())
+            progress.outcomes[run.label] = Outcome(run.label, state, seconds, reason)
         else:
             run.forget_failure()
             progress.waiting[run.label] = run
