@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from helpers import batch, config
 from helpers.config import InputError, from_parameters
+from helpers.io import hold
 from helpers.run.folder import Run, check_kernel
 from helpers.sweeps import notebooks
 
@@ -132,6 +133,46 @@ def test_a_first_notebook_that_meets_bad_input_leaves_no_folder(place, other, mo
     assert captured.err.count("\n") == 1 and "00_start_here: this kernel runs" in captured.err
     assert list((other / "runs").iterdir()) == []
     assert nothing_is_left(place)
+
+
+def test_two_batches_at_once_on_one_folder_are_refused(place, capsys):
+    lock = place / "runs" / ".mini.lock"
+    lock.parent.mkdir()
+    with hold(lock):
+        assert batch.main(["run", "--until", "00"]) == 2
+        assert "another process is running" in capsys.readouterr().err
+        assert batch.main(["run", "--until", "00", "--run", "other"]) == 0
+    assert batch.main(["run", "--until", "00"]) == 0
+    assert {path.name for path in lock.parent.iterdir()} == {"mini", "other"}
+
+
+FAULTS = [
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "its kernel died, probably"),
+    ("raise OSError(24, 'Too many open files', 'f')", "Too many open files: 'f'; remove the"),
+    ("raise MemoryError('no room')", "no room; the memory ran out; close other programs"),
+]
+
+
+@pytest.mark.parametrize(("code", "said"), FAULTS)
+def test_a_fault_of_the_machine_is_one_line(code, said, place, monkeypatch, capsys):
+    notebook = nbformat.read(START, 4)
+    notebook.cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    notebook.cells.append(nbformat.v4.new_code_cell(code))
+    nbformat.write(notebook, place / START.name)
+    monkeypatch.setattr(notebooks, "notebooks", lambda: [place / START.name])
+    assert batch.main(["run", "--until", "00"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("helpers.batch: 00_start_here: ") and said in error
+    assert nothing_is_left(place) and not (place / "runs").exists()
+
+
+def test_any_failure_on_a_full_disk_is_blamed_on_the_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(notebooks.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    assert "is full; free some space" in notebooks._shortage(tmp_path, "RuntimeError")
+    monkeypatch.undo()
+    assert notebooks._shortage(tmp_path, "RuntimeError") == ""
+    assert notebooks._shortage(tmp_path, "NoSuchError") == ""
 
 
 @pytest.mark.parametrize("model", ["no/such.nemo", "minilmm"])

@@ -245,6 +245,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"helpers.batch: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # too many open files, for example
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"helpers.batch: {where}{error.strerror or error}; {notebooks.AGAIN}", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to continue", file=sys.stderr)
         return 130

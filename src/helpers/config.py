@@ -119,6 +119,8 @@ _STEP_B = {
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 3, "batch_size": 8, "learning_rate": 2e-4},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},
+    # A SQuAD step before BioASQ, with a SQuAD file that the user specifies.
+    "squad-then-bioasq-cpu": {"squad_epochs": 2, "epochs": 3, "dev_fraction": 0.0},
     "biomegatron": {"model": "BioMegatron345mUncasedSQuADv1", **_STEP_B},
     # Step A, which produced the checkpoint above (NeMo 0.11 question_answering_squad.py).
     "biomegatron-from-squad": {
@@ -130,8 +132,6 @@ PROFILES: dict[str, dict] = {
         "squad_learning_rate": 3e-5,
         **_STEP_B,
     },
-    # The same two steps for the small model, with a SQuAD file that the user specifies.
-    "squad-then-bioasq-cpu": {"squad_epochs": 2, "epochs": 3, "dev_fraction": 0.0},
 }
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
@@ -175,7 +175,8 @@ def parse_override(text: str) -> tuple[str, object]:
     try:
         return name, _TRUTH[raw.lower()] if kind == "bool" else _TYPES[kind](raw)
     except (ValueError, KeyError):
-        raise InputError(f"{text!r}: {raw!r} is not a {_WORDS[kind]}") from None
+        comma = "; separate settings with spaces, not commas" if raw.endswith(",") else ""
+        raise InputError(f"{text!r}: {raw!r} is not a {_WORDS[kind]}{comma}") from None
 
 
 def _field(name: str) -> dataclasses.Field:

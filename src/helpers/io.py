@@ -8,10 +8,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TextIO
+
+import filelock
 
 from helpers.config import InputError
 
@@ -177,6 +179,18 @@ def _writable(path: str | Path) -> Path:
     if not os.access(above, os.W_OK):
         raise InputError(f"{path}: cannot be written without write permission in {above}")
     return real
+
+
+def hold(lock: Path, patience: float = 0) -> AbstractContextManager | None:
+    """Lock a file, which is created, until the returned context ends or this process does.
+
+    Returns ``None`` if another process still holds it after ``patience`` seconds. Remove the lock
+    file only while you hold it: filelock notices if the file that it has locked is gone.
+    """
+    try:
+        return filelock.FileLock(lock).acquire(timeout=patience)
+    except filelock.Timeout:
+        return None
 
 
 def free_memory(swap: bool = False) -> int:

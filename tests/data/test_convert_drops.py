@@ -34,7 +34,7 @@ def test_the_drop_report_has_it():
     _, (drop,) = convert([one])
     assert (drop.reason, drop.nearest, drop.snippet) == ("answer in no context", "TNF-α", 1)
     _, (drop,) = convert([Question("q", "Which?", "factoid", snippets, (), (("NF",),))])
-    assert (drop.reason, drop.detail) == ("answer only inside a word", "of TNF-α here")
+    assert (drop.reason, drop.detail) == ("answer only inside a word", "nf: of TNF-α here")
     assert (drop.nearest, drop.snippet) == ("TNF-α", 1)
     _, (drop,) = convert([Question("q", "Which?", "factoid", (), (), (("NF",),))])
     assert (drop.reason, drop.nearest, drop.likeness) == ("no snippets", "", 0.0)

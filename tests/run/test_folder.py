@@ -6,6 +6,8 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 
 from helpers import __version__
 from helpers.config import InputError, Settings, from_parameters
+from helpers.io import hold
+from helpers.run import folder
 from helpers.run.folder import Run
 
 
@@ -357,3 +361,31 @@ def test_a_found_run_keeps_the_precision_that_was_chosen_for_it(run):
         "bf16"
     )
     assert Run.find(run.settings).settings.precision == "32"
+
+
+def test_two_processes_that_change_the_manifest_at_once_lose_nothing(run, monkeypatch):
+    read = Run.manifest
+
+    def slowly(self):
+        known = read(self)
+        time.sleep(0.01)  # without the lock, the others would read the same manifest now
+        return known
+
+    monkeypatch.setattr(Run, "manifest", slowly)
+    others = [Run(run.folder, run.settings) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda n=n, one=one: [one.note(f"{n}-{k}", k) for k in range(5)])
+        for n, one in enumerate(others)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(run.manifest()["notes"]) == {f"{n}-{k}" for n in range(4) for k in range(5)}
+
+
+def test_a_manifest_that_stays_locked_is_one_line(run, monkeypatch):
+    monkeypatch.setattr(folder, "_PATIENCE", 0)
+    with hold(run.folder / ".manifest.lock"), pytest.raises(InputError, match="another process"):
+        run.note("key", 1)
+    run.note("key", 1)

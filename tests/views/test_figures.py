@@ -135,7 +135,8 @@ def test_depth_curves_are_means_over_seeds():
 
 
 ODD = r"US$5 \foo $6 <b> שלום"  # money, not a formula; matplotlib's parser fails at \foo
-WINDOWS = make_windows(tiny_examples(1), make_tokenizer(VOCAB), max_length=12, training=True)
+(EXAMPLE,) = tiny_examples(1)
+WINDOWS = make_windows([EXAMPLE], make_tokenizer(VOCAB), max_length=12, training=True)
 FOUND = [SimpleNamespace(text=ODD, start_logit=2.0, end_logit=1.0, probability=0.7)]
 MEASURE = {"mean": 0.5, "low": 0.4, "high": 0.6}
 SPREAD = SimpleNamespace(
@@ -154,7 +155,7 @@ WITH_ODD_TEXTS = {
     "training_curve": None,
     "sweep_curves": lambda: figures.sweep_curves(CURVES, source=ODD),
     "run_curves": lambda: figures.run_curves([(ODD, [3.0, 2.0], DEV_MRR)]),
-    "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB)),
+    "window_map": lambda: figures.window_map(WINDOWS, [ODD] * len(VOCAB), EXAMPLE.spans[0]),
     "length_histogram": None,
     "score_bars": lambda: figures.score_bars({"batches": [{**ROW, "batch": ODD}], "pooled": ROW}),
     "failure_bars": lambda: figures.failure_bars(

@@ -19,13 +19,14 @@ def shades(axes):
 def test_window_map_gives_every_token_one_best_window(seed):
     example = max(tiny_examples(30, seed), key=lambda e: len(e.context))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=12, step=3, training=True)
-    (axes,) = figures.window_map(windows, VOCAB).axes
+    (axes,) = figures.window_map(windows, VOCAB, example.spans[0]).axes
     words = example.context.split()
     assert [label.get_text() for label in axes.get_xticklabels()] == words
     assert len(axes.get_yticklabels()) == len(windows) > 2
     assert (shades(axes) == 2).sum(0).tolist() == [1] * len(words)
     assert (shades(axes) > 0).sum(1).tolist() == (windows.lengths - 6).tolist()
-    ((dots, rows),) = [line.get_data() for line in axes.lines]
+    (dots, rows), *parts = [line.get_data() for line in axes.lines]
+    assert not parts  # an answer of one token cannot be cut
     assert {words[dot] for dot in dots} == {example.spans[0].text}
     assert sorted(rows) == [row for row in range(len(windows)) if windows.start[row]]
 
@@ -37,7 +38,7 @@ def test_window_map_draws_the_windows_around_the_answer(tmp_path):
     example = Example("q_001", "q", "which gene ?", context, (Span(start, start + 3, "gak"),))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=12, training=True)
     assert len(windows) > 250  # with all of them, the picture would be too large to save
-    figure = figures.window_map(windows, VOCAB)
+    figure = figures.window_map(windows, VOCAB, example.spans[0])
     (axes,) = figure.axes
     assert len(axes.get_yticklabels()) == 12 and shades(axes).shape[1] < 200
     seen = [n for n in range(len(windows)) if windows.start[n]]
@@ -54,11 +55,16 @@ def test_a_map_of_many_tokens_numbers_them_and_stays_as_wide_as_a_page():
     span = Span(start, start + len(answer), answer)
     example = Example("q_001", "q", "which gene ?", context, (span,))
     windows = make_windows([example], make_tokenizer(VOCAB), max_length=40, step=5, training=True)
-    figure = figures.window_map(windows, VOCAB, most=len(windows))
+    figure = figures.window_map(windows, VOCAB, span, most=len(windows))
     (axes,) = figure.axes
     assert shades(axes).shape == (len(windows), len(words))
     ends = [words.index("gak"), words.index("gak") + 2]  # one line per window, not a dot per token
-    assert [line.get_xdata().tolist() for line in axes.lines] == [ends] * sum(windows.start > 0)
+    whole = sum(windows.start > 0)
+    assert [line.get_xdata().tolist() for line in axes.lines[:whole]] == [ends] * whole
+    for line in axes.lines[whole:]:  # these windows end or begin inside the answer
+        low, high = line.get_xdata()
+        assert ends[0] <= low <= high <= ends[1] and [low, high] != ends
+    assert len(axes.lines) > whole > 0
     row_height = 72 * 5 / len(windows)  # points
     assert all(line.get_linewidth() < row_height for line in axes.lines)
     assert figure.get_figwidth() == 10 and "numbered from 0" in axes.get_xlabel()

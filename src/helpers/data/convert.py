@@ -179,7 +179,8 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
             word = next(m[0] for m in _WORDS.finditer(pair.context) if m.end() >= end).strip(_EDGES)
             inside = (word, pair.snippet, _similarity(gold, word))
             closest = max(inside, nearest([gold], [pair]), key=itemgetter(2))
-            return drop("answer only inside a word", around, *closest)
+            detail = f"{gold}: {around}"
+            return drop("answer only inside a word", detail, *closest)
     return drop("answer in no context", " | ".join(question.synonyms()), *nearest(golds, pairs))
 
 

@@ -210,7 +210,7 @@ def _why_ignored(
 ) -> str:
     if file is None:
         abstracts = _ABSTRACTS.fullmatch(path.name)
-        return "read only under context 'abstract'" if abstracts else "name not recognized"
+        return "read only under context 'abstract'" if abstracts else "no input has such a name"
     if file.edition != edition:
         return f"edition {file.edition}, not {edition}"
     if file.context not in (None, context):

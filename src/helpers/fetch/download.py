@@ -25,11 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import filelock
 from tqdm import tqdm  # not tqdm.auto, whose bar freezes at 0% in a saved notebook
 
 from helpers.config import InputError
-from helpers.io import progress_stream, sha256
+from helpers.io import hold, progress_stream, sha256
 
 CHUNK = 1 << 16  # bytes per piece; an interrupted download loses at most one piece
 TIMEOUTS = (5, 30)  # seconds to connect, and between two pieces of a response
@@ -104,22 +103,17 @@ def check_disk(folder: Path, needed: int) -> None:
 
 @contextmanager
 def locked(folder: Path, name: str, lock: str = ".lock") -> Iterator[None]:
-    """Let one process at a time work in ``folder``; show ``name`` to users who must wait.
-
-    We never remove the lock file, because that could let two waiting processes in at once.
-    """
+    """Let one process at a time work in ``folder``; show ``name`` to users who must wait."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            held = filelock.FileLock(folder / lock).acquire(timeout=0)
-        except filelock.Timeout:
+        held = hold(folder / lock)
+        if held is None:
             print(f"{name}: waiting for another process that is fetching it", file=sys.stderr)
-            try:
-                held = filelock.FileLock(folder / lock).acquire(timeout=LOCK_PATIENCE)
-            except filelock.Timeout:
-                raise InputError(
-                    f"{folder}: another process is still fetching files into it; try again later"
-                ) from None
+            held = hold(folder / lock, LOCK_PATIENCE)
+    if held is None:
+        raise InputError(
+            f"{folder}: another process is still fetching files into it; try again later"
+        )
     with held:
         yield
 

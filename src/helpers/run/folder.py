@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +25,13 @@ from typing import Any
 
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import read_json
-from helpers.io import check_outputs, sha256, write_json, write_text
+from helpers.io import check_outputs, hold, sha256, write_json, write_text
 from helpers.run import provenance
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 LATEST = "latest"
+_LOCK, _PATIENCE = ".manifest.lock", 60  # seconds
 PROVENANCE = ("kit", "python", "packages", "hardware")  # in the manifest and in each record
 _RECORD = ("settings", "inputs", "sha256", *PROVENANCE)  # added to the details of each stage
 
@@ -151,9 +153,9 @@ class Run:
         run = cls(settings.run_dir, settings)
         check_outputs([run.folder / MANIFEST])
         if (run.folder / MANIFEST).exists():
-            known = run.manifest()
-            run.settings = _with_precision(settings, known)
-            run._save(_new_manifest(run.settings, known))
+            with run._changing() as known:
+                run.settings = _with_precision(settings, known)
+                known |= _new_manifest(run.settings, known)
         link = run.folder.parent / LATEST
         if link.is_symlink() and link.readlink() == Path(run.folder.name):
             link.unlink()
@@ -214,10 +216,10 @@ class Run:
 
     def begin(self, stage: str) -> None:
         """Remove a stage's record, so that partly written files never count as finished."""
-        known = self.manifest()
-        files = {k: entry for k, entry in known["files"].items() if entry.get("stage") != stage}
-        notes = {k: note for k, note in known["notes"].items() if k != stage}
-        self._save({**known, "files": files, "notes": notes})
+        with self._changing() as known:
+            files, notes = known["files"], known["notes"]
+            known["files"] = {k: v for k, v in files.items() if v.get("stage") != stage}
+            known["notes"] = {k: v for k, v in notes.items() if k != stage}
         self._begun.add(stage)
 
     def finish(self, stage: str, inputs: Mapping[str, str] | None = None, **facts: Any) -> None:
@@ -268,18 +270,20 @@ class Run:
             raise InputError(f"{path}: cannot be recorded, because the folder contains no files")
         if made_by in STAGES:
             extra["stage"], made_by = made_by, STAGES[made_by].notebook
-        known = self.manifest()
-        files = {k: entry for k, entry in known["files"].items() if not k.startswith(f"{name}/")}
-        for file in found:
-            files[self._name(file)] = {
+        new = {
+            self._name(file): {
                 **extra,
                 "bytes": file.stat().st_size,
                 "sha256": sha256(file),
                 "made_by": made_by,
                 "made_at": _now(),
-                "commit": known.get("kit", {}).get("commit"),
             }
-        self._save({**known, "files": files})
+            for file in found
+        }
+        with self._changing() as known:
+            commit = {"commit": known.get("kit", {}).get("commit")}
+            old = {k: v for k, v in known["files"].items() if not k.startswith(f"{name}/")}
+            known["files"] = old | {name: entry | commit for name, entry in new.items()}
         return path
 
     def need(self, name: str, notebook: str) -> Path:
@@ -323,8 +327,8 @@ class Run:
 
     def note(self, key: str, value: Any) -> None:
         """Record a value that is not in any file in this folder, such as the checkpoint path."""
-        known = self.manifest()
-        self._save({**known, "notes": {**known["notes"], key: value}})
+        with self._changing() as known:
+            known["notes"][key] = value
 
     def noted(self, key: str, notebook: str) -> Any:
         """Return a value recorded by ``note``, or the details of a finished stage.
@@ -394,6 +398,22 @@ class Run:
             return path.resolve().relative_to(self.folder.resolve()).as_posix()
         except ValueError:
             raise InputError(f"{path}: is outside the run folder {self.folder}") from None
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """Yield the manifest, and save it at the end. Only one process at a time can change it."""
+        check_outputs([self.folder / MANIFEST])
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = hold(self.folder / _LOCK, _PATIENCE)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        if held is None:
+            raise InputError(f"{self.folder / MANIFEST}: another process is changing it; try later")
+        with held:
+            known = self.manifest()
+            yield known
+            self._save(known)
 
     def _save(self, manifest: dict[str, Any]) -> None:
         write_json(self.folder / MANIFEST, manifest)

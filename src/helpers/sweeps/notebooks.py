@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import itertools
 import os
@@ -20,7 +21,8 @@ import nbformat
 
 from helpers.config import ROOT, InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
-from helpers.io import write_text
+from helpers.fetch.download import writing
+from helpers.io import free_memory, hold, write_text
 from helpers.run import reproduce, scores
 from helpers.run.folder import HARDWARE, MANIFEST, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
@@ -50,8 +52,37 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
     Raises ``InputError`` for bad input, including bad input that a notebook detects.
     """
     settings, parameters = check(parameters)
-    chosen = _chosen(until)
     folder = Run(settings.run_dir, settings)  # unlike Run.open, this changes nothing
+    with _alone(folder):
+        return _run(folder, parameters, fresh, until)
+
+
+@contextmanager
+def _alone(folder: Run) -> Iterator[None]:
+    """Refuse to execute the notebooks of a run if another process is already doing it.
+
+    The system releases the lock when the process ends, however it ends.
+    """
+    path = folder.folder.with_name(f".{folder.folder.name}.lock")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = hold(path)
+    if held is None:
+        raise InputError(
+            f"{folder.folder}: another process is running the notebooks of this run; wait until it "
+            "has finished, or choose another name with --run"
+        )
+    with held:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder contains runs
+                path.parent.rmdir()
+
+
+def _run(folder: Run, parameters: Mapping, fresh: bool, until: str) -> Path:
+    settings, chosen = folder.settings, _chosen(until)
     started = time.monotonic()
     _run_notebooks(chosen, folder, parameters, fresh)
     if until:
@@ -160,6 +191,7 @@ def _run_notebooks(chosen: Sequence[Path], folder: Run, parameters: Mapping, fre
 def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
     """Execute a notebook, save it in the run folder, and return the seconds it took."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     given = _for_notebooks(folder.settings, parameters)
@@ -185,9 +217,33 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{notebook.stem}: {error.evalue}") from None
+        if shortage := _shortage(folder.folder, error.ename):
+            raise InputError(f"{notebook.stem}: {error.evalue}; {shortage}") from None
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
+    except DeadKernelError:
+        raise InputError(
+            f"{notebook.stem}: its kernel died, probably because the memory ran out "
+            f"({free_memory() / 1e9:.1f} GB are free now); close other programs or use a smaller "
+            "batch_size, then run the same command again"
+        ) from None
+    except OSError as error:  # papermill cannot write the notebook
+        raise InputError(f"{output}: {error.strerror or error}; {AGAIN}") from None
     return time.monotonic() - started
+
+
+AGAIN = "remove the cause, then run the same command again"
+_FULL = 10_000_000  # bytes; with less free space, any failure is blamed on the disk
+
+
+def _shortage(folder: Path, error: str) -> str:
+    """Return the remedy if the machine, and not the code, is the cause of an error, or ""."""
+    if shutil.disk_usage(folder).free < _FULL:
+        return f"the disk with {folder} is full; free some space and run the same command again"
+    if error == "MemoryError":
+        return "the memory ran out; close other programs and run the same command again"
+    kind = getattr(builtins, error, None)
+    return AGAIN if isinstance(kind, type) and issubclass(kind, OSError) else ""
 
 
 class _ProgressOnly:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 
+from helpers.data.spans import Span
 from helpers.model.row_order import NEEDED
 from helpers.run.folder import Run
 from helpers.scoring.claims import UNPUBLISHED
@@ -125,16 +126,17 @@ def _ceilings(axes, percents: Sequence[float]) -> None:
 
 def notebook_flow(steps: Sequence[tuple[str, str, str]]):
     """Draw the notebooks from top to bottom. A step is (name, what it does, files it writes)."""
-    figure, axes = new_figure(7.5, 0.25 + 0.95 * len(steps))
+    figure, axes = new_figure(7.5, 0.95 * len(steps))
     arrow = {"arrowstyle": "-|>", "color": DARK}
     for number, (name, does, writes) in enumerate(steps):
         y = -number
         axes.add_patch(plt.Rectangle((0, y - 0.28), 3.6, 0.56, facecolor=LIGHT, edgecolor=DARK))
         axes.text(0.12, y + 0.1, name, va="center", fontsize=10, weight="bold")
         axes.text(0.12, y - 0.13, does, va="center", fontsize=9)
-        axes.annotate("", (1.8, y - 0.72), (1.8, y - 0.28), arrowprops=arrow)
+        end = y - 0.5 if number == len(steps) - 1 else y - 0.72  # the last one has a short arrow
+        axes.annotate("", (1.8, end), (1.8, y - 0.28), arrowprops=arrow)
         axes.text(1.95, y - 0.5, writes, va="center", fontsize=9, family="monospace")
-    axes.set(xlim=(-0.05, 5.2), ylim=(-len(steps) + 0.25, 0.4))
+    axes.set(xlim=(-0.05, 5.2), ylim=(-len(steps) + 0.35, 0.4))
     axes.set_axis_off()  # a diagram needs no axes
     return figure
 
@@ -303,15 +305,19 @@ def coverage_bars(rows: Sequence[Mapping[str, int]]):
 _LABELED = 100  # maximum number of tokens in a window map that labels each token
 
 
-def window_map(windows, vocab: Sequence[str], most: int = 12):
+def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
     """Draw which tokens of one context each window contains, and the best window for each token.
 
-    ``windows`` is the ``features.Windows`` of a single example with one gold span, made with
-    ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
+    ``windows`` is the ``features.Windows`` of a single example with the gold span ``answer``, made
+    with ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
     windows, only those around the answer are drawn. The tokens of a long context are numbered, and
     a line marks the answer, because the dots of neighboring tokens would overlap.
     """
-    first = max(0, min(int(np.argmax(windows.start > 0)) - most // 2, len(windows) - most))
+    within = (windows.chars[:, 0] < answer.end) & (windows.chars[:, 1] > answer.start)
+    within &= windows.token >= 0
+    holder = int(np.searchsorted(windows.bounds, np.argmax(within), "right")) - 1
+    holder = int(np.argmax(windows.start > 0)) if (windows.start > 0).any() else holder
+    first = max(0, min(holder - most // 2, len(windows) - most))
     bounds = windows.bounds[first : first + most + 1]
     tokens = np.arange(bounds[0], bounds[-1])[windows.token[bounds[0] : bounds[-1]] >= 0]
     row = np.searchsorted(bounds, tokens, "right") - 1
@@ -326,12 +332,14 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
     axes.imshow(shades, ListedColormap(["white", LIGHT, DARK]), vmin=0, vmax=2, aspect="auto",
                 interpolation="nearest")  # fmt: skip
     axes.hlines(np.arange(1, rows) - 0.5, -0.5, columns - 0.5, color="white", linewidth=2)
-    whole = windows.start[first + row] > 0
-    place = tokens - bounds[row]
-    whole &= (windows.start[first + row] <= place) & (place <= windows.end[first + row])
+    whole = within[tokens] & (windows.start[first + row] > 0)
+    cut = within[tokens] & ~whole
     if labeled:
         mark = {"marker": "o", "linestyle": "", "markersize": 6, "markeredgecolor": "white"}
         axes.plot(column[whole], row[whole], color=ACCENT, **mark)
+        part = mark | {"color": "white", "markeredgecolor": ACCENT}
+        if cut.any():
+            axes.plot(column[cut], row[cut], **part)
         axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
         labels = dict(zip(column.tolist(), windows.ids[tokens].tolist(), strict=True))
         names = [vocab[labels[at]] for at in range(columns)]
@@ -339,10 +347,13 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
     else:
         thick = min(5, 0.6 * 72 * min(0.3, 5 / rows))  # points: thinner than a row
         mark = {"linewidth": thick, "solid_capstyle": "round"}
-        edge = [withStroke(linewidth=1.5 * thick, foreground="white")]
-        for at in np.unique(row[whole]):
-            ends = column[whole & (row == at)][[0, -1]]
-            axes.plot(ends, [at, at], color=ACCENT, path_effects=edge, **mark)
+        part = mark | {"color": "white"}
+        for marked, inner, outer in ((whole, ACCENT, "white"), (cut, "white", ACCENT)):
+            edge = [withStroke(linewidth=1.5 * thick, foreground=outer)]
+            for at in np.unique(row[marked]):
+                ends = column[marked & (row == at)][[0, -1]]
+                axes.plot(ends, [at, at], color=inner, path_effects=edge, **mark)
+        part["path_effects"] = edge
     shown = range(0, rows, 1 + rows // 20)
     axes.set_yticks(shown, [f"window {first + at + 1}" for at in shown])
     axes.set(xlabel="tokens of the context" + ("" if labeled else " (numbered from 0)"))
@@ -351,8 +362,10 @@ def window_map(windows, vocab: Sequence[str], most: int = 12):
         plt.Rectangle((0, 0), 1, 1, color=LIGHT, label="in the window"),
         plt.Rectangle((0, 0), 1, 1, color=DARK, label="best window for this token"),
         plt.Line2D([], [], color=ACCENT, label="complete answer", **mark),
+        plt.Line2D([], [], label="part of the answer", **part),
     ]
-    figure.legend(handles=keys, loc="outside upper left", ncols=3, frameon=False)
+    keys = keys if cut.any() else keys[:-1]
+    figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False)
     return figure
 
 

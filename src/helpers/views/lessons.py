@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -286,7 +287,7 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
     """
     cases = list(cases)
     for arguments in cases:
-        call = f"{mine.__name__}({', '.join(map(_short, arguments))})"
+        call = f"{mine.__name__}({_shown(mine, arguments)})"
         try:
             found = mine(*copy.deepcopy(arguments))
         except NotYet:  # the function has no code yet
@@ -299,6 +300,18 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
         if not _equal(found, expected):
             raise NotYet(f"{call} must return {_short(expected)}, but returned {_short(found)}")
     print(f"{mine.__name__} agrees with the package in all {len(cases)} cases.")
+
+
+def _shown(mine: Callable, arguments: tuple) -> str:
+    """Return the arguments as text, with their names if there are more than two."""
+    texts = [_short(value) for value in arguments]
+    try:
+        names = list(inspect.signature(mine).bind(*arguments).arguments)
+    except (TypeError, ValueError):  # too few parameters, or a function without a signature
+        names = []
+    if len(names) == len(texts) > 2:
+        texts = [f"{name}={text}" for name, text in zip(names, texts, strict=True)]
+    return ", ".join(texts)
 
 
 def _equal(found, expected) -> bool:

@@ -125,12 +125,13 @@ def _window_page(reader, example: Example, length: int, step: int) -> str:
     counts = {
         "tokens in the context": tokens,
         "windows": len(made),
-        "tokens that the model reads": len(made.ids),
+        "tokens that the model reads, with questions": len(made.ids),
         "times it reads each context token, on average": int((made.token >= 0).sum()) / tokens,
         "windows with the whole answer": int((made.start > 0).sum()),
     }
     file = io.BytesIO()
-    figures.window_map(made, reader.vocab, most=len(made)).savefig(file, dpi=90)
+    answer, most = example.spans[0], len(made)
+    figures.window_map(made, reader.vocab, answer, most).savefig(file, dpi=90)
     image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     alt = f"{len(made)} windows of up to {length} tokens, which start every {step} tokens"
     table = tables.table([counts], digits=1).to_html()
