@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,7 @@ PROFILES: dict[str, dict] = {
     },
 }
 
+_UNUSABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # no file has such a name
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"int": "whole number", "float": "number", "bool": "truth value (true or false)"}
@@ -196,6 +198,8 @@ def _checked(field: dataclasses.Field, value: object) -> object:
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise InputError(f"{name}: expected {field.type}, got {value!r} ({type(value).__name__})")
+    if kind is str and _UNUSABLE.search(value):
+        raise InputError(f"{name}: {value!r} contains a control character or half a character")
     if "choices" in limits and value not in limits["choices"]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(limits['choices'])}")
     if kind is float and not math.isfinite(value):

@@ -403,3 +403,49 @@ def test_an_answer_that_is_not_the_hubs_is_refused_on_one_line(server, monkeypat
     with pytest.raises(InputError, match="hub: ") as refused:
         fetch.fetch("someone/bert")
     assert "\n" not in str(refused.value)
+
+
+def test_a_password_in_a_mirrors_address_is_never_shown_or_stored(server, cache, monkeypatch):
+    monkeypatch.setenv("NGC_ENDPOINT", server.url.replace("//", "//reader:secret@"))
+    got = fetch.fetch(NAME)
+    assert got.origin.endswith(f"({server.url})")
+    assert "secret" not in registry.lock_file().read_text() + repr(got)
+    shutil.rmtree(cache)
+    registry.lock_file().unlink()
+    shutil.rmtree(server.folder / MODEL / "1")
+    with pytest.raises(InputError, match=server.url) as caught:
+        fetch.fetch(NAME)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", [{"Transfer-Encoding": "chunked"}, {}])
+def test_an_answer_without_an_end_is_given_up(header, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LISTING", 1000)
+    sent = []
+
+    def endless(handler):
+        handler.send_response(200)
+        for name, value in {"Content-Type": "application/json", **header}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        piece = b"3e8\r\n" + b"[" * 1000 + b"\r\n" if header else b"[" * 1000
+        while len(sent) < 10_000:
+            handler.wfile.write(piece)  # raises an exception as soon as nobody listens
+            sent.append(len(piece))
+
+    monkeypatch.setattr(server, "answer", endless)
+    with pytest.raises(download.NotHere, match="more than 1000 bytes"):
+        sources.newest_version(f"nvidia/{MODEL}")
+    monkeypatch.setattr(server, "answer", endless)
+    with pytest.raises(download.NotHere, match="more than 5000 bytes"):
+        download.download(f"{server.url}/file", tmp_path / "part", most=5000)
+    assert not (tmp_path / "part").exists()
+
+
+def test_an_answer_nested_too_deeply_is_no_json(server, monkeypatch):
+    deep = b"[" * 200_000
+    monkeypatch.setattr(
+        server, "answer", lambda handler: send(handler, 200, deep, Content_Type="application/json")
+    )
+    with pytest.raises(download.NotHere, match="the response is not JSON"):
+        sources.newest_version(f"nvidia/{MODEL}")

@@ -414,7 +414,7 @@ def an_index(text):
         (config(model_type=["bert"]), "model_type is .'bert'.; expected"),
         (without("num_attention_heads"), "num_attention_heads is missing"),
         (without("hidden_size"), "hidden_size is missing"),
-        (config(type_vocab_size=1), "type_vocab_size is 1; expected an integer of 2 or more"),
+        (config(type_vocab_size=1), "type_vocab_size is 1; expected an integer from 2 to"),
         (config(hidden_act="relu"), "hidden_act is 'relu'; expected gelu, "),
         (config(hidden_act="quick_gelu"), "hidden_act is 'quick_gelu'"),
         (config(hidden_act={"a": 1}), "hidden_act is {'a': 1}"),

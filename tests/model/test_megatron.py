@@ -187,8 +187,8 @@ def test_one_line_that_names_what_is_wrong(tmp_path, damage, said):
         ({"vocab-size": 999}, "vocab_size is 999 in config.json but 128 in"),
         ({"max-seq-length": 128}, "max_seq_length is 128 in config.json but 64 in"),
         ({"num_hidden_layers": 9}, "num_hidden_layers is 9 in config.json but 2 in"),
-        ({"num-attention-heads": "4"}, "num_attention_heads is '4'; expected an integer of 1"),
-        ({"num-attention-heads": 0}, "num_attention_heads is 0; expected an integer of 1"),
+        ({"num-attention-heads": "4"}, "num_attention_heads is '4'; expected an integer from 1"),
+        ({"num-attention-heads": 0}, "num_attention_heads is 0; expected an integer from 1"),
     ],
 )
 def test_a_config_of_another_model(tmp_path, settings, said):

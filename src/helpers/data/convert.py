@@ -31,6 +31,7 @@ _PUBMED = re.compile(
 _WORDS = re.compile(r"\S+")
 _EDGES = " .,;:()[]"
 _LONGEST = 12  # maximum number of words to compare with an answer
+_MOST = 200  # maximum number of characters to compare; a real name is shorter
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _whole_words(text: str, start: int, end: int) -> str:
 
 def _similarity(one: str, two: str) -> float:
     """Return the Dice coefficient of the character trigrams of two texts."""
-    first, second = _trigrams(one), _trigrams(two)
+    first, second = _trigrams(one[:_MOST]), _trigrams(two[:_MOST])
     return round(2 * len(first & second) / max(len(first) + len(second), 1), 3)
 
 

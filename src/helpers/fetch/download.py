@@ -38,6 +38,7 @@ RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 LONGEST_PAUSE = 20.0  # seconds between attempts, even if the server asks for more
 LOCK_PATIENCE = 1800  # seconds to wait while another process fetches the same files
 INCOMING = ".incoming"  # subfolder of a target for files that have not been verified yet
+LISTING = 64 << 20  # maximum number of bytes in a JSON answer
 MEMBERS = 10_000  # maximum number of files in an archive; checkpoints contain only a few
 TOTAL = 16 << 30  # maximum number of bytes after unpacking; the 345M checkpoint has 0.7 GB
 RATIO = 200  # maximum unpacked/packed size; about 2 for weights, 20 for text, 1,000 for zip bombs
@@ -130,12 +131,14 @@ def download(
     headers: dict | None = None,
     *,
     hashed: bool = False,
+    most: int = TOTAL,
 ) -> None:
     """Download ``url`` into ``part``, continuing after any bytes that ``part`` already contains.
 
-    ``size`` is the expected number of bytes, or ``None`` if only the server knows it. ``hashed``
-    means that the caller verifies a SHA-256 afterwards; otherwise, we resume a partial file only if
-    the server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
+    ``size`` is the expected number of bytes, or ``None`` if only the server knows it. In this case,
+    we accept at most ``most`` bytes, because a server could go on sending forever. ``hashed`` means
+    that the caller verifies a SHA-256 afterwards; otherwise, we resume a partial file only if the
+    server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
     removes them if a redirect leads to a different host. We try an unreachable host only once.
     Raises ``NotHere`` with the reason; the bytes received so far stay in ``part``.
     """
@@ -144,26 +147,31 @@ def download(
     failures, best = 0, _size(part)
     while True:
         try:
-            return _attempt(url, part, size, headers or {}, hashed)
+            return _attempt(url, part, size, headers or {}, hashed, most)
         except NotHere as reason:
-            raise NotHere(f"{url}: {reason}") from None
+            raise NotHere(f"{public(url)}: {reason}") from None
         except Again as reason:
             failures = 1 if _size(part) >= best + PROGRESS else failures + 1
             best = max(best, _size(part))
             if failures >= ATTEMPTS:
-                raise NotHere(f"{url}: {reason}, {failures} times in a row") from None
+                raise NotHere(f"{public(url)}: {reason}, {failures} times in a row") from None
             reason.wait(failures)
+
+
+def public(url: str) -> str:
+    """Return the URL without the user name and password that a mirror's address may contain."""
+    return re.sub("(?<=//)[^/?#]*@", "", url)
 
 
 def get_json(url: str, headers: dict | None = None) -> Any:
     """Return the JSON data from a URL. Raises ``NotHere`` with the reason."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
-        download(url, answer, headers=headers)
+        download(url, answer, headers=headers, most=LISTING)
         try:
             return json.loads(answer.read_bytes())
-        except ValueError:
-            raise NotHere(f"{url}: the response is not JSON") from None
+        except (ValueError, RecursionError):
+            raise NotHere(f"{public(url)}: the response is not JSON") from None
 
 
 def _size(path: Path) -> int:
@@ -175,7 +183,9 @@ def _mark(part: Path) -> Path:
     return part.with_name(f"{part.name}.etag")
 
 
-def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool) -> None:
+def _attempt(
+    url: str, part: Path, size: int | None, headers: dict, hashed: bool, most: int
+) -> None:
     """Request the bytes that ``part`` lacks. Raises ``Again`` or ``NotHere``."""
     import requests  # imported here because it is slow to import
 
@@ -198,7 +208,7 @@ def _attempt(url: str, part: Path, size: int | None, headers: dict, hashed: bool
                 _mark(part).write_text(tag if tag.startswith('"') else date)
                 part.touch()
                 os.truncate(part, have)
-                _save(answer, part, size)
+                _save(answer, part, size, most)
         except requests.exceptions.RequestException as error:
             if hopeless(error):
                 raise NotHere(in_words(error)) from None
@@ -235,7 +245,7 @@ def _whole_size(answer, folder: Path, have: int, size: int | None) -> int | None
     return size
 
 
-def _save(answer, part: Path, size: int | None) -> None:
+def _save(answer, part: Path, size: int | None, most: int) -> None:
     have = _size(part)
     title = part.name.removesuffix(".part")
     bar = tqdm(
@@ -246,10 +256,11 @@ def _save(answer, part: Path, size: int | None) -> None:
             if not have and re.match(rb"\s*<(!doctype\s+)?html", chunk[:100], re.IGNORECASE):
                 raise NotHere(_PAGE)
             have += len(chunk)
-            if size is not None and have > size:
+            if have > (most if size is None else size):
                 part.unlink()
                 _mark(part).unlink()
-                raise NotHere(f"the server sent more than the expected {size} bytes")
+                what = f"more than {most}" if size is None else f"more than the expected {size}"
+                raise NotHere(f"the server sent {what} bytes")
             out.write(chunk)
             out.flush()
             bar.update(len(chunk))

@@ -42,6 +42,7 @@ from helpers.fetch.download import (
     get_json,
     in_words,
     offline,
+    public,
     unpack,
 )
 from helpers.fetch.registry import Entry, cached
@@ -114,7 +115,7 @@ def newest_version(model: str) -> str:
         if known is not None and version.get("status", "UPLOAD_COMPLETE") == "UPLOAD_COMPLETE":
             found.append((str(version.get("createdDate") or ""), str(known)))
     if not found:
-        raise NotHere(f"{endpoint()}: the list for {model} names no complete version")
+        raise NotHere(f"{public(endpoint())}: the list for {model} names no complete version")
     dated = all(date for date, _ in found)
     return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
 
@@ -131,7 +132,7 @@ def _listed(model: str, version: str) -> list[File]:
         name, size = str(row.get("path") or ""), row.get("sizeInBytes")
         files.append(File(name, "", size if isinstance(size, int) and size > 0 else None))
     if not files or not all(re.fullmatch(r"[\w.+-]+", file.name) for file in files):
-        raise NotHere(f"{endpoint()}: no list of plain file names for {model} {version}")
+        raise NotHere(f"{public(endpoint())}: no list of plain file names for {model} {version}")
     return files
 
 
@@ -283,7 +284,7 @@ def discover(entry: Entry, incoming: Path) -> tuple[list[Path], str, str]:
         origin = f"hub {entry.repo} revision {version[:12]}"
         return _collect(_hub_file, entry, version, files, incoming), origin, version
     version = entry.version or newest_version(entry.ngc)
-    origin = f"NGC {entry.ngc} version {version} ({endpoint()})"
+    origin = f"NGC {entry.ngc} version {version} ({public(endpoint())})"
 
     def collect(files: list[File]) -> list[Path]:
         return _collect(_ngc_file, entry, version, files, incoming)
@@ -313,7 +314,7 @@ def _hub_files(entry: Entry) -> tuple[list[File], str]:
             entry.repo, revision=entry.revision, files_metadata=True, timeout=10
         )
     except Exception as error:  # network, hub and parsing errors have no common class
-        raise NotHere(f"{_hub()}: {entry.repo}: {in_words(error)}") from None
+        raise NotHere(f"{public(_hub())}: {entry.repo}: {in_words(error)}") from None
     there = {file.rfilename: file for file in info.siblings or []}
     matches = ([name for name in there if re.fullmatch(form, name)] for form in _HUB_WEIGHTS)
     weights = next(filter(None, matches), [])

@@ -44,7 +44,7 @@ def write_report(
     """
     examples = read_squad(squad_dev) if squad_dev else []
     lines = [
-        f"# Report on {Path(name).name}",
+        f"# Report on {_code(Path(name).name)}",
         "",
         f"BioMegatron BioASQ kit {__version__}, torch {torch.__version__}, Python "
         f"{platform.python_version()}, {platform.system()} {platform.machine()}.",
@@ -77,12 +77,17 @@ def write_report(
     return write_text(output, "\n".join(lines) + "\n")
 
 
+def _code(text: object) -> str:
+    """Return a text as code in Markdown, in which HTML has no effect."""
+    return "`" + re.sub(r"[`|\r\n]", "�", str(text)) + "`"
+
+
 def _files(path: Path) -> list[str]:
     names = {path: path.name}
     if path.is_dir():
         names = {p: p.relative_to(path).as_posix() for p in sorted(path.rglob("*")) if p.is_file()}
     rows = [
-        (f"`{name}`", f"{file.stat().st_size:,}", f"`{sha256(file)}`")
+        (_code(name), f"{file.stat().st_size:,}", _code(sha256(file)))
         for file, name in names.items()
         if not name.startswith(".")  # skip the cache's own files, such as its lock file
     ]
@@ -93,7 +98,8 @@ def _settings(path: Path) -> list[str]:
     lines = []
     for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
         text = file.read_text(encoding="utf-8", errors="replace").strip()
-        lines += ["", f"`{file.name}`:", "", "```json", text[:_LONGEST], "```"]
+        fence = max(["``", *re.findall("`+", text)], key=len) + "`"  # the text cannot end it
+        lines += ["", f"{_code(file.name)}:", "", f"{fence}json", text[:_LONGEST], fence]
     return lines[1:] or ["No config.json was found; archives are not searched."]
 
 
@@ -104,10 +110,10 @@ def _stored(path: Path) -> list[str]:
         raise InputError(f"{path}: this kit wrote the file, so its weight names are not listed")
     else:
         tensors, arguments = read_weights(path), {}
-    rows = [(f"`{name}`", *kind) for name, *kind in stored_weights(tensors)]
+    rows = [(_code(name), *kind) for name, *kind in stored_weights(tensors)]
     lines = markdown_table(("weight", "type", "shape"), rows)
     if arguments:
-        rows = [(f"`{name}`", f"`{value}`") for name, value in sorted(arguments.items())]
+        rows = [(_code(name), _code(value)) for name, value in sorted(arguments.items())]
         lines += ["", "Megatron-LM saved these arguments with the weights:", ""]
         lines += markdown_table(("argument", "value"), rows)
     return lines

@@ -14,6 +14,7 @@ import logging
 import tempfile
 import warnings
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,9 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from tokenizers import Tokenizer
 
 from helpers.config import InputError
+from helpers.fetch.download import unpack
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.step import SpanTraining
 from helpers.model.texts import make_tokenizer, read_vocab
+from helpers.model.weights import HIDDEN_ACT, SIZES, make_config
 
 _OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier kit versions
 
@@ -33,6 +36,7 @@ logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # hides hundreds of lines about optional parts of NeMo
     from nemo.core.classes import ModelPT
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from nemo.utils import logging as nemo_logging
 
 
@@ -108,22 +112,47 @@ def restore_nemo(path: str | Path) -> ExtractiveQAModel:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    with tempfile.TemporaryDirectory(prefix="nemo-") as temporary:
+        folder = Path(temporary) / "files"
+        unpack(path, folder)  # NeMo itself would follow links and write files of any size
+        return _restore(path, folder)
+
+
+def _restore(path: Path, folder: Path) -> ExtractiveQAModel:
+    connector = SaveRestoreConnector()
+    connector.model_extracted_dir = str(folder)
+    restore = partial(ExtractiveQAModel.restore_from, str(path), save_restore_connector=connector)
     try:
-        cfg = ExtractiveQAModel.restore_from(str(path), return_config=True)
-    except Exception as error:  # NeMo passes on errors from tarfile, yaml and its own checks
+        cfg = restore(return_config=True)
+    except Exception as error:  # NeMo passes on errors from yaml and its own checks
         raise InputError(f"{path}: not a readable .nemo archive ({error})") from error
     ours = f"{ExtractiveQAModel.__module__}.{ExtractiveQAModel.__qualname__}"
     target = cfg.get("target")
     if target not in (ours, _OLD_NAME):
         raise InputError(f"{path}: contains {target}, not {ours}; convert it to a folder first")
     del cfg.target
+    _check_sizes(path, cfg, folder)
     try:
-        return ExtractiveQAModel.restore_from(
-            str(path), override_config_path=cfg, map_location="cpu"
-        )
+        return restore(override_config_path=cfg, map_location="cpu")
     except Exception as error:  # from tarfile, torch or our own checks
         why = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(f"{path}: corrupted file ({why}); create or fetch it again") from error
+
+
+def _check_sizes(path: Path, cfg: DictConfig, folder: Path) -> None:
+    """Raise ``InputError`` before a configuration with absurd sizes fills the memory."""
+    found = OmegaConf.to_container(cfg).get("encoder")
+    found = asdict(EncoderConfig()) | (found if isinstance(found, dict) else {})
+    sizes = {size.field: found[size.field] for size in SIZES}
+    with torch.device("meta"):
+        model = SpanModel(make_config(path, sizes, HIDDEN_ACT.get(str(found["gelu"]))))
+    weights = sum(weight.numel() for weight in model.parameters())
+    stored = sum(file.stat().st_size for file in folder.rglob("*"))
+    if stored < weights:  # at least one byte per weight
+        raise InputError(
+            f"{path}: its configuration describes {weights:,} weights, but it has only {stored:,} "
+            "bytes; create or fetch it again"
+        )
 
 
 def quiet_nemo() -> None:

@@ -205,6 +205,7 @@ SIZES = (
          "embedding.position_embeddings"),
     Size("token_types", "type_vocab_size", (), "embedding.tokentype_embeddings"),
 )  # fmt: skip
+_LARGEST, _MOST_LAYERS = 10_000_000, 1_000  # far more than any model of this kind has
 HIDDEN_ACT = {"erf": "gelu", "tanh": "gelu_new"}  # what the kit writes for each form of GELU
 
 
@@ -217,7 +218,7 @@ def read_config(path: Path, shown: str = "") -> dict:
         data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         if not isinstance(data, dict):
             raise ValueError("not an object")
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         why = " ".join(str(error).split())
         raise InputError(
             f"{shown or path}: not a valid model configuration ({why}); fetch it again"
@@ -234,10 +235,11 @@ def make_config(path: Path, sizes: Mapping[str, Any], hidden_act: Any, **others)
     for size in SIZES:
         value = sizes[size.field]
         least = 2 if size.field == "token_types" else 1  # one for the question, one for the context
-        if type(value) is not int or value < least:
-            what = "missing" if value is None else repr(value)
+        most = _MOST_LAYERS if size.field == "layers" else _LARGEST
+        if type(value) is not int or not least <= value <= most:
+            what = "missing" if value is None else repr(value)[:40]
             raise InputError(
-                f"{path}: {size.transformers} is {what}; expected an integer of {least} or more"
+                f"{path}: {size.transformers} is {what}; expected an integer from {least} to {most}"
             )
     if sizes["hidden"] % sizes["heads"]:
         raise InputError(

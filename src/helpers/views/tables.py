@@ -115,6 +115,8 @@ def table(rows, index: str | list[str] | None = None, columns=None, digits: int 
 
     df = pd.DataFrame(rows, columns=columns)
     numbered = index is None and df.index.name is None and pd.api.types.is_integer_dtype(df.index)
+    # pandas escapes strings only, so that the strings in a list would be HTML.
+    df = df.map(lambda cell: cell if pd.api.types.is_scalar(cell) else str(cell))
     if index is not None:
         df = df.set_index(index)
     if df.index.nlevels == 1:  # the name of the index needs no row of its own
