@@ -76,6 +76,8 @@ def test_a_package_s_folder_re_exports_nothing():
 def test_the_tests_mirror_the_folders():
     """tests/<folder>/test_<module>.py, or test_<module>_<topic>.py for a long subject."""
     for path in (ROOT / "tests").glob("*/test_*.py"):
+        if path.parent.name == "faults":  # each attack concerns several modules
+            continue
         names = [m.split("/")[1] for m in MODULES if m.startswith(f"{path.parent.name}/")]
         subject = path.stem.removeprefix("test_")
         assert any(subject == name or subject.startswith(f"{name}_") for name in names), path

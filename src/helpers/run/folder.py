@@ -411,9 +411,12 @@ class Run:
         if held is None:
             raise InputError(f"{self.folder / MANIFEST}: another process is changing it; try later")
         with held:
-            known = self.manifest()
-            yield known
-            self._save(known)
+            try:
+                known = self.manifest()
+                yield known
+                self._save(known)
+            finally:
+                (self.folder / _LOCK).unlink(missing_ok=True)
 
     def _save(self, manifest: dict[str, Any]) -> None:
         write_json(self.folder / MANIFEST, manifest)
