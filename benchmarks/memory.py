@@ -73,8 +73,8 @@ def _run(config, lengths: list[int], case: dict) -> None:
     ends = torch.ones(len(lengths), dtype=torch.long)
     batch = Batch.pack(ids, ids, positions, tuple(lengths), ends, ends)
     if case["task"] == "predict":
-        for _ in range(3):
-            with torch.inference_mode(), compute.autocast():
+        with compute.prediction(net):
+            for _ in range(3):
                 net(batch)
         return
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)

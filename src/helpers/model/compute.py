@@ -55,10 +55,16 @@ class Compute:
         return torch.autocast(torch.device(self.device).type, _HALF[self.precision])
 
     def prediction(self, model: SpanModel) -> AbstractContextManager:
-        """Return a context manager for prediction: ``autocast``, plus prepared weights on a CPU."""
+        """Return a context manager for prediction without gradients, and with weights cast once.
+
+        In inference mode, autocast would cast all weights again for each batch (PyTorch 2.13).
+        """
         stack = ExitStack()
+        own = (self.device, self.precision) == ("cpu", "bf16")
+        cached = self.precision in _HALF and not own
+        stack.enter_context(torch.no_grad() if cached else torch.inference_mode())
         stack.enter_context(self.autocast())
-        if (self.device, self.precision) == ("cpu", "bf16"):
+        if own:
             stack.enter_context(prepared_weights(model))
         return stack
 

@@ -190,7 +190,7 @@ def compute_logits(
         file=progress_stream(),
     )  # fmt: skip
     try:
-        with torch.inference_mode(), (compute or Compute()).prediction(model), bar:
+        with (compute or Compute()).prediction(model), bar:
             while left:
                 rows, short = left.pop(), False
                 try:

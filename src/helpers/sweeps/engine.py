@@ -84,7 +84,7 @@ class Share:
 
 @contextmanager
 def workers(
-    runs: int, memory: int, jobs: int = 0, scheduler: str = ""
+    runs: int, memory: int, jobs: int = 0, scheduler: str = "", cores_each: int = 1
 ) -> Iterator[tuple[Executor, Share, int]]:
     """Yield an executor, the share of each worker, and the number of workers.
 
@@ -93,6 +93,7 @@ def workers(
     jobs: the number of workers; 0 chooses it from the GPUs, or from the cores and free memory.
     scheduler: the address of a Dask scheduler, such as ``tcp://host:8786``, instead of workers on
         this machine. Its workers need this clone and its ``runs`` folder under the same path.
+    cores_each: the least number of cores per worker if we choose the number of workers.
 
     Raises ``InputError`` if the scheduler does not answer or has no workers.
     """
@@ -105,7 +106,7 @@ def workers(
     gpus = visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     free = free_memory()
-    count = max(1, min(runs, jobs or len(gpus) or min(cores, free // memory)))
+    count = max(1, min(runs, jobs or len(gpus) or min(cores // cores_each, free // memory)))
     share = Share(max(1, cores // count), free // count, gpus)
     threads = {name: str(share.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     before = dict(os.environ)  # Dask sets variables for its workers here and leaves them
