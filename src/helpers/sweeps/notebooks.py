@@ -32,6 +32,7 @@ from helpers.views import machine
 HELPERS = Path(__file__).resolve().parents[1]
 DONE = "notebooks_done"  # the manifest note with the fingerprint and seconds of each notebook
 START_SECONDS = 300  # a kernel can take a long time to start on a busy machine
+_SOCKETS = "bioasq-kernel-"
 _PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # in every notebook, along with overrides
 
 
@@ -341,7 +342,12 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
             with open(log, "ab") as file:
                 return await super().start_kernel(**kwargs, stderr=file)
 
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+    for stale in Path(tempfile.gettempdir()).glob(f"{_SOCKETS}*/lock"):
+        with suppress(OSError):  # it belongs to another user, or is being removed
+            if held := hold(stale):  # the process that made this folder was killed
+                with held:
+                    shutil.rmtree(stale.parent)
+    with tempfile.TemporaryDirectory(prefix=_SOCKETS) as sockets, hold(Path(sockets) / "lock"):
         # A kernel on TCP warns that other users of the machine could connect. Sockets on disk are
         # private. Each kernel gets its own folder, because two kernels that start at the same
         # time in one folder would choose the same socket names.

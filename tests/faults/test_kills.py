@@ -1,0 +1,128 @@
+"""A whole run that is killed again and again, and disks without room: nothing half-done counts."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors import safe_open
+
+from helpers import batch
+from helpers.io import sha256
+
+KILLS, SEED = 30, 0
+SHORTEST, LONGEST = 2, 25  # seconds until the next kill
+ENDING = 30  # seconds that the kernel of a killed command may take to notice
+
+
+def command(runs, name, *more):
+    words = ["run", "--run", name, "--set", f"runs_dir={runs}", *more]
+    return [sys.executable, "-m", "helpers.batch", *words]
+
+
+def of_this_test(place):
+    """The processes whose temporary folder is that of this test, except for this one."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TMPDIR") == str(place) and process.pid != os.getpid():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def check_whole(folder: Path) -> None:
+    """Every file under a final name is complete, and the manifest states its hash."""
+    if not (folder / "manifest.json").exists():
+        return
+    known = json.loads((folder / "manifest.json").read_text())["files"]
+    for name, entry in known.items():
+        path = folder / name
+        assert not path.exists() or sha256(path) == entry["sha256"], name
+    for path in folder.rglob("*"):
+        inner = path.relative_to(folder).parts
+        if not path.is_file() or any(part.startswith(".") for part in inner) or "wandb" in inner:
+            continue
+        if path.suffix in (".json", ".ipynb"):
+            json.loads(path.read_text())
+        elif path.suffix == ".nemo":
+            with tarfile.open(path) as archive:
+                assert archive.getnames(), path
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as weights:
+                assert list(weights.keys()), path
+
+
+@pytest.mark.long
+def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
+    place, runs = tmp_path / "tmp", tmp_path / "runs"
+    place.mkdir()
+    environment = {**os.environ, "TMPDIR": str(place)}
+    subprocess.run(command(runs, "whole"), env=environment, check=True, capture_output=True)
+    rng, rows, finished = random.Random(SEED), [], 0
+    for number in range(KILLS):
+        pause = rng.uniform(SHORTEST, LONGEST)
+        chosen = rng.choice([signal.SIGKILL, signal.SIGTERM])
+        more = ["--fresh"] if finished else []  # from now on, a finished run is replaced
+        with open(tmp_path / "log.txt", "ab") as log:
+            process = subprocess.Popen(
+                command(runs, "killed", *more), env=environment, stdout=log, stderr=log
+            )
+        try:
+            finished += process.wait(pause) == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(chosen)
+            process.wait()
+        ended = time.monotonic() + ENDING
+        while of_this_test(place) and time.monotonic() < ended:
+            time.sleep(0.5)
+        assert of_this_test(place) == [], f"{chosen.name} after {pause:.1f} s left a process"
+        check_whole(runs / "killed")
+        rows.append(f"{number + 1:2d}  {chosen.name}  after {pause:4.1f} s  {process.returncode}")
+    subprocess.run(command(runs, "killed"), env=environment, check=True, capture_output=True)
+    print("fault, moment, exit status; promised and found: no process left, all files whole", *rows,
+          sep="\n")  # fmt: skip
+    check_whole(runs / "killed")
+    assert batch.main(["same", str(runs / "whole"), str(runs / "killed")]) == 0
+    assert [path.name for path in place.iterdir() if "kernel" in path.name] == []
+    assert {path.name for path in runs.iterdir()} == {"whole", "killed", "latest"}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """``small_disk(size, *options)`` mounts a disk of this size."""
+    mounted = []
+
+    def mount(size, *options):
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        words = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "none"]
+        if subprocess.run([*words, folder], capture_output=True).returncode:
+            pytest.skip("may not mount a small disk here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [("64k", [], "No space left|is full"), ("1m", ["ro"], "Read-only|write permission")],
+)
+def test_a_batch_without_room_is_told_in_one_line(size, options, said, small_disk, capfd):
+    disk = small_disk(size, *options)
+    assert batch.main(["run", "--until", "00", "--set", f"runs_dir={disk / 'runs'}"]) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("helpers.batch: ") and str(disk) in error, error
+    assert any(word in error for word in said.split("|")), error
+    assert not [path for path in disk.rglob("*") if path.name.endswith(".part")]
