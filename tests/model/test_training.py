@@ -428,11 +428,14 @@ def test_a_nemo_file_keeps_its_dropout_and_where_it_comes_from(tmp_path):
 
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_lost_loss_closes_the_bar(tmp_path, progress):
-    with pytest.raises(InputError, match="the loss is nan at step"):
+    with pytest.raises(InputError, match="the loss is nan at step .* lists the training rows"):
         training.fine_tune(
             tiny_reader(learning_rate=1e20), tiny_examples(60), tmp_path / "t", progress=progress
         )
     assert not tqdm._instances
+    found = json.loads((tmp_path / "t-not-finite.json").read_text())
+    rows = found["training_rows"]
+    assert found["step"] > 1 and 1 <= len(rows) <= 4 and set(rows) <= set(range(60))
 
 
 def test_a_batch_that_cannot_fit_is_named_before_anything_is_done(tmp_path, monkeypatch):

@@ -176,7 +176,11 @@ class DevCurve:
 
 
 class LossNotFinite(InputError):
-    """An error for an infinite or NaN loss, which makes the weights useless."""
+    """An infinite or NaN loss, which makes the weights useless; ``step`` counts from 1."""
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Recorder(Callback):
@@ -268,7 +272,8 @@ class Recorder(Callback):
             if not math.isfinite(loss):
                 raise LossNotFinite(
                     f"training: the loss is {loss} at step {step}; "
-                    f"set learning_rate below {module.cfg.optim.lr}"
+                    f"set learning_rate below {module.cfg.optim.lr}",
+                    step,
                 )
             row = (step, round(loss, 6), rate, round(seconds, 3))
             self.rows.append(row)

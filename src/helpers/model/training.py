@@ -230,10 +230,14 @@ def _fit(
                 shown = {name: getattr(settings, name) for name in _DECISIVE}
                 trainer.logger = tracking.make_logger(settings, folder, shown)
             fit_batches(trainer, model, reader, windows, batches, last if last.exists() else None)
-    except step.LossNotFinite:  # the weights in the checkpoint may also be useless
+    except step.LossNotFinite as error:  # the weights in the checkpoint may also be useless
         _clear(folder)
         shutil.rmtree(folder)
-        raise
+        rows = windows.pair[batches[error.step - 1]].tolist()
+        place = folder.with_name(f"{folder.name}-not-finite.json")
+        about = {"step": error.step, "seed": settings.seed, "training_rows": sorted(set(rows))}
+        write_json(place, about)  # training again reaches the same step with the same batch
+        raise InputError(f"{error}; {place} lists the training rows of this step") from None
     finally:
         recorder.close()
         wandb.finish()  # otherwise wandb logs the next training run as part of this one
