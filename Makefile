@@ -1,17 +1,21 @@
 # The kit's commands. `make` without a target lists them. docs/setup.md lists the commands for use without make.
-PYTHON ?= python3.11
+# The first of these that runs. A name alone is not enough: pyenv has commands that only fail.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.11; do $$p -c '' 2>/dev/null && break; done; \
+  echo $$p)
 PROFILE ?= mini
 SEEDS ?= 0 1 2
 SET ?=
 TORCH_INDEX ?=
+PINS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
-TORCH := $(shell grep '^torch==' constraints.txt)
+# Without pins, the range in pyproject.toml (its quotation marks are the shell's).
+TORCH := $(if $(PINS),$(shell grep '^torch==' $(PINS)),$(shell grep -o '"torch[^"]*"' pyproject.toml))
 OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)") \
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint clean
+.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -31,9 +35,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu, install the" \
 	  "package python3.11-venv" >&2; exit 2; }
+	@echo "Setup downloads 0.6 GB and needs 2.4 GB of disk space with the CPU build of torch, and several GB" \
+	  "more with CUDA (pip's default on Linux). TORCH_INDEX=address selects the build; see docs/setup.md"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install $(if $(PINS),-c $(PINS)) -e '.[dev]'
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -77,6 +83,13 @@ lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
+
+# pip-audit gets its own environment, so that its packages cannot change those that it checks.
+audit: $(READY) ## list the licenses of all packages, and look up their known vulnerabilities
+	$(BIN)/python tests/licenses.py
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 clean: ## remove .venv and caches, but keep runs/ and the downloaded weights
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info

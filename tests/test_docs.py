@@ -204,6 +204,18 @@ def test_every_link_between_pages_leads_somewhere(page):
         assert not anchor or anchor in anchors(read(os.path.relpath(target, ROOT))), link
 
 
+def test_the_security_page_names_tests_and_files_that_exist():
+    named = re.findall(r"`([\w./]+)`", read("docs/security.md"))
+    tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "src").rglob("*.*")}
+    assert len(named) > 30
+    for name in named:
+        if name.startswith("test_"):
+            assert f"def {name}(" in tests or list((ROOT / "tests").rglob(name)), name
+        elif re.search(r"/.*\.(py|jinja)$", name):
+            assert {name, f"src/helpers/{name}"} & files, name
+
+
 def test_the_glossary_is_sorted_and_names_each_term_once():
     terms = re.findall(r"^### (.*)$", read("docs/glossary.md"), re.M)
     plain = [re.sub(r"[^a-z0-9]", "", term.lower()) for term in terms]

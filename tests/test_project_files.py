@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,8 @@ from packaging.utils import canonicalize_name
 import helpers
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+_TOML = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, BUILD = _TOML["project"], _TOML["build-system"]
 NOT_OURS = {"course", "work", ".git", ".venv", ".cache", "runs", "wandb", "build", "dist", "shared"}
 
 
@@ -63,9 +66,43 @@ def test_every_requirement_is_pinned_within_its_range():
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *extras["workshop"], *extras["dev"]]
     wanted.remove(f"{PROJECT['name']}[workshop]")  # dev contains the other extra
+    wanted += BUILD["requires"]
     for requirement in map(Requirement, wanted):
         version = known[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), (requirement, version)
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        # Without an upper bound, an installation without pins would soon differ from ours.
+        assert {"==", "<"} & {part.operator for part in requirement.specifier}, requirement
+
+
+def unpinned(installed: dict[str, str], known: dict[str, str]) -> set[str]:
+    """Return the packages without a pin, and the pins without a package if all versions agree.
+
+    A new version may drop a dependency, so a superfluous pin means something only in an environment
+    that was made from these pins. The header of constraints.txt says that CUDA is not pinned.
+    """
+    others = {
+        name for name in installed if re.match(r"(nvidia-.*|cuda-toolkit|triton|pip|wheel)$", name)
+    } | {PROJECT["name"]}
+    found = installed.keys() - known.keys() - others
+    if all(known[name] == installed[name] for name in installed.keys() & known.keys()):
+        found |= known.keys() - installed.keys()
+    return found
+
+
+def test_every_installed_package_is_pinned():
+    installed = {
+        canonicalize_name(package.metadata["Name"]): package.version.partition("+")[0]
+        for package in metadata.distributions()
+    }
+    if sys.platform == "linux" and sys.version_info[:2] == (3, 11):  # see constraints.txt
+        assert unpinned(installed, pins()) == set()
+
+
+def test_packages_without_a_pin_and_superfluous_pins_are_found():
+    known = {"numpy": "2", "left": "1"}
+    assert unpinned({"numpy": "2", "triton": "3", "new": "1", "pip": "9"}, known) == {"new", "left"}
+    assert unpinned({"numpy": "3"}, known) == set()  # the newest versions, not the pins
 
 
 def test_environments_take_the_same_python_and_torch():
@@ -76,11 +113,14 @@ def test_environments_take_the_same_python_and_torch():
     assert re.search(r"^FROM python:([0-9.]+)-", text("docker/Dockerfile"), re.MULTILINE)[1] == (
         version
     )
-    assert f"PYTHON ?= python{version}\n" in text("Makefile")
+    assert f"in python{version} " in text("Makefile")
     assert PROJECT["requires-python"].startswith(f">={version},")
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
-    assert pip[0] == "-c constraints.txt"  # first, so that it applies to the other lines
-    assert f"torch=={pins()['torch']}" in pip and "-e .[dev]" in pip
+    # The pins come first, so that they apply to the other lines. Conda itself installs only Python
+    # and pip, because constraints.txt would not pin its packages.
+    assert pip == ["-c constraints.txt", f"torch=={pins()['torch']}", "-e .[dev]"]
+    assert environment["dependencies"][:-1] == [python, "pip"]
+    assert f"pip install torch=={pins()['torch']}\n" in text("docs/setup.md")
 
 
 def test_container_runs_as_an_ordinary_user_on_this_host_only():
@@ -162,11 +202,12 @@ def make(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         # If make runs these tests, it passes its own settings on to them.
-        ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH_INDEX"}
+        ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH_INDEX", "PINS"}
         ours |= {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
         clean = {name: value for name, value in os.environ.items() if name not in ours}
+        clean |= environment
         return subprocess.run(
             ["make", *arguments], cwd=tmp_path, env=clean, capture_output=True, text=True
         )
@@ -178,7 +219,7 @@ def test_make_without_a_target_lists_the_targets(make):
     listed = re.findall(r"^make ([\w-]+)", make().stdout, re.MULTILINE)
     promised = re.search(r"^\.PHONY: (.*)$", text("Makefile"), re.MULTILINE)[1].split()
     assert listed == promised
-    assert len(text("Makefile").splitlines()) < 90
+    assert len(text("Makefile").splitlines()) < 100
 
 
 def test_missing_python_is_one_clear_line_and_leaves_nothing(make, tmp_path):
@@ -188,6 +229,42 @@ def test_missing_python_is_one_clear_line_and_leaves_nothing(make, tmp_path):
     assert first.startswith("no-such-python is missing") and "PYTHON=/path/to/python3.11" in first
     assert all(line.startswith("make: ***") for line in rest)
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("working", "chosen"),
+    [
+        ("3.11 3.12", "python3.11"),
+        ("3.12", "python3.12"),
+        ("3.13", "python3.11"),
+        ("", "python3.11"),
+    ],
+)
+def test_make_finds_a_python_that_works(make, tmp_path, working, chosen):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for version in ("3.11", "3.12", "3.13"):  # a command of pyenv exists even if it cannot work
+        command = tools / f"python{version}"
+        command.write_text(f"#!/bin/sh\nexit {int(version not in working.split())}\n")
+        command.chmod(0o755)
+    found = make("-n", "setup", PATH=f"{tools}:{os.environ['PATH']}").stdout
+    assert f"\n{chosen} -m venv .venv\n" in found
+
+
+def test_setup_states_its_cost_in_one_line_before_it_downloads(make, tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || { echo "ran $@"; exit 1; }\n')
+    python.chmod(0o755)
+    cost, ran, *_ = make("setup", f"PYTHON={python}").stdout.splitlines()
+    assert "2.4 GB" in cost and "CUDA" in cost and "TORCH_INDEX=address" in cost
+    assert ran.endswith("-m venv .venv")  # make prints the command; nothing ran before it
+
+
+def test_without_pins_make_installs_the_ranges(make):
+    commands = make("-n", "setup", "PINS=").stdout
+    torch = next(item for item in PROJECT["dependencies"] if item.startswith("torch"))
+    assert f'pip install --no-deps  "{torch}"\n' in commands
+    assert "constraints.txt" not in commands
 
 
 def test_walkthrough_passes_its_settings_on(make, tmp_path):
