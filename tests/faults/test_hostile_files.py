@@ -40,6 +40,8 @@ def link(name, target):
         ([(link("model_weights.ckpt", "/etc/passwd"), b"")], "w", "is a link or a device"),
         ([("../model_config.yaml", b"a: 1")], "w", "is not a plain path"),
         ([("model_weights.ckpt", bytes(50_000_000))], "w:gz", "which no checkpoint does"),
+        ([("a" * 3_000_000, b"")], "w:gz", "a name or an attribute in it takes 30000"),
+        ([(str(n), b"") for n in range(10_001)], "w", "it contains more than 10000 files"),
     ],
 )
 def test_an_archive_that_would_harm_is_not_unpacked(members, mode, said, tmp_path):
@@ -48,6 +50,15 @@ def test_an_archive_that_would_harm_is_not_unpacked(members, mode, said, tmp_pat
         checkpoints.load(path, SETTINGS)
     assert "m.nemo" in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_long_attributes_are_not_read_into_memory(tmp_path):
+    info = tarfile.TarInfo("model_config.yaml")
+    info.pax_headers = {"comment": "x" * 3_000_000}
+    with tarfile.open(tmp_path / "m.nemo", "w:gz", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(info)
+    with pytest.raises(InputError, match="m.nemo: not unpacked, because a name or an attribute"):
+        checkpoints.load(tmp_path / "m.nemo", SETTINGS)
 
 
 @pytest.mark.parametrize(

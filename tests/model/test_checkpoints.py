@@ -150,7 +150,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a checkpoint folder"):
         checkpoints.load(tmp_path / "a.txt", SETTINGS)
     (tmp_path / "a.nemo").write_text("x")
-    with pytest.raises(InputError, match="not a readable .nemo"):
+    with pytest.raises(InputError, match="the archive is damaged"):
         checkpoints.load(tmp_path / "a.nemo", SETTINGS)
 
 
@@ -197,7 +197,7 @@ def test_a_nemo_file_damaged_inside_is_refused_in_one_line(tmp_path):
     with tarfile.open(whole) as archive:
         archive.extractall(tmp_path / "parts", filter="data")
     weights = next((tmp_path / "parts").rglob("*.ckpt"))
-    weights.write_bytes(weights.read_bytes()[:1000])
+    weights.write_bytes(weights.read_bytes()[:-1000])
     with tarfile.open(tmp_path / "cut.nemo", "w") as archive:
         archive.add(tmp_path / "parts", arcname=".")
     with pytest.raises(InputError, match="cut.nemo: corrupted file") as error:

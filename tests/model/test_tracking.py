@@ -104,3 +104,11 @@ def test_tensorboard_and_json_lines_on_request(tmp_path):
     losses = [row["train_loss"] for row in rows if "train_loss" in row]
     assert losses == pytest.approx([loss for _, loss, *_ in done.history], abs=1e-5)
     assert sum("dev_mrr" in row for row in rows) == len(done.dev)
+
+
+def test_online_logs_are_refused_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_OFFLINE", "1")
+    reader = tiny_reader(wandb_mode="online")
+    with pytest.raises(InputError, match="wandb_mode=online: HELPERS_OFFLINE is set"):
+        training.fine_tune(reader, tiny_examples(4), tmp_path / "t", progress=False)
+    assert not (tmp_path / "t").exists()

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,6 +40,7 @@ LONGEST_PAUSE = 20.0  # seconds between attempts, even if the server asks for mo
 LOCK_PATIENCE = 1800  # seconds to wait while another process fetches the same files
 INCOMING = ".incoming"  # subfolder of a target for files that have not been verified yet
 LISTING = 64 << 20  # maximum number of bytes in a JSON answer
+HEADER = 1 << 20  # maximum number of bytes for the name of a file in a tar archive
 MEMBERS = 10_000  # maximum number of files in an archive; checkpoints contain only a few
 TOTAL = 16 << 30  # maximum number of bytes after unpacking; the 345M checkpoint has 0.7 GB
 RATIO = 200  # maximum unpacked/packed size; about 2 for weights, 20 for text, 1,000 for zip bombs
@@ -54,7 +56,7 @@ class NotHere(Exception):
     """Raised when a source cannot provide a file; the message is the reason shown to the user."""
 
 
-class _Unsafe(Exception):
+class Unsafe(Exception):
     """Raised for an archive that we refuse to unpack."""
 
 
@@ -314,7 +316,34 @@ def is_archive(path: Path) -> bool:
     """Return whether a file has the content of a zip or tar archive (``.nemo`` files are tar)."""
     if not path.is_file() or path.suffix in (".pt", ".bin", ".ckpt"):
         return False  # since torch 1.6, .pt files are zip files, but we treat them as one file
-    return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    return zipfile.is_zipfile(path) or _is_tar(path)
+
+
+class _Member(tarfile.TarInfo):
+    """An entry of a tar archive. tarfile reads long names and attributes into memory as a whole."""
+
+    _LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+             tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)  # fmt: skip
+
+    def _proc_member(self, file):  # tarfile's method for subclasses: read what follows the header
+        if self.type in self._LONG and self.size > HEADER:
+            raise Unsafe(f"a name or an attribute in it takes {self.size} bytes")
+        return super()._proc_member(file)
+
+
+def open_tar(path: Path) -> tarfile.TarFile:
+    """Open a tar archive for reading. Raises ``Unsafe`` if a name in it is absurdly long."""
+    return tarfile.open(path, tarinfo=_Member)
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with open_tar(path):
+            return True
+    except Unsafe:
+        return True  # ``unpack`` refuses it
+    except tarfile.TarError:
+        return False
 
 
 def unpack(archive: Path, folder: Path) -> list[Path]:
@@ -329,14 +358,14 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
-            is_tar = tarfile.is_tarfile(archive)  # checked first: a tar file may end like a zip
-            with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as file:
+            is_tar = _is_tar(archive)  # checked first: a tar file may end like a zip
+            with open_tar(archive) if is_tar else zipfile.ZipFile(archive) as file:
                 _extract(file, archive, inside)
             only = list(inside.iterdir())
             while len(only) == 1 and only[0].is_dir():
                 inside, only = only[0], list(only[0].iterdir())
             inside.rename(folder)
-    except _Unsafe as reason:
+    except Unsafe as reason:
         raise InputError(f"{archive}: not unpacked, because {reason}") from None
     except _DAMAGED as error:
         raise InputError(f"{archive}: the archive is damaged ({error}); fetch it again") from None
@@ -347,15 +376,15 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
 
 def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Path) -> None:
     is_tar = isinstance(file, tarfile.TarFile)
-    members = list(_tar_members(file) if is_tar else _zip_members(file))
-    members = [member for member in members if not _is_shadow(member[0])]
+    found = _tar_members(file) if is_tar else _zip_members(file)
+    members = list(islice((m for m in found if not _is_shadow(m[0])), MEMBERS + 1))
+    if len(members) > MEMBERS:
+        raise Unsafe(f"it contains more than {MEMBERS} files")
     # Neither library reads more bytes from a member than its declared size.
     packed, total = archive.stat().st_size, sum(size for _, size, _ in members)
     if total > TOTAL or (total > SMALL and total > RATIO * packed):
         sizes = f"its {packed / 1e6:.1f} MB would unpack to {total / 1e6:.0f} MB"
-        raise _Unsafe(f"{sizes}, which no checkpoint does")
-    if len(members) > MEMBERS:
-        raise _Unsafe(f"it contains {len(members)} files, more than {MEMBERS}")
+        raise Unsafe(f"{sizes}, which no checkpoint does")
     check_disk(folder, total)
     taken: set[str] = set()
     with tqdm(
@@ -366,11 +395,11 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
             odd = not path.parts or path.is_absolute() or ".." in path.parts
             # The libraries would repair some of these names, but we do not trust such an archive.
             if odd or re.search(r"^[A-Za-z]:|[\\\x00-\x1f]", name):
-                raise _Unsafe(f"{name!r} is not a plain path inside the archive")
+                raise Unsafe(f"{name!r} is not a plain path inside the archive")
             # If macOS or Windows treats two names as the same, one file would overwrite the other.
             key = unicodedata.normalize("NFC", path.as_posix()).casefold()
             if key in taken:
-                raise _Unsafe(f"it contains {name!r} twice")
+                raise Unsafe(f"it contains {name!r} twice")
             taken.add(key)
             file.extract(info, folder, **({"filter": "data"} if is_tar else {}))
             bar.update(size)
@@ -388,15 +417,15 @@ def _tar_members(file: tarfile.TarFile) -> Iterator[tuple[str, int, tarfile.TarI
         if info.isreg():
             yield info.name, info.size, info
         elif not info.isdir():
-            raise _Unsafe(f"{info.name!r} is a link or a device")
+            raise Unsafe(f"{info.name!r} is a link or a device")
 
 
 def _zip_members(file: zipfile.ZipFile) -> Iterator[tuple[str, int, zipfile.ZipInfo]]:
     for info in file.infolist():
         if info.flag_bits & 1:
-            raise _Unsafe(f"{info.filename!r} is encrypted")
+            raise Unsafe(f"{info.filename!r} is encrypted")
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _Unsafe(f"{info.filename!r} is a link or a device")
+            raise Unsafe(f"{info.filename!r} is a link or a device")
         if not info.is_dir():
             yield info.filename, info.file_size, info
 

@@ -19,13 +19,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from helpers.config import InputError
-from helpers.fetch.download import is_archive, unpack
+from helpers.fetch.download import MEMBERS, Unsafe, is_archive, open_tar, unpack
 from helpers.fetch.registry import MEGATRON_GELU, MEGATRON_GELU_REASON, MEGATRON_HEADS
 from helpers.io import sha256
 from helpers.model.encoder import EncoderConfig
@@ -69,12 +70,12 @@ def is_megatron(path: Path) -> bool:
 def _is_nemo_1(path: Path) -> bool:
     """Return whether the configuration in an archive names an NVIDIA class."""
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
+        with open_tar(path) as archive:
+            for member in islice(archive, MEMBERS):
                 if Path(member.name).name == "model_config.yaml" and member.isreg():
                     start = archive.extractfile(member).read(1 << 20)
                     return b"target: nemo.collections.nlp" in start
-    except (tarfile.TarError, OSError, EOFError):
+    except (tarfile.TarError, OSError, EOFError, Unsafe):
         pass  # the error is reported when the file is read
     return False
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.config import InputError, Settings
+from helpers.fetch.download import offline
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,10 @@ _STEP = "trainer/global_step"  # Lightning's name for the x-axis
 
 def prepare(settings: Settings) -> None:
     """Keep wandb from printing and prompting; raise ``InputError`` if it needs an API key."""
+    if settings.wandb_mode == "online" and offline():
+        raise InputError("wandb_mode=online: HELPERS_OFFLINE is set; set wandb_mode=offline")
     os.environ["WANDB_MODE"] = settings.wandb_mode
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 

@@ -74,6 +74,8 @@ def script(manifest: Mapping) -> str:
         keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["quote"] = shlex.quote
+    # A manifest from somebody else must not add a line, which would be a command.
+    environment.filters["line"] = lambda value: " ".join(str(value).split())
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=settings["run"],
         again=shlex.quote(f"{settings['run']}-again"),
