@@ -200,11 +200,12 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
     if unknown:  # papermill itself would only warn
         raise InputError(f"{notebook}: the parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
+    source = notebook if folder.settings.profile == "mini" else _without_exercises(notebook, output)
     started = time.monotonic()
     try:
         with own_kernel(folder.path("notebooks/kernel.log")) as arguments:
             papermill.execute_notebook(
-                str(notebook),
+                str(source),
                 str(output),
                 parameters=given,
                 cwd=str(Path.cwd()),  # so that the notebook uses the same runs folder
@@ -245,6 +246,17 @@ def _shortage(folder: Path, error: str) -> str:
         return "the memory ran out; close other programs and run the same command again"
     kind = getattr(builtins, error, None)
     return AGAIN if isinstance(kind, type) and issubclass(kind, OSError) else ""
+
+
+def _without_exercises(notebook: Path, output: Path) -> Path:
+    """Write a notebook without its exercises to ``output``, and return that path.
+
+    The exercises load and train more models, which do not belong to the result of a run. With
+    BioMegatron, they take 8 GB of memory.
+    """
+    content = nbformat.read(notebook, as_version=4)
+    content.cells = [c for c in content.cells if "exercise" not in c.metadata.get("tags", ())]
+    return write_text(output, nbformat.writes(content) + "\n")
 
 
 class _ProgressOnly:
