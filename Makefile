@@ -82,6 +82,8 @@ benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; 
 lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
 
 # pip-audit gets its own environment, so that its packages cannot change those that it checks.
