@@ -76,7 +76,7 @@ def first_answers(
 
     ``ranked`` is what ``decoding.rank_answers`` returns, and ``contexts`` counts the contexts of
     each question. The confidence is the score as a fraction of the highest possible one, which is
-    the number of contexts if ``merge`` is "sum", and 1 if it is "max". The index are the question
+    the number of contexts if ``merge`` is "sum", and 1 if it is "max". The index has the question
     ids in the order of ``golds``. A question without an answer has the confidence 0.
     """
     rows = []
