@@ -1,5 +1,6 @@
 """Training: it learns, repeats itself for a seed, and goes on after whatever stopped it."""
 
+import gc
 import json
 import os
 import pickle
@@ -562,3 +563,12 @@ def test_a_bar_of_predictions_that_is_stopped_is_closed(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as kept:  # with its stack, as a notebook keeps it
         tiny_reader().predict(tiny_examples(3))
     assert kept.tb and not tqdm._instances
+
+
+def test_nothing_of_the_optimizer_stays_in_memory(tmp_path):
+    reader = tiny_reader(1)
+    training.fine_tune(reader, tiny_examples(8), tmp_path / "t", progress=False)
+    assert all(weight.grad is None for weight in reader.model.parameters())
+    own = {id(weight) for weight in reader.model.parameters()}
+    held = [one for one in gc.get_objects() if isinstance(one, torch.optim.Optimizer)]
+    assert not [one for one in held if own & {id(weight) for weight in one.state}]

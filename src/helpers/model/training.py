@@ -11,6 +11,7 @@ any moment.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -119,6 +120,10 @@ def fine_tune(
 
         curve = step.read_dev_history(folder / DEV) if dev else []
     reader.model.eval()
+    # Otherwise, the gradients and Adam's averages, three times the size of the model, stay in
+    # memory: Lightning's trainer and the model refer to each other.
+    reader.model.zero_grad(set_to_none=True)
+    gc.collect()
     _note_origin(reader, plan, len(batches), len(windows))
     if progress and before == len(batches):
         said = f"{folder}: already trained with these settings; loaded the result"
