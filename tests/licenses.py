@@ -6,6 +6,7 @@ docs/dependencies.md contains this table, and test_dependencies.py compares the 
 from __future__ import annotations
 
 import re
+import sysconfig
 from importlib import metadata
 
 from packaging.utils import canonicalize_name
@@ -45,11 +46,15 @@ def license_of(package: metadata.Distribution) -> str:
     return stated
 
 
+def packages() -> list[metadata.Distribution]:
+    """Return the installed packages, without those that setuptools contains and may import."""
+    return list(metadata.distributions(path=[*{*map(sysconfig.get_path, ("purelib", "platlib"))}]))
+
+
 def installed() -> dict[str, str]:
     """Map the name of each installed package to its license."""
     found = {
-        canonicalize_name(package.metadata["Name"]): license_of(package)
-        for package in metadata.distributions()
+        canonicalize_name(package.metadata["Name"]): license_of(package) for package in packages()
     }
     return {name: found[name] for name in sorted(found.keys() - OWN)}
 
