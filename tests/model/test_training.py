@@ -217,7 +217,7 @@ def test_right_answers_score_on_golds_with_space_around_them(monkeypatch):
     assert [scores[name] for name in ("sacc", "lacc", "mrr", "pair_em")] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("resume", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again(tmp_path, resume):
     """Killed twice in the same place: at its files, in a checkpoint, and with a full disk."""
     program = Path(__file__).parents[1] / "kills.py"
