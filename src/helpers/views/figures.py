@@ -313,16 +313,14 @@ def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
     windows, only those around the answer are drawn. The tokens of a long context are numbered, and
     a line marks the answer, because the dots of neighboring tokens would overlap.
     """
-    within = (windows.chars[:, 0] < answer.end) & (windows.chars[:, 1] > answer.start)
-    within &= windows.token >= 0
+    low, high = windows.chars.T
+    within = (windows.token >= 0) & (low < answer.end) & (high > answer.start)
     holder = int(np.searchsorted(windows.bounds, np.argmax(within), "right")) - 1
-    holder = int(np.argmax(windows.start > 0)) if (windows.start > 0).any() else holder
     first = max(0, min(holder - most // 2, len(windows) - most))
     bounds = windows.bounds[first : first + most + 1]
     tokens = np.arange(bounds[0], bounds[-1])[windows.token[bounds[0] : bounds[-1]] >= 0]
     row = np.searchsorted(bounds, tokens, "right") - 1
-    left = windows.token[tokens].min()
-    column = windows.token[tokens] - left
+    column = windows.token[tokens] - windows.token[tokens].min()
     rows, columns = len(bounds) - 1, int(column.max()) + 1
     shades = np.zeros((rows, columns))
     shades[row, column] = 1 + windows.can_start[tokens]
@@ -341,9 +339,8 @@ def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
         if cut.any():
             axes.plot(column[cut], row[cut], **part)
         axes.vlines(np.arange(1, columns) - 0.5, -0.5, rows - 0.5, color="white", linewidth=0.4)
-        labels = dict(zip(column.tolist(), windows.ids[tokens].tolist(), strict=True))
-        names = [vocab[labels[at]] for at in range(columns)]
-        axes.set_xticks(range(columns), names, rotation=90, fontsize=9)
+        names = dict(zip(column.tolist(), (vocab[n] for n in windows.ids[tokens]), strict=True))
+        axes.set_xticks([*names], [*names.values()], rotation=90, fontsize=9)
     else:
         thick = min(5, 0.6 * 72 * min(0.3, 5 / rows))  # points: thinner than a row
         mark = {"linewidth": thick, "solid_capstyle": "round"}
@@ -364,8 +361,9 @@ def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
         plt.Line2D([], [], color=ACCENT, label="complete answer", **mark),
         plt.Line2D([], [], label="part of the answer", **part),
     ]
-    keys = keys if cut.any() else keys[:-1]
-    figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False)
+    figure.legend(
+        handles=keys[: 4 if cut.any() else 3], loc="outside upper left", ncols=4, frameon=False
+    )
     return figure
 
 
