@@ -251,8 +251,8 @@ def _shortage(folder: Path, error: str) -> str:
 def _without_exercises(notebook: Path, output: Path) -> Path:
     """Write a notebook without its exercises to ``output``, and return that path.
 
-    The exercises load and train more models, which do not belong to the result of a run. With
-    BioMegatron, they take 8 GB of memory.
+    The exercises load and train more models, which do not belong to the result of a run. With 24
+    layers of width 1024, those of notebook 03 took 5 GB more memory.
     """
     content = nbformat.read(notebook, as_version=4)
     content.cells = [c for c in content.cells if "exercise" not in c.metadata.get("tags", ())]
