@@ -5,41 +5,37 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.11; do $$p -c '' 2>/dev
 PROFILE ?= mini
 SEEDS ?= 0 1 2
 SET ?=
+TORCH ?=
 TORCH_INDEX ?=
-PINS ?= constraints.txt
+PINS ?= locks
 BIN := .venv/bin
 READY := .venv/.ready
-# Without pins, the range in pyproject.toml (its quotation marks are the shell's).
-TORCH := $(if $(PINS),$(shell grep '^torch==' $(PINS)),$(shell grep -o '"torch[^"]*"' pyproject.toml))
 OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)") \
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint audit clean
+.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint lock audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
-	@echo
-	@echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
+	@echo; echo "Settings: PROFILE=$(PROFILE) BIOASQ_DIR=folder RUN=name SEED=number SEEDS=\"$(SEEDS)\""
 	@echo "          JOBS=number of runs at the same time (default: as many as fit)"
 	@echo "          SET=\"name=value name=value\" (settings of helpers.config)"
-	@echo "          PYTHON=$(PYTHON) TORCH_INDEX=address (PyTorch index with CPU or CUDA wheels)"
+	@echo "          PYTHON=$(PYTHON) TORCH=cpu|cuda TORCH_INDEX=address (package index for torch only)"
 
 setup: $(READY) ## create .venv and install the pinned packages
 
-# Torch is installed first and separately, because it can come from a different index.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(wildcard locks/*)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	  || { echo "$(PYTHON) is missing or is not Python 3.11 or 3.12. Install Python 3.11, or" \
 	  "specify its path: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu, install the" \
 	  "package python3.11-venv" >&2; exit 2; }
-	@echo "Setup downloads 0.6 GB and needs 2.4 GB of disk space with the CPU build of torch, and several GB" \
-	  "more with CUDA (pip's default on Linux). TORCH_INDEX=address selects the build; see docs/setup.md"
+	@echo "Setup downloads 0.6 GB and needs 2.4 GB of disk space with the CPU build of torch, and 2.5 GB more" \
+	  "with CUDA (pip's default on Linux). TORCH and TORCH_INDEX select the build; see docs/setup.md"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/python -m pip install $(if $(PINS),-c $(PINS)) -e '.[dev]'
+	PINS="$(PINS)" TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" sh locks/install.sh $(BIN)/python
 	$(BIN)/python -m pip check
 	@touch $@
 
@@ -86,12 +82,17 @@ lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
 
-# pip-audit gets its own environment, so that its packages cannot change those that it checks.
+lock: $(READY) ## write locks/ from the ranges in pyproject.toml (UPGRADE=1: take the newest versions)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet uv==0.13.9
+	PATH="$(CURDIR)/build/lock/bin:$$PATH" $(BIN)/python data_scripts/lock.py $(if $(UPGRADE),--upgrade) \
+	  $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
 audit: $(READY) ## list the licenses of all packages, and look up their known vulnerabilities
 	$(BIN)/python tests/licenses.py
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
-	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip -r locks/packages.txt -r locks/cuda.txt
 
 clean: ## remove .venv and caches, but keep runs/ and the downloaded weights
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build src/*.egg-info

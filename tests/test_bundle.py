@@ -17,7 +17,7 @@ from helpers.run import reproduce
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A bundle without real wheels, weights and pages."""
+    """A bundle without real packages, weights and pages."""
     if not (ROOT / ".git").exists():
         pytest.skip("the kit is not a git clone here")
 
@@ -28,7 +28,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "commit", lambda: "c0ffee")
     monkeypatch.setattr(bundle.site, "make", lambda run, to: write(to, "index.html"))
     monkeypatch.setattr(bundle, "fetch", lambda name, to: write(to, "vocab.txt"))
-    monkeypatch.setattr(bundle, "_wheels", lambda folder, index: write(folder, f"{index}.whl"))
+    monkeypatch.setattr(bundle, "_packages", lambda folder, index: write(folder, f"{index}.whl"))
     return bundle.make(tmp_path / "bundle", tmp_path, "torch")
 
 
@@ -46,7 +46,7 @@ def test_the_bundle_lists_the_hash_of_every_file(small):
     listed = dict(reversed(line.split("  ", 1)) for line in lines)
     files = {p.relative_to(small).as_posix() for p in small.rglob("*") if p.is_file()}
     assert listed.keys() == files - {"SHA256SUMS"}
-    assert {"install.sh", "README.txt", "wheels/torch.whl", "weights/vocab.txt"} <= files
+    assert {"install.sh", "README.txt", "packages/torch.whl", "weights/vocab.txt"} <= files
     assert {"site/index.html", "kit/Makefile", "kit/notebooks/00_start_here.ipynb"} <= files
     for name, digest in listed.items():
         assert hashlib.sha256((small / name).read_bytes()).hexdigest() == digest
@@ -81,9 +81,9 @@ def test_the_installer_refuses_what_cannot_work_and_leaves_nothing(small, tmp_pa
                                      "another folder\n")  # fmt: skip
     status, message = install(small, target, PYTHON="no-such-python")
     assert status == 2 and "no-such-python is missing" in message
-    (small / "wheels" / "torch.whl").write_text("changed")
+    (small / "packages" / "torch.whl").write_text("changed")
     status, message = install(small, target)
-    assert status == 2 and "wheels/torch.whl is missing or was changed" in message
+    assert status == 2 and "packages/torch.whl is missing or was changed" in message
     script = small / "install.sh"
     script.write_text(script.read_text().replace(bundle.PLATFORM, "plan9 x86 Python 2.7"))
     status, message = install(small, target)

@@ -1,6 +1,6 @@
 """The CPU image, built on a base image of Debian's packages and run without a network.
 
-pip installs wheels that this machine has collected, so the settings of its own pip (addresses,
+pip installs packages that this machine has collected, so the settings of its own pip (addresses,
 passwords) never reach the build. The container runs in a chroot, because buildah needs neither
 cgroups nor a container runtime for that.
 """
@@ -65,7 +65,7 @@ def test_the_image_is_built_and_its_jupyterlab_asks_for_the_token(folder):
     run("debootstrap", "--variant=minbase", "bookworm", folder / "debian")
     run("tar", "-C", folder / "debian", "-cf", folder / "debian.tar", ".")
     run("podman", *store, "import", folder / "debian.tar", "base")
-    bundle._wheels(folder / "wheels", "")
+    bundle._packages(folder / "wheels", "")
     (folder / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     run(
         "podman", *store, "build", "--isolation=chroot", "--format=docker", "--layers=false",

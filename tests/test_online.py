@@ -9,9 +9,8 @@ import sys
 import types
 from pathlib import Path
 
+import locked
 import pytest
-
-from helpers.views.machine import read_pins
 
 ROOT = Path(__file__).parents[1]
 SETUP = (ROOT / "docs" / "setup.md").read_text(encoding="utf-8")
@@ -21,8 +20,7 @@ def test_binder_installs_the_kit_with_the_pinned_torch_and_python():
     folder = ROOT / ".binder"
     lines = (folder / "requirements.txt").read_text().splitlines()
     wanted = [line for line in lines if not line.startswith(("#", "--"))]
-    torch = read_pins(ROOT / "constraints.txt")["torch"]
-    assert wanted == ["-c ../constraints.txt", f"torch=={torch}+cpu", "-e ."]
+    assert wanted == [f"-r ../locks/{name}.txt" for name in locked.CPU]
     assert (folder / "runtime.txt").read_text() == "python-3.11\n"
     script = folder / "postBuild"
     assert os.access(script, os.X_OK)
@@ -48,7 +46,7 @@ def cell(monkeypatch):
     (code,) = re.findall(r'^```python\n(import sys\n\nif "google.*?)^```', SETUP, re.M | re.S)
     called = []
     monkeypatch.setattr(os, "chdir", lambda path: called.append(path))
-    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command[1:]))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: called.append(command[1:]))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def run():
@@ -68,7 +66,7 @@ def test_the_colab_cell_installs_the_kit_from_google_drive(cell, monkeypatch):
     colab = types.ModuleType("google.colab")
     colab.drive = types.SimpleNamespace(mount=cell.called.append)
     monkeypatch.setitem(sys.modules, "google.colab", colab)
-    mounted, folder, pip, path = cell()
+    mounted, folder, install, path = cell()
     assert folder == f"{mounted}/MyDrive/biomegatron-bioasq-kit/notebooks"
-    assert pip == ["-m", "pip", "install", "--quiet", "-c", "../constraints.txt", "-e", ".."]
+    assert install[0] == "locks/install.sh" and (ROOT / install[0]).is_file()
     assert path.endswith("/src")

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import licenses
+import locked
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -28,15 +29,6 @@ NOT_OURS = {"course", "work", ".git", ".venv", ".cache", "runs", "wandb", "build
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def pins() -> dict[str, str]:
-    lines = [line for line in text("constraints.txt").splitlines() if not line.startswith("#")]
-    found = [re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.]*)", line) for line in lines]
-    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
-    names = [canonicalize_name(match[1]) for match in found]
-    assert len(names) == len(set(names))
-    return dict(zip(names, (match[2] for match in found), strict=True))
 
 
 def own_files() -> list[Path]:
@@ -61,8 +53,12 @@ def test_versions_agree():
         assert f":{version}-" in service["image"]
 
 
-def test_every_requirement_is_pinned_within_its_range():
-    known = pins()
+@pytest.mark.parametrize("build", ["cpu", "cuda"])
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_every_requirement_is_pinned_within_its_range(build, system, python):
+    environment = {"sys_platform": system, "python_version": python, "python_full_version": python}
+    known = locked.pins("build", build, "packages", environment=locked.LINUX | environment)
     extras = PROJECT["optional-dependencies"]
     wanted = [*PROJECT["dependencies"], *extras["workshop"], *extras["dev"]]
     wanted.remove(f"{PROJECT['name']}[workshop]")  # dev contains the other extra
@@ -75,16 +71,21 @@ def test_every_requirement_is_pinned_within_its_range():
         assert {"==", "<"} & {part.operator for part in requirement.specifier}, requirement
 
 
+@pytest.mark.parametrize("name", ["build", "cpu", "cuda", "packages"])
+def test_every_pinned_package_has_its_hashes(name):
+    assert locked.entries(name)
+    for requirement, hashes in locked.entries(name):
+        assert hashes and all(re.fullmatch(r"sha256:[0-9a-f]{64}", one) for one in hashes)
+        assert len(set(hashes)) == len(hashes), requirement
+
+
 def unpinned(installed: dict[str, str], known: dict[str, str]) -> set[str]:
     """Return the packages without a pin, and the pins without a package if all versions agree.
 
     A new version may drop a dependency, so a superfluous pin means something only in an environment
-    that was made from these pins. The header of constraints.txt says that CUDA is not pinned.
+    that was made from these pins.
     """
-    others = {
-        name for name in installed if re.match(r"(nvidia-.*|cuda-toolkit|triton|pip|wheel)$", name)
-    } | {PROJECT["name"]}
-    found = installed.keys() - known.keys() - others
+    found = installed.keys() - known.keys() - {PROJECT["name"], "pip", "wheel"}
     if all(known[name] == installed[name] for name in installed.keys() & known.keys()):
         found |= known.keys() - installed.keys()
     return found
@@ -92,21 +93,23 @@ def unpinned(installed: dict[str, str], known: dict[str, str]) -> set[str]:
 
 def test_every_installed_package_is_pinned():
     installed = {
-        canonicalize_name(package.metadata["Name"]): package.version.partition("+")[0]
+        canonicalize_name(package.metadata["Name"]): package.version
         for package in licenses.packages()
     }
-    if sys.platform == "linux" and sys.version_info[:2] == (3, 11):  # see constraints.txt
-        assert unpinned(installed, pins()) == set()
+    cuda = sys.platform == "linux" and not installed["torch"].endswith("+cpu")
+    installed["torch"] = installed["torch"].partition("+")[0]
+    known = locked.pins("build", "cuda" if cuda else "cpu", "packages", environment=None)
+    assert unpinned(installed, known) == set()
 
 
 def test_packages_without_a_pin_and_superfluous_pins_are_found():
     known = {"numpy": "2", "left": "1"}
-    assert unpinned({"numpy": "2", "triton": "3", "new": "1", "pip": "9"}, known) == {"new", "left"}
+    assert unpinned({"numpy": "2", "new": "1", "pip": "9"}, known) == {"new", "left"}
     assert unpinned({"numpy": "3"}, known) == set()  # the newest versions, not the pins
 
 
 def test_pinned_packages_accept_the_python_of_debian_12():
-    known = pins()
+    known = locked.pins(*locked.CPU)
     for package in licenses.packages():
         name, needs = canonicalize_name(package.name), package.metadata.get("Requires-Python")
         if needs and known.get(name) == package.version:
@@ -123,11 +126,29 @@ def test_environments_take_the_same_python_and_torch():
     assert f"in python{version} " in text("Makefile")
     assert PROJECT["requires-python"].startswith(f">={version},")
     (pip,) = [item["pip"] for item in environment["dependencies"] if isinstance(item, dict)]
-    # The pins come first, so that they apply to the other lines. Conda itself installs only Python
-    # and pip, because constraints.txt would not pin its packages.
-    assert pip == ["-c constraints.txt", f"torch=={pins()['torch']}", "-e .[dev]"]
+    # Conda itself installs only Python and pip, because locks/ would not pin its packages.
     assert environment["dependencies"][:-1] == [python, "pip"]
-    assert f"pip install torch=={pins()['torch']}\n" in text("docs/setup.md")
+    assert pip[0].startswith("--extra-index-url https://")
+    assert pip[1:] == [f"-r locks/{name}.txt" for name in locked.CPU]
+
+
+@pytest.mark.long
+def test_the_pip_part_of_the_conda_environment_installs(tmp_path):
+    environment = yaml.safe_load(text("environment.yml"))
+    *specs, pip = environment["dependencies"]
+    assert all(re.fullmatch(r"[a-z][a-z0-9_-]*(=[0-9.]+)?", spec) for spec in specs)
+    # Not every machine can reach PyTorch's index, and pip may have another source of this build.
+    lines = [line.replace("-r ", f"-r {ROOT}/") for line in pip["pip"] if "index" not in line]
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    cpu = ["-m", "pip", "download", "--no-deps", "-d", tmp_path, "-r", ROOT / "locks" / "cpu.txt"]
+    found = subprocess.run([python, *cpu], capture_output=True, text=True)
+    if "No matching distribution" in found.stderr:
+        pytest.skip("pip finds no CPU build of torch here")
+    for command in (["install", "-r", tmp_path / "requirements.txt"], ["check"]):
+        subprocess.run([python, "-m", "pip", *command], check=True)
+    subprocess.run([python, "-c", "import jupyterlab, lightning, nemo, papermill"], check=True)
 
 
 def test_container_runs_as_an_ordinary_user_on_this_host_only():
@@ -207,13 +228,14 @@ def test_ci_script_is_a_program():
 def make(tmp_path):
     if not shutil.which("make"):
         pytest.skip("make is not installed; docs/setup.md says what to type instead")
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         # If make runs these tests, it passes its own settings on to them.
-        ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH_INDEX", "PINS"}
-        ours |= {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
+        ours = {"PYTHON", "PROFILE", "BIOASQ_DIR", "RUN", "SEED", "SEEDS", "TORCH", "TORCH_INDEX"}
+        ours |= {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PINS", "MAKEOVERRIDES"}
         clean = {name: value for name, value in os.environ.items() if name not in ours}
         clean |= environment
         return subprocess.run(
@@ -264,15 +286,69 @@ def test_setup_states_its_cost_in_one_line_before_it_downloads(make, tmp_path):
     python.write_text('#!/bin/sh\n[ "$1" = -c ] || { echo "ran $@"; exit 1; }\n')
     python.chmod(0o755)
     cost, ran, *_ = make("setup", f"PYTHON={python}").stdout.splitlines()
-    assert "2.4 GB" in cost and "CUDA" in cost and "TORCH_INDEX=address" in cost
+    assert "2.4 GB" in cost and "CUDA" in cost and "TORCH_INDEX" in cost
     assert ran.endswith("-m venv .venv")  # make prints the command; nothing ran before it
 
 
-def test_without_pins_make_installs_the_ranges(make):
-    commands = make("-n", "setup", "PINS=").stdout
+@pytest.fixture
+def installed(make, tmp_path):
+    """``installed(*arguments)``: what ``make setup`` asks of a Python that records it."""
+    python = tmp_path / "python"
+    python.write_text(
+        """#!/bin/sh
+[ "$1 $2" = "-m venv" ] && mkdir -p .venv/bin && cp "$0" .venv/bin/python
+[ "$1 $3" = "-m install" ] || exit 0
+shift 3
+echo "$@" >> calls
+case "$*" in *cpu.txt) exit ${NO_CPU_BUILD:-0};; esac
+"""
+    )
+    python.chmod(0o755)
+
+    def run(*arguments, **environment):
+        done = make("setup", f"PYTHON={python}", *arguments, **environment)
+        return done, (tmp_path / "calls").read_text().splitlines()
+
+    return run
+
+
+LOCKED = "--require-hashes --no-deps"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "torch"),
+    [
+        ([], "-r locks/cpu.txt"),
+        (["TORCH=cuda"], "-r locks/cuda.txt"),
+        (["TORCH_INDEX=https://a/b"], "--index-url=https://a/b -r locks/cpu.txt"),
+    ],
+)
+def test_setup_installs_only_files_with_known_hashes(installed, arguments, torch):
+    done, calls = installed(*arguments)
+    assert done.returncode == 0
+    assert calls == [
+        f"{LOCKED} -r locks/build.txt",
+        f"{LOCKED} {torch}",
+        f"{LOCKED} --no-build-isolation -r locks/packages.txt",
+        "--no-deps --no-build-isolation -e .",
+    ]
+
+
+def test_setup_takes_cuda_where_there_is_no_cpu_build(installed):
+    done, calls = installed(NO_CPU_BUILD="1")
+    assert "no CPU build of torch" in done.stdout
+    assert calls[1:3] == [f"{LOCKED} -r locks/cpu.txt", f"{LOCKED} -r locks/cuda.txt"]
+
+
+def test_setup_takes_no_other_build_than_the_chosen_one(installed):
+    done, calls = installed("TORCH=cpu", NO_CPU_BUILD="1")
+    assert done.returncode == 2 and calls[1:] == [f"{LOCKED} -r locks/cpu.txt"]
+
+
+def test_without_pins_make_installs_the_ranges(installed):
+    _, calls = installed("PINS=", "TORCH_INDEX=https://a/b")
     torch = next(item for item in PROJECT["dependencies"] if item.startswith("torch"))
-    assert f'pip install --no-deps  "{torch}"\n' in commands
-    assert "constraints.txt" not in commands
+    assert calls == [f"--no-deps --index-url=https://a/b {torch}", "-e .[dev]"]
 
 
 def test_walkthrough_passes_its_settings_on(make, tmp_path):
@@ -289,15 +365,13 @@ def test_walkthrough_passes_its_settings_on(make, tmp_path):
 
 
 def test_setup_is_not_repeated_until_the_pins_change(make, tmp_path):
-    assert "pip install" in make("-n", "test").stdout
+    assert "locks/install.sh" in make("-n", "test").stdout
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".ready").touch()
-    assert "pip install" not in make("-n", "test").stdout
+    assert "locks/install.sh" not in make("-n", "test").stdout
     later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
-    os.utime(tmp_path / "constraints.txt", (later, later))
-    assert "pip install" in make("-n", "test").stdout
-    torch = f"--index-url address torch=={pins()['torch']}"
-    assert torch in make("-n", "test", "TORCH_INDEX=address").stdout
+    os.utime(tmp_path / "locks" / "cuda.txt", (later, later))
+    assert "locks/install.sh" in make("-n", "test").stdout
 
 
 def test_make_lab_opens_an_existing_notebook_in_the_root_folder(make, tmp_path):

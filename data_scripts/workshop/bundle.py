@@ -1,8 +1,8 @@
 """Write a folder from which the kit can be installed on machines without a network connection.
 
-The folder contains the wheels of all packages, the kit as a git clone (which includes BioASQ-mini),
-the MiniLM weights, the website of a finished run, and a script that installs all of this. The
-wheels fit only the kind of machine that made them: the same operating system, processor and Python.
+The folder contains all packages, the kit as a git clone (which includes BioASQ-mini), the MiniLM
+weights, the website of a finished run, and a script that installs all of this. The packages fit
+only the kind of machine that made them: the same operating system, processor and Python.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 from helpers.config import ROOT, InputError, Settings
 from helpers.fetch.fetch import fetch
 from helpers.io import sha256, write_text
 from helpers.run.provenance import commit
-from helpers.views.machine import read_pins
 from workshop import site
 
 _SCRIPT = Path(__file__).with_name("install.sh")
@@ -33,7 +33,7 @@ _README = """BioMegatron BioASQ kit: bundle for machines without a network conne
 
 To read the executed notebooks without installing anything, open site/index.html.
 
-wheels/     the packages in the versions of constraints.txt
+packages/   the packages with the versions and hashes in kit/locks
 kit/        a git clone of the kit (commit {commit})
 weights/    all-MiniLM-L6-v2 (Apache-2.0)
 site/       the executed notebooks and the documentation
@@ -64,7 +64,7 @@ def make(to: Path, run: Path, torch_index: str = "") -> Path:
     _run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), str(part / "kit")])
     _run(["git", "-C", str(part / "kit"), "remote", "remove", "origin"])  # a path on this machine
     fetch(Settings.model, to=part / "weights")
-    _wheels(part / "wheels", torch_index)
+    _packages(part / "packages", torch_index)
     script = _SCRIPT.read_text("utf-8").replace("@PLATFORM@", PLATFORM).replace("@PYTHON@", PYTHON)
     write_text(part / "install.sh", script)
     size = sum(path.stat().st_size for path in _files(part)) / 1e6
@@ -76,17 +76,15 @@ def make(to: Path, run: Path, torch_index: str = "") -> Path:
     return part.rename(to)
 
 
-def _wheels(folder: Path, torch_index: str) -> None:
-    """Collect the wheels of all packages, and build those that are published as source only."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
+def _packages(folder: Path, torch_index: str) -> None:
+    """Collect the files of all packages. Their hashes are in the locks, which install.sh uses."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     index = ["--index-url", torch_index] if torch_index else []
-    torch = f"torch=={read_pins(ROOT / 'constraints.txt')['torch']}"
-    # Torch comes first and separately, as in the Makefile. The second call then finds this build.
-    _run([*pip, "--no-deps", *index, torch])
-    pins = str(ROOT / "constraints.txt")
-    _run([*pip, "--find-links", str(folder), "-c", pins, "setuptools", f"{ROOT}[dev]"])
-    for own in folder.glob("biomegatron_bioasq_kit-*.whl"):  # install.sh installs the clone instead
-        own.unlink()
+    cuda = sys.platform == "linux" and "+cpu" not in metadata.version("torch")
+    files = {"build": [], "cuda" if cuda else "cpu": index, "packages": ["--no-build-isolation"]}
+    for name, more in files.items():
+        lock = str(ROOT / "locks" / f"{name}.txt")
+        _run([*pip, "--require-hashes", "--no-deps", *more, "-r", lock])
 
 
 def _run(command: list[str]) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install the kit from this bundle into a new folder. This needs no network connection.
 #   sh install.sh [FOLDER]    (default: biomegatron-bioasq-kit in the current folder)
-# PYTHON=/path/to/python selects the Python, which must match the wheels in the bundle.
+# PYTHON=/path/to/python selects the Python, which must match the packages in the bundle.
 set -eu
 bundle=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 target=${1:-biomegatron-bioasq-kit}
@@ -29,8 +29,11 @@ cp -R "$bundle/kit" "$target"
 cd "$target"
 "$python" -m venv .venv
 echo "Installing the packages (takes a few minutes)"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-index \
-  --find-links "$bundle/wheels" -c constraints.txt -e '.[dev]'
+# As an address, because pip would split a path at its spaces.
+PIP_FIND_LINKS=$("$python" -c 'import pathlib, sys; print(pathlib.Path(sys.argv[1]).as_uri())' \
+  "$bundle/packages")
+export PIP_FIND_LINKS PIP_NO_INDEX=1 PIP_QUIET=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+sh locks/install.sh .venv/bin/python
 .venv/bin/python -m pip check
 touch .venv/.ready
 HELPERS_OFFLINE=1 .venv/bin/python data_scripts/download_checkpoint.py minilm --source "$bundle/weights"

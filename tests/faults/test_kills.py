@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from helpers.io import sha256
 
 KILLS, SEED = 30, 0
 SHORTEST, LONGEST = 2, 25  # seconds until the next kill
+REPORT = 8  # seconds after the last notebook, in which the report is written
 ENDING = 30  # seconds that the kernel of a killed command may take to notice
 
 
@@ -61,35 +63,51 @@ def check_whole(folder: Path) -> None:
                 assert list(weights.keys()), path
 
 
+def wait_for_notebook(process, log: Path) -> str:
+    """Wait until the command says that a notebook is done; return its number, "" at the end."""
+    while process.poll() is None:
+        if found := re.search(r"\] (\d\d)_\w+: \d+ s", log.read_text(errors="replace")):
+            return found[1]
+        time.sleep(0.2)
+    return ""
+
+
 @pytest.mark.long
 def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
     place, runs = tmp_path / "tmp", tmp_path / "runs"
     place.mkdir()
     environment = {**os.environ, "TMPDIR": str(place)}
     subprocess.run(command(runs, "whole"), env=environment, check=True, capture_output=True)
-    rng, rows, finished = random.Random(SEED), [], 0
+    rng, rows, finished, whole = random.Random(SEED), [], 0, False
     for number in range(KILLS):
-        pause = rng.uniform(SHORTEST, LONGEST)
         chosen = rng.choice([signal.SIGKILL, signal.SIGTERM])
-        more = ["--fresh"] if finished else []  # from now on, a finished run is replaced
-        with open(tmp_path / "log.txt", "ab") as log:
+        more = ["--fresh"] if whole else []  # a finished run is replaced
+        log = tmp_path / f"{number}.log"
+        with log.open("wb") as file:
             process = subprocess.Popen(
-                command(runs, "killed", *more), env=environment, stdout=log, stderr=log
+                command(runs, "killed", *more), env=environment, stdout=file, stderr=file
             )
+        # Every second try waits for the end of a notebook, so that the kills reach all notebooks.
+        done = wait_for_notebook(process, log) if number % 2 else ""
+        pause = rng.uniform(0, REPORT) if done.startswith("05") else rng.uniform(SHORTEST, LONGEST)
         try:
-            finished += process.wait(pause) == 0
+            process.wait(pause)
         except subprocess.TimeoutExpired:
             process.send_signal(chosen)
             process.wait()
+        whole = process.returncode == 0
+        finished += whole
         ended = time.monotonic() + ENDING
         while of_this_test(place) and time.monotonic() < ended:
             time.sleep(0.5)
         assert of_this_test(place) == [], f"{chosen.name} after {pause:.1f} s left a process"
         check_whole(runs / "killed")
-        rows.append(f"{number + 1:2d}  {chosen.name}  after {pause:4.1f} s  {process.returncode}")
+        since = f"after {pause:4.1f} s" + (f" more than notebook {done}" if done else "")
+        rows.append(f"{number + 1:2d}  {chosen.name}  {process.returncode:4d}  {since}")
     subprocess.run(command(runs, "killed"), env=environment, check=True, capture_output=True)
-    print("fault, moment, exit status; promised and found: no process left, all files whole", *rows,
-          sep="\n")  # fmt: skip
+    assert finished, "no kill met the report, or a run that replaces a finished one"
+    print("number, fault, exit status, moment; promised and found after each: no process is left, "
+          "and all files are whole", *rows, sep="\n")  # fmt: skip
     check_whole(runs / "killed")
     assert batch.main(["same", str(runs / "whole"), str(runs / "killed")]) == 0
     assert [path.name for path in place.iterdir() if "kernel" in path.name] == []

@@ -109,13 +109,14 @@ def test_a_changed_cell_is_a_change(kit, clean, change):
     [
         ("src/helpers/run/code_version.py", "x = 2\n"),
         ("src/helpers/new.py", "y = 1\n"),
-        ("constraints.txt", "torch==0\n"),
+        ("locks/packages.txt", "torch==0\n"),
         ("notebooks/06_new.ipynb", "{}"),
         (NOTEBOOK, "<<<<<<< HEAD"),
         (NOTEBOOK, None),
     ],
 )
 def test_other_changes_of_the_code(kit, clean, name, content):
+    (kit / name).parent.mkdir(exist_ok=True)
     (kit / name).unlink() if content is None else (kit / name).write_text(content)
     assert provenance.commit() == clean + "+changes"
 

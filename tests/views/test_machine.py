@@ -95,16 +95,14 @@ def test_a_package_against_its_pin(found, pin, ok, monkeypatch):
 
 
 def test_pins_are_read_among_other_lines(tmp_path):
-    path = tmp_path / "constraints.txt"
-    path.write_text(
-        "# comment a==1\n\nNeMo_toolkit[common]==3.0.0  # why\nTorch==2.13.0 ; x\nb>=2\n"
-    )
-    assert machine.read_pins(path) == {"nemo-toolkit": "3.0.0", "torch": "2.13.0"}
-    assert machine.read_pins(tmp_path / "none.txt") == {}
+    (tmp_path / "a.txt").write_text("# comment a==1\n\nNeMo_toolkit[common]==3.0.0  # why\nb>=2\n")
+    (tmp_path / "b.txt").write_text("Torch==2.13.0 ; x \\\n    --hash=sha256:1==2")
+    assert machine.read_pins(tmp_path) == {"nemo-toolkit": "3.0.0", "torch": "2.13.0"}
+    assert machine.read_pins(tmp_path / "none") == {}
 
 
-def test_constraints_pin_every_package_that_is_checked():
-    pins = machine.read_pins(ROOT / "constraints.txt")
+def test_the_locks_pin_every_package_that_is_checked():
+    pins = machine.read_pins(ROOT / "locks")
     assert {machine._plain(name) for name in machine.PACKAGES} <= set(pins)
 
 

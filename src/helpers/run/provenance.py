@@ -22,7 +22,7 @@ PACKAGES = (
     "scipy", "pandas", "matplotlib", "papermill", "wandb",
 )  # fmt: skip
 # Only these files affect the result of a run. Other files in the clone, such as data, do not.
-_CODE = ("src", "constraints.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
+_CODE = ("src", "locks/*.txt", "pyproject.toml", "notebooks/[0-9][0-9]_*.ipynb")
 # A line in a notebook's parameters cell: name, value and optional comment.
 _PARAMETER = re.compile(
     r"""^(\w+) = ("[^"\n]*"|'[^'\n]*'|-?[\d.]+(?:e-?\d+)?|None|True|False)[ \t]*(?:\#.*)?$""", re.M

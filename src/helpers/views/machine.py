@@ -35,7 +35,7 @@ PACKAGES = (
 RUN_BYTES, LARGE_RUN_BYTES = 1_000_000_000, 12_000_000_000
 MEMORY_BYTES, LARGE_MEMORY_BYTES = 4_000_000_000, 8_000_000_000
 CORES = 2  # the times in the notebook map are for two cores
-SET_UP = "run make setup again (without make: pip install -c constraints.txt -e .)"
+SET_UP = "run make setup again (docs/setup.md lists the commands without make)"
 
 
 class Row(NamedTuple):
@@ -114,16 +114,15 @@ def _python(settings: Settings) -> Iterator[Row]:
 
 
 def _packages(settings: Settings) -> Iterator[Row]:
-    pins = read_pins(ROOT / "constraints.txt")
+    pins = read_pins(ROOT / "locks")
     for name in PACKAGES:
         yield _package(name, pins.get(_plain(name)))
 
 
-def read_pins(path: Path) -> dict[str, str]:
-    """Map name to version for each ``name==version`` line, or return {} if the file is missing."""
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
+def read_pins(folder: Path) -> dict[str, str]:
+    """Map name to version for each ``name==version`` line of the files in a folder."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))]
+    lines = "\n".join(texts).splitlines()
     found = (re.match(r"([\w.-]+)(?:\[[^]]*\])?==([^\s;#]+)", line) for line in lines)
     return {_plain(match[1]): match[2] for match in found if match}
 
