@@ -114,6 +114,21 @@ def test_every_notebook_ran_to_its_end(mini_run):
 
 
 @pytest.mark.notebooks
+def test_the_exercises_were_shown_and_not_executed(mini_run):
+    solutions = 0
+    for path in NOTEBOOKS:
+        executed = mini_run / "notebooks" / path.name
+        nbformat.validate(nbformat.read(executed, 4))
+        done = {cell.id: cell for cell in nbformat.read(executed, 4).cells}
+        for cell in nbformat.read(path, 4).cells:
+            if "exercise" in tags(cell):
+                assert done[cell.id].cell_type == "markdown", cell.id
+                assert cell.source in done[cell.id].source
+                solutions += "<summary>Solution (not executed)" in done[cell.id].source
+    assert solutions == 15
+
+
+@pytest.mark.notebooks
 def test_no_table_is_read_by_mathjax(mini_run):
     """Otherwise, Jupyter shows the text between two prices as a formula."""
     tables = 0

@@ -200,12 +200,12 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
     if unknown:  # papermill itself would only warn
         raise InputError(f"{notebook}: the parameters cell lacks {', '.join(sorted(unknown))}")
     output = folder.path(f"notebooks/{notebook.name}")
-    source = notebook if folder.settings.profile == "mini" else _without_exercises(notebook, output)
+    _show_exercises_only(notebook, output)
     started = time.monotonic()
     try:
         with own_kernel(folder.path("notebooks/kernel.log")) as arguments:
             papermill.execute_notebook(
-                str(source),
+                str(output),
                 str(output),
                 parameters=given,
                 cwd=str(Path.cwd()),  # so that the notebook uses the same runs folder
@@ -248,15 +248,22 @@ def _shortage(folder: Path, error: str) -> str:
     return AGAIN if isinstance(kind, type) and issubclass(kind, OSError) else ""
 
 
-def _without_exercises(notebook: Path, output: Path) -> Path:
-    """Write a notebook without its exercises to ``output``, and return that path.
+def _show_exercises_only(notebook: Path, output: Path) -> None:
+    """Write a notebook to ``output`` in which the code of the exercises is collapsed text.
 
     The exercises load and train more models, which do not belong to the result of a run. With 24
     layers of width 1024, those of notebook 03 took 5 GB more memory.
     """
     content = nbformat.read(notebook, as_version=4)
-    content.cells = [c for c in content.cells if "exercise" not in c.metadata.get("tags", ())]
-    return write_text(output, nbformat.writes(content) + "\n")
+    for cell in content.cells:
+        if cell.cell_type == "code" and "exercise" in cell.metadata.get("tags", ()):
+            name = "Solution" if "### BEGIN SOLUTION" in cell.source else "Code"
+            code = f"```python\n{cell.source}\n```"
+            text = f"<details><summary>{name} (not executed)</summary>\n\n{code}\n\n</details>"
+            cell.update(cell_type="markdown", source=text)
+            del cell["outputs"], cell["execution_count"]
+            cell.metadata.pop("jupyter", None)  # hides the source of a code cell
+    write_text(output, nbformat.writes(content) + "\n")
 
 
 class _ProgressOnly:
