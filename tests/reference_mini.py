@@ -3,7 +3,7 @@
     python tests/reference_mini.py RUN_FOLDER
 
 This writes tests/reference_mini.json from a finished run with seed 0 in float32. test_notebooks.py
-compares its own run with the file. Write the file again only if you know why a number has moved.
+compares its own run with the file. If a number moves, find out why before you write a new file.
 """
 
 import hashlib

@@ -6,8 +6,10 @@ import json
 import re
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
+import reference_mini
 
 from helpers import config
 from helpers.config import from_parameters
@@ -165,6 +167,26 @@ def test_it_learns_to_read(mini_run):
     assert pooled["sacc"] >= baselines["lexical"]["sacc"] + 0.15
     assert pooled["sacc"] >= baselines["untrained"]["sacc"] + 0.15
     assert 0.05 <= pooled["ceiling"] - pooled["lacc"] <= 0.2
+
+
+@pytest.mark.notebooks
+def test_windows_logits_and_scores_are_those_of_the_pinned_packages(mini_run):
+    """A package that changes the results must not do so unnoticed.
+
+    Processors round differently, so the logits may differ a little. In training, such differences
+    grow, and 0.04 is six of the 162 questions.
+    """
+    pinned, found = json.loads(reference_mini.FILE.read_text()), reference_mini.measure(mini_run)
+    changed = {
+        name: (version, found["packages"][name])
+        for name, version in pinned["packages"].items()
+        if found["packages"][name].partition("+")[0] != version.partition("+")[0]
+    }
+    assert found["windows"] == pinned["windows"], changed
+    for name, values in pinned["logits"].items():
+        np.testing.assert_allclose(found["logits"][name], values, atol=2e-3, err_msg=str(changed))
+    assert found["scores"] == pytest.approx(pinned["scores"], abs=0.04), changed
+    assert found["scores"]["ceiling"] == pinned["scores"]["ceiling"], changed
 
 
 @pytest.mark.notebooks

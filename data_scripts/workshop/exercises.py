@@ -176,7 +176,9 @@ def head(path: Path, kind: str) -> NotebookNode:
 def import_cell() -> NotebookNode:
     """Return the cell that imports what a stub raises."""
     source = (
-        "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet"
+        "from helpers.views import lessons\n"
+        "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet\n\n"
+        "lessons.explain_missing_names()"
     )
     return nbformat.v4.new_code_cell(source, id="generated-import")
 

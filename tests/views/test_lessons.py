@@ -266,3 +266,42 @@ def test_a_function_without_code_says_so():
 
     with pytest.raises(lessons.NotYet, match="^your code is missing$"):
         lessons.check_find_spans(waits)
+
+
+def test_numbers_of_numpy_and_torch_are_shown_as_numbers():
+    with pytest.raises(
+        lessons.NotYet, match=r"must return \[\(0, 1\)\], but returned \[\(1, 2\)\]"
+    ):
+        lessons.compare(
+            lambda tokens: [(np.int64(1), torch.tensor(2))],
+            lambda tokens: [(np.int64(0), np.int64(1))],
+            [(np.zeros(2),)],
+        )
+
+
+@pytest.fixture
+def cell(capsys):
+    """``cell(code)`` runs a cell in IPython and returns what it prints."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    lessons.explain_missing_names()
+
+    def run(code):
+        result = shell.run_cell(code)
+        return result.error_in_exec, capsys.readouterr().out
+
+    yield run
+    InteractiveShell.clear_instance()
+
+
+def test_a_name_without_code_is_explained_in_one_line(cell):
+    error, shown = cell("print(threshold)")
+    assert isinstance(error, NameError)  # so nbgrader gives no points
+    assert shown.startswith("Not yet: the name 'threshold' does not exist. Is there a cell above")
+    assert shown.count("\n") == 1
+
+
+def test_a_misspelled_name_in_a_function_keeps_its_traceback(cell):
+    _, shown = cell("def f(length):\n    return lenght\nf(1)")
+    assert "NameError" in shown and "lenght" in shown and "Not yet" not in shown

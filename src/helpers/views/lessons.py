@@ -40,6 +40,27 @@ class NotYet(InputError):
         return [f"Not yet: {self}"]
 
 
+def explain_missing_names() -> None:
+    """Let a cell of this notebook that uses an unknown name say so in one line.
+
+    A check does this if the cell before it has no code yet. Functions keep their usual traceback.
+    Does nothing outside IPython.
+    """
+    from IPython import get_ipython
+
+    def show(shell, kind, error, traceback, tb_offset=None):
+        cell = traceback.tb_next  # the first frame is IPython's own
+        if cell is not None and cell.tb_next is None:
+            kind, error = NotYet, NotYet(
+                f"the name {error.name!r} does not exist. Is there a cell above without your code, or "
+                "one that you have not run? Or is the name misspelled?"
+            )  # fmt: skip
+        shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
+
+    if shell := get_ipython():
+        shell.set_custom_exc((NameError,), show)
+
+
 def check_find_spans(mine: Callable) -> None:
     """Check ``mine(context, synonyms) -> [(start, end), ...]`` from notebook 02.
 
@@ -298,7 +319,8 @@ def compare(mine: Callable, right: Callable, cases: Iterable[tuple]) -> None:
         if found is None:
             raise NotYet(f"{call} returned nothing; does your function end with `return`?")
         if not _equal(found, expected):
-            raise NotYet(f"{call} must return {_short(expected)}, but returned {_short(found)}")
+            expected, found = _short(_plain(expected)), _short(_plain(found))
+            raise NotYet(f"{call} must return {expected}, but returned {found}")
     print(f"{mine.__name__} agrees with the package in all {len(cases)} cases.")
 
 
@@ -330,6 +352,15 @@ def _equal(found, expected) -> bool:
     if isinstance(expected, (float, np.floating)):
         return isinstance(found, (int, float, np.number)) and abs(found - expected) < 1e-6
     return bool(np.all(found == expected))
+
+
+def _plain(value):
+    """Return a value without types of numpy and torch, whose texts hide the numbers."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return {key: _plain(v) for key, v in value.items()} if isinstance(value, dict) else value
 
 
 def _short(value, most: int = 200) -> str:
