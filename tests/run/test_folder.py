@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from helpers import __version__
 from helpers.config import InputError, Settings, from_parameters
+from helpers.data import mini
 from helpers.io import hold
 from helpers.run import folder
 from helpers.run.folder import Run
@@ -389,3 +390,16 @@ def test_a_manifest_that_stays_locked_is_one_line(run, monkeypatch):
     with hold(run.folder / ".manifest.lock"), pytest.raises(InputError, match="another process"):
         run.note("key", 1)
     run.note("key", 1)
+
+
+def test_files_of_bioasq_mini_are_found_in_a_moved_clone(run, tmp_path):
+    """Their paths in the manifest are those of the clone in which the run was made."""
+    own = tmp_path / "BioASQ-mini-PhaseB-testset1.json"
+    own.write_text("{}")
+    shipped = min(path.name for path in mini.DATA.glob("*.json"))
+    golds = [f"/old/kit/src/helpers/mini_data/{shipped}", "/gone/7B1_golden.json"]
+    run.begin("data")
+    run.finish("data", golds=[*golds, str(own)], tests=[], batches=["a", "b", "c"])
+    found = run.noted("data", "02_bioasq_to_squad")
+    assert found["golds"] == [str(mini.DATA / shipped), "/gone/7B1_golden.json", str(own)]
+    assert found["batches"] == ["a", "b", "c"]

@@ -298,7 +298,7 @@ def cell(capsys):
 def test_a_name_without_code_is_explained_in_one_line(cell):
     error, shown = cell("print(threshold)")
     assert isinstance(error, NameError)  # so nbgrader gives no points
-    assert shown.startswith("Not yet: the name 'threshold' does not exist. Is there a cell above")
+    assert shown.startswith("Not yet: the name 'threshold' does not exist; is there a cell above")
     assert shown.count("\n") == 1
 
 

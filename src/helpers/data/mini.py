@@ -24,6 +24,12 @@ STOP = frozenset(
 )  # fmt: skip
 
 
+def moved(path: str) -> str:
+    """Return where a file of BioASQ-mini is now, if it was recorded in a clone that was moved."""
+    here = DATA / Path(path).name
+    return str(here) if not Path(path).exists() and here.is_file() else path
+
+
 @cache
 def _known() -> dict[str, dict[str, list]]:
     return read_json(DATA / "relations.json")

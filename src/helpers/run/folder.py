@@ -25,6 +25,7 @@ from typing import Any
 
 from helpers.config import InputError, Settings
 from helpers.data.bioasq import read_json
+from helpers.data.mini import moved
 from helpers.io import check_outputs, hold, sha256, write_json, write_text
 from helpers.run import provenance
 
@@ -351,7 +352,8 @@ class Run:
                         f"run notebook {STAGES[stage].notebook} again"
                     )
         self._hashes[key] = notes[key]["sha256"]
-        return {k: v for k, v in notes[key].items() if k not in _RECORD}
+        facts = {k: v for k, v in notes[key].items() if k not in _RECORD}
+        return facts | {k: [*map(moved, v)] for k, v in facts.items() if k in ("golds", "tests")}
 
     def _check_settings(self, key: str, notes: Mapping[str, Any]) -> None:
         """Raise ``InputError`` if the settings of a stage, or of a stage it reads, have changed."""

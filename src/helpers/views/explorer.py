@@ -25,6 +25,7 @@ from IPython.display import HTML
 
 from helpers.config import InputError
 from helpers.data.bioasq import Question, read_answers, read_json, read_questions
+from helpers.data.mini import moved
 from helpers.data.spans import fold, gold_spans, search_terms
 from helpers.data.squad import by_question
 from helpers.io import write_text
@@ -132,7 +133,7 @@ def _batches(folder: Path) -> dict[str, list[Question]]:
     if not data:
         raise InputError(f"{folder}: has no test batches yet; run notebooks 00 to 04 first")
     return {
-        batch: read_questions(gold, answers="required")
+        batch: read_questions(moved(gold), answers="required")
         for batch, gold in zip(data["batches"], data["golds"], strict=True)
     }
 

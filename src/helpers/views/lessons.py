@@ -51,13 +51,8 @@ def explain_missing_names() -> None:
     def show(shell, kind, error, traceback, tb_offset=None):
         cell = traceback.tb_next  # the first frame is IPython's own
         if cell is not None and cell.tb_next is None:
-            kind, error = (
-                NotYet,
-                NotYet(
-                    f"the name {error.name!r} does not exist. Is there a cell above without your code, "
-                    "or one that you have not run? Or is the name misspelled?"
-                ),
-            )
+            remedy = "is there a cell above without your code, or one that you have not run?"
+            kind, error = NotYet, NotYet(f"the name {error.name!r} does not exist; {remedy}")
         shell.showtraceback((kind, error, traceback), tb_offset=tb_offset)
 
     if shell := get_ipython():
