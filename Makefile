@@ -4,9 +4,6 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.11; do $$p -c '' 2>/dev
   echo $$p)
 PROFILE ?= mini
 SEEDS ?= 0 1 2
-SET ?=
-TORCH ?=
-TORCH_INDEX ?=
 PINS ?= locks
 BIN := .venv/bin
 READY := .venv/.ready
@@ -14,7 +11,7 @@ OPTIONS := --profile $(PROFILE) $(if $(BIOASQ_DIR),--bioasq-dir "$(BIOASQ_DIR)")
   $(foreach setting,$(SET),--set "$(setting)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint lock audit clean
+.PHONY: help setup walkthrough seeds sweep lab site bundle test check-long benchmarks lint lock upgrade audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -82,11 +79,14 @@ lint: $(READY) ## check the style, and check that no notebook contains outputs
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	find notebooks -name '*.ipynb' -not -path '*/.*' -print0 | xargs -0 -r $(BIN)/nbstripout --keep-id --verify
 
-lock: $(READY) ## write locks/ from the ranges in pyproject.toml (UPGRADE=1: take the newest versions)
-	$(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet uv==0.13.9
-	PATH="$(CURDIR)/build/lock/bin:$$PATH" $(BIN)/python data_scripts/lock.py $(if $(UPGRADE),--upgrade) \
-	  $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+# uv gets its own environment, as pip-audit does, so that it cannot change the packages of the kit.
+UV = $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quiet uv==0.13.9 && \
+  PATH="$(CURDIR)/build/lock/bin:$$PATH" $(BIN)/python
+lock: $(READY) ## write locks/ from the ranges in pyproject.toml (UPGRADE=1: with the newest versions)
+	$(UV) data_scripts/lock.py $(if $(UPGRADE),--upgrade) $(TORCH_INDEX:%=--torch-index %)
+
+upgrade: $(READY) ## try the newest packages in a copy: tests and scores with the old and the new pins
+	$(UV) data_scripts/upgrade.py $(TORCH_INDEX:%=--torch-index %)
 
 audit: $(READY) ## list the licenses of all packages, and look up their known vulnerabilities
 	$(BIN)/python tests/licenses.py
