@@ -107,7 +107,8 @@ def test_a_room_without_network_installs_and_walks_through(mini_run, tmp_path):
     clean |= {threads: os.environ[threads]} if threads in os.environ else {}
     steps = (
         'ip link set lo up && ! curl --silent --max-time 5 http://192.0.2.1 && sh "$0" "$1" '
-        '&& cd "$1" && make walkthrough RUN=offline && .venv/bin/jupyter lab --version'
+        '&& cd "$1" && make walkthrough RUN=offline && .venv/bin/jupyter lab --version '
+        '&& .venv/bin/python -m pytest -q -m "not long and not notebooks and not slow"'
     )
     command = [*alone, steps, str(made / "install.sh"), str(room)]
     with open(tmp_path / "log", "w+") as log:
