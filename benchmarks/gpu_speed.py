@@ -14,8 +14,8 @@ import torch
 from gpu_common import Run, attention, free, is_cuda, precision_of, synchronize
 
 from helpers.config import from_parameters
+from helpers.io import out_of_memory
 from helpers.model import step
-from helpers.model.compute import out_of_memory
 from helpers.model.decoding import compute_logits
 from helpers.model.encoder import EncoderConfig, SpanModel
 from helpers.model.features import Windows, gather, prediction_batches, training_batches

@@ -169,10 +169,27 @@ def test_a_fault_of_the_machine_is_one_line(code, said, place, monkeypatch, caps
 def test_any_failure_on_a_full_disk_is_blamed_on_the_disk(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(notebooks.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    assert "is full; free some space" in notebooks._shortage(tmp_path, "RuntimeError")
+    assert "is full; free some space" in notebooks._shortage(tmp_path, "RuntimeError", "bad shape")
     monkeypatch.undo()
-    assert notebooks._shortage(tmp_path, "RuntimeError") == ""
-    assert notebooks._shortage(tmp_path, "NoSuchError") == ""
+    assert notebooks._shortage(tmp_path, "RuntimeError", "bad shape") == ""
+    assert notebooks._shortage(tmp_path, "NoSuchError", "") == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("MemoryError", ""),
+        (
+            "RuntimeError",
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        ),
+        ("OSError", "[Errno 12] Cannot allocate memory"),
+        ("ImportError", "libtorch_cpu.so: failed to map segment from shared object"),
+        ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 20.00 MiB"),
+    ],
+)
+def test_a_failure_without_memory_is_blamed_on_the_memory(tmp_path, error, text):
+    assert "the memory ran out; close other" in notebooks._shortage(tmp_path, error, text)
 
 
 @pytest.mark.parametrize("model", ["no/such.nemo", "minilmm"])

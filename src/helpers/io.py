@@ -193,6 +193,12 @@ def hold(lock: Path, patience: float = 0) -> AbstractContextManager | None:
         return None
 
 
+def out_of_memory(error: Exception | str) -> bool:
+    """Return whether an error, or its text, means that memory ran out, on any device."""
+    signs = ("out of memory", "t allocate memory", "failed to map segment")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def free_memory(swap: bool = False) -> int:
     """Return the number of bytes that a new program can use."""
     import psutil  # imported here because the GPU benchmark runs without it

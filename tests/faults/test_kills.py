@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from helpers.io import sha256
 KILLS, SEED = 30, 0
 SHORTEST, LONGEST = 2, 25  # seconds until the next kill
 REPORT = 8  # seconds after the last notebook, in which the report is written
+LONG = pytest.mark.long
 ENDING = 30  # seconds that the kernel of a killed command may take to notice
 
 
@@ -72,7 +74,7 @@ def wait_for_notebook(process, log: Path) -> str:
     return ""
 
 
-@pytest.mark.long
+@LONG
 def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
     place, runs = tmp_path / "tmp", tmp_path / "runs"
     place.mkdir()
@@ -144,3 +146,17 @@ def test_a_batch_without_room_is_told_in_one_line(size, options, said, small_dis
     assert error.startswith("helpers.batch: ") and str(disk) in error, error
     assert any(word in error for word in said.split("|")), error
     assert not [path for path in disk.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep this limit")
+@pytest.mark.parametrize(("limit", "until"), [(1.5e9, "00"), pytest.param(3e9, "01", marks=LONG)])
+def test_a_batch_without_memory_is_told_in_one_line(limit, until, tmp_path):
+    """At first torch cannot be imported, and then the weights cannot be read."""
+    limit = (int(limit), int(limit))
+    done = subprocess.run(
+        [*command(tmp_path / "runs", "small"), "--until", until], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, limit),
+    )  # fmt: skip
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("helpers.batch: ") and "the memory ran out; close other" in error

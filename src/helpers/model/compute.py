@@ -280,8 +280,3 @@ def _prepare(linear: torch.nn.Linear, activation: str = "none", approximate: str
     bias = linear.bias.detach().bfloat16()
     product = torch.ops.mkldnn._linear_pointwise
     return lambda x: product(x.bfloat16(), weight, bias, activation, [], approximate)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a PyTorch error, on any device, means that memory ran out."""
-    return "out of memory" in str(error) or "t allocate memory" in str(error)

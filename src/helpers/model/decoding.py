@@ -26,9 +26,9 @@ from tqdm import tqdm
 from helpers.config import InputError, Settings
 from helpers.data.spans import Span
 from helpers.data.squad import Example, by_pair
-from helpers.io import progress_stream, write_text
+from helpers.io import out_of_memory, progress_stream, write_text
 from helpers.model import processes
-from helpers.model.compute import Compute, out_of_memory
+from helpers.model.compute import Compute
 from helpers.model.encoder import SpanModel
 from helpers.model.features import (
     Windows,

@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from helpers.config import InputError, Settings
 from helpers.data.squad import Example
-from helpers.io import free_memory, progress_stream, write_json
+from helpers.io import free_memory, out_of_memory, progress_stream, write_json
 from helpers.model import decoding, processes, tracking
-from helpers.model.compute import LIGHTNING, out_of_memory
+from helpers.model.compute import LIGHTNING
 from helpers.model.decoding import Reader
 from helpers.model.features import Windows, gather, split_batch, training_batches
 from helpers.model.memory import training_memory

@@ -22,6 +22,7 @@ import yaml
 from safetensors import safe_open
 
 from helpers.config import InputError
+from helpers.io import out_of_memory
 from helpers.model.encoder import GELU_NAMES, EncoderConfig, SpanModel
 
 # --- Weight names --------------------------------------------------------------------------------
@@ -311,6 +312,8 @@ def read_file(path: Path, shown: str = "") -> Any:
     except Exception as error:  # safetensors, zipfile, pickle and torch raise many errors
         first = next(iter(str(error).splitlines()), "") or type(error).__name__
         why = f" ({first[:120]}); fetch it again"
+        if out_of_memory(error):
+            why = " because the memory ran out; close other programs"
         # PyTorch's own message would advise the user to load the file in a way that runs code.
         if "nsupported" in str(error) or "weights_only" in str(error).lower():
             why = " because it contains objects or code, or is damaged"

@@ -22,7 +22,7 @@ import nbformat
 from helpers.config import ROOT, InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.fetch.download import writing
-from helpers.io import free_memory, hold, write_text
+from helpers.io import free_memory, hold, out_of_memory, write_text
 from helpers.run import reproduce, scores
 from helpers.run.folder import HARDWARE, MANIFEST, NEUTRAL, STAGES, Run, as_recorded
 from helpers.run.provenance import notebook_sources, source_hash
@@ -219,7 +219,7 @@ def _execute(notebook: Path, folder: Run, parameters: Mapping) -> float:
     except PapermillExecutionError as error:
         if error.ename == "InputError":
             raise InputError(f"{notebook.stem}: {error.evalue}") from None
-        if shortage := _shortage(folder.folder, error.ename):
+        if shortage := _shortage(folder.folder, error.ename, error.evalue):
             raise InputError(f"{notebook.stem}: {error.evalue}; {shortage}") from None
         print(f"{notebook.stem} failed; see {output}", file=sys.stderr)
         raise
@@ -238,11 +238,11 @@ AGAIN = "remove the cause, then run the same command again"
 _FULL = 10_000_000  # bytes; with less free space, any failure is blamed on the disk
 
 
-def _shortage(folder: Path, error: str) -> str:
+def _shortage(folder: Path, error: str, text: str) -> str:
     """Return the remedy if the machine, and not the code, is the cause of an error, or ""."""
     if shutil.disk_usage(folder).free < _FULL:
         return f"the disk with {folder} is full; free some space and run the same command again"
-    if error == "MemoryError":
+    if error == "MemoryError" or out_of_memory(text):
         return "the memory ran out; close other programs and run the same command again"
     kind = getattr(builtins, error, None)
     return AGAIN if isinstance(kind, type) and issubclass(kind, OSError) else ""
