@@ -151,7 +151,7 @@ def test_a_batch_without_room_is_told_in_one_line(size, options, said, small_dis
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep this limit")
 @pytest.mark.parametrize(("limit", "until"), [(1.5e9, "00"), pytest.param(3e9, "01", marks=LONG)])
 def test_a_batch_without_memory_is_told_in_one_line(limit, until, tmp_path):
-    """At first torch cannot be imported, and then the weights cannot be read."""
+    """With the first limit, torch cannot be imported, or the kernel dies of it."""
     limit = (int(limit), int(limit))
     done = subprocess.run(
         [*command(tmp_path / "runs", "small"), "--until", until], capture_output=True, text=True,
@@ -159,4 +159,4 @@ def test_a_batch_without_memory_is_told_in_one_line(limit, until, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     error = done.stderr.splitlines()[-1]
-    assert error.startswith("helpers.batch: ") and "the memory ran out; close other" in error
+    assert error.startswith("helpers.batch: ") and "the memory ran out" in error
