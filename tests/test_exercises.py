@@ -202,6 +202,16 @@ def test_the_committed_notebooks_match_their_sources():
     assert exercises.check() == []
 
 
+def test_no_exercise_notebook_sends_the_reader_to_itself():
+    for path in exercises.sources():
+        assert any("](exercises/" in text for text in texts(nbformat.read(path, 4)).values()) == (
+            path.stem[:2] != "01"  # which has exercises, but no lesson with an empty function
+        )
+        for kind in ("exercises", "solutions"):
+            made = texts(exercises.notebook(path, kind))
+            assert not any("exercises/" in text for text in made.values()), path
+
+
 def test_every_link_in_the_committed_notebooks_leads_to_a_file():
     for path in (ROOT / "notebooks" / "exercises").rglob("[0-9][0-9]_*.ipynb"):
         for cell in nbformat.read(path, 4).cells:

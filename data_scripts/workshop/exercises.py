@@ -29,6 +29,7 @@ _ANSWER = "What we measured"
 _SECTION = re.compile(r"^## Exercises$", re.M)
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
 _DEFINED = re.compile(r"^(?:def )?(\w+)(?:\(| = )", re.M)
+_POINTER = re.compile(r"^.*\]\(exercises/.*\n\n", re.M)  # a paragraph about the exercise notebook
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")  # a relative link: text, target
 
 _TASK = """\
@@ -193,7 +194,8 @@ def plain(cell: NotebookNode, up: str | None) -> NotebookNode:
     tags = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
     copy.metadata = NotebookNode({"tags": tags} if tags else {})
     if cell.cell_type == "markdown":
-        copy.source = _LINK.sub(r"\1" if up is None else rf"[\1]({up}\2)", cell.source)
+        text = _POINTER.sub("", cell.source)  # the reader is in the exercise notebook already
+        copy.source = _LINK.sub(r"\1" if up is None else rf"[\1]({up}\2)", text)
     else:
         copy.update(outputs=[], execution_count=None)
         if _OPEN in cell.source:
