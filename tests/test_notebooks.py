@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 
 import nbformat
@@ -236,6 +237,21 @@ def test_a_second_call_keeps_what_is_done(mini_run, capsys):
     # Nothing ran, so the record of what made the run stays, and the run still counts as finished.
     assert (mini_run / "manifest.json").read_bytes() == manifest
     assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
+
+
+@pytest.mark.notebooks
+def test_a_clock_that_was_set_back_changes_nothing(mini_run, capsys):
+    """All files of the run then come from the future."""
+    files = {path: path.stat() for path in mini_run.rglob("*") if path.is_file()}
+    try:
+        for path, stat in files.items():
+            os.utime(path, (stat.st_atime + 86_400, stat.st_mtime + 86_400))
+        notebooks.run({"profile": "mini", "run": "ci", "runs_dir": str(mini_run.parent)})
+        assert capsys.readouterr().out.count("kept") == len(NOTEBOOKS)
+        assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
+    finally:
+        for path, stat in files.items():
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 @pytest.mark.notebooks
