@@ -53,7 +53,7 @@ def test_a_file_is_read_with_its_name_as_the_default(place):
         ("grid: {epochs: []}", "grid: epochs: must be a list"),
         ("grid: [1]", "grid: must be a mapping, got [1]"),
         ("runs: [1]", "runs: each entry must be a mapping"),
-        ("seeds: [0]", "seeds: is not one of the fields name, profile"),
+        ("seeds: [0]", "'seeds' is not one of the fields name, profile"),
         ("profile: nano", "profile: 'nano' is unknown"),
         ("settings: {run: mine}", "run: the sweep chooses it"),
         ("until: 9", "until: '09' is not one of 00, 01"),

@@ -151,7 +151,7 @@ def make_sweep(data: Mapping[str, Any], runs_dir: str = "") -> Sweep:
 def _check_fields(data: Mapping[str, Any]) -> None:
     if unknown := data.keys() - _KEYS.keys():
         known = ", ".join(_KEYS)
-        raise InputError(f"{min(map(str, unknown))}: is not one of the fields {known}")
+        raise InputError(f"{min(map(repr, unknown))} is not one of the fields {known}")
     for name, kind in _KEYS.items():
         if name in data and not isinstance(data[name], kind):
             wanted = {str: "text", dict: "a mapping", list: "a list"}[kind]
@@ -164,6 +164,9 @@ def _check_fields(data: Mapping[str, Any]) -> None:
     if not all(isinstance(run, dict) for run in data.get("runs", [])):
         raise InputError("runs: each entry must be a mapping from settings to values")
     varied = [data.get("grid", {}), *data.get("runs", [])]
+    for name in itertools.chain(data.get("settings", {}), *varied):
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise InputError(f"{name!r} is not the name of a setting")
     for name, places in (("run", [data.get("settings", {}), *varied]), ("runs_dir", varied)):
         if any(name in place for place in places):
             raise InputError(f"{name}: the sweep chooses it; set the sweep's name instead")
