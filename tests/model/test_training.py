@@ -138,6 +138,7 @@ def test_evaluations_are_evenly_spaced_and_include_both_ends(steps, epochs, ever
 def test_the_time_of_evaluations_is_not_training_time(tmp_path, monkeypatch):
     scores = dict.fromkeys(step.DEV_SCORES, 0.5)
     monkeypatch.setattr(decoding, "dev_scores", lambda *a: (time.sleep(0.3), scores)[1])
+    started = time.perf_counter()
     done = training.fine_tune(
         tiny_reader(epochs=1),
         tiny_examples(16),
@@ -145,9 +146,10 @@ def test_the_time_of_evaluations_is_not_training_time(tmp_path, monkeypatch):
         dev=tiny_examples(3),
         progress=False,
     )
+    whole = time.perf_counter() - started
     assert [row["step"] for row in done.dev] == [0, 1, 2, 3, 4]
-    assert all(0.3 <= row["seconds"] < 1 for row in done.dev)
-    assert done.seconds < 1.2
+    assert all(row["seconds"] >= 0.3 for row in done.dev)
+    assert done.seconds < whole - 5 * 0.3
 
 
 def test_without_dev_questions_or_with_the_setting_0_nothing_is_evaluated(tmp_path, monkeypatch):
