@@ -97,8 +97,9 @@ def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) 
         recorder = train(reader, windows, [clock])
     times, done, total = clock.step_seconds(), len(clock.ends), recorder.steps
     middle, save = statistics.median(times), clock.save_seconds or save
+    saves = min(step.SAVES, 2 + int(middle * total / (step.APART * save))) if save else 0
     finished = done == total
-    whole = sum(times) + middle if finished else middle * total + step.SAVES * (save or 0.0)
+    whole = sum(times) + middle if finished else middle * total + saves * (save or 0.0)
     compute, dropout = reader.compute, reader.settings.dropout
     row = {
         "precision": compute.precision, "dropout": dropout,
@@ -108,11 +109,11 @@ def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) 
         "memory_gb": _peak_gb(run),
     }  # fmt: skip
     kind = "measured" if finished else f"EXTRAPOLATED from {done} of {total} steps"
-    saves = f"{step.SAVES} checkpoints of {save:.1f} s each" if save else "checkpoints"
+    saved = f"up to {saves} checkpoints of {save:.1f} s each" if save else "checkpoints"
     memory = f", {row['memory_gb']:.1f} GB" if row["memory_gb"] else ""
     run.say(
         f"step B, {compute.precision}, dropout {dropout}, attention {row['attention']}: "
-        f"{row['median_step_ms']:.1f} ms per step, {row['minutes']:.1f} minutes with {saves} "
+        f"{row['median_step_ms']:.1f} ms per step, {row['minutes']:.1f} minutes with {saved} "
         f"({kind}){memory}"
     )
     return row

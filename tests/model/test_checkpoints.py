@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny import VOCAB, tiny_examples, tiny_folder, tiny_reader
 
 from helpers.config import InputError, Settings
+from helpers.fetch.download import unpack
 from helpers.model import checkpoints
 from helpers.model.decoding import compute_logits
 from helpers.model.features import gather
@@ -172,8 +173,7 @@ def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
 )
 def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
     whole = checkpoints.save_nemo(tiny_reader(1), tmp_path / "new.nemo")
-    with tarfile.open(whole) as archive:
-        archive.extractall(tmp_path / "parts", filter="data")
+    unpack(whole, tmp_path / "parts")
     config = tmp_path / "parts" / "model_config.yaml"
     text = config.read_text()
     assert "target: helpers.model.qa_model.ExtractiveQAModel" in text
@@ -194,8 +194,7 @@ def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
 
 def test_a_nemo_file_damaged_inside_is_refused_in_one_line(tmp_path):
     whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
-    with tarfile.open(whole) as archive:
-        archive.extractall(tmp_path / "parts", filter="data")
+    unpack(whole, tmp_path / "parts")
     weights = next((tmp_path / "parts").rglob("*.ckpt"))
     weights.write_bytes(weights.read_bytes()[:-1000])
     with tarfile.open(tmp_path / "cut.nemo", "w") as archive:

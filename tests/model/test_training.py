@@ -493,6 +493,25 @@ def test_losses_that_were_not_read_yet_are_kept_when_memory_runs_out(tmp_path, m
     assert len(step.read_history(tmp_path / "t/history.csv")) in (7, 8)  # one batch is prefetched
 
 
+@pytest.mark.parametrize(("apart", "saved"), [(0, 10), (10**6, 2)])
+def test_slow_checkpoints_are_saved_less_often(tmp_path, monkeypatch, apart, saved):
+    from helpers.model import step
+
+    steps = []
+
+    def save(self, checkpoint, path, storage_options=None):
+        steps.append(checkpoint["global_step"])
+        write(self, checkpoint, path)
+
+    write = step.PlainCheckpoints.save_checkpoint
+    monkeypatch.setattr(step.PlainCheckpoints, "save_checkpoint", save)
+    monkeypatch.setattr(step, "_SLOW_SAVE", 0.0)
+    monkeypatch.setattr(step, "APART", apart)
+    training.fine_tune(tiny_reader(epochs=2), tiny_examples(60), tmp_path / "t", progress=False)
+    assert len(steps) == saved and steps == sorted(steps)
+    assert steps[0] == steps[-1] // 10  # the first tenth and the last step are always saved
+
+
 @pytest.mark.parametrize(("steps", "falls"), [(1, 0), (4, 0), (20, 0), (39, 0), (40, 1), (90, 1)])
 def test_the_last_cell_of_notebook_03_is_right_for_any_number_of_steps(steps, falls, capsys):
     notebook = Path(__file__).parents[2] / "notebooks" / "03_fine_tune.ipynb"

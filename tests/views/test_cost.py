@@ -53,6 +53,18 @@ def test_prices_are_work_by_speed():
     assert others[0]["training time"] == f"{200 * ratio / 3600:.2g} h"
 
 
+def test_on_a_gpu_the_memory_of_this_machine_is_that_of_its_attention_path():
+    large, lengths = EncoderConfig(), np.array([40, 380] * 25)
+    reader = tiny_reader(1, epochs=5)
+    reader.compute = compute.Compute("cuda:0", "32")
+    measured = [{"batch": "without padding", "precision": "32", "useful tokens per second": 50.0}]
+    _, here, *others = cost.prices(reader, lengths, measured, large)
+    a100 = next(row for row in others if (row["machine"], row["precision"]) == ("A100", "32"))
+    assert here["machine"] == "this machine" and here["memory"] == a100["memory"]
+    reader.compute = compute.Compute()
+    assert cost.prices(reader, lengths, measured, large)[1]["memory"] != a100["memory"]
+
+
 def test_a_long_batch_costs_what_its_operations_cost():
     reader, large, lengths = tiny_reader(1, epochs=5), EncoderConfig(), np.array([380] * 50)
     found = next(row for row in cost.prices(reader, lengths, [], large) if row["machine"] == "T4")

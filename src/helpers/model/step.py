@@ -35,7 +35,10 @@ from helpers.model.features import Batch
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
 DEV_SCORES = ("loss", "sacc", "mrr", "lacc", "pair_em")  # see ``decoding.dev_scores``
 _FLUSH = 50  # number of steps whose losses are read together on a GPU
-SAVES = 10  # resumable checkpoints per run
+SAVES = 10  # most resumable checkpoints per run
+# On a GPU, a training run may take minutes and each of its checkpoints several seconds. We save a
+# slow one (over _SLOW_SAVE seconds) only if APART times its duration have passed since the last.
+APART, _SLOW_SAVE = 10, 1.0
 
 
 def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
@@ -203,6 +206,7 @@ class Recorder(Callback):
         self.before = steps  # Lightning calls no hook if no steps are left
         self.rows = read_history(history) if history.exists() else []
         self.unread: list[tuple[int, torch.Tensor, float, float]] = []  # loss is a tensor
+        self.saved_at = self.save_seconds = 0.0
         self.file = self.bar = None
 
     def on_train_start(self, trainer, module):
@@ -240,14 +244,25 @@ class Recorder(Callback):
         module.part_losses.clear()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.unread.append((step, loss, rate, time.monotonic() - self.started))
-        saves = step % max(1, self.steps // SAVES) == 0 or step == self.steps
+        saves = self._saves(trainer, step)
         evaluates = self.dev is not None and step in self.dev.steps
         if saves or evaluates or step % self.every == 0:
             self._read(trainer, module)
         if evaluates:
             self._evaluate(trainer, step)
         if saves:  # after the evaluation, so that a resumed run does not skip it
+            started = time.monotonic()
             trainer.save_checkpoint(self.checkpoint)
+            self.saved_at = time.monotonic()
+            self.save_seconds = self.saved_at - started
+
+    def _saves(self, trainer, step: int) -> bool:
+        """Return whether to save a checkpoint now; all processes give the same answer."""
+        if step == self.steps or step % max(1, self.steps // SAVES):
+            return step == self.steps
+        waited = time.monotonic() - self.saved_at
+        soon = self.save_seconds > _SLOW_SAVE and waited < APART * self.save_seconds
+        return not trainer.strategy.broadcast(soon)
 
     def _evaluate(self, trainer, step: int) -> None:
         """Log the dev scores on the first process; the others wait for it in the next step."""

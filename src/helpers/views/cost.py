@@ -153,25 +153,26 @@ def prices(
     for row in measured:
         if row["batch"] == "without padding":
             taken, precision = tokens / row["useful tokens per second"], row["precision"]
-            memory = _memory(small, batch, settings, precision)
+            path = replace(reader.compute, precision=precision).attention(settings.dropout)
+            memory = _memory(small, batch, settings, precision, path)
             rows.append(_price("this run's", "this machine", precision, taken, memory, "measured"))
-            memory = _memory(large, batch, settings, precision)
+            memory = _memory(large, batch, settings, precision, path)
             taken *= ratio
             others.append(_price("345M", "this machine", precision, taken, memory, "computed"))
     for gpu, peaks in GPUS.items():
         for precision, peak in peaks.items():
             taken = max(least, work / (SHARE * peak * 1e12))
-            memory = _memory(large, batch, settings, precision, gpu)
+            path = "padded" if gpu == "T4" else gpu_path(precision, settings.dropout)
+            memory = _memory(large, batch, settings, precision, path)
             others.append(_price("345M", gpu, precision, taken, memory, "computed"))
     return rows + others
 
 
-def _memory(config, batch, settings: Settings, precision: str, gpu: str = "") -> Memory:
-    path = gpu_path(precision, settings.dropout) if gpu else ""
+def _memory(config, batch, settings: Settings, precision: str, path: str) -> Memory:
     return training_memory(
         config, batch, precision=precision, dropout=settings.dropout,
         activation_checkpointing=settings.activation_checkpointing,
-        accumulate=settings.accumulate, path="padded" if gpu == "T4" else path,
+        accumulate=settings.accumulate, path=path,
     )  # fmt: skip
 
 
