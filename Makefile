@@ -62,7 +62,7 @@ test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real fil
 
 LOG = docs/results/long-checks-$(shell date -u +%F).txt
 check-long: $(READY) ## run the long checks and write a log with the date to docs/results
-	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m long -v --no-header \
+	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m 'long or fault' -v --no-header \
 	  --durations=0; echo "exit status $$?"; } 2>&1 | sed -u 's#$(CURDIR)/##g' | tee $(LOG)
 	@grep -qx 'exit status 0' $(LOG)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fault_table
 import pytest
 
 from helpers.config import from_parameters
@@ -19,6 +20,21 @@ from helpers.sweeps import notebooks
 signal.signal(signal.SIGINT, signal.default_int_handler)
 STANDIN = Path(__file__).parent / "java_standin"
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if fault := item.get_closest_marker("fault"):
+            if fault.args[0] not in fault_table.PROMISED:
+                raise pytest.UsageError(f"{item.nodeid}: add {fault.args[0]!r} to fault_table.py")
+            item.user_properties.append(("fault", fault.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if found := fault_table.rows(terminalreporter.stats):
+        terminalreporter.section("faults")
+        for line in fault_table.lines(found):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

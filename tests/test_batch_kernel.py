@@ -135,6 +135,7 @@ def test_a_first_notebook_that_meets_bad_input_leaves_no_folder(place, other, mo
     assert nothing_is_left(place)
 
 
+@pytest.mark.fault("two processes at once")
 def test_two_batches_at_once_on_one_folder_are_refused(place, capsys):
     lock = place / "runs" / ".mini.lock"
     lock.parent.mkdir()
@@ -153,6 +154,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.fault("dead kernel or too many open files")
 @pytest.mark.parametrize(("code", "said"), FAULTS)
 def test_a_fault_of_the_machine_is_one_line(code, said, place, monkeypatch, capsys):
     notebook = nbformat.read(START, 4)
@@ -166,6 +168,7 @@ def test_a_fault_of_the_machine_is_one_line(code, said, place, monkeypatch, caps
     assert nothing_is_left(place) and not (place / "runs").exists()
 
 
+@pytest.mark.fault("full or read-only disk")
 def test_any_failure_on_a_full_disk_is_blamed_on_the_disk(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(notebooks.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -175,6 +178,7 @@ def test_any_failure_on_a_full_disk_is_blamed_on_the_disk(tmp_path, monkeypatch)
     assert notebooks._shortage(tmp_path, "NoSuchError", "") == ""
 
 
+@pytest.mark.fault("memory limit of the process")
 @pytest.mark.parametrize(
     ("error", "text"),
     [

@@ -85,6 +85,7 @@ def test_a_training_that_started_again_is_noticed(tmp_path):
         resumed(1, 0.9)
 
 
+@pytest.mark.fault("SIGKILL of make seeds")
 @pytest.mark.long
 def test_a_killed_reproduction_continues_and_gives_verdicts(tmp_path, capsys):
     report = tmp_path / "rehearsal.json"

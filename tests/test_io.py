@@ -159,6 +159,7 @@ def test_an_unknown_question_type_is_not_skipped_in_silence(tmp_path):
         read_questions(path)
 
 
+@pytest.mark.fault("a failure while several files are written")
 def test_all_or_none_of_several_files(tmp_path):
     old = tmp_path / "a.txt"
     old.write_text("old")

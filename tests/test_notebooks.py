@@ -170,6 +170,7 @@ def test_it_learns_to_read(mini_run):
     assert 0.05 <= pooled["ceiling"] - pooled["lacc"] <= 0.2
 
 
+@pytest.mark.fault("a package that changes the numbers")
 @pytest.mark.notebooks
 def test_windows_logits_and_scores_are_those_of_the_pinned_packages(mini_run):
     """A package that changes the results must not do so unnoticed.
@@ -239,6 +240,7 @@ def test_a_second_call_keeps_what_is_done(mini_run, capsys):
     assert (mini_run.parent / "latest").resolve() == mini_run.resolve()
 
 
+@pytest.mark.fault("a clock that is set back")
 @pytest.mark.notebooks
 def test_a_clock_that_was_set_back_changes_nothing(mini_run, capsys):
     """All files of the run then come from the future."""
@@ -254,6 +256,7 @@ def test_a_clock_that_was_set_back_changes_nothing(mini_run, capsys):
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.fault("a file of a run that was changed")
 @pytest.mark.notebooks
 def test_a_changed_file_is_noticed_by_the_next_notebook(mini_run):
     settings = from_parameters("mini", run="ci", runs_dir=str(mini_run.parent))

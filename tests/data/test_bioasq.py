@@ -262,6 +262,7 @@ def test_answers_of_the_wrong_type_are_refused(save, answer):
         read_answers(path)
 
 
+@pytest.mark.fault("a failure while several files are written")
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path):
     path = write_json(tmp_path / "out.json", {"α": [1]})
     assert path.read_bytes() == '{\n "α": [\n  1\n ]\n}\n'.encode()

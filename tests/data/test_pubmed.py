@@ -111,6 +111,7 @@ def test_the_rate_holds_over_calls_and_caches(server, monkeypatch, tmp_path):
     assert len(times) == 8 and all(times[n + 3] - times[n] >= 1 for n in range(5))
 
 
+@pytest.mark.fault("a clock that is set back")
 def test_a_clock_that_was_set_back_costs_one_pause(server, tmp_path):
     stamp = cache(tmp_path).with_name(pubmed.STAMP)
     stamp.parent.mkdir(parents=True)
@@ -140,6 +141,7 @@ def test_nothing_is_asked_once_all_is_there(server):
     assert [fields["id"] for _, fields in server.requests] == [",".join(IDS[:2])] * 2
 
 
+@pytest.mark.fault("keys and passwords in the environment")
 def test_a_wrong_key_is_told_at_once_and_never_shown(server, monkeypatch):
     monkeypatch.setenv("NCBI_API_KEY", "wrong-key")
     with pytest.raises(InputError, match="NCBI_API_KEY: .*unset it") as caught:

@@ -9,15 +9,20 @@ import pytest
 INPUTS = 200  # for each reader; python tests/fuzz.py tries 1,000,000
 
 
+@pytest.mark.fault("damaged input files, made at random")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", fuzz.TARGETS)
-def test_damaged_files_are_accepted_or_refused_in_one_line(name, monkeypatch, tmp_path):
+def test_damaged_files_are_accepted_or_refused_in_one_line(
+    name, monkeypatch, tmp_path, record_property
+):
+    record_property("tries", INPUTS)
     monkeypatch.setattr(fuzz, "KEPT", tmp_path / "kept")
     counted = fuzz.fuzz(name, INPUTS, seed=1)
     assert counted["failed"] == 0, counted
     assert counted["refused"] > INPUTS / 10 and counted["accepted"] > 0
 
 
+@pytest.mark.fault("damaged input files that once failed")
 @pytest.mark.parametrize("path", sorted(fuzz.KEPT.glob("*")), ids=lambda path: path.name)
 def test_inputs_that_once_failed(path, tmp_path):
     name = path.name.rpartition("-")[0]

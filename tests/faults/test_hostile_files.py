@@ -35,6 +35,7 @@ def link(name, target):
     return info
 
 
+@pytest.mark.fault(".nemo files with links, bombs or paths outside")
 @pytest.mark.parametrize(
     ("members", "mode", "said"),
     [
@@ -53,6 +54,7 @@ def test_an_archive_that_would_harm_is_not_unpacked(members, mode, said, tmp_pat
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.fault("tar files with long attributes")
 def test_long_attributes_are_not_read_into_memory(tmp_path):
     info = tarfile.TarInfo("model_config.yaml")
     info.pax_headers = {"comment": "x" * 3_000_000}
@@ -62,6 +64,7 @@ def test_long_attributes_are_not_read_into_memory(tmp_path):
         checkpoints.load(tmp_path / "m.nemo", SETTINGS)
 
 
+@pytest.mark.fault("absurd sizes in a configuration")
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
@@ -86,6 +89,7 @@ def test_absurd_sizes_in_a_nemo_file_are_refused_before_memory_is_used(
         checkpoints.load(tmp_path / "bad.nemo", SETTINGS)
 
 
+@pytest.mark.fault("absurd sizes in a configuration")
 @pytest.mark.parametrize(
     "change",
     [
@@ -103,6 +107,7 @@ def test_absurd_sizes_in_a_folder_are_refused(change, tmp_path):
     assert len(str(error.value)) < 300 + len(str(path))
 
 
+@pytest.mark.fault("JSON nested too deeply")
 def test_a_configuration_nested_too_deeply_is_refused(tmp_path):
     path = tiny_folder(tmp_path / "m") / "config.json"
     path.write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
@@ -110,6 +115,7 @@ def test_a_configuration_nested_too_deeply_is_refused(tmp_path):
         checkpoints.load(path.parent, SETTINGS)
 
 
+@pytest.mark.fault("NUL, control characters or half characters in names")
 @pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\ud800b", "a\x1b[31m"])
 @pytest.mark.parametrize("field", ["run", "bioasq_dir", "model", "squad_file"])
 def test_a_name_that_no_file_can_have_is_refused(field, name):
@@ -117,6 +123,7 @@ def test_a_name_that_no_file_can_have_is_refused(field, name):
         from_parameters(**{field: name})
 
 
+@pytest.mark.fault("HTML, formulas or invisible characters in texts")
 def test_html_in_names_and_configurations_has_no_effect_in_a_report(tmp_path):
     odd = "a <img src=x onerror=alert(1)> `|b"
     folder = tiny_folder(tmp_path / "m")
@@ -129,11 +136,13 @@ def test_html_in_names_and_configurations_has_no_effect_in_a_report(tmp_path):
     assert "<img" not in markdown.render(page) and page.count("<img") >= 3
 
 
+@pytest.mark.fault("HTML, formulas or invisible characters in texts")
 def test_lists_in_a_table_are_text():
     html = tables.table({"a": [["<b>bold</b>"], {"<i>": 1}, None, 2.5]}).to_html()
     assert "<b>" not in html and "&lt;b&gt;bold" in html and "&lt;i&gt;" in html
 
 
+@pytest.mark.fault("a gold answer of 50,000 letters")
 def test_a_gold_answer_of_any_length_is_compared_only_at_its_beginning(monkeypatch):
     compared = []
     whole = convert._trigrams

@@ -74,8 +74,10 @@ def wait_for_notebook(process, log: Path) -> str:
     return ""
 
 
+@pytest.mark.fault("SIGKILL or SIGTERM of a whole run")
 @LONG
-def test_thirty_kills_at_random_moments_change_nothing(tmp_path):
+def test_thirty_kills_at_random_moments_change_nothing(tmp_path, record_property):
+    record_property("tries", KILLS)
     place, runs = tmp_path / "tmp", tmp_path / "runs"
     place.mkdir()
     environment = {**os.environ, "TMPDIR": str(place)}
@@ -135,6 +137,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.fault("full or read-only disk")
 @pytest.mark.parametrize(
     ("size", "options", "said"),
     [("64k", [], "No space left|is full"), ("1m", ["ro"], "Read-only|write permission")],
@@ -148,6 +151,7 @@ def test_a_batch_without_room_is_told_in_one_line(size, options, said, small_dis
     assert not [path for path in disk.rglob("*") if path.name.endswith(".part")]
 
 
+@pytest.mark.fault("memory limit of the process")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep this limit")
 @pytest.mark.parametrize(("limit", "until"), [(1.5e9, "00"), pytest.param(3e9, "01", marks=LONG)])
 def test_a_batch_without_memory_is_told_in_one_line(limit, until, tmp_path):

@@ -201,6 +201,7 @@ def test_only_missing_files_are_fetched(hub, cache):
     assert hub.requests == [("vocab.txt", "")]
 
 
+@pytest.mark.fault("a download that breaks off")
 @pytest.mark.parametrize(
     "answer", [with_ranges, without_ranges, refusing_ranges, from_elsewhere, cutting(1)]
 )
@@ -318,6 +319,7 @@ def test_offline_opens_no_socket_and_no_pip(packaged, hub, cache, monkeypatch):
     assert fetch.fetch("tiny").origin == "cache"
 
 
+@pytest.mark.fault("damaged files in the cache")
 def test_damaged_cache_is_replaced(hub, cache, monkeypatch):
     put(cache, vocab=b"[PAD]\n[OOV]\n")
     assert fetch.fetch("tiny").origin == "cache and hub"
@@ -427,6 +429,7 @@ def test_users_own_file_in_the_folder_is_never_overwritten(hub, cache, tmp_path)
     assert hub.requests == []
 
 
+@pytest.mark.fault("full or read-only disk")
 def test_full_disk_is_said_before_anything_is_fetched(hub, cache, monkeypatch):
     usage = download.shutil.disk_usage(".")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -435,6 +438,7 @@ def test_full_disk_is_said_before_anything_is_fetched(hub, cache, monkeypatch):
     assert hub.requests == []
 
 
+@pytest.mark.fault("two processes at once")
 def test_a_lock_keeps_two_processes_apart(hub, cache, monkeypatch):
     cache.mkdir(parents=True)
     lock = filelock.FileLock(cache / ".lock")
@@ -451,6 +455,7 @@ def test_a_lock_keeps_two_processes_apart(hub, cache, monkeypatch):
     assert found[0].origin == "cache" and hub.requests == []
 
 
+@pytest.mark.fault("two processes at once")
 def test_two_at_once_fetch_each_file_once(hub, cache):
     found = []
     threads = [threading.Thread(target=lambda: found.append(fetch.fetch("tiny"))) for _ in range(4)]

@@ -97,6 +97,7 @@ def test_newest_version_by_date_else_by_number(server, tmp_path, monkeypatch):
             sources.newest_version(f"nvidia/{MODEL}")
 
 
+@pytest.mark.fault("a download that breaks off")
 def test_a_cut_download_goes_on_where_it_stopped(server, cache):
     server.faults = [cut(300_000)]
     fetch.fetch(NAME)
@@ -105,6 +106,7 @@ def test_a_cut_download_goes_on_where_it_stopped(server, cache):
     assert held(cache) == CONTENT
 
 
+@pytest.mark.fault("a server that stalls")
 def test_a_stalled_download_goes_on(server, cache, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUTS", (1, 0.2))
     released = threading.Event()
@@ -208,6 +210,7 @@ def test_ngc_helps_out_after_a_first_fetch_from_a_folder(server, cache, tmp_path
     assert fetch.fetch(NAME).origin == "cache and NGC" and held(cache) == CONTENT
 
 
+@pytest.mark.fault("other bytes than at the first download")
 def test_other_bytes_than_at_the_first_fetch_are_refused(server, cache, tmp_path):
     fetch.fetch(NAME)
     shutil.rmtree(cache)
@@ -267,6 +270,7 @@ def test_another_folder_must_be_empty_at_the_first_fetch(server, tmp_path):
     assert fetch.fetch(NAME, to=tmp_path / "new").folder == tmp_path / "new"
 
 
+@pytest.mark.fault("keys and passwords in the environment")
 def test_the_key_goes_to_ngc_only(server, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("NGC_API_KEY", "secret")
     with NgcServer(tmp_path) as elsewhere:
@@ -386,6 +390,7 @@ def test_squad_from_a_mirror(server, tmp_path, monkeypatch):
     assert server.requests[0][0] == "/squad/dev-v1.1.json"
 
 
+@pytest.mark.fault("no network")
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://hub.invalid", "not-an-address"])
 def test_without_a_network_the_hub_is_given_up_on_one_line(server, monkeypatch, address):
     monkeypatch.setenv("HF_ENDPOINT", address)
@@ -405,6 +410,7 @@ def test_an_answer_that_is_not_the_hubs_is_refused_on_one_line(server, monkeypat
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.fault("keys and passwords in the environment")
 def test_a_password_in_a_mirrors_address_is_never_shown_or_stored(server, cache, monkeypatch):
     monkeypatch.setenv("NGC_ENDPOINT", server.url.replace("//", "//reader:secret@"))
     got = fetch.fetch(NAME)
@@ -418,6 +424,7 @@ def test_a_password_in_a_mirrors_address_is_never_shown_or_stored(server, cache,
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.fault("a server's answer without an end")
 @pytest.mark.parametrize("header", [{"Transfer-Encoding": "chunked"}, {}])
 def test_an_answer_without_an_end_is_given_up(header, server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "LISTING", 1000)
@@ -442,6 +449,7 @@ def test_an_answer_without_an_end_is_given_up(header, server, tmp_path, monkeypa
     assert not (tmp_path / "part").exists()
 
 
+@pytest.mark.fault("JSON nested too deeply")
 def test_an_answer_nested_too_deeply_is_no_json(server, monkeypatch):
     deep = b"[" * 200_000
     monkeypatch.setattr(

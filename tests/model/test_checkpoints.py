@@ -91,6 +91,7 @@ def as_bin(data):
     return damage
 
 
+@pytest.mark.fault("damaged model folders, with lying headers among them")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -155,6 +156,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
         checkpoints.load(tmp_path / "a.nemo", SETTINGS)
 
 
+@pytest.mark.fault("weights that are not finite")
 def test_weights_that_are_not_finite_are_refused_in_both_formats(tmp_path):
     reader = tiny_reader()
     with torch.no_grad():
@@ -192,6 +194,7 @@ def test_a_nemo_file_of_the_flat_package_loads(tmp_path, target, loads):
             checkpoints.load(old, SETTINGS)
 
 
+@pytest.mark.fault("damaged .nemo files")
 def test_a_nemo_file_damaged_inside_is_refused_in_one_line(tmp_path):
     whole = checkpoints.save_nemo(tiny_reader(), tmp_path / "m.nemo")
     unpack(whole, tmp_path / "parts")

@@ -205,6 +205,7 @@ def test_a_smaller_vocabulary_than_rows_is_padding(tmp_path):
     assert compare(load(folder, "0")) < 1e-5
 
 
+@pytest.mark.fault("absurd sizes in a configuration")
 def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
     folder = write(tmp_path / "m", zipped=True)
     far = "language_model.transformer.layers.3000000.input_layernorm.weight"
@@ -216,6 +217,7 @@ def test_an_impossible_layer_number_is_refused_at_once(tmp_path):
         load(folder, "0")
 
 
+@pytest.mark.fault("weights that are not finite")
 def test_weights_that_are_not_finite_are_refused_in_any_order(tmp_path):
     w = reference.random_weights(**SIZES)
     w["final"][0][3] = float("nan")
@@ -224,6 +226,7 @@ def test_weights_that_are_not_finite_are_refused_in_any_order(tmp_path):
         load(folder, "0")
 
 
+@pytest.mark.fault("checkpoints that contain code")
 def test_code_in_a_pickle_is_refused_without_advice_to_run_it(tmp_path):
     folder = write(tmp_path / "m")
     torch.save(torch.nn.Linear(2, 2), folder / "MegatronBERT.pt")

@@ -65,6 +65,7 @@ def test_parts_one_after_another_train_as_one_batch(tmp_path, alone):
     assert_equal(tmp_path / "t", alone)
 
 
+@pytest.mark.fault("SIGKILL of one of three training processes")
 def test_three_processes_of_which_one_was_killed_train_as_one(tmp_path, alone):
     folder = tmp_path / "t"
     process = launch(3, folder, accumulate=2, pause=0.2)

@@ -82,6 +82,7 @@ def test_a_seed_gives_the_same_weights_twice_and_another_seed_others(tmp_path):
     assert not same(runs[0], runs[2])
 
 
+@pytest.mark.fault("SIGKILL of training")
 def test_killed_and_resumed_training_ends_with_the_weights_of_an_undisturbed_run(tmp_path, capsys):
     folder = tmp_path / "killed"
     code = SLOW_RUN.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
@@ -200,6 +201,7 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
     assert done.history[0][2] <= 1e-4
 
 
+@pytest.mark.fault("a loss that is not finite")
 def test_a_loss_that_is_lost_stops_the_training_and_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="set learning_rate below 1e"):
         training.fine_tune(
@@ -219,8 +221,11 @@ def test_right_answers_score_on_golds_with_space_around_them(monkeypatch):
     assert [scores[name] for name in ("sacc", "lacc", "mrr", "pair_em")] == [1, 1, 1, 1]
 
 
+@pytest.mark.fault("SIGKILL of training")
 @pytest.mark.parametrize("resume", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again(tmp_path, resume):
+def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again(
+    tmp_path, resume, record_property
+):
     """Killed twice in the same place: at its files, in a checkpoint, and with a full disk."""
     program = Path(__file__).parents[1] / "kills.py"
     done = subprocess.run(
@@ -229,6 +234,7 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_way_when_started_again
     )  # fmt: skip
     (_, _, _, whole), *faults = map(json.loads, done.stdout.splitlines())
     assert len(whole) == 64 and len(faults) == 13
+    record_property("tries", len(faults))
     for fault, number, two, last in faults:
         assert last == whole, (fault, number, two)
         if fault == "no_room_beyond":
@@ -262,6 +268,7 @@ def damage(path, kind):
     }[kind])  # fmt: skip
 
 
+@pytest.mark.fault("damaged files of a training, a flipped bit among them")
 @pytest.mark.parametrize("resume", [True, None])
 @pytest.mark.parametrize(
     ("name", "kind"),
@@ -303,6 +310,7 @@ class Code:
         return open, (str(self.path), "w")
 
 
+@pytest.mark.fault("checkpoints that contain code")
 @pytest.mark.parametrize("form", ["pickle", "torch", "inside"])
 def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(trained, tmp_path, form):
     folder = shutil.copytree(trained, tmp_path / "t")
@@ -317,6 +325,7 @@ def test_a_checkpoint_with_code_in_it_is_refused_and_not_run(trained, tmp_path, 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.fault("Ctrl-C while a checkpoint is written")
 @pytest.mark.parametrize("where", ["save", "replace"])
 def test_ctrl_c_during_a_checkpoint_stops_and_the_training_goes_on(tmp_path, monkeypatch, where):
     module = {"save": torch, "replace": os}[where]
@@ -339,12 +348,14 @@ def test_ctrl_c_during_a_checkpoint_stops_and_the_training_goes_on(tmp_path, mon
     assert same(weights(reader), weights(whole))
 
 
+@pytest.mark.fault("SIGTERM of training")
 def test_sigterm_stops_with_a_message_too(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "gather", lambda *a: (signal.raise_signal(15), gather(*a))[1])
     with pytest.raises(training.Stopped):
         training.fine_tune(tiny_reader(1), tiny_examples(8), tmp_path / "t", progress=False)
 
 
+@pytest.mark.fault("full or read-only disk")
 def test_a_full_disk_is_one_line_and_the_training_goes_on(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -441,6 +452,7 @@ def test_a_lost_loss_closes_the_bar(tmp_path, progress):
     assert found["step"] > 1 and 1 <= len(rows) <= 4 and set(rows) <= set(range(60))
 
 
+@pytest.mark.fault("too little memory in training")
 def test_a_batch_that_cannot_fit_is_named_before_anything_is_done(tmp_path, monkeypatch):
     reader, examples = tiny_reader(), tiny_examples(8)
     lengths = reader.windows(examples, training=True).lengths
@@ -459,6 +471,7 @@ def test_a_batch_that_cannot_fit_is_named_before_anything_is_done(tmp_path, monk
     training.fine_tune(reader, examples, tmp_path / "t", progress=False)
 
 
+@pytest.mark.fault("too little memory in training")
 @pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", "out of memory"])
 def test_a_batch_that_did_not_fit_is_named(tmp_path, monkeypatch, words):
     def fail(*args):
@@ -469,6 +482,7 @@ def test_a_batch_that_did_not_fit_is_named(tmp_path, monkeypatch, words):
         training.fine_tune(tiny_reader(), tiny_examples(8), tmp_path / "t", progress=False)
 
 
+@pytest.mark.fault("too little memory in training")
 def test_losses_that_were_not_read_yet_are_kept_when_memory_runs_out(tmp_path, monkeypatch):
     """On a GPU, they are read together after many steps."""
     from helpers.model import step

@@ -75,6 +75,7 @@ def test_files_and_notes_outlive_a_second_opening(run):
     assert again.manifest()["created"] == created
 
 
+@pytest.mark.fault("two processes at once")
 def test_two_openings_do_not_lose_each_others_entries(run):
     other = reopened(run)
     run.record(write(run, "a.txt"), "01_x")
@@ -94,6 +95,7 @@ def test_missing_input_names_the_notebook(run):
         run.need("scores.json", "05_x")
 
 
+@pytest.mark.fault("a file of a run that was changed")
 @pytest.mark.parametrize("content", [b"contend\n", b"content", b""])
 def test_changed_file_is_refused(run, content):
     path = write(run, "a.txt")
@@ -364,6 +366,7 @@ def test_a_found_run_keeps_the_precision_that_was_chosen_for_it(run):
     assert Run.find(run.settings).settings.precision == "32"
 
 
+@pytest.mark.fault("two processes at once")
 def test_two_processes_that_change_the_manifest_at_once_lose_nothing(run, monkeypatch):
     read = Run.manifest
 
@@ -385,6 +388,7 @@ def test_two_processes_that_change_the_manifest_at_once_lose_nothing(run, monkey
     assert set(run.manifest()["notes"]) == {f"{n}-{k}" for n in range(4) for k in range(5)}
 
 
+@pytest.mark.fault("two processes at once")
 def test_a_manifest_that_stays_locked_is_one_line(run, monkeypatch):
     monkeypatch.setattr(folder, "_PATIENCE", 0)
     with hold(run.folder / ".manifest.lock"), pytest.raises(InputError, match="another process"):

@@ -63,6 +63,7 @@ def wait_gone(processes):
     return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.fault("SIGKILL of a sweep's worker")
 def test_the_loss_of_a_worker_costs_only_the_notebook_that_it_computed(start, tmp_path):
     process = start()
     kernel = kernel_of(process)
@@ -80,6 +81,7 @@ def test_the_loss_of_a_worker_costs_only_the_notebook_that_it_computed(start, tm
     assert "2 of 2 done, 0 failed" in log and "Traceback" not in log
 
 
+@pytest.mark.fault("SIGKILL, SIGTERM or Ctrl-C of a sweep")
 @pytest.mark.parametrize(
     "number",
     ["SIGKILL", *(pytest.param(n, marks=pytest.mark.long) for n in ("SIGINT", "SIGTERM"))],
@@ -143,6 +145,7 @@ def test_there_are_as_many_workers_as_runs_gpus_or_memory_allow(monkeypatch):
         assert (share.memory, share.threads) == (20_000 // expected, max(1, 8 // expected))
 
 
+@pytest.mark.fault("a worker that uses too much memory")
 def test_a_process_that_uses_more_than_its_share_is_killed(monkeypatch):
     monkeypatch.setattr(engine, "_WATCH_SECONDS", 0.05)
     program = "import time; x = bytearray(400_000_000); time.sleep(60)"
@@ -171,6 +174,7 @@ def test_each_worker_has_a_gpu_of_its_own(monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
+@pytest.mark.fault("a scheduler that does not answer")
 def test_a_scheduler_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(engine, "_CONNECT_SECONDS", 0.5)
     with (

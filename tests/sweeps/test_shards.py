@@ -142,6 +142,7 @@ def test_a_folder_without_shards_is_one_line(tmp_path, model, capsys):
         answer(tmp_path, tmp_path / "out", model)
 
 
+@pytest.mark.fault("SIGKILL of a worker in prediction")
 @pytest.mark.long
 def test_20000_pairs_with_two_workers_one_of_which_is_killed(tmp_path, model):
     random.seed(0)

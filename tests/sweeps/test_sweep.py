@@ -67,6 +67,7 @@ def test_the_first_run_converts_and_the_others_take_over(executed):
     assert "seed-0: finished; 2 of 2 done, 0 failed" in text
 
 
+@pytest.mark.fault("a run of a sweep that fails")
 def test_a_failed_run_does_not_stop_the_others_and_is_repeated_on_request(executed, tmp_path):
     grid = {"grid": {"seed": [13, 0, 14]}}
     found, lines = go(grid)
@@ -145,6 +146,7 @@ def test_a_copy_has_the_files_and_records_of_the_notebooks_and_nothing_else(tmp_
     assert manifest["settings"]["run"] == "two"
 
 
+@pytest.mark.fault("a worker that uses too much memory")
 def test_a_run_that_uses_too_much_memory_is_named(executed, monkeypatch, tmp_path):
     class Small(engine.Share):
         @contextmanager

@@ -52,6 +52,7 @@ def test_visible_keeps_length_and_can_be_undone(text):
     assert shown == shown.strip() and "  " not in shown
 
 
+@pytest.mark.fault("HTML, formulas or invisible characters in texts")
 def test_a_table_escapes_and_takes_any_index():
     page = tables.table(
         pd.DataFrame({"<a>": ["<b>", "c"], "n": [1.234, 2]}, index=[5, 5])
@@ -105,6 +106,7 @@ def odd_pages():
     }
 
 
+@pytest.mark.fault("HTML, formulas or invisible characters in texts")
 @pytest.mark.parametrize("name", odd_pages())
 def test_no_text_is_read_as_a_formula_or_as_html(name):
     with pd.option_context("display.max_colwidth", 500):
