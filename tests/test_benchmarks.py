@@ -73,6 +73,21 @@ def names(found, rounds=2):
     return [row["name"] for row in found["rows"]]
 
 
+def test_the_overhead_of_a_sweep_is_the_time_outside_papermill(tmp_path, monkeypatch):
+    module = load("sweep_overhead")
+
+    def sweep(planned, jobs):
+        for number, one in enumerate(planned.runs):
+            for name in ("00", "01"):
+                path = one.folder / "notebooks" / f"{name}.ipynb"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"metadata": {"papermill": {"duration": 1 + number}}}))
+
+    monkeypatch.setattr(module.batch, "sweep", sweep)
+    inside, whole = module.measure(3, "01", tmp_path)
+    assert inside == 2 * (1 + 2 + 3) and 0 < whole < inside
+
+
 @pytest.mark.parametrize("name", ["training_step", "prediction"])
 def test_ours_and_transformers_agree_and_are_timed(name, quick, tmp_path):
     found = run(name, tmp_path, *TINY, "--pairs", "20")

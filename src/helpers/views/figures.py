@@ -526,7 +526,7 @@ def reliability_diagrams(tables: Mapping):
     """Draw one panel per table of ``confidence.reliability``: fraction right over confidence.
 
     On the diagonal, answers are right as often as their confidence promises. The lines are exact
-    95% intervals, and the numbers below the points count the answers.
+    95% intervals, and n is the number of answers.
     """
     figure, panels = new_figure(4.2 * len(tables), 3.9, *tables)
     for axes, table in zip(np.atleast_1d(panels), tables.values(), strict=True):
@@ -535,9 +535,9 @@ def reliability_diagrams(tables: Mapping):
         spread = [y - 100 * table["low_right"], 100 * table["high_right"] - y]
         axes.errorbar(x, y, spread, fmt="o", color=DARK, capsize=3, label="answers (95% interval)")
         for place, count in zip(x, table["questions"], strict=True):
-            axes.annotate(f"{count}", (place, -12), ha="center", va="center", fontsize=9)
-        axes.set(xlabel="confidence (%); below the points: number of answers",
-                 ylabel="right first answers (%)", xlim=(-2, 102), ylim=(-18, 102))  # fmt: skip
+            axes.annotate(f"n={count}", (place, -12), ha="center", va="center", fontsize=9)
+        axes.set(xlabel="confidence (%)", ylabel="right first answers (%)",
+                 xlim=(-2, 102), ylim=(-18, 102))  # fmt: skip
     _legend(np.atleast_1d(panels)[0], 2)
     return figure
 
