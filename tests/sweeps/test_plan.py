@@ -56,6 +56,7 @@ def test_a_file_is_read_with_its_name_as_the_default(place):
         ("seeds: [0]", "'seeds' is not one of the fields name, profile"),
         ("profile: nano", "profile: 'nano' is unknown"),
         ("settings: {run: mine}", "run: the sweep chooses it"),
+        ("grid: {runs_dir: [a, b]}", "runs_dir: must be the same for all runs; set it under"),
         ("until: 9", "until: '09' is not one of 00, 01"),
         ("name: a/b", "name: 'a/b' is not a plain folder name"),
         ("runs: [{model: a/x}, {model: b/x}]", "would both be in the folder model-x"),

@@ -35,9 +35,9 @@ from helpers.model.features import Batch
 _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
 DEV_SCORES = ("loss", "sacc", "mrr", "lacc", "pair_em")  # see ``decoding.dev_scores``
 _FLUSH = 50  # number of steps whose losses are read together on a GPU
-SAVES = 10  # most resumable checkpoints per run
-# On a GPU, a training run may take minutes and each of its checkpoints several seconds. We save a
-# slow one (over _SLOW_SAVE seconds) only if APART times its duration have passed since the last.
+SAVES = 10  # maximum number of resumable checkpoints per run
+# On a GPU, a training run may take minutes and each of its checkpoints several seconds. If saving
+# takes over _SLOW_SAVE seconds, we wait at least APART times as long before we save the next one.
 APART, _SLOW_SAVE = 10, 1.0
 
 
@@ -164,7 +164,7 @@ class DevCurve:
         self.rows = read_dev_history(path)
 
     def forget_after(self, step: int) -> None:
-        """Forget the steps after a checkpoint, which are taken again."""
+        """Drop the rows after ``step``, the step of a checkpoint; training repeats those steps."""
         self.rows = [row for row in self.rows if row["step"] <= step]
 
     def evaluate(self, step: int) -> dict:

@@ -38,7 +38,7 @@ class Share:
     gpus: tuple[str, ...] = ()
 
     def choose_gpu(self) -> None:
-        """Show this worker process, and the kernels that it starts, only their GPU."""
+        """Make only one GPU visible to this worker process and to the kernels that it starts."""
         if self.gpus:
             from distributed import get_worker
 

@@ -118,7 +118,10 @@ def check(parameters: Mapping) -> tuple[Settings, dict]:
 
 
 def is_finished(settings: Settings, until: str = "") -> bool:
-    """Return whether the notebooks have run with these settings and inputs, and the report too."""
+    """Return whether the notebooks have run with these settings and inputs.
+
+    Without ``until``, the report must also exist.
+    """
     folder = Run(settings.run_dir, settings)
     report = bool(until) or (folder.folder / "index.html").is_file()
     return report and all_done(folder, _chosen(until))

@@ -59,7 +59,7 @@ def _scores(run: Planned) -> dict[str, float]:
 
 
 def dev_curves(sweep: Sweep, setting: str) -> pd.DataFrame:
-    """Read the dev scores in the course of training back from the runs' wandb logs.
+    """Read the dev scores during training from the runs' wandb logs.
 
     Returns one row per evaluation, with the columns ``setting``, ``step`` and ``dev_…``. Raises
     ``InputError`` if a run has no log, for example because it held out no questions.

@@ -83,8 +83,8 @@ class Planned:
     def take_over(self, donor: Planned, until: str) -> bool:
         """Copy the conversion or the SQuAD step of another run, and return whether this was done.
 
-        It is not done if this run has begun, or if the other one has not finished that notebook.
-        Notebook 03 checks the copied SQuAD step, and trains again if it does not fit.
+        Nothing is copied if this run has already begun this part, or if the other run has not
+        finished it. Notebook 03 checks a copied SQuAD step and trains again if it does not fit.
         """
         target, source = Run(self.folder, self.settings), Run(donor.folder, donor.settings)
         ready = until == CONVERSION and notebooks.is_finished(donor.settings, until)
@@ -167,9 +167,10 @@ def _check_fields(data: Mapping[str, Any]) -> None:
     for name in itertools.chain(data.get("settings", {}), *varied):
         if not (isinstance(name, str) and name.isidentifier()):
             raise InputError(f"{name!r} is not the name of a setting")
-    for name, places in (("run", [data.get("settings", {}), *varied]), ("runs_dir", varied)):
-        if any(name in place for place in places):
-            raise InputError(f"{name}: the sweep chooses it; set the sweep's name instead")
+    if any("run" in place for place in (data.get("settings", {}), *varied)):
+        raise InputError("run: the sweep chooses it; set the sweep's name instead")
+    if any("runs_dir" in place for place in varied):
+        raise InputError("runs_dir: must be the same for all runs; set it under settings")
     known = [path.stem[:2] for path in notebooks.notebooks()]
     if data.get("until") and data["until"] not in known:
         raise InputError(f"until: {data['until']!r} is not one of {', '.join(known)}")
@@ -224,8 +225,8 @@ def describe(sweep: Sweep) -> str:
 def donors(sweep: Sweep) -> dict[str, list[tuple[str, str]]]:
     """Map the label of each run to the runs whose results it takes over, as (label, notebook).
 
-    The first run with certain settings computes, and the others copy: the conversion, after
-    notebook 02, and the SQuAD step, after notebook 03.
+    The first run with certain settings computes the result, and the others copy it: they copy the
+    conversion after notebook 02 of that run, and the SQuAD step after its notebook 03.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     first: dict[tuple, str] = {}
@@ -239,9 +240,10 @@ def donors(sweep: Sweep) -> dict[str, list[tuple[str, str]]]:
 
 
 def estimate(sweep: Sweep) -> tuple[float | None, float]:
-    """Return the minutes and bytes of one run: medians of the finished runs beside the sweep.
+    """Return the estimated minutes and bytes of one run.
 
-    Only runs with the same profile count. The time of notebook 03 is scaled by the epochs.
+    They are the medians of the finished runs with the same profile, in the folder of the sweep or
+    next to it. The time of notebook 03 is scaled by the number of epochs.
     """
     minutes, sizes = [], []
     settings = sweep.runs[0].settings

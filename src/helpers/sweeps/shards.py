@@ -32,7 +32,7 @@ _LOOK_SECONDS = 5
 
 
 def find_shards(folder: str | Path) -> list[Path]:
-    """Return the input files in a folder by name; raise ``InputError`` if there are none."""
+    """Return the input files in a folder, sorted; raise ``InputError`` if there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one with .jsonl or .parquet files")
@@ -96,7 +96,7 @@ def predict_shards(
 def answer_shard(
     path: str, checkpoint: str, settings: Mapping[str, Any], output: str, key: str, share: Share
 ) -> dict[str, int]:
-    """Answer one shard in a worker, write its output, and return the numbers of rows."""
+    """Answer one shard and write its output; return the numbers of questions and pairs."""
     share.choose_gpu()
     shard, target = Path(path), _answers(Path(path), Path(output))
     reader = _reader(checkpoint, json.dumps(dict(settings), sort_keys=True))
@@ -177,7 +177,7 @@ def _pieces(rows: Iterator[dict[str, str]], path: Path) -> Iterator[list[dict[st
 
 
 def _mark(name: str) -> bytes:
-    """Return a short mark of an id, which keeps millions of them in little memory."""
+    """Return a short hash of an id, so that millions of ids take up little memory."""
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

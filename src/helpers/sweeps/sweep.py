@@ -1,7 +1,7 @@
-"""Run a sweep: start what can start, take over equal results, and report progress.
+"""Run a sweep: start the runs that are ready, copy results that runs share, and report progress.
 
-Which runs are finished is read only from the run folders. A sweep that was stopped, or whose
-machine failed, therefore continues when the same command is given again.
+Only the run folders determine which runs are finished. If a sweep was stopped or its machine
+failed, the same command therefore continues it.
 """
 
 from __future__ import annotations
