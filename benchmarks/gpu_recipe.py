@@ -97,7 +97,9 @@ def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) 
         recorder = train(reader, windows, [clock])
     times, done, total = clock.step_seconds(), len(clock.ends), recorder.steps
     middle, save = statistics.median(times), clock.save_seconds or save
-    saves = min(step.SAVES, 2 + int(middle * total / (step.APART * save))) if save else 0
+    saves = step.SAVES
+    if save and save > step.SLOW_SAVE:
+        saves = min(saves, 2 + int(middle * total / (step.APART * save)))
     finished = done == total
     whole = sum(times) + middle if finished else middle * total + saves * (save or 0.0)
     compute, dropout = reader.compute, reader.settings.dropout

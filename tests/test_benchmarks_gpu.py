@@ -24,7 +24,7 @@ import gpu_recipe
 import gpu_speed
 
 from helpers.config import Settings
-from helpers.model import encoder, training
+from helpers.model import training
 from helpers.model.compute import Compute
 from helpers.model.encoder import EncoderConfig
 
@@ -75,7 +75,7 @@ def fake_gpu(monkeypatch):
         monkeypatch.setattr(module, "is_cuda", lambda device: True)
     monkeypatch.setitem(gpu_common.PATHS, "cpu", GPU_PATHS)
     monkeypatch.setitem(training.LIGHTNING, "16", "bf16-mixed")  # Lightning has none for a CPU
-    monkeypatch.setattr(encoder, "varlen_attn", varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     return asked
 
 
@@ -115,7 +115,7 @@ def test_every_path_and_precision_is_compared_with_the_cpu(tmp_path, fake_gpu, q
 
 
 def test_a_wrong_kernel_fails(tmp_path, fake_gpu, quick, monkeypatch):
-    monkeypatch.setattr(encoder, "varlen_attn", lambda q, k, v, *layout: v)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", lambda q, k, v, *layout: v)
     code, found, log = run(tmp_path, "check")
     failed = [row for row in found["parts"]["check"]["rows"] if not row["passed"]]
     assert code == 1 and failed and "worst gradient" in log

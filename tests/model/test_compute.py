@@ -171,7 +171,7 @@ def test_the_paths_of_a_gpu_give_the_loss_and_gradients_of_the_cpu(monkeypatch, 
         return [loss.detach(), *(p.grad.clone() for p in reader.model.parameters())]
 
     expected = gradients()
-    monkeypatch.setattr(encoder, "varlen_attn", varlen_attn)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
     monkeypatch.setattr(encoder, "attention_path", lambda *args: path)
     reader.model.encoder.recompute = recompute
     for found, right in zip(gradients(), expected, strict=True):

@@ -85,7 +85,7 @@ def test_the_list_of_tensors_is_what_autograd_saves(
     norm_first, precision, path, dropout, monkeypatch
 ):
     monkeypatch.setattr(encoder, "attention_path", lambda *a: path)
-    monkeypatch.setattr(encoder, "varlen_attn", varlen)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
     config = EncoderConfig(**SIZES, norm_first=norm_first, dropout=dropout)
     layer = memory.layer_tensors(config, LENGTHS, precision, path)
     once = memory.encoder_tensors(config, LENGTHS, precision, path)

@@ -519,7 +519,7 @@ def test_slow_checkpoints_are_saved_less_often(tmp_path, monkeypatch, apart, sav
 
     write = step.PlainCheckpoints.save_checkpoint
     monkeypatch.setattr(step.PlainCheckpoints, "save_checkpoint", save)
-    monkeypatch.setattr(step, "_SLOW_SAVE", 0.0)
+    monkeypatch.setattr(step, "SLOW_SAVE", 0.0)
     monkeypatch.setattr(step, "APART", apart)
     training.fine_tune(tiny_reader(epochs=2), tiny_examples(60), tmp_path / "t", progress=False)
     assert len(steps) == saved and steps == sorted(steps)

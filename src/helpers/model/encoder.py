@@ -23,7 +23,6 @@ from itertools import groupby
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.model.cpu_attention import attend_by_products
@@ -203,6 +202,8 @@ def _attend_by_length(query, key, value, batch, dropout):
 
 def _attend_varlen(query, key, value, batch, dropout):
     """Attend in one call of a kernel for windows of different lengths; ``dropout`` must be 0."""
+    from torch.nn.attention.varlen import varlen_attn  # takes seconds to import
+
     longest = max(batch.lengths)
     return varlen_attn(query, key, value, batch.bounds, batch.bounds, longest, longest)
 

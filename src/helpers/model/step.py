@@ -37,8 +37,8 @@ DEV_SCORES = ("loss", "sacc", "mrr", "lacc", "pair_em")  # see ``decoding.dev_sc
 _FLUSH = 50  # number of steps whose losses are read together on a GPU
 SAVES = 10  # maximum number of resumable checkpoints per run
 # On a GPU, a training run may take minutes and each of its checkpoints several seconds. If saving
-# takes over _SLOW_SAVE seconds, we wait at least APART times as long before we save the next one.
-APART, _SLOW_SAVE = 10, 1.0
+# takes over SLOW_SAVE seconds, we wait at least APART times as long before we save the next one.
+APART, SLOW_SAVE = 10, 1.0
 
 
 def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
@@ -261,7 +261,7 @@ class Recorder(Callback):
         if step == self.steps or step % max(1, self.steps // SAVES):
             return step == self.steps
         waited = time.monotonic() - self.saved_at
-        soon = self.save_seconds > _SLOW_SAVE and waited < APART * self.save_seconds
+        soon = self.save_seconds > SLOW_SAVE and waited < APART * self.save_seconds
         return not trainer.strategy.broadcast(soon)
 
     def _evaluate(self, trainer, step: int) -> None:

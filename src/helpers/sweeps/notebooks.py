@@ -17,8 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from helpers.config import ROOT, InputError, Settings, from_parameters
 from helpers.data.bioasq import read_json
 from helpers.fetch.download import writing
@@ -142,6 +140,8 @@ def all_done(folder: Run, chosen: Sequence[Path]) -> bool:
 
 def take_over(source: Run, target: Run, until: str) -> None:
     """Copy the notebooks up to ``until`` and their results from a run with the same settings."""
+    import nbformat  # takes seconds
+
     chosen = _chosen(until)
     seconds = {name: entry["seconds"] for name, entry in source.manifest()["notes"][DONE].items()}
     target.take_over(source, [path.stem for path in chosen])
@@ -257,6 +257,8 @@ def _show_exercises_only(notebook: Path, output: Path) -> None:
     The exercises load and train more models, which do not belong to the result of a run. With 24
     layers of width 1024, those of notebook 03 took 5 GB more memory.
     """
+    import nbformat
+
     content = nbformat.read(notebook, as_version=4)
     for cell in content.cells:
         if cell.cell_type == "code" and "exercise" in cell.metadata.get("tags", ()):
@@ -383,6 +385,7 @@ def check_own_kernel() -> None:
 
     An IPython startup script can still change what is imported.
     """
+    import nbformat
     from nbclient import NotebookClient
 
     cell = nbformat.v4.new_code_cell(
