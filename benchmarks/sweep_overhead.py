@@ -6,8 +6,8 @@ The sweep executes the profile mini, one run at a time and each run with another
 run takes over results from another one. papermill records the time of each notebook, with the start
 of its kernel. We subtract their sum from the time of the whole sweep. What remains is the start of
 the workers, the checks before and after each notebook, the pages, and everything else outside
-papermill. Because both times are of the same notebooks, the load of the machine cannot distort the
-difference.
+papermill. Both times are of the same notebooks, so a changing load of the machine distorts the
+difference less than it would distort the difference of two separate executions.
 """
 
 from __future__ import annotations
