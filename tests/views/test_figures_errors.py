@@ -54,7 +54,7 @@ def test_reliability_diagrams_draw_percent_with_counts_and_the_diagonal():
     assert axes.lines[0].get_xydata().tolist() == [[0, 0], [100, 100]]
     points = axes.containers[0].lines[0].get_xydata()
     assert points == pytest.approx(np.array([[10, 50], [90, 100]]))
-    assert [text.get_text() for text in axes.texts] == ["2", "1"]
+    assert [text.get_text() for text in axes.texts] == ["n=2", "n=1"]
 
 
 def test_risk_curves_end_at_the_risk_of_all_questions():
