@@ -58,12 +58,12 @@ bundle: walkthrough ## write dist/bundle, which installs the kit without a netwo
 	$(BIN)/python data_scripts/make_bundle.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real files)
-	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest
+	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest --numprocesses=2
 
 LOG = docs/results/long-checks-$(shell date -u +%F).txt
 check-long: $(READY) ## run the long checks and write a log with the date to docs/results
-	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest -m 'long or fault' -v --no-header \
-	  --durations=0; echo "exit status $$?"; } 2>&1 | sed -u 's#$(CURDIR)/##g' | tee $(LOG)
+	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest --numprocesses=2 -m 'long or fault' -v \
+	  --no-header --durations=0; echo "exit status $$?"; } 2>&1 | sed -u 's#$(CURDIR)/##g' | tee $(LOG)
 	@grep -qx 'exit status 0' $(LOG)
 
 benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)

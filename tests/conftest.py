@@ -1,4 +1,9 @@
-"""Fixtures shared by the tests: a folder to save JSON in, and a tiny hand-made BioASQ file."""
+"""Fixtures shared by the tests, and the division of the tests among processes.
+
+``make test`` runs two processes (pytest-xdist). Each one takes whole files, so that a fixture of a
+module is made once. The files that use the run of ``mini_run`` are one unit of work, and the units
+that take longest come first.
+"""
 
 import json
 import os
@@ -11,6 +16,10 @@ from pathlib import Path
 import fault_table
 import pytest
 
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    # Threads of two processes on the same cores wait for each other. torch reads this at import.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 from helpers.config import from_parameters
 from helpers.run.folder import Run
 from helpers.scoring.claims import TEST_7B
@@ -22,8 +31,37 @@ STANDIN = Path(__file__).parent / "java_standin"
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
 
 
+WITH_MINI_RUN = (
+    "test_notebooks.py", "test_docs.py", "test_exercises.py", "test_nbgrader.py", "test_site.py",
+    "test_bundle.py", "views/test_effects.py", "views/test_evidence.py",
+)  # fmt: skip
+FIRST = [*WITH_MINI_RUN, "test_notebooks_megatron.py", "faults/test_kills.py"]
+
+
+def file_of(nodeid: str) -> str:
+    return nodeid.split("::")[0].removeprefix("tests/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # keep our order
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "mini_run" if file_of(nodeid) in WITH_MINI_RUN else file_of(nodeid)
+
+    return Files(config, log)
+
+
 def pytest_collection_modifyitems(items):
+    if workers:
+        places = {name: place for place, name in enumerate(FIRST)}
+        items.sort(key=lambda item: places.get(file_of(item.nodeid), len(FIRST)))
     for item in items:
+        uses = "mini_run" in item.fixturenames
+        if uses and file_of(item.nodeid) not in WITH_MINI_RUN:
+            raise pytest.UsageError(f"{item.nodeid}: add its file to conftest.WITH_MINI_RUN")
         if fault := item.get_closest_marker("fault"):
             if fault.args[0] not in fault_table.PROMISED:
                 raise pytest.UsageError(f"{item.nodeid}: add {fault.args[0]!r} to fault_table.py")

@@ -92,8 +92,9 @@ def test_reordering_has_an_inverse(heads, size, order, bias):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", row_order.ORDERS)
-def test_at_full_size(tmp_path, order):
+def test_at_full_size(tmp_path):
+    """One order is enough here: how rows move does not depend on the number of layers."""
+    order = "0"
     sizes = {"layers": 24, "hidden": 1024, "heads": 16, "wide": 4096, "words": 30592}
     w = reference.random_weights(**sizes, positions=512)
     for layer in w["layers"]:  # a random net this deep needs the small weights of a trained one
