@@ -1,5 +1,5 @@
 # The kit's commands. `make` without a target lists them. docs/setup.md lists the commands for use without make.
-# The first of these that runs. A name alone is not enough: pyenv has commands that only fail.
+# PYTHON is the first of these commands that runs. It must be tried, because pyenv's shims can fail.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.11; do $$p -c '' 2>/dev/null && break; done; \
   echo $$p)
 PROFILE ?= mini
@@ -39,7 +39,7 @@ $(READY): pyproject.toml $(wildcard locks/*)
 walkthrough: $(READY) ## run notebooks 00 to 05 and print the score table and the report path
 	$(BIN)/python -m helpers.batch run $(OPTIONS) $(if $(RUN),--run "$(RUN)") $(if $(SEED),--seed $(SEED))
 
-seeds: $(READY) ## train with several seeds and print the mean and the spread
+seeds: $(READY) ## train with several seeds and print the mean and the spread of the scores
 	$(BIN)/python -m helpers.batch seeds $(OPTIONS) $(if $(RUN),--run "$(RUN)") \
 	  $(if $(JOBS),--jobs $(JOBS)) --seeds $(SEEDS)
 
@@ -51,7 +51,7 @@ lab: $(READY) ## open JupyterLab with notebook 00
 	JUPYTER_CONFIG_PATH="$(CURDIR)/.jupyter" $(BIN)/jupyter lab \
 	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb
 
-site: walkthrough ## render the notebooks of the walkthrough and the documentation in site/
+site: walkthrough ## write the notebooks of the walkthrough and the documentation as a website to site/
 	$(BIN)/python data_scripts/make_site.py
 
 bundle: walkthrough ## write dist/bundle, which installs the kit without a network connection
@@ -61,12 +61,12 @@ test: $(READY) ## run the tests (with BIOASQ_DIR, also the tests on the real fil
 	$(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python -m pytest --numprocesses=2
 
 LOG = docs/results/long-checks-$(shell date -u +%F).txt
-check-long: $(READY) ## run the long checks and write a log with the date to docs/results
+check-long: $(READY) ## run the long checks and write a dated log to docs/results
 	{ git log -1 --format='commit %h of %cs'; $(BIN)/python -m pytest --numprocesses=2 -m 'long or fault' -v \
 	  --no-header --durations=0; echo "exit status $$?"; } 2>&1 | sed -u 's#$(CURDIR)/##g' | tee $(LOG)
 	@grep -qx 'exit status 0' $(LOG)
 
-benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else)
+benchmarks: $(READY) ## measure speed and memory on this CPU (takes 30 minutes; run nothing else meanwhile)
 	for name in training_step prediction features nbest load_checkpoint conversion_speed cost_growth; do \
 	  $(if $(BIOASQ_DIR),BIOASQ_DIR="$(BIOASQ_DIR)") $(BIN)/python benchmarks/$$name.py \
 	    --output docs/results/benchmarks || exit; done
@@ -85,7 +85,7 @@ UV = $(PYTHON) -m venv build/lock && build/lock/bin/python -m pip install --quie
 lock: $(READY) ## write locks/ from the ranges in pyproject.toml (UPGRADE=1: with the newest versions)
 	$(UV) data_scripts/lock.py $(if $(UPGRADE),--upgrade) $(TORCH_INDEX:%=--torch-index %)
 
-upgrade: $(READY) ## try the newest packages in a copy: tests and scores with the old and the new pins
+upgrade: $(READY) ## compare tests and scores with the old pins and with the newest packages, in clones
 	$(UV) data_scripts/upgrade.py $(TORCH_INDEX:%=--torch-index %)
 
 audit: $(READY) ## list the licenses of all packages, and look up their known vulnerabilities

@@ -113,7 +113,7 @@ def size(text: str) -> tuple[int, int]:
     """Parse a size such as 24x1024 into the number of layers and the hidden size."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
     if not found or int(found[2]) % 64 or not int(found[1]) or not int(found[2]):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 24x1024 (multiple of 64)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 24x1024 (H: multiple of 64)")
     return int(found[1]), int(found[2])
 
 
@@ -145,7 +145,7 @@ def _command(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> str
 
 @dataclass(frozen=True)
 class Data:
-    """Training rows (one span each) and pairs to predict. An example of ``name`` is "BioASQ 7b"."""
+    """Training rows (one span each) and pairs to predict. ``name`` is, for example, "BioASQ 7b"."""
 
     name: str
     context: str
@@ -159,9 +159,9 @@ class Data:
 def read_data(parsed: argparse.Namespace) -> Data:
     """Read the user's BioASQ files, or BioASQ-mini if there are none.
 
-    A test file in SQuAD format with full abstracts is used unchanged. A folder with such a file may
-    have no training file with full abstracts. In that case, we also train on the test pairs. They
-    have no spans, but cost the same.
+    Test files in SQuAD format with full abstracts are used unchanged. A folder with such files may
+    have no training file with full abstracts, so the test pairs also serve as training rows. They
+    have no spans, but a training step on them takes the same time.
     """
     context = getattr(parsed, "context", "snippet")
     folder = Path(parsed.bioasq_dir).expanduser() if parsed.bioasq_dir else DATA
@@ -239,7 +239,7 @@ def random_batches(windows: Windows, count: int) -> list[list[int]]:
 
 
 def about_padding(windows: Windows, batches: Sequence[Sequence[int]], count: int) -> str:
-    """Say how much padding adds: to 384, in random batches of ``count``, and in ``batches``."""
+    """Describe the cost of padding: to 384, in random batches of ``count``, and in ``batches``."""
     lengths = windows.lengths
     tokens = lengths.sum()
 

@@ -1,11 +1,11 @@
-"""Measure the features, which turn questions and contexts into windows of tokens.
+"""Measure the feature extraction, which turns questions and contexts into windows of tokens.
 
     python benchmarks/features.py [--bioasq-dir DIR] [--output DIR]
 
 run_qa maps a function over a dataset on disk. We measure this and, to see what the dataset itself
-costs, a direct call to the same function. For prediction, our time includes the comparison of the
-tokens with the text, which later saves most of the work of turning tokens into text. All methods
-use the same tokenizers library, which chooses the number of threads.
+costs, a direct call to the same function. Our time for prediction includes comparing the tokens
+with the text, which later saves most of the work of turning tokens into text. All methods use the
+same tokenizers library, which chooses the number of threads.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="cuda", help="device (default: cuda)")
     add("--output", type=Path, default=Path("runs/gpu"), help="folder for the results")
     add("--layers", type=int, default=24, help="layers of the large model (default: 24)")
-    add("--hidden", type=int, default=1024, help="its width, a multiple of 64 (default: 1024)")
+    add("--hidden", type=int, default=1024, help="hidden size, a multiple of 64 (default: 1024)")
     add("--rows", type=int, default=4231, help="rows of synthetic training data (default: 4231)")
     add("--words", type=int, default=30_000, help="distinct words in these rows (default: 30000)")
     add("--tokens", type=int, default=16384, help="tokens of the large batch (default: 16384)")

@@ -104,7 +104,7 @@ def _errors(net: SpanModel, found: list[torch.Tensor], reference: list[torch.Ten
 
 
 def _judge(run: Run, row: dict, factor: float = 1.0) -> dict:
-    """Compare the errors of a row with the tolerances of its precision, and print it."""
+    """Compare the errors of a row with the tolerances of its precision, and print the row."""
     limits = dict(zip(_NAMES, TOLERANCES[row["precision"]], strict=True))
     row["tolerances"] = {name: factor * limits[name] for name in row["errors"]}
     row["passed"] = all(error <= row["tolerances"][name] for name, error in row["errors"].items())
@@ -181,7 +181,7 @@ def waits(device: torch.device, places: Counter, at_once: bool = True) -> Iterat
 
 
 def watch(device: torch.device, on: bool) -> None:
-    """Turn PyTorch's warnings on or off that report when the CPU waits for the GPU."""
+    """Turn on or off PyTorch's warnings about places where the CPU waits for the GPU."""
     if is_cuda(device):
         torch.cuda.set_sync_debug_mode("warn" if on else "default")
 
@@ -196,7 +196,7 @@ def short(path: str) -> str:
 
 
 class Watch(Callback):
-    """A callback that looks for synchronizations from the step ``first`` through ``last``."""
+    """A callback that looks for synchronizations from step ``first`` through step ``last``."""
 
     def __init__(self, device: torch.device, first: int, last: int):
         self.device, self.first, self.last = device, first, last

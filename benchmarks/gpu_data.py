@@ -24,10 +24,10 @@ from helpers.model.texts import SPECIAL, read_vocab
 from helpers.model.weights import weight_names
 from helpers.run.stages import convert_run, find_run_files
 
-# The number of words per context in BioASQ 7b, according to facts.md: the mean, the spread (sigma
-# of a log-normal distribution) and the maximum. The spread gives the stated 95th percentile of
-# snippets (82 words) and the stated maximum of abstracts (674 words). A question and a snippet
-# together have 73 tokens on average.
+# The number of words per context in BioASQ 7b: the mean, the spread (sigma of a log-normal
+# distribution) and the maximum. We chose the spread to match the 95th percentile of snippets
+# (82 words) and the maximum of abstracts (674 words). A question and a snippet together have 73
+# tokens on average.
 _WORDS = {"snippet": (33, 0.70, 307), "abstract": (219, 0.33, 674)}
 _TOKENS_PER_WORD, _QUESTION = 1.7, 14
 _ROWS = 4231  # rows of the 7b training file

@@ -49,7 +49,7 @@ class Clock(Callback):
                 self.save_seconds = time.perf_counter() - started
 
     def step_seconds(self) -> list[float]:
-        """Return the times between the ends of successive steps, including saved checkpoints."""
+        """Return the times between the ends of successive steps, including checkpoint saves."""
         synchronize(self.device)
         pairs = zip(self.ends, self.ends[1:], strict=False)
         if is_cuda(self.device):
@@ -88,7 +88,7 @@ def _reader(run: Run, data: gpu_data.Data, precision: str, dropout: float) -> Re
 
 
 def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) -> dict:
-    """Train until the recipe or the time ends; ``save`` is the time of an earlier save, or None."""
+    """Train until the recipe or the time ends; ``save``: seconds of an earlier save, or None."""
     if is_cuda(run.device):
         torch.cuda.reset_peak_memory_stats(run.device)
     with precision_of(reader.compute), tempfile.TemporaryDirectory() as folder:

@@ -13,14 +13,14 @@ from helpers.model.decoding import rank_answers
 from helpers.run.stages import ConvertedRun, convert_run, find_run_files
 from helpers.scoring.metrics import MEASURES, BatchScore, as_line, pooled, score_batch
 
-_SEEDS = 10  # maximum number of seeds; the time usually ends first
+_SEEDS = 10  # maximum number of seeds; the time usually runs out first
 
 
 def seeds(run: Run) -> dict:
     """Train and score the profile bioasq-cpu with several seeds at two precisions.
 
     Each seed is trained in float32 and in half precision before the next, so the scores remain
-    paired when the time ends.
+    paired when the time runs out.
     """
     options = run.options
     if not (options.model and options.bioasq_dir):

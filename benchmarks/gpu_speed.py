@@ -222,7 +222,7 @@ def _measure(run: Run, methods, windows, batches, peaks, title: dict) -> list[di
             free(run.device)
             continue
         ready.append((method, row, count))
-    # All methods run on the same batches, because the tokens of small batches differ much.
+    # All methods run on the same batches, because the token counts of small batches vary a lot.
     count = min((count for *_, count in ready), default=0)
     chosen = [batches[i % len(batches)] for i in range(count)]
     for number in range(_ROUNDS):
@@ -266,7 +266,7 @@ def _seconds(run: Run, method: Method, chosen: Sequence[list[int]]) -> float:
 
 
 def _finish(run: Run, row: dict, lengths: Sequence[np.ndarray], peaks: dict) -> None:
-    """Add the medians to a row and print it. ``lengths`` has the window lengths of each batch."""
+    """Add the medians to a row and print it. ``lengths``: window lengths per batch."""
     factor = 3 if row["mode"] == "training" else 1
     flops = factor * sum(forward_flops(run.config(), part) for part in lengths) / len(lengths)
     tokens = sum(int(part.sum()) for part in lengths) / len(lengths)

@@ -1,12 +1,13 @@
-"""Measure the time and memory for loading a checkpoint of BioMegatron's size by several methods.
+"""Measure the time and memory for loading a checkpoint of BioMegatron's size with several methods.
 
     python benchmarks/load_checkpoint.py [--rounds 3] [--size 24x1024] [--output DIR]
 
 The weights are random, in the 2021 format: two float16 files in torch's old pickle format. Each
 method runs in a separate process. Every round runs all methods, so that a change in the machine's
 load affects all of them. Memory is the peak memory of the process (VmHWM, Linux only) minus the
-peak after the imports, in GiB and as a multiple of the float32 weights. Speedups are relative to
-the naive method, which builds the model and calls ``torch.load`` and ``load_state_dict``.
+peak after the imports, in GiB. For comparison, a note states the size of the float32 weights.
+Speedups are relative to the naive method, which builds the model and calls ``torch.load`` and
+``load_state_dict``.
 """
 
 import argparse

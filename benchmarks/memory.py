@@ -5,8 +5,8 @@
 Each case runs in a separate process. After a warm-up on a tiny model, which loads PyTorch's
 libraries, the process builds the model. It then takes three training steps in Lightning's order
 (forward pass, clearing the gradients, backward pass, optimizer) or predicts three times. The
-measured memory is the peak of its resident memory (VmHWM, Linux only) minus its resident memory
-after the warm-up. Weights are random, and the vocabulary has 30,522 tokens.
+measured memory is the peak resident memory of the process (VmHWM, Linux only) minus its resident
+memory after the warm-up. Weights are random, and the vocabulary has 30,522 tokens.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 All methods get the same logits, which come from MiniLM with a random span head. run_qa reads its
 rows and features from datasets on disk. To see what the datasets cost, we also measure its search
 with plain lists. run_qa's logits are arrays that are padded to 384 columns. The padding is -100, as
-in transformers' trainer, so no method can choose it. In every round, our
+in transformers' trainer, so no method can choose a padded position. In every round, our
 detokenizers must read their contexts again, because a prediction uses each of them only once.
 """
 

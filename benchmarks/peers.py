@@ -53,7 +53,7 @@ def padded(windows: Windows, rows: Sequence[int], length: int = 0) -> dict[str, 
 
 
 def labels(windows: Windows, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return the first and last tokens of a batch's answers, under transformers' names."""
+    """Return the first and last tokens of a batch's answers, with transformers' names as keys."""
     batch = gather(windows, rows)
     return {"start_positions": batch.start, "end_positions": batch.end}
 

@@ -1,10 +1,10 @@
-"""Compare the prediction of a folder of files by several workers with that in one process.
+"""Compare the speed of prediction on a folder of files by several workers and by one process.
 
     python benchmarks/predict_shards.py [--pairs 100000] [--jobs 2] [--output DIR]
 
-The pairs are those of the test files, repeated with a number after each context, in files of 5,000.
-The model is MiniLM with a random span head. One process uses all cores. With --jobs, each worker
-uses its share of them. The memory is the largest of any worker.
+We repeat the pairs of the test files, append a number to each context, and write them to files of
+5,000 pairs each. The model is MiniLM with a random span head. The single process uses all cores.
+The --jobs workers share them equally. Memory is that of the largest worker.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def run(parsed) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = common.options(__file__, __doc__, rounds=1, pairs=100_000)
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="workers (default: 2)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N",
+                        help="number of workers (default: 2)")  # fmt: skip
     return common.call(run, parser, argv)
 
 

@@ -32,7 +32,7 @@ RANDOM = "transformers, random batches: SDPA, padding per batch"
 BEST = "transformers at its best: SDPA, padding per batch, sorted by length"
 OURS, OURS_BF16 = "ours, float32", "ours, bf16 autocast"
 RUN_QA_BATCH = 8  # run_qa's default
-BATCH = 16  # for transformers at its best; 8 and 32 took the same time to within 6%
+BATCH = 16  # for transformers at its best; 8 and 32 took the same time within 6%
 
 
 def predict(model, attention: str, batches: Sequence[dict]) -> list[np.ndarray]:

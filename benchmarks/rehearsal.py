@@ -9,14 +9,14 @@ then runs the command that reproduces the claim:
     make seeds PROFILE=biomegatron BIOASQ_DIR=… SEEDS="0 1" SET="model=… qkv_order=0 …"
 
 As soon as the first seed's training has saved a checkpoint, the script kills every process of the
-command with SIGKILL, as a cluster does. It runs the same command again, which has to continue the
-training, and a third time, which has nothing left to do. It prints and writes the minutes, the peak
-memory, the disk space and the verdicts. With ``--undisturbed``, it also trains the first seed
+command with SIGKILL, as a cluster does. It then runs the same command again, which must continue
+the training, and a third time, when nothing is left to do. It prints and writes the minutes, the
+peak memory, the disk space and the verdicts. With ``--undisturbed``, it also trains the first seed
 without an interruption and compares scores and weights; use this only for a small model.
 
-Random weights have no row order that the kit could find, so the command states it. Batch size and
-number of epochs are smaller than in the recipe. All other settings are those of the profile. The
-scores are meaningless.
+The kit cannot detect the row order of random weights, so the command specifies it. The batch size
+and the number of epochs are smaller than in the recipe. All other settings are those of the
+profile. The scores are meaningless.
 """
 
 import argparse
@@ -140,9 +140,9 @@ def _factoids(file: str) -> list[dict]:
 
 
 def _short(questions: Sequence[dict], count: int) -> list[dict]:
-    """Return the first questions with a short snippet that contains one answer, once.
+    """Return the first questions with a short snippet that contains an answer exactly once.
 
-    Each keeps only this snippet and its document, so it gives one training window.
+    Each question keeps only this snippet and its document, so it gives one training window.
     """
     found = []
     for question in questions:
@@ -159,7 +159,7 @@ def _short(questions: Sequence[dict], count: int) -> list[dict]:
 
 
 def seeds_command(folder: Path, epochs: int, seeds: Sequence[int]) -> list[str]:
-    """Return the command that reproduces the claim (without make where make is missing)."""
+    """Return the command that reproduces the claim (without make if make is missing)."""
     changed = settings(folder, epochs)
     data = str(folder / "bioasq")
     if shutil.which("make"):
@@ -218,7 +218,7 @@ def execute(
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:
-    """Return a process and everything it started; a kernel has a process group of its own."""
+    """Return a process and its descendants; each kernel has a process group of its own."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -263,7 +263,7 @@ def disk_space(folder: Path) -> int:
 
 
 def results(log: Path) -> dict[str, str]:
-    """Return the table of scores with their spread, and the verdicts, as the command prints."""
+    """Return the table of scores and spreads, and the verdicts, as the command prints them."""
     text = log.read_text(errors="replace").replace("\r", "\n")
     before, between, after = text.partition("\n\nverdicts across seeds:\n")
     if not between:
@@ -282,9 +282,9 @@ def check_resumed(run: Path, rows: Sequence[str]) -> dict:
     if not 0 < before < steps:
         raise SystemExit(f"{run}: the training did not continue; it ran {now} of {steps} steps")
     after = _lines(run)
-    # The rows include the seconds, so rows of a new training would differ.
+    # The rows include the seconds, so the rows of a new training run would differ.
     if after[: before + 1] != rows[: before + 1] or len(after) != steps + 1:
-        raise SystemExit(f"{run}: history.csv does not continue the one of the killed training")
+        raise SystemExit(f"{run}: history.csv does not continue that of the killed run")
     return {"steps": steps, "before": before, "logged_when_killed": len(rows) - 1}
 
 
@@ -313,7 +313,7 @@ def notebook_minutes(run: Path) -> dict[str, float]:
 
 
 def rehearse(folder: Path, options: argparse.Namespace) -> dict:
-    """Run all parts; return what was measured. Raises ``SystemExit`` if a check fails."""
+    """Run all parts; return the measurements. Raises ``SystemExit`` if a check fails."""
     usage, minutes = Usage(), {}
     started = time.monotonic()
     weights = write_checkpoint(folder / "checkpoint", options.layers, options.hidden)
@@ -361,7 +361,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict:
 
 
 def show(found: dict) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     usage, resumed = found["memory_and_disk"], found["resumed"]
     print(f"\n{found['weights'] / 1e6:.0f} million weights; CPU cores: {found['cores']}\n")
     print("| part | minutes |\n|---|---|")
@@ -389,8 +389,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=24, help="number of layers (default: 24)")
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
     parser.add_argument("--epochs", type=int, default=2,
-                        help="epochs of 2 steps each; a tiny model needs more, so that there is "
-                        "time to kill it (default: 2)")  # fmt: skip
+                        help="epochs of 2 steps each (default: 2); a tiny model needs more, so "
+                        "that there is time to kill it")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1],
                         help="random seeds (default: 0 1)")  # fmt: skip
     parser.add_argument("--undisturbed", action="store_true",

@@ -1,13 +1,10 @@
-"""Compare the time of a sweep with the time that papermill needs for its notebooks.
+"""Compare the time of a sweep with that of the same notebooks executed by papermill alone.
 
     python benchmarks/sweep_overhead.py [--runs 8] [--until 05] [--output DIR]
 
-The sweep executes the profile mini, one run at a time and each run with another seed, so that no
-run takes over results from another one. papermill records the time of each notebook, with the start
-of its kernel. We subtract their sum from the time of the whole sweep. What remains is the start of
-the workers, the checks before and after each notebook, the pages, and everything else outside
-papermill. Both times are of the same notebooks, so a changing load of the machine distorts the
-difference less than it would distort the difference of two separate executions.
+Both execute the notebooks of the profile mini, one run at a time and each run with another seed, so
+that no run takes over results from another one. The time of the sweep includes the start of its
+workers, the checks before and after each run, and its page.
 """
 
 from __future__ import annotations
@@ -19,33 +16,49 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import common
+import papermill
 
 from helpers import batch
-from helpers.data.bioasq import read_json
 from helpers.sweeps import notebooks, plan
 
 
-def measure(runs: int, until: str, folder: Path) -> tuple[float, float]:
-    """Execute a sweep in ``folder``; return papermill's seconds and those of the whole sweep."""
-    data = {"name": "sweep", "until": until, "grid": {"seed": list(range(runs))}}
-    planned = plan.make_sweep(data, str(folder))
-    started = time.perf_counter()
-    batch.sweep(planned, jobs=1)
-    whole = time.perf_counter() - started
-    executed = [path for run in planned.runs for path in run.folder.glob("notebooks/*.ipynb")]
-    inside = [read_json(path)["metadata"]["papermill"]["duration"] for path in executed]
-    return sum(inside), whole
+def fields(parsed, folder: Path, name: str) -> plan.Sweep:
+    """Return the sweep that both methods execute."""
+    data = {"name": name, "until": parsed.until, "grid": {"seed": list(range(parsed.runs))}}
+    return plan.make_sweep(data, str(folder))
+
+
+def bare(parsed, folder: Path) -> None:
+    """Execute the notebooks of all runs with papermill, each in a kernel of its own."""
+    for run in fields(parsed, folder, "bare").runs:
+        for path in notebooks.notebooks():
+            if path.stem[:2] > parsed.until:
+                break
+            output = run.folder / "notebooks" / path.name
+            output.parent.mkdir(parents=True, exist_ok=True)
+            given = notebooks._for_notebooks(run.settings, run.parameters)
+            with notebooks.own_kernel(output.with_name("kernel.log")) as arguments:
+                papermill.execute_notebook(
+                    str(path), str(output), given, cwd=str(Path.cwd()), kernel_name="python3",
+                    progress_bar=False, **arguments,
+                )  # fmt: skip
 
 
 def run(parsed) -> None:
     rows = [{"name": name, "work": parsed.runs, "precision": "32", "seconds": []}
             for name in ("papermill", "sweep")]  # fmt: skip
-    for _ in range(parsed.rounds):
+    for number in range(parsed.rounds):
         with tempfile.TemporaryDirectory() as scratch:
-            for row, seconds in zip(
-                rows, measure(parsed.runs, parsed.until, Path(scratch)), strict=True
-            ):
-                row["seconds"].append(seconds)
+            folder = Path(scratch)
+            methods = [
+                lambda: bare(parsed, folder),  # noqa: B023
+                lambda: batch.sweep(fields(parsed, folder, "sweep"), jobs=1),  # noqa: B023
+            ]
+            order = [0, 1] if number % 2 == 0 else [1, 0]
+            for chosen in order:
+                started = time.perf_counter()
+                methods[chosen]()
+                rows[chosen]["seconds"].append(time.perf_counter() - started)
     factor = [s / p for p, s in zip(rows[0]["seconds"], rows[1]["seconds"], strict=True)]
     notes = [f"{parsed.runs} runs of the notebooks up to {parsed.until}, one at a time"]
     common.report(parsed, unit="run", data="BioASQ-mini, snippets", rows=rows,

@@ -2,12 +2,12 @@
 
     python benchmarks/training_step.py [--bioasq-dir DIR] [--output DIR]
 
-All methods start from the same weights, use no dropout and get batches of 16 windows, or of
---batch windows. Our method and "transformers at its best" get the same batches, which group windows
+All methods start from the same weights, use no dropout and get batches of 16 windows (or --batch
+windows). Our method and "transformers at its best" get the same batches, which group windows
 of similar length. Most users of transformers do not group by length, so we also measure random
 batches. The batches for transformers are padded before the timing. All windows that are padded to
 384 tokens cost the same, so run_qa gets only a quarter of the batches. With the size 24x1024,
-batches of 16 windows need more than 24 GB of memory, so use a smaller --batch and few --pairs.
+batches of 16 windows need more than 24 GB of memory, so use a smaller --batch and fewer --pairs.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Ours:
 
 
 def _gradient_norm(model: torch.nn.Module) -> float:
-    """Return the norm of all gradients, and remove them."""
+    """Return the norm of all gradients, and clear them."""
     norms = [p.grad.double().norm() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     return torch.stack(norms).norm().item()

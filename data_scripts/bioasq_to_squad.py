@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> int:
     add("files", nargs="+", metavar="FILE", help="BioASQ or SQuAD files")
     add("--output", required=True, metavar="OUT.json", help="SQuAD file to write")
     add("--context", choices=CONTEXTS, default="snippet", help="the text that the model reads")
-    add("--abstracts", metavar="FILE", help="JSON {address or PubMed id: text}; used before PubMed")
+    add("--abstracts", metavar="FILE",
+        help="JSON {URL or PubMed id: text}; PubMed provides missing texts")  # fmt: skip
     add("--drops", metavar="DROPS.jsonl", help="also write the dropped questions, with reasons")
     add("--ids", metavar="IDS.jsonl", help="also write each row's question, snippet and offsets")
     add(
@@ -31,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--squad-version", type=int, choices=(1, 2), default=1, help="1 for v1.1, 2 for v2.0")
     add("--test", action="store_true", help="keep every context, with or without an answer")
     add("--negatives", action="store_true", help="for v2.0: also write contexts without an answer")
-    add("--against", nargs="+", default=[], metavar="TEST", help="refuse questions found in a TEST")
+    add("--against", nargs="+", default=[], metavar="TEST",
+        help="refuse questions that are in a TEST file")  # fmt: skip
     add("--allow-leak", action="store_true", help="also convert questions that are in a TEST file")
     options = vars(parser.parse_args(argv))
     options["version"] = {1: "1.1", 2: "2.0"}[options.pop("squad_version")]

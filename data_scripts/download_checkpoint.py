@@ -17,7 +17,7 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, epilog=VARIABLES)
     add = parser.add_argument
     add("name", help=f"one of {', '.join(REGISTRY)}, organization/model[@revision], or a path")
-    add("--source", help="your own copy: a folder, an archive, or a single file such as a .nemo")
+    add("--source", help="your own copy: a folder, an archive, or a single file such as model.nemo")
     add("--to", help="output folder (default: the cache)")
     add("--convert", metavar="DIR", help="also write a transformers folder to DIR")
     add("--qkv-order", choices=QKV_ORDERS[1:], default="",

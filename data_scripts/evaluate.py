@@ -2,7 +2,7 @@
 
 The script prints one line per batch and one with the weighted scores. It lists all repairs and
 ignored entries on standard error. It scores BioASQ files as the organizers' program does
-(edition 5). If a file would stop that program, this script either repairs it or refuses it.
+(edition 5). If a file would crash that program, this script either repairs it or refuses it.
 """
 
 from __future__ import annotations

@@ -22,12 +22,13 @@ def main(argv=None) -> int:
                         "their questions, unless --set allow_leak=true")  # fmt: skip
     parser.add_argument("--output", required=True, help="folder for model.nemo and transformers/")
     names = ", ".join(PROFILES)
-    parser.add_argument("--profile", default="mini", help=f"source of all other settings: {names}")
+    parser.add_argument("--profile", default="mini",
+                        help=f"profile for all other settings: {names}")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--qkv-order", choices=QKV_ORDERS[1:], help="row order of a Megatron "
                         "checkpoint (default: try each order)")  # fmt: skip
     parser.add_argument("--set", action="append", default=[], metavar="name=value")
-    parser.add_argument("--resume", action="store_true", help="continue a stopped training")
+    parser.add_argument("--resume", action="store_true", help="continue a stopped training run")
     args = parser.parse_args(argv)
     try:
         parameters = {"profile": args.profile, "seed": args.seed}

@@ -1,9 +1,9 @@
 """Pin every package with the hashes of its files: write locks/ from the ranges in pyproject.toml.
 
-uv resolves the ranges for Linux and macOS with Python 3.11 and 3.12. A pin stays as it is unless it
-no longer fits or --upgrade asks for the newest versions. pip's default index lacks the CPU build of
-torch for Linux, so its hashes come from --torch-index. Without this option, they stay as they are,
-which is an error if torch has a new version.
+uv resolves the ranges for Linux and macOS with Python 3.11 and 3.12. It keeps a pin unless the pin
+no longer fits the range or --upgrade asks for the newest versions. pip's default index lacks the
+CPU build of torch for Linux, so the hashes of this build come from the index in --torch-index.
+Without this option, the script keeps the old hashes, and fails if torch has a new version.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ _ENTRY = r"^([\w.-]+)==[^\n]*(?:\n +[^\n]*)*\n"
 
 
 def split(resolved: str, build: set[str], wheels: list[str]) -> dict[str, str]:
-    """Return the text of each file in ``FILES`` for uv's result, which says what needs a package.
+    """Split uv's result into the files in ``FILES``, and return the text of each.
 
-    ``build`` contains the names of the build tools, and ``wheels`` the hashes of the CPU builds of
-    torch for Linux.
+    ``resolved`` is uv's result. Its comments say which packages require each package. ``build``
+    contains the names of the build tools, and ``wheels`` the hashes of the CPU builds of torch for
+    Linux.
     """
     found = {match[1]: match[0] for match in re.finditer(_ENTRY, resolved, re.M)}
     needed_by = {
         name: set(re.findall(r"^ +# +(?:via )?([\w.-]+)(?: .*)?$", entry, re.M)) - {"via"}
         for name, entry in found.items()
     }
-    cuda = {"torch"}  # and what only torch needs, only on Linux
+    cuda = {"torch"}  # and the packages that only torch needs, and only on Linux
     linux = {name for name, entry in found.items() if "== 'linux'" in entry.partition("\n")[0]}
     while more := {name for name in linux - cuda if needed_by[name] <= cuda}:
         cuda |= more
@@ -66,8 +67,8 @@ def cpu_wheels(version: str, index: str, old: str) -> list[str]:
     if not index:
         if f"torch=={version}+cpu " not in old:
             raise InputError(
-                f"locks/cpu.txt: has no hashes of torch {version}; name PyTorch's index of CPU "
-                "builds with --torch-index"
+                f"locks/cpu.txt: has no hashes for torch {version}; specify PyTorch's CPU index "
+                "with --torch-index"
             )
         return re.findall(r"sha256:(\w+)", old.partition("== 'darwin'")[0])
     address = f"{index.rstrip('/')}/torch/"
@@ -104,7 +105,7 @@ def resolve(old: dict[str, str], build: list[str], upgrade: bool) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the script. Return 2 for bad input, and 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
+    parser.add_argument("--upgrade", action="store_true", help="use the newest versions")
     parser.add_argument("--torch-index", default="", metavar="URL",
                         help="package index with the CPU builds of torch")  # fmt: skip
     options = parser.parse_args(arguments)

@@ -16,11 +16,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--run", type=Path, default="runs/latest", metavar="DIR",
-        help="folder of a finished run, whose notebooks the bundle shows (default: runs/latest)",
+        help="folder of the finished run whose notebooks the bundle shows (default: runs/latest)",
     )  # fmt: skip
     parser.add_argument(
         "--to", type=Path, default="dist/bundle", metavar="DIR",
-        help="folder of the bundle (default: dist/bundle), which must be new or empty",
+        help="output folder, which must be new or empty (default: dist/bundle)",
     )  # fmt: skip
     parser.add_argument(
         "--torch-index", default="", metavar="URL",

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--to", type=Path, default="site", metavar="DIR",
-        help="folder of the website (default: site); an older website in it is replaced",
+        help="output folder (default: site); the script replaces an older website there",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:

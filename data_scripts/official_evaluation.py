@@ -1,7 +1,7 @@
 """Score answers with the organizers' Java program and compare all scores with ours to 1e-9.
 
 The script prints one line per batch with the program's score and ours for each measure. The program
-first reads the unchanged files. If it stops, the script repairs copies of the files, lists the
+first reads the unchanged files. If it crashes, the script repairs copies of the files, lists the
 changes on standard error, and runs the program again. The exit status is 0 if all scores agree, 1
 if any score differs, and 2 for bad input.
 """

@@ -1,8 +1,8 @@
-"""Score any system's BioASQ answer files by the protocol of the kit's own runs.
+"""Score any system's BioASQ answer files by the same protocol as the kit's own runs.
 
-The script prints the scores, the extractive ceiling, 95% intervals over questions, what went wrong
-with how many questions, and a row in the format of the table in docs/results.md. With --json, it
-also writes a file that "python -m helpers.batch table" accepts next to run folders.
+The script prints the scores, the extractive ceiling, 95% intervals over questions, the number of
+questions per kind of error, and a row in the format of the table in docs/results.md. With --json,
+it also writes a file that "python -m helpers.batch table" accepts next to run folders.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from helpers.scoring.system import UNSTATED, read_system
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     several = {"nargs": "+", "metavar": "FILE"}
-    parser.add_argument("name", help="how the table names the system")
+    parser.add_argument("name", help="the system's name in the table")
     parser.add_argument("--gold", required=True, help="golden files", **several)
     same = "one per golden file, in the same order"
     parser.add_argument("--answers", required=True, help=f"answer files, {same}", **several)

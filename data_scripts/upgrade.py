@@ -1,8 +1,8 @@
-"""Try the newest packages: the tests and the scores on BioASQ-mini, with the old pins and the new.
+"""Compare the tests and the scores on BioASQ-mini with the old pins and with the newest packages.
 
-Works on two clones of the last commit in build/upgrade, which take 6 GB and an hour or more. Writes
-build/upgrade/report.md with the pins that differ, the results of the tests and the scores. To
-accept the new pins, copy the locks of the new clone.
+The script makes two clones of the last commit in build/upgrade. They need 6 GB of disk space, and
+the script runs for an hour or more. It writes build/upgrade/report.md with the pins that differ,
+the results of the tests and the scores. To accept the new pins, copy the locks of the new clone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def call(folder: Path, *command: str, **environment: str) -> tuple[int, str]:
 
 
 def needed(folder: Path, *command: str, **environment: str) -> None:
-    """Run a command without which there is nothing to compare."""
+    """Run a command that the comparison needs. Raises ``InputError`` if it fails."""
     status, last = call(folder, *command, **environment)
     if status:
         raise InputError(f"{' '.join(command)}: failed in {folder} ({last})")
@@ -51,13 +51,13 @@ def clone(folder: Path) -> None:
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Return the rows of a table of the packages whose version differs."""
+    """Return one table row for each package whose versions differ."""
     names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return [f"| {name} | {old.get(name, '–')} | {new.get(name, '–')} |" for name in names]
 
 
 def report(pins: list[str], tests: dict[str, str], scores: dict[str, dict]) -> str:
-    """Return the report as Markdown; scores are pooled, as fractions of 1."""
+    """Return the report as Markdown, with pooled scores from 0 to 1."""
     old, new = (scores[name] for name in WHICH)
     rows = [f"| {name} | {old[name]:.4f} | {new[name]:.4f} | {new[name] - old[name]:+.4f} |"
             for name in SCORES]  # fmt: skip
@@ -69,7 +69,7 @@ def report(pins: list[str], tests: dict[str, str], scores: dict[str, dict]) -> s
 
 
 def upgrade(folder: Path, torch_index: str) -> Path | None:
-    """Do all steps below ``folder``; return the report, or None if no pin can be newer."""
+    """Do all steps in ``folder``; return the report, or None if no pin can be newer."""
     for name in WHICH:
         clone(folder / name)
     lock = [sys.executable, "data_scripts/lock.py", "--upgrade"]

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Install the packages in the versions and with the hashes of this folder, and then the kit.
-#   sh locks/install.sh [PYTHON]    (default: .venv/bin/python), in the root folder of the kit
+# Install the packages with the versions and hashes in this folder, and then the kit. Run it in the
+# root folder of the kit:
+#   sh locks/install.sh [PYTHON]    (default: .venv/bin/python)
 # TORCH=cpu or TORCH=cuda selects the build of torch. Without it, pip installs the CPU build if it finds
 # one. TORCH_INDEX=address is a package index for torch only. With PINS set and empty, pip installs the
 # newest versions within the ranges of pyproject.toml.
@@ -21,7 +22,7 @@ else
     echo "pip finds no CPU build of torch here, so it downloads the CUDA build (2.7 GB)"
     locked $index -r locks/cuda.txt
   fi
-  # The packages that are published as source only are built with the tools in build.txt.
+  # pip builds the packages that are published only as source with the tools in build.txt.
   locked --no-build-isolation -r locks/packages.txt
   pip --no-deps --no-build-isolation -e .
 fi

@@ -47,6 +47,7 @@ def pytest_xdist_make_scheduler(config, log):
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False  # keep our order
+
     class Files(LoadFileScheduling):
         def _split_scope(self, nodeid):
             return "mini_run" if file_of(nodeid) in WITH_MINI_RUN else file_of(nodeid)

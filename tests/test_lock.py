@@ -117,7 +117,7 @@ def test_the_hashes_of_cpu_builds_come_from_the_index(index):
 def test_without_an_index_the_hashes_stay_while_the_version_does():
     old = lock["split"](RESOLVED, {"setuptools"}, [HASH["f"]])["cpu"]
     assert lock["cpu_wheels"]("2.13.0", "", old) == [HASH["f"]]
-    with pytest.raises(InputError, match="no hashes of torch 2.14.0; .*--torch-index"):
+    with pytest.raises(InputError, match="no hashes for torch 2.14.0; .*--torch-index"):
         lock["cpu_wheels"]("2.14.0", "", old)
 
 

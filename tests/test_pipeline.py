@@ -127,7 +127,7 @@ def test_bad_input_to_predict_is_one_line_and_leaves_nothing(task, tmp_path, cap
         (["--input", str(task / "test.json"), "--abstracts", "a.json"], "only with --context abst"),
         (
             ["--input", str(task / "train.json"), "--abstracts", "a.json", "--context", "abstract"],
-            "train.json: a SQuAD file has its contexts",
+            "train.json: a SQuAD file already has contexts",
         ),
     ]:
         assert script("predict.py")([*base, *extra]) == 2

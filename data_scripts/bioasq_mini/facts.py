@@ -1,7 +1,7 @@
 """The facts of BioASQ-mini, and the split into a training side and a test side.
 
 Facts are split by object: if two facts of a relation share an object, they are on the same side, so
-no test answer is also a training answer of its relation.
+no test answer is also a training answer in the same relation.
 """
 
 from __future__ import annotations

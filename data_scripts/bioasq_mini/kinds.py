@@ -8,10 +8,10 @@ from random import Random
 from bioasq_mini.sentences import Item, capital, short_form
 from helpers.data.spans import plain
 
-# Kinds of questions: the number of test questions, the share of training questions, and which
-# answers a gold answer accepts. The README of mini_data describes them.
+# The number of test questions and the share of training questions of each kind. The README of
+# mini_data describes the kinds.
 KINDS = {
-    "plural": (8, 0.01),  # the snippets have the gold answer only in the plural
+    "plural": (8, 0.01),  # the snippets contain the gold answer only in the plural
     "variant": (7, 0.03),  # the snippets spell the gold answer differently
     "synonym": (8, 0.03),  # the snippets use a synonym that the gold answer lacks
     "abbreviation": (7, 0.04),  # the gold answer is only the short form of "long form (short form)"

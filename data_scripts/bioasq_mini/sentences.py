@@ -19,9 +19,9 @@ from bioasq_mini.facts import HERE, Fact, clash, facts, known_objects, of_relati
 from bioasq_mini.facts import words as words_of
 from helpers.data.mini import Entity
 
-DISTRACTORS = (3, 4, 5)  # of a question with passages; the others have two
+DISTRACTORS = (3, 4, 5)  # per question with passages; all other questions have two
 DRESSED = 0.2  # share of objects that are written with the words in the relation's "dress"
-_SIZES = {1: "one", 2: "two", 3: "frames"}  # patterns with this number of facts
+_SIZES = {1: "one", 2: "two", 3: "frames"}  # key of the patterns with this number of facts
 OTHER_NAME = 0.3  # share of distractors whose subject appears under another name
 
 
@@ -219,12 +219,12 @@ def capital(sentence: str) -> str:
 
 
 def states_answer(template: str, item: Item) -> bool:
-    """Check whether a template writes fact 1 so that a "dressed" answer appears in it."""
+    """Check whether a template states fact 1 so that a "dressed" answer can appear in it."""
     return item.kind != "dressed" or bool(re.search(r"<(so|os|short)1[|>]", template))
 
 
 def usable(templates: Sequence[dict], item: Item) -> list[dict]:
-    """Keep the templates that fit the relation and the side; training has no unseen ones."""
+    """Keep the templates that fit the relation and the side; only tests use "unseen" ones."""
     return [
         template
         for template in templates
@@ -237,7 +237,7 @@ def usable(templates: Sequence[dict], item: Item) -> list[dict]:
 
 
 class Deck:
-    """A shuffled deck of frames. Each frame is used about equally often."""
+    """A shuffled deck of frames. All frames are used about equally often."""
 
     def __init__(self, side: str):
         self.rng, self.cards = Random(f"deck|{side}"), []
@@ -315,7 +315,7 @@ def same_subject(item: Item) -> list[Fact]:
 
 
 def _apart(fact: Fact, item: Item) -> bool:
-    """Check that no object of a fact can be taken for an answer to the question."""
+    """Check that no object of a fact can be mistaken for an answer to the question."""
     known = [name for entity in known_objects(item.fact.relation) for name in entity]
     return not clash(fact.names, known)
 

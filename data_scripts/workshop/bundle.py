@@ -1,8 +1,8 @@
 """Write a folder from which the kit can be installed on machines without a network connection.
 
 The folder contains all packages, the kit as a git clone (which includes BioASQ-mini), the MiniLM
-weights, the website of a finished run, and a script that installs all of this. The packages fit
-only the kind of machine that made them: the same operating system, processor and Python.
+weights, the website of a finished run, and a script that installs all of this. The packages work
+only with the operating system, the type of processor and the Python with which they were collected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 PLATFORM = f"{sys.platform} {platform.machine()} {PYTHON.replace('python', 'Python ')}"
 _README = """BioMegatron BioASQ kit: bundle for machines without a network connection
 
-1. Copy this folder ({size:,.0f} MB) to the machine. It must be {platform}.
+1. Copy this folder ({size:,.0f} MB) to a machine with {platform}.
 2. Run: sh install.sh
    This installs the kit into ./biomegatron-bioasq-kit and the weights into the cache
    (HELPERS_CACHE, by default ~/.cache/biomegatron-bioasq-kit).
@@ -37,7 +37,7 @@ packages/   the packages with the versions and hashes in kit/locks
 kit/        a git clone of the kit (commit {commit})
 weights/    all-MiniLM-L6-v2 (Apache-2.0)
 site/       the executed notebooks and the documentation
-SHA256SUMS  install.sh checks these before it installs anything
+SHA256SUMS  the hashes that install.sh checks before it installs anything
 """
 
 
@@ -46,8 +46,8 @@ def make(to: Path, run: Path, torch_index: str = "") -> Path:
 
     ``run`` is a finished run, whose notebooks the website shows. ``torch_index`` is the address of
     a package index with builds of torch. If it is empty, pip's own settings decide. Raises
-    ``InputError`` if ``to`` is not empty, if the kit is not a git clone without changes, or if a
-    command fails.
+    ``InputError`` if ``to`` is not empty, if the kit is not a git clone or has uncommitted
+    changes, or if a command fails.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to}: exists already; remove it or choose another folder")
@@ -58,7 +58,7 @@ def make(to: Path, run: Path, torch_index: str = "") -> Path:
             f"{ROOT}: has changes that are not committed; commit them, because the bundle contains "
             "the last commit"
         )
-    part = to.with_name(f"{to.name}.part")  # gets its name when it is complete
+    part = to.with_name(f"{to.name}.part")  # renamed when it is complete
     shutil.rmtree(part, ignore_errors=True)
     site.make(run, part / "site")
     _run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), str(part / "kit")])
@@ -77,7 +77,7 @@ def make(to: Path, run: Path, torch_index: str = "") -> Path:
 
 
 def _packages(folder: Path, torch_index: str) -> None:
-    """Collect the files of all packages. Their hashes are in the locks, which install.sh uses."""
+    """Download the files of all packages. pip checks them against the hashes in locks/."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(folder)]
     index = ["--index-url", torch_index] if torch_index else []
     cuda = sys.platform == "linux" and "+cpu" not in metadata.version("torch")

@@ -22,7 +22,7 @@ from workshop.exercises import Part
 
 HERE = Path(__file__).parent
 _HIDDEN = """\
-# The grading runs further checks in this cell.
+# During grading, this cell runs further checks.
 ### BEGIN HIDDEN TESTS
 import hidden_checks
 
@@ -44,10 +44,10 @@ c.ClearSolutions.code_stub = {{"python": {stub!r}}}
 c.Execute.timeout = {timeout}  # seconds per cell, after which grading stops the cell
 c.Execute.startup_timeout = 300  # seconds for the kernel
 
-# nbgrader starts alembic, which is in the folder of this Python, even if PATH lacks this folder.
+# nbgrader starts alembic, which is in the folder of this Python. PATH may lack this folder.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
-# Only the grading sees these: the hidden checks, and the seed of their random inputs.
+# Only the grading process uses these: the hidden checks and the seed of their random inputs.
 checks = str(here / "checks")
 sys.path.append(checks)
 from grading import PREPROCESSORS  # noqa: E402
@@ -70,8 +70,8 @@ def make(
 
     Args:
         folder: the course folder, which must not exist yet.
-        run: the folder of the run that the grading reads. The course contains a link to it.
-        timeout: seconds after which the grading stops a cell.
+        run: the folder of the run that submissions read. The course contains a link to it.
+        timeout: seconds after which grading stops a cell.
         notebooks: folder of the numbered notebooks.
         checks: the file with the hidden checks.
 
@@ -126,7 +126,7 @@ def _graded(part: Part) -> Iterator[NotebookNode]:
 
 
 def _locked(cell: NotebookNode, points: int | None = None) -> NotebookNode:
-    """Lock a cell, so that the grading uses the teacher's copy. With ``points``, it is a test."""
+    """Lock a cell, so that grading uses the teacher's copy. With ``points``, it is a test."""
     graded = {} if points is None else {"grade": True, "points": points}
     return _marked(cell, locked=True, **graded)
 

@@ -1,9 +1,9 @@
 """Exercise and solution notebooks, generated from the tagged cells of notebooks 01 to 05.
 
-A generated notebook contains the parameters cell and the cell after it, which opens the run, all
-cells tagged ``setup``, the lessons that participants complete, and the exercises, in their original
-order. Lessons are groups of neighboring cells tagged ``lesson``. Groups without a solution are only
-for reading and are left out, and so are the cells after the last check of a group. In exercise
+A generated notebook contains, in their original order, the parameters cell, the cell after it
+(which opens the run), all cells tagged ``setup``, the lessons that participants complete, and the
+exercises. Lessons are groups of neighboring cells tagged ``lesson``. Groups without a solution are
+only for reading and are left out, and so are the cells after the last check of a group. In exercise
 notebooks, a stub replaces each solution, and the answers ("What we measured") are missing.
 """
 
@@ -42,14 +42,14 @@ _TEXTS = {
     "solutions": """\
 # Solutions for notebook {title}
 
-These are solutions of [the exercises](../{name}), with the results that we measured.""",
-    "course": _TASK + "After you submit this notebook, the grading runs further checks.",
+These are solutions to [the exercises](../{name}), with the results that we measured.""",
+    "course": _TASK + "After you submit this notebook, further checks run during grading.",
 }
 _READS = """
 
-This notebook reads a run and does not change it. The lessons need the notebooks before
-{number}. The exercises also need notebook {number} itself. Instead of running them, you can run
-`make walkthrough`, and set `run = "mini"` below.
+This notebook reads a run and does not change it. For the lessons, first run the notebooks
+before {number}. For the exercises, also run notebook {number} itself. Instead of running these
+notebooks, you can run `make walkthrough` and set `run = "mini"` below.
 
 *`data_scripts/make_exercises.py` generated this notebook from `notebooks/{name}`. To change an
 exercise, change it there.*"""
@@ -78,7 +78,7 @@ def sources(folder: Path = NOTEBOOKS) -> list[Path]:
 def read(path: Path) -> list[Part]:
     """Return the parts of a notebook that its generated notebooks contain.
 
-    Raises ``InputError`` that names the cell if a solution is not in a lesson or an exercise, if
+    Raises an ``InputError`` that names the cell if a solution is not in a lesson or an exercise, if
     its markers do not pair up, or if it is not followed by a check.
     """
     cells = nbformat.read(path, 4).cells
@@ -111,7 +111,7 @@ def _is_solution(cell: NotebookNode) -> bool:
 
 
 def _groups(cells: Sequence[NotebookNode]) -> list[list[NotebookNode]]:
-    """Split cells into groups of neighbors of one lesson or exercise; others stay alone."""
+    """Group neighboring cells of a lesson or an exercise; each other cell is its own group."""
     groups: list[list[NotebookNode]] = []
     before: set[str] = set()
     for cell in cells:
@@ -141,7 +141,7 @@ def _practice(path: Path, group: Sequence[NotebookNode]) -> Iterator[Part]:
                 raise InputError(
                     f"{path.name}, cell {cell.id}: needs one {BEGIN!r} and then one {END!r}, a "
                     "heading '### Exercise NN.N' above it (or, in a lesson, a definition), and a "
-                    "code cell that checks it below"
+                    "code cell below that checks it"
                 )
             waiting = name
             yield Part(cell, "solution", name)
@@ -149,7 +149,7 @@ def _practice(path: Path, group: Sequence[NotebookNode]) -> Iterator[Part]:
             yield Part(cell, "check" if waiting else "setup", waiting)
             waiting = ""
     if waiting:
-        raise InputError(f"{path.name}: no code cell checks the solution of {waiting}")
+        raise InputError(f"{path.name}: no code cell checks the solution to {waiting}")
 
 
 def notebook(path: Path, kind: str) -> NotebookNode:
@@ -178,17 +178,17 @@ def import_cell() -> NotebookNode:
     """Return the cell that imports what a stub raises."""
     source = (
         "from helpers.views import lessons\n"
-        "from helpers.views.lessons import NotYet  # stops a cell that has no code of yours yet\n\n"
+        "from helpers.views.lessons import NotYet  # stops a cell until it contains your code\n\n"
         "lessons.explain_missing_names()"
     )
     return nbformat.v4.new_code_cell(source, id="generated-import")
 
 
 def plain(cell: NotebookNode, up: str | None) -> NotebookNode:
-    """Copy a cell without outputs and visible, so that it only reads a run.
+    """Copy a cell without outputs and not collapsed; the copy only reads a run.
 
-    ``up`` leads from the copy's folder to the notebooks, for relative links. ``None`` means that
-    the copy is not in the clone, so only the texts of these links remain.
+    ``up`` is the path from the copy's folder to the notebooks, for relative links. ``None`` means
+    that the copy is not in the clone, so only the texts of these links remain.
     """
     copy = cell.copy()
     tags = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]

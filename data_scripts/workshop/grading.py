@@ -1,4 +1,4 @@
-"""How the grading runs a submission, so that every submission ends with a grade.
+"""Run submissions in such a way that every submission gets a grade.
 
 nbgrader interrupts a cell that runs too long, and then continues. If the code ignores the interrupt
 or ends the kernel, nbgrader gives up, and the submission gets no grade and no feedback.
@@ -33,7 +33,7 @@ class ExecuteAll(Execute):
                 self.lost = f"cell {index + 1} ran for more than {self.timeout} s without stopping"
             except DeadKernelError:
                 self.lost = f"cell {index + 1} ended the kernel"
-        message = f"The grading stopped here: {self.lost}."
+        message = f"Grading stopped here: {self.lost}."
         cell.outputs.append(
             new_output("error", ename="Stopped", evalue=message, traceback=[message])
         )

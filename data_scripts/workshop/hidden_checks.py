@@ -1,9 +1,9 @@
-"""The hidden checks of lessons and exercises. The grading imports this file.
+"""The hidden checks of lessons and exercises. Submissions import this file during grading.
 
 Participants do not receive it: it is neither in a notebook nor in a folder that nbgrader releases.
 Each check gets the participant's global variables and raises ``AssertionError`` or ``NotYet`` with
 a message in the participant's terms. The feedback shows the message but not the code of the check.
-Random inputs depend on ``HIDDEN_CHECKS_SEED``, which each course chooses anew.
+Random inputs depend on ``HIDDEN_CHECKS_SEED``, which is drawn anew for each course.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check(name: str, names: Names) -> None:
     """Run the hidden checks of an exercise ("02.1") or of a lesson (the name of its function).
 
     ``names`` contains the participant's global variables. Raises ``NotYet`` if a check fails, if
-    the participant's code raises an exception, or if the grading stops it.
+    the participant's code raises an exception, or if nbgrader interrupts it.
     """
     try:
         CHECKS[name](names)
@@ -162,7 +162,7 @@ def _costs(names: Names) -> None:
     settings, files, reader = names["settings"], names["files"], names["reader"]
     found = {cost["context"]: cost for cost in value(names, "costs")}
     for context in ["snippet", "appended", *["abstract"] * bool(files.abstracts)]:
-        assert context in found, f"`costs` lacks the setting {context}"
+        assert context in found, f"`costs` has no row for the setting {context}"
         rows = stages.convert_run(files, replace(settings, context=context)).train
         windows = reader.windows(rows, training=True)
         tokens = int(windows.lengths.sum())
@@ -246,7 +246,7 @@ def _when_sure(names: Names) -> None:
     _close(names, "dev_coverage", allowed["coverage"].max() if len(allowed) else 0.0)
     answered = (first["confidence"] >= value(names, "threshold")).mean()
     assert abs(answered - names["dev_coverage"]) < 1e-6, (
-        f"with this threshold, the coverage of the dev questions is {answered:.3f}"
+        f"with this threshold, the coverage on the dev questions is {answered:.3f}"
     )
     given = after[after["confidence"] >= names["threshold"]]
     _close(names, "coverage", len(given) / len(after))

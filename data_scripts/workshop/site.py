@@ -1,7 +1,7 @@
 """Write a static website: the executed notebooks of a run, its report, and the documentation.
 
-The folders of the website mirror those of the repository, so the links between its pages are those
-between the files. The pages need neither a server nor a network connection.
+The website has the same folders as the repository, so the relative links between the files also
+work between the pages. The pages need neither a server nor a network connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from helpers.run.folder import MANIFEST
 from helpers.run.report import notebook_title, render, render_notebook
 
 PAGES = ("README.md", "notebooks/README.md", "docs/*.md", "docs/*/*.md", "docker/README.md")
-REPORT = ("index.html", "explorer.html")  # the pages of a run that stand alone
+REPORT = ("index.html", "explorer.html")  # self-contained pages of a run
 _IMAGES = (".png", ".svg", ".jpg")
 _INDEX = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -102,7 +102,7 @@ def _linker(page: str, known: set[str]):
 
 
 def _heading(text: str) -> str:
-    """Return the title of a page, or "" if it is only a table for another page."""
+    """Return the title of a page, or "" if it has none because it only supplies a table."""
     first = text.partition("\n")[0]
     return first.removeprefix("# ") if first.startswith("# ") else ""
 

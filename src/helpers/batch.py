@@ -1,4 +1,4 @@
-"""Run the notebooks from the command line: once, per seed or as a sweep; compare finished runs.
+"""Run the notebooks once, for several seeds, or as a sweep, and compare finished runs.
 
 examples:
   python -m helpers.batch run --profile mini
@@ -31,7 +31,7 @@ from helpers.sweeps import engine, notebooks, page, plan, shards
 from helpers.sweeps.sweep import Outcome, run_sweep
 from helpers.views.machine import memory_needed
 
-# On two cores, one process answered 1.3 times as many pairs per second as two with a core each
+# On two cores, one process answered 1.3 times as many pairs per second as two with one core each
 # (benchmarks/predict_shards.py).
 _CORES_EACH = 8
 
@@ -76,9 +76,11 @@ def sweep(
 
 
 def only(planned: plan.Sweep, number: int, retry: bool = False) -> None:
-    """Run one run of a sweep in this process, counted from 0, as one job of an array."""
+    """Execute run ``number`` (from 0) of a sweep in this process, as one job of an array."""
     if not 0 <= number < len(planned.runs):
-        raise InputError(f"only: {number} is not a run of this sweep; it has {len(planned.runs)}")
+        raise InputError(
+            f"only: {number} is not a run of this sweep; its runs are 0 to {len(planned.runs) - 1}"
+        )
     run = planned.runs[number]
     if run.state(planned.until) == "failed" and not retry:
         raise InputError(f"{run.label}: failed before ({run.failure()}); repeat it with --retry")
@@ -91,10 +93,10 @@ def only(planned: plan.Sweep, number: int, retry: bool = False) -> None:
 
 
 def compare_values(setting: str, values: Sequence, settings: Settings) -> pd.DataFrame:
-    """Train once per value of a setting, as a sweep until notebook 03; return the dev curves.
+    """Train once per value of a setting, as a sweep up to notebook 03; return the dev curves.
 
-    No test question is used, so you can choose a value without them. The curves are read from the
-    runs' wandb logs, with one row per evaluation.
+    No test questions are used, so they cannot influence your choice of a value. The curves come
+    from the runs' wandb logs, with one row per evaluation.
     """
     logs = settings.log_to == "wandb" and settings.wandb_mode != "disabled"
     if not (logs and settings.evaluate_every and settings.dev_fraction):
@@ -125,7 +127,7 @@ def spread(results: Sequence[Mapping]) -> str:
 def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> Path:
     """Compare finished runs; write the results, the ranks and figures to ``output``.
 
-    A path that ends in ".json" is the row of another system, from ``score_system.py --json``. If
+    A ".json" file contains the row of another system, from ``score_system.py --json``. If
     ``readme`` is given, also replace the table between the two markers in that Markdown file.
     Prints the table, the paired differences between configurations, and the verdicts.
     """
@@ -138,7 +140,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     if readme and other:
         raise InputError(
             f"{other[0]['name']} ({other[0]['profile']}) has {other[0]['n']} questions in "
-            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those of "
+            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those in "
             f"{', '.join(TEST_7B)}; omit this run, or omit --readme"
         )
     if other:
@@ -187,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     sub.add_argument("--fresh", action="store_true", help="run finished notebooks again")
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at the same time")
+    where.add_argument("--jobs", type=int, default=0, metavar="N", help="number of workers")
     where.add_argument(
         "--scheduler", default="", metavar="ADDRESS",
         help="use the workers of this Dask scheduler, such as tcp://host:8786",
@@ -208,11 +210,11 @@ def _add_large(commands, where: argparse.ArgumentParser) -> None:
     sub.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see docs/sweeps.md")
     sub.add_argument("--dry-run", action="store_true", help="only print the plan")
     sub.add_argument("--only", type=int, metavar="N",
-                     help="run only the N-th run (from 0), as one job of an array")  # fmt: skip
+                     help="execute only run N (from 0), as one job of an array")  # fmt: skip
     sub.add_argument("--retry", action="store_true", help="also repeat the runs that failed")
 
     sub = commands.add_parser(
-        "predict", parents=[where], help="answer a folder of question files, larger than memory"
+        "predict", parents=[where], help="answer question files, even if larger than memory"
     )
     sub.add_argument("checkpoint", metavar="CHECKPOINT", help="path or name of a fine-tuned model")
     sub.add_argument(
@@ -226,7 +228,7 @@ def _add_large(commands, where: argparse.ArgumentParser) -> None:
 def _add_finished(commands) -> None:
     """Add the commands that read finished runs."""
     finished = {"type": Path, "metavar": "FOLDER", "help": "folder of a finished run"}
-    sub = commands.add_parser("table", help="compare finished runs with published rows")
+    sub = commands.add_parser("table", help="compare finished runs with published results")
     sub.add_argument(
         "folders", nargs="+", type=Path, metavar="PATH",
         help="folder of a finished run, or a file from score_system.py --json",
@@ -241,8 +243,8 @@ def _add_finished(commands) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped, and 0 otherwise."""
-    # A scheduler's SIGTERM stops the workers and kernels like Ctrl-C, so that none is left behind.
-    with suppress(ValueError):  # raised outside the main thread, which gets no signals
+    # A scheduler's SIGTERM stops the workers and kernels as Ctrl-C does, so that none keep running.
+    with suppress(ValueError):  # raised in any thread but the main one
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _call(_parser().parse_args(argv))

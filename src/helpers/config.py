@@ -59,7 +59,7 @@ class Settings:
     precision: str = _setting("32", choices=PRECISIONS)
     devices: int = _setting(1, at_least=1)  # GPUs (or processes on a CPU) that share each batch
     accumulate: int = _setting(1, at_least=1)  # parts per device and batch, to save memory
-    activation_checkpointing: bool = False  # saves memory but takes a third more work
+    activation_checkpointing: bool = False  # saves memory but increases computation by a third
     compile: bool = False  # use torch.compile for feed-forward layers and norms
     # What the model reads.
     context: str = _setting("snippet", choices=CONTEXTS)
@@ -135,7 +135,7 @@ PROFILES: dict[str, dict] = {
     },
 }
 
-_UNUSABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # no file has such a name
+_UNUSABLE = re.compile("[\0-\x1f\x7f\ud800-\udfff]")  # not allowed in any setting
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool}
 _WORDS = {"int": "whole number", "float": "number", "bool": "truth value (true or false)"}
@@ -199,7 +199,7 @@ def _checked(field: dataclasses.Field, value: object) -> object:
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise InputError(f"{name}: expected {field.type}, got {value!r} ({type(value).__name__})")
     if kind is str and _UNUSABLE.search(value):
-        raise InputError(f"{name}: {value!r} contains a control character or half a character")
+        raise InputError(f"{name}: {value!r} contains a control character or an unpaired surrogate")
     if "choices" in limits and value not in limits["choices"]:
         raise InputError(f"{name}: {value!r} is not one of {', '.join(limits['choices'])}")
     if kind is float and not math.isfinite(value):

@@ -112,7 +112,7 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """Rename all files written in this block into place together at the end, or none of them.
+    """At the end of the block, rename all files written in it into place, or none of them.
 
     If the disk fills up during the last file, no partial result remains and no old file is lost.
     """
@@ -182,10 +182,10 @@ def _writable(path: str | Path) -> Path:
 
 
 def hold(lock: Path, patience: float = 0) -> AbstractContextManager | None:
-    """Lock a file, which is created, until the returned context ends or this process does.
+    """Create and lock a file until the returned context or this process ends.
 
-    Returns ``None`` if another process still holds it after ``patience`` seconds. Remove the lock
-    file only while you hold it: filelock notices if the file that it has locked is gone.
+    Returns ``None`` if another process still holds the lock after ``patience`` seconds. Remove the
+    file only while you hold the lock: filelock notices if the file that it has locked is gone.
     """
     try:
         return filelock.FileLock(lock).acquire(timeout=patience)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 GOLDEN = "contains answers, so it is a golden file; participants were given fewer snippets"
 TRAINED_ON = (
-    "this golden file is converted as training data (for test data, add --test); give your test "
-    "files to --against, so that the model is not trained on test questions"
+    "this golden file is converted as training data (for test data, add --test); specify your "
+    "test files with --against, so that the model is not trained on test questions"
 )
 _BIOASQ_ROW = re.compile(r"[0-9a-f]{24}_\d{3,}")
 
@@ -132,7 +132,9 @@ def _check_options(
 
 def _check_abstracts(abstracts: str | Path | None, context: str) -> None:
     if abstracts and context != "abstract":
-        raise InputError(f"{abstracts}: read only with --context abstract; add it or omit the file")
+        raise InputError(
+            f"{abstracts}: read only with --context abstract; add this option or omit the file"
+        )
 
 
 def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sources:
@@ -154,7 +156,7 @@ def _read_sources(files: Sequence[str | Path], options: ConvertOptions) -> Sourc
     found = leaks.find_leaks(sources.texts(), leaks.read_tests(options.against))
     sources.remarks += leaks.refuse_leaks(files[0], found, allow=options.allow_leak)
     if not sources.questions and options.context != "snippet":
-        raise InputError(f"{files[0]}: a SQuAD file has its contexts; omit --context")
+        raise InputError(f"{files[0]}: a SQuAD file already has contexts; omit --context")
     return sources
 
 
@@ -197,7 +199,7 @@ def _split_rows(
 
 
 def load_reader(checkpoint: str | Path, settings: Settings) -> Reader:
-    """Load a checkpoint and its tokenizer by path or by name (which may download them)."""
+    """Load a checkpoint and its tokenizer by path or by name; download them if necessary."""
     from helpers.model import checkpoints
 
     return checkpoints.load(checkpoints.prepare(fetch(checkpoint).folder, settings), settings)
@@ -248,7 +250,7 @@ def fine_tune_files(
 
     ``parameters`` are fields of ``config.Settings``. We read and check everything before training
     starts. Unless ``allow_leak`` is set, we refuse training questions whose id or text is in a test
-    file (from ``against``, or by default from ``bioasq_dir``); near-duplicates lead only to a
+    file (from ``against``, or by default from ``bioasq_dir``); near-duplicates cause only a
     remark. We also refuse a question in ``dev`` if ``train`` contains its text with the same
     context or id; if ``train`` contains only its text, we print a remark. Prints the scores on
     ``dev`` and returns the trained reader.
@@ -329,7 +331,7 @@ def predict_files(
     remarks.print(questions)
     if examples and abstracts:
         raise InputError(
-            f"{questions}: a SQuAD file has its contexts; omit --abstracts and --context"
+            f"{questions}: a SQuAD file already has contexts; omit --abstracts and --context"
         )
     reader = load_reader(checkpoint, settings)
     if reader.fresh_head:
@@ -346,7 +348,7 @@ def predict_files(
             print(f"{questions}: {GOLDEN}", file=sys.stderr)
         if drops:
             names = ", ".join(drop.question_id for drop in drops)
-            without = f"no context and therefore no answer for question {names}"
+            without = f"no context, and therefore no answer, for {names}"
             print(f"{questions}: {without}", file=sys.stderr)
     candidates = reader.predict(examples)
     if nbest_file:

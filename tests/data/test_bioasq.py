@@ -168,7 +168,7 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
         ({"exact_answer": ["a", ["b", "c"]]}, "mixes", {"exact_answer": (("a",), ("b", "c"))}),
         ({"exact_answer": [["a", 3]]}, "is a number", {"exact_answer": (("a", "3"),)}),
         ({"exact_answer": [["a", None]]}, "is null", {"exact_answer": (("a",),)}),
-        ({"type": "Factoid "}, "spelled differently", {"type": "factoid"}),
+        ({"type": "Factoid "}, "nonstandard spelling", {"type": "factoid"}),
         ({"documents": "d"}, "is a string; it is", {"documents": ("d",)}),
         ({"snippets": [{"text": "x", "offsetInBeginSection": "3"}]}, "not stored as an integer",
          {"snippets": (Snippet("x", offset_begin=3),)}),

@@ -378,7 +378,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(save, tiny, tmp_path):
         ([train, "--test", "--dev-fraction", "0.5"], "a test input is not split"),
         ([train, "--negatives"], "add --squad-version 2"),
         ([train, "--abstracts", test_input], "read only with --context abstract"),
-        ([ready, "--context", "appended"], "ready.json: a SQuAD file has its contexts"),
+        ([ready, "--context", "appended"], "ready.json: a SQuAD file already has contexts"),
         ([ready, "--abstracts", test_input], "read only with --context abstract"),
         ([train, "--drops", "out.json"], "would be overwritten"),
         ([train, "--ids", train], "would be overwritten"),
@@ -395,7 +395,7 @@ def test_when_nothing_can_be_converted_repairs_and_drops_are_written_all_the_sam
     train = save("training7b.json", {"questions": [one]})
     done = run(train, "--output", "o.json", "--drops", "z.jsonl", cwd=tmp_path)
     repair, error = done.stderr.splitlines()
-    assert done.returncode == 2 and "spelled differently" in repair and "(no snippets)" in error
+    assert done.returncode == 2 and "nonstandard spelling" in repair and "(no snippets)" in error
     (drop,) = map(json.loads, (tmp_path / "z.jsonl").read_text("utf-8").splitlines())
     assert drop["reason"] == "no snippets" and not (tmp_path / "o.json").exists()
 

@@ -51,7 +51,7 @@ def test_names_of_the_public_copies(folder):
 def test_a_training_file_for_another_context_is_named(folder):
     root = folder("BioASQ-train-factoid-7b.json", *golds())
     with pytest.raises(
-        InputError, match="context 'abstract' .BioASQ-train-factoid-7b.json is for another"
+        InputError, match="context 'abstract' .BioASQ-train-factoid-7b.json is for a different"
     ):
         find_files(root, context="abstract")
 
@@ -183,7 +183,7 @@ def test_every_file_is_read_or_ignored_for_a_reason(folder):
     (root / "copy" / "training7b.json").write_text("training7b.json")
     files = find_files(root)
     assert {path.relative_to(root).as_posix(): why for path, why in files.ignored} == {
-        "7B1_golden.json.bak": "no input has such a name",
+        "7B1_golden.json.bak": "unknown file name",
         "6B1_golden.json": "edition 6b, not 7b",
         "BioASQ-test-factoid-7b.json": "not needed: the BioASQ test files are read",
         "7B_golden.json": "contains all batches, but files for single batches are read",
@@ -210,6 +210,6 @@ def test_what_was_passed_over_when_golden_files_stand_in(folder):
     assert files.passed_over() == (
         "BioASQ-test-factoid-7b.json "
         "(contains all batches, but files for single batches are read), "
-        "task7b_testset1.json (no input has such a name)"
+        "task7b_testset1.json (unknown file name)"
     )
     assert files.passed_over(1).endswith("are read) and 1 more")

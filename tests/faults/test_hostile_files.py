@@ -71,7 +71,7 @@ def test_long_attributes_are_not_read_into_memory(tmp_path):
         ("layers", 1_000_000, "num_hidden_layers is 1000000; expected an integer from 1 to 1000"),
         ("hidden", -32, "hidden_size is -32"),
         ("hidden", "null", "hidden_size is missing"),
-        ("vocab_size", 9_000_000, "describes .* weights, but it has only"),
+        ("vocab_size", 9_000_000, "describes .* weights, but the file has only"),
         ("gelu", "[a]", "hidden_act is None"),
     ],
 )

@@ -433,7 +433,7 @@ def test_users_own_file_in_the_folder_is_never_overwritten(hub, cache, tmp_path)
 def test_full_disk_is_said_before_anything_is_fetched(hub, cache, monkeypatch):
     usage = download.shutil.disk_usage(".")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(InputError, match="0 MB are needed and 0 MB are free"):
+    with pytest.raises(InputError, match="needs 0 MB, but only 0 MB is free"):
         fetch.fetch("tiny")
     assert hub.requests == []
 

@@ -93,7 +93,7 @@ def test_newest_version_by_date_else_by_number(server, tmp_path, monkeypatch):
         assert sources.newest_version(f"nvidia/{MODEL}") == version
     for broken in ([], {"modelVersions": "x"}, {"modelVersions": [{"versionId": None}]}):
         monkeypatch.setattr(sources, "get_json", lambda *_, a=broken: a)
-        with pytest.raises(download.NotHere, match="names no complete version"):
+        with pytest.raises(download.NotHere, match="contains no complete version"):
             sources.newest_version(f"nvidia/{MODEL}")
 
 

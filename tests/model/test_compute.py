@@ -144,7 +144,7 @@ def test_prediction_goes_on_with_half_batches_when_memory_runs_out(capsys):
     found = decoding.compute_logits(short, windows)
     assert abs(found - expected).max() < 1e-5
     assert max(short.sizes[-5:]) <= 100
-    assert "predicting: not enough memory; going on with" in capsys.readouterr().err
+    assert "predicting: not enough memory; continuing with" in capsys.readouterr().err
     with pytest.raises(InputError, match="max_length: not even one window of"):
         decoding.compute_logits(Short(reader.model, 3), windows)
     with pytest.raises(RuntimeError, match="another"):

@@ -364,8 +364,8 @@ def test_files_that_are_not_read_are_listed_with_the_reason(make, save):
     files, _ = make(test=None, gold=[{**GOLD[0], "type": "Factoid"}, GOLD[1]])
     rows = [(row["file"], row["remark"]) for row in remarks(files)]
     assert rows == [
-        ("7B1_golden.json", "field 'type' is spelled differently; it is read as 'factoid'"),
-        ("notes.txt", "not read: no input has such a name"),
+        ("7B1_golden.json", "field 'type' has a nonstandard spelling; it is read as 'factoid'"),
+        ("notes.txt", "not read: unknown file name"),
     ]
     for n in range(60):
         save(f"data/n{n:02d}.txt", b"x")

@@ -90,7 +90,7 @@ def test_missing_question_is_wrong_or_dropped_and_an_empty_one_always_wrong():
 
 
 def test_nothing_to_score_is_an_input_error():
-    with pytest.raises(InputError, match="every question is missing"):
+    with pytest.raises(InputError, match="every question lacks an entry"):
         score_batch("b", GOLD, {"elsewhere": ["x"]}, "dropped")
     with pytest.raises(InputError, match="no question"):
         score_batch("b", {}, {})

@@ -122,7 +122,7 @@ def test_a_question_in_two_places_is_refused(tmp_path, model):
     source = tmp_path / "in"
     source.mkdir()
     (source / "a.jsonl").write_text(row + other + row)
-    with pytest.raises(InputError, match="rows of question 'gene' do not follow each other"):
+    with pytest.raises(InputError, match="rows of question 'gene' are not consecutive"):
         answer(source, tmp_path / "out", model)
     (source / "a.jsonl").write_text(row)
     (source / "b.jsonl").write_text(row)

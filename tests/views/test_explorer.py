@@ -92,7 +92,7 @@ def test_a_folder_of_answers_can_be_compared_too(run):
         "answers": [{"text": "tnf-α ", "right": True, "score": None, "parts": []}],
     }
     assert second["other"]["rank"] == 0  # a question without an answer counts as wrong
-    with pytest.raises(InputError, match=r"squad: has no answers to b1"):
+    with pytest.raises(InputError, match=r"squad: has no answers for b1"):
         explorer.page(run, run / "squad")
 
 

@@ -97,7 +97,8 @@ def test_keys_step_and_leave_text_fields_alone(show, tmp_path):
     page.press("j")
     assert page.run(where).startswith("No question")  # "j" was typed into the field
     assert (
-        page.run("document.querySelector('main').textContent") == "No question fits these filters."
+        page.run("document.querySelector('main').textContent")
+        == "No question matches these filters."
     )
 
 

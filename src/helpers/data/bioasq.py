@@ -73,7 +73,7 @@ class Remarks:
         self.found.setdefault(what, {})[question_id] = None
 
     def lines(self, path: object) -> list[str]:
-        """Return one line per kind, with the number of questions and the first ids ("": file)."""
+        """Return one line per kind, with the number of questions and the first ids, if any."""
         return [
             f"{path}: {what}" + (f": {some_ids(ids)}" if any(ids) else "")
             for what, ids in self.found.items()
@@ -178,7 +178,7 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         problem = f"not JSON ({where}: {error.msg}); unpack or download it again"
-    except ValueError:  # Python does not read an integer of more than 4300 digits
+    except ValueError:  # Python does not read integers with more than 4300 digits
         problem = "contains a number with thousands of digits; correct or remove it"
     except RecursionError:
         problem = "the JSON is nested too deeply for a BioASQ file; download it again"
@@ -186,7 +186,7 @@ def read_json(path: str | Path, remarks: Remarks | None = None, *, strict: bool 
 
 
 def _json_lines(text: str, decoder: json.JSONDecoder) -> list[dict]:
-    """Return the rows if the text is JSON lines (as datasets writes SQuAD), or an empty list."""
+    """Return the rows of JSON lines (how the datasets library writes SQuAD), or an empty list."""
     try:
         rows = [decoder.decode(line) for line in text.split("\n") if line.strip()]
     except json.JSONDecodeError:
@@ -210,7 +210,7 @@ def _as_dict(pairs: list[tuple[str, Any]], remarks: Remarks) -> dict:
 def is_squad(data: object) -> bool:
     """Return whether parsed JSON has a SQuAD structure: ``{"data": [...]}`` or the list inside it.
 
-    The list contains articles, paragraphs, or rows with their own context, as written by datasets.
+    The list contains articles, paragraphs, or (from the datasets library) rows with a context.
     """
     if isinstance(data, dict):
         if isinstance(data.get("questions"), list):
@@ -324,7 +324,7 @@ def _type_of(item: dict, place: Place) -> str:
     if name not in TYPES:
         raise place.error("type", f"is {written!r}, expected one of {', '.join(TYPES)}")
     if name != written:
-        place.remark(f"field 'type' is spelled differently; it is read as {name!r}")
+        place.remark(f"field 'type' has a nonstandard spelling; it is read as {name!r}")
     return name
 
 
@@ -356,7 +356,7 @@ def _read_snippet(entry: object, place: Place) -> Snippet:
     begin = _offset(entry, "offsetInBeginSection", place)
     end = _offset(entry, "offsetInEndSection", place)
     if min(begin, end) >= 0 and first == last and end - begin != len(text):
-        place.remark("the length of a snippet does not match its offsets; its text counts")
+        place.remark("the length of a snippet does not match its offsets; its text is used")
     return Snippet(text, document, first, last, begin, end)
 
 

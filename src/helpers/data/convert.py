@@ -36,7 +36,7 @@ _MOST = 200  # maximum number of characters to compare; a real name is shorter
 
 @dataclass(frozen=True)
 class Abstracts:
-    """Texts by document address or PubMed id, and the reason why each missing text is missing."""
+    """Texts by document address or PubMed id, and a reason for each missing text."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     unavailable: Mapping[str, str] = field(default_factory=dict)
@@ -145,9 +145,9 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; you can look up a document by any address.
+    """Read ``{document address or PubMed id: text}``; look up documents by any of their addresses.
 
-    An address on a different host must be complete, because its number may be a valid PubMed id.
+    An address on a host other than PubMed must be complete; its number may be a valid PubMed id.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
@@ -155,7 +155,7 @@ def read_abstracts(path: str | Path) -> dict[str, str]:
     abstracts = {}
     for document, text in data.items():
         if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}: document {document!r} has no text; add one or remove it")
+            raise InputError(f"{path}: document {document!r} has no text; add text or remove it")
         abstracts[document] = text
         abstracts.setdefault(_key(document), text)
     return abstracts
@@ -186,7 +186,7 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
 
 
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
-    """Find the text most similar to an answer: the text, its snippet and the score (0 to 1).
+    """Return the text most similar to an answer, its snippet, and their similarity (0 to 1).
 
     The text has as many words as the answer, one more, or one less.
     """

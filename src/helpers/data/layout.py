@@ -146,7 +146,7 @@ def find_files(
     if need_train and not train:
         others = [file for file in filter(None, found.values()) if file.edition == edition]
         names = [file.path.name for file in others if file.role == "train"]
-        hint = f" and context {context!r} ({names[0]} is for another)" if names else ""
+        hint = f" and context {context!r} ({names[0]} is for a different context)" if names else ""
         raise _missing(folder, found, f"no training file for edition {edition}{hint}")
     if alone := tests and sorted(set(tests) ^ set(golds)):
         names = ", ".join(_batch(edition, number) for number in alone)
@@ -210,7 +210,7 @@ def _why_ignored(
 ) -> str:
     if file is None:
         abstracts = _ABSTRACTS.fullmatch(path.name)
-        return "read only under context 'abstract'" if abstracts else "no input has such a name"
+        return "read only under context 'abstract'" if abstracts else "unknown file name"
     if file.edition != edition:
         return f"edition {file.edition}, not {edition}"
     if file.context not in (None, context):
@@ -281,7 +281,7 @@ def read_batches(
     """
     golds = [read_questions(path, answers="required") for path in files.golds]
     for path in files.golds:
-        read_golds(path)  # check the files before training, exactly as scoring reads them
+        read_golds(path)  # check the files before training, exactly as scoring does
     if files.tests_are_squad:
         parts = [(read_squad(path), []) for path in files.tests]
     else:

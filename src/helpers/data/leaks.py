@@ -252,7 +252,7 @@ def type_counts(examples: Iterable[Example]) -> Counter[str]:
 
 
 def _types(examples: Iterable[Example]) -> dict[str, str]:
-    """Map question ids to the answer type of the alphabetically first span, in any row order."""
+    """Map question ids to the type of the alphabetically first answer, regardless of row order."""
     texts: dict[str, list[str]] = defaultdict(list)
     for example in examples:
         texts[example.question_id] += [span.text for span in example.spans]
@@ -277,7 +277,7 @@ def split_dev(
     types, groups = _types(examples), _groups(examples)
     if len(groups) < 2:
         wording = f"{len(types)} questions with the same text" if len(types) > 1 else "1 question"
-        raise InputError(f"dev fraction {fraction}: {wording} cannot be split; set it to 0")
+        raise InputError(f"dev fraction {fraction}: {wording} cannot be split; use 0")
     count = min(max(round(fraction * len(types)), 1), len(types) - 1)
     by_type = defaultdict(list)
     for names in groups:

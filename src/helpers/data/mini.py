@@ -25,7 +25,7 @@ STOP = frozenset(
 
 
 def moved(path: str) -> str:
-    """Return where a file of BioASQ-mini is now, if it was recorded in a clone that was moved."""
+    """Return the current path of a BioASQ-mini file that was recorded before its clone moved."""
     here = DATA / Path(path).name
     return str(here) if not Path(path).exists() and here.is_file() else path
 
@@ -66,7 +66,7 @@ def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
 
 
 def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
-    """Map each candidate in ``text`` to its distance from the question in words, and its name."""
+    """Map each candidate in ``text`` to (distance from the question in words, name in the text)."""
     words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
     wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
     found = {}
@@ -84,11 +84,11 @@ def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
 
 
 def gold_defects(questions: Iterable[Question]) -> list[dict[str, str]]:
-    """List gold answers that count correct answers as wrong, one row per question and defect.
+    """List gold answers that make correct answers count as wrong: one row per question and defect.
 
     A row has the id, the question, the defect, the gold answers as a reader should see them, and
     ``better``, an answer that should also count. The defects are "extra spaces" (in a name that is
-    right otherwise), "sentence" (the answer is only a part of the gold answer), and "missing
+    otherwise right), "sentence" (the answer is only a part of the gold answer), and "missing
     synonym" (a snippet uses a name of the answer that no gold answer has).
     """
     rows = []

@@ -130,7 +130,7 @@ class _Service:
         import requests
 
         self._keep_to_the_rate()
-        # NCBI asks for POST for long lists; it also keeps the key out of URLs and logs.
+        # NCBI asks for POST with long lists; POST also keeps the key out of URLs and logs.
         data = {**self.fixed, "id": ",".join(pmids)}
         try:
             response = self.session.post(self.url, data=data, timeout=TIMEOUTS)

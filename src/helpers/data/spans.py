@@ -34,7 +34,7 @@ class Span:
 
 
 def fold(text: str) -> str:
-    """Lower-case a text without moving any offset: ``len(fold(text)) == len(text)``.
+    """Lower-case a text without changing any offset: ``len(fold(text)) == len(text)``.
 
     'İ' is the only character with a longer lowercase form, so we leave it unchanged. Both lowercase
     sigmas become 'σ', because ``lower`` chooses between them by position. 'ß' does not become 'ss'.

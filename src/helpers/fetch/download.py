@@ -100,13 +100,13 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed * 1.05:
         raise InputError(
-            f"{folder}: {needed / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free; {_ROOM}"
+            f"{folder}: needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB is free; {_ROOM}"
         )
 
 
 @contextmanager
 def locked(folder: Path, name: str, lock: str = ".lock") -> Iterator[None]:
-    """Let one process at a time work in ``folder``; show ``name`` to users who must wait."""
+    """Allow one process at a time to work in ``folder``; show ``name`` to users who must wait."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = hold(folder / lock)
@@ -139,7 +139,7 @@ def download(
 
     ``size`` is the expected number of bytes, or ``None`` if only the server knows it. In this case,
     we accept at most ``most`` bytes, because a server could go on sending forever. ``hashed`` means
-    that the caller verifies a SHA-256 afterwards; otherwise, we resume a partial file only if the
+    that the caller verifies a SHA-256 afterward; otherwise, we resume a partial file only if the
     server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
     removes them if a redirect leads to a different host. We try an unreachable host only once.
     Raises ``NotHere`` with the reason; the bytes received so far stay in ``part``.
@@ -403,7 +403,7 @@ def _extract(file: tarfile.TarFile | zipfile.ZipFile, archive: Path, folder: Pat
             taken.add(key)
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            # We take over no owner or mode. (``tarfile``'s filters need Python 3.11.4.)
+            # We keep no owner or mode. (``tarfile``'s filters need Python 3.11.4.)
             source = file.extractfile(info) if is_tar else file.open(info)
             with source, target.open("xb") as copied:
                 shutil.copyfileobj(source, copied, CHUNK)

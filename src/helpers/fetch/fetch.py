@@ -177,7 +177,7 @@ def _first_fetch(entry: Entry, target: Path, source: Path | None) -> str:
     try:
         _check_names(where, [path.name for path in found])
     except InputError:
-        shutil.rmtree(target / INCOMING, ignore_errors=True)  # the next attempt must not reuse it
+        shutil.rmtree(target / INCOMING, ignore_errors=True)  # the next attempt must not reuse them
         raise
     files = [File(path.name, sha256(path), path.stat().st_size) for path in found]
     # Record the hashes first, so that an interruption cannot leave files without known hashes.

@@ -115,7 +115,7 @@ def newest_version(model: str) -> str:
         if known is not None and version.get("status", "UPLOAD_COMPLETE") == "UPLOAD_COMPLETE":
             found.append((str(version.get("createdDate") or ""), str(known)))
     if not found:
-        raise NotHere(f"{public(endpoint())}: the list for {model} names no complete version")
+        raise NotHere(f"{public(endpoint())}: the list for {model} contains no complete version")
     dated = all(date for date, _ in found)
     return max(found, key=lambda item: (item[0] if dated else "", _natural(item[1])))[1]
 
@@ -307,7 +307,7 @@ def _collect(
 
 def _hub_files(entry: Entry) -> tuple[list[File], str]:
     """Return the files of a BERT checkpoint at the entry's revision, and the revision's commit."""
-    from huggingface_hub import HfApi  # here, because the import takes longer than most of the kit
+    from huggingface_hub import HfApi  # imported here because it is slow to import
 
     try:
         info = HfApi(_hub(), token=False).model_info(

@@ -78,7 +78,7 @@ def write_report(
 
 
 def _code(text: object) -> str:
-    """Return a text as code in Markdown, in which HTML has no effect."""
+    """Format text as inline code in Markdown, so that HTML in it has no effect."""
     return "`" + re.sub(r"[`|\r\n]", "�", str(text)) + "`"
 
 
@@ -98,7 +98,7 @@ def _settings(path: Path) -> list[str]:
     lines = []
     for file in sorted(path.rglob("*config.json")) if path.is_dir() else ():
         text = file.read_text(encoding="utf-8", errors="replace").strip()
-        fence = max(["``", *re.findall("`+", text)], key=len) + "`"  # the text cannot end it
+        fence = max(["``", *re.findall("`+", text)], key=len) + "`"  # longer than any in the text
         lines += ["", f"{_code(file.name)}:", "", f"{fence}json", text[:_LONGEST], fence]
     return lines[1:] or ["No config.json was found; archives are not searched."]
 
@@ -153,7 +153,7 @@ def gelu_lines(reader: Reader) -> list[str]:
             "error": "standard error"}  # fmt: skip
     rows = [(gelu, *(f"{row[key]:.4f}" for key in keys)) for gelu, row in found.items()]
     best = max(found, key=lambda gelu: found[gelu]["better_by"])
-    verdict = "The difference is within two standard errors, so these questions are not conclusive."
+    verdict = "The difference is within two standard errors, so the comparison is inconclusive."
     if found[best]["better_by"] > 2 * found[best]["error"]:
         verdict = f"The weights fit the {best} form better, by more than two standard errors."
     return [
@@ -194,7 +194,7 @@ def _with_gelu(reader: Reader, gelu: str) -> Reader:
 
 
 def _losses(reader: Reader) -> np.ndarray:
-    """Return each question's negative log-probability of the gold span, float ``[questions]``."""
+    """Return the negative log-probability of each question's gold span, float ``[questions]``."""
     examples = [
         replace(example, spans=tuple(find_spans(example.context, [answer])[:1]))
         for example, answer in row_order.questions()

@@ -80,7 +80,7 @@ def _load_transformers(folder: Path, settings: Settings, compute: Compute) -> Re
     origin = raw.get("origin") if isinstance(raw.get("origin"), dict) else {}
     with torch.device("meta"):
         model = SpanModel(config)
-    # Create the reader before reading the weights because it rejects windows that are too long.
+    # Create the reader before reading the weights because it checks ``max_length``.
     reader = Reader(
         model, tokens_of(tokenizer), settings, origin=origin, tokenizer=tokenizer, compute=compute
     )

@@ -55,7 +55,7 @@ class Compute:
         return torch.autocast(torch.device(self.device).type, _HALF[self.precision])
 
     def prediction(self, model: SpanModel) -> AbstractContextManager:
-        """Return a context manager for prediction without gradients, and with weights cast once.
+        """Return a context manager for prediction: no gradients, and weights cast only once.
 
         In inference mode, autocast would cast all weights again for each batch (PyTorch 2.13).
         """
@@ -69,11 +69,11 @@ class Compute:
         return stack
 
     def prepare(self) -> None:
-        """Set the modes of this process: TF32 for float32 products, and no attention by cuDNN.
+        """Set PyTorch's global modes: TF32 if ``precision`` is "tf32", and no cuDNN attention.
 
         On an H100 or H200, PyTorch 2.11 and later prefer cuDNN for padded rows in half precision.
-        cuDNN plans its work anew for each size of a batch, and our batches rarely have the same
-        size. On an H200, a training step of BioMegatron with dropout on 12 snippets took 146 ms in
+        cuDNN plans its work anew for each batch shape, and our batches rarely have the same shape.
+        On an H200, a training step of BioMegatron with dropout on 12 snippets took 146 ms in
         bf16 with cuDNN and 65 ms without it.
         """
         torch.backends.cuda.enable_cudnn_sdp(False)
@@ -223,8 +223,8 @@ def bf16_ratio(seconds: float = 0.25) -> float:
     """Return the speedup of bfloat16 autocast over float32 for one layer on the CPU.
 
     For about ``seconds`` in total, we alternate between the two precisions and time the forward and
-    backward pass of a layer of size 384. The speedup compares the fastest times. The random state
-    does not change.
+    backward pass of a layer of size 384. The speedup is the ratio of the fastest times. The
+    random state does not change.
     """
     with torch.random.fork_rng(devices=[]):
         layer = Layer(EncoderConfig(hidden=384, heads=12, feed_forward=1536))
@@ -252,11 +252,11 @@ def prepared_weights(model: SpanModel) -> Iterator[None]:
     """Predict in bfloat16 on a CPU with weights that are converted and reordered once.
 
     Each linear layer of the encoder calls the kernel that torch.compile would choose. This kernel
-    reads reordered weights and includes the bias and GELU. Prediction was 1.1 times as fast as with
-    autocast alone (6 x 384, batches of 4,096 tokens, AVX512_BF16). The copies take 2 bytes per
-    weight, and the model is unchanged afterwards. Use this function only inside
-    ``torch.inference_mode()`` and bfloat16 autocast, with a model in evaluation mode. Does nothing
-    if the CPU lacks the kernel's instructions.
+    reads reordered weights and also applies the bias and GELU. Prediction was 1.1 times as fast as
+    with autocast alone (6 x 384, batches of 4,096 tokens, AVX512_BF16). The copies take 2 bytes per
+    weight, and the model is unchanged afterward. Use this function only inside
+    ``torch.inference_mode()`` and bfloat16 autocast, with a model in evaluation mode. It does
+    nothing if the CPU lacks the kernel's instructions.
     """
     changed = []
     try:
@@ -277,7 +277,7 @@ def prepared_weights(model: SpanModel) -> Iterator[None]:
 
 @cache
 def _has_kernel() -> bool:
-    """Return whether the kernel of ``prepared_weights`` runs here; without AVX-512, it refuses."""
+    """Return whether the kernel of ``prepared_weights`` runs on this CPU; it needs AVX-512."""
     try:
         torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16, dtype=torch.bfloat16))
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Attention in bfloat16 on a CPU, as plain matrix products per run of equal-length windows.
+"""Attention in bfloat16 on a CPU: plain matrix products for each run of equal-length windows.
 
 PyTorch's fused attention for CPUs gains nothing from bfloat16. Its backward pass takes more than 3
 times as long as in float32, which is over 40% of a training step under autocast. We instead use two
@@ -49,7 +49,7 @@ class _Products(torch.autograd.Function):
 
 
 def _split(runs, *tensors):
-    """Return tuples of a run and its rows of each tensor."""
+    """Return an iterator over tuples: a run, then its rows of each tensor."""
     sizes = [count * length for count, length in runs]
     return zip(runs, *(t.split(sizes) for t in tensors), strict=True)
 

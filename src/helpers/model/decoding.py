@@ -67,8 +67,8 @@ class Candidate:
 class NBest(Sequence[Candidate]):
     """The candidates of one pair, best first.
 
-    They are kept as an array, with 32 bytes for each instead of an object, because 100,000 pairs
-    have two million of them. The texts are read from the context.
+    They are stored in an array, at 32 bytes each, not as objects, because 100,000 pairs have two
+    million candidates. The texts are read from the context.
     """
 
     __slots__ = ("_spans", "context")
@@ -205,7 +205,7 @@ def compute_logits(
                             "lower it, or set device=cpu"
                         ) from error
                     short = True
-                if short:  # outside of ``except``, where the error still holds the tensors
+                if short:  # not in ``except``, where the error still holds the tensors
                     left, tokens = _halve([*left, rows], windows, tokens, device)
                     continue
                 found[to_device(torch.from_numpy(windows.tokens_of(rows)), device)] = logits
@@ -224,13 +224,14 @@ def compute_logits(
 def _halve(
     left: list[list[int]], windows: Windows, tokens: int, device: torch.device
 ) -> tuple[list[list[int]], int]:
-    """Plan the windows that are left in batches of half as many tokens, last batch first."""
+    """Regroup the remaining windows into batches of half as many tokens, last batch first."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     rows = np.concatenate(left)
     used = windows.lengths[left[-1]].sum()
     tokens = min(tokens, int(used)) // 2
-    print(f"predicting: not enough memory; going on with {tokens} tokens a batch", file=sys.stderr)
+    said = f"predicting: not enough memory; continuing with {tokens} tokens per batch"
+    print(said, file=sys.stderr)
     batches = prediction_batches(windows.lengths[rows], tokens)[::-1]
     return [rows[batch].tolist() for batch in batches], tokens
 
@@ -291,7 +292,7 @@ def nbest(
     window, first, last = best_spans(windows, logits, size, max_answer)
     score = logits[first, 0].astype(float) + logits[last, 1].astype(float)
     order = np.argsort(-score, kind="stable")  # ties keep their order
-    # numpy sorts 16-bit integers, enough for the pairs of one call, ten times as fast as others.
+    # numpy sorts 16-bit integers, which suffice here, ten times as fast as larger ones.
     pair = windows.pair[window].astype(np.min_scalar_type(len(examples)))
     order = order[np.argsort(pair[order], kind="stable")]
     bounds = np.searchsorted(pair, np.arange(len(examples) + 1)).tolist()  # pair is sorted
@@ -313,7 +314,7 @@ def nbest(
     sizes = np.diff(counts)
     best = np.repeat(np.asarray(counts[:-1]), sizes)  # each pair's first span
     score = score[chosen]
-    # With ``np.exp`` and ``np.sum``, the last bits would depend on the instructions of the CPU.
+    # With ``np.exp`` and ``np.sum``, the last bits would depend on the CPU's instruction set.
     weights = list(map(math.exp, (score - score[best]).tolist()))
     totals = [sum(weights[low:high]) for low, high in pairwise(counts)]
     spans["probability"] = weights / np.repeat(totals, sizes)
@@ -326,10 +327,10 @@ def nbest(
 def _distinct(
     detokenizer: Detokenizer, tokens: tuple, starts: list, ends: list, spans: range, size: int
 ) -> list[int]:
-    """Return the numbers of the first ``size`` of one pair's spans with distinct texts.
+    """Return the indices of one pair's first ``size`` spans with distinct texts.
 
     tokens: the first and last tokens of all spans. starts, ends: the offsets of all spans; where
-    the start is -1, they are decoded and filled in.
+    the start is -1, we decode the span and fill in both.
     """
     context = detokenizer.context
     single = has_single_spaces(context)
@@ -423,10 +424,11 @@ def pair_exact_match(
     candidates: Sequence[Sequence[Candidate]],
     gold_spans: Mapping[str, Sequence[Span]],
 ) -> tuple[int, int]:
-    """Return (hits, pairs): pairs whose best span is a gold span, and pairs with a gold span.
+    """Count the pairs that have a gold span and the hits, whose best span is a gold span.
 
-    ``gold_spans`` maps an example's id to the gold spans of its context. The comparison uses the
-    lowercased texts, so another occurrence of the same words also counts as a hit.
+    Return (hits, pairs). ``gold_spans`` maps an example's id to the gold spans of its context. The
+    comparison uses the lowercased texts, so another occurrence of the same words also counts as a
+    hit.
     """
     hits = pairs = 0
     for example, found in zip(examples, candidates, strict=True):
@@ -457,7 +459,7 @@ def dev_scores(reader: Reader, examples: Sequence[Example], progress: bool = Fal
     Return the number of ``questions`` and of distinct ``pairs``, the mean ``loss`` of their windows
     in nats, the scores ``sacc``, ``mrr`` and ``lacc`` over questions, and ``pair_em`` over pairs.
     All scores are from 0 to 1. The gold answers of a question are the texts of all spans in its
-    examples. Each window is computed once and counts once per span of its example in the loss, as
+    examples. We compute each window once, but the loss counts it once per span of its example, as
     in training.
     """
     golds: dict[str, set[str]] = {}

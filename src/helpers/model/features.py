@@ -36,10 +36,10 @@ class Windows:
     can_start: bool ``[total_tokens]``, whether an answer may start at the token. Each context token
     can start an answer only in the window that gives it the most context on both sides. An answer
     may end at any context token.
-    literal: bool ``[total_tokens]``, whether the tokens of the token's word match the characters of
-    the word one by one. unique: bool ``[total_tokens]``, whether the token's text does not occur
-    earlier in its word. If all tokens of an answer are literal and its first one is unique, their
-    offsets are its offsets; otherwise, a detokenizer finds them. Both are false for training.
+    literal: bool ``[total_tokens]``, whether all tokens of this token's word match the characters
+    of the word one by one. unique: bool ``[total_tokens]``, whether the token's text does not occur
+    earlier in its word. If all tokens of an answer are literal and the first is unique, the
+    answer has their offsets; otherwise, a detokenizer finds them. Both are false for training.
     bounds: int64 ``[windows + 1]``; pair: int64 ``[windows]``, the index of the example.
     start, end: int64 ``[windows]``, the answer's first and last tokens within the window; both
     are 0 ([CLS]) if the window does not contain the whole answer.
@@ -89,7 +89,7 @@ class Windows:
         )
 
     def tokens_of(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the indices of the tokens of some windows, in the given order: int64."""
+        """Return the token indices of the given windows, in the given order: int64."""
         return ranges(self.bounds[rows], self.lengths[rows])
 
 
@@ -101,7 +101,7 @@ class Batch:
     bounds: int32 ``[windows + 1]``, cumulative lengths, as variable-length kernels expect them.
     mask: bool ``[windows, longest]``, true where a row padded to the longest window has a token.
     slots: int64 ``[total_tokens]``, the index of each token in the flattened mask.
-    share: the share of a training batch's windows that are in this part of it.
+    share: the fraction of a training batch's windows that this part contains.
     """
 
     ids: torch.Tensor
@@ -117,8 +117,11 @@ class Batch:
 
     @classmethod
     def pack(cls, ids, token_types, positions, lengths, start, end, share=1.0) -> Batch:
-        """Make a batch of windows with these ``lengths``; everything that layers need is computed
-        here, on the CPU, because a layer that asks a GPU for a number waits for all of its work."""
+        """Make a batch of windows with these ``lengths``.
+
+        We compute everything that the layers need here, on the CPU, because a layer that reads a
+        number from a GPU has to wait for all of the GPU's work.
+        """
         sizes = torch.tensor(lengths)
         mask = torch.arange(max(lengths)) < sizes[:, None]
         bounds = F.pad(sizes.cumsum(0, dtype=torch.int32), (1, 0))
@@ -133,7 +136,7 @@ class Batch:
 
 
 def to_device(tensor: torch.Tensor, device) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device, without waiting for earlier work on a GPU."""
+    """Copy a tensor from the CPU to a device, without waiting for earlier work on a GPU."""
     if torch.device(device).type == "cuda":  # only pinned memory is copied in the background
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
@@ -210,8 +213,8 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Return the token columns of ``Windows``; every argument has one row per window.
 
-    question, context: the numbers of the texts. asked: the number of tokens of the question.
-    cuts: the four columns of a ``Cut``. No step handles a single window or a single token.
+    question, context: the indices of the texts. asked: the number of tokens in the question.
+    cuts: the four columns of a ``Cut``. Every step handles all windows at once.
     """
     low, high, best_low, best_high = cuts
     cls, sep = texts.tokenizer.encode("").ids

@@ -30,10 +30,10 @@ _HALF = ("bf16", "16")
 # On a CPU, glibc places blocks below 32 MiB in one heap. Tensors that live longer than their
 # neighbors, such as gradients, leave holes there that are too small for the next large tensor. The
 # size of these holes does not follow from the model and varies by 10% from run to run, so we
-# measured it (glibc 2.36, PyTorch 2.13). In training, it is a multiple of the activations of one
-# layer, without and with activation checkpointing. In prediction, it is a share of the live memory.
+# measured it (glibc 2.36, PyTorch 2.13). In training, it is a multiple of one layer's activations;
+# the multiple depends on activation checkpointing. In prediction, it is a share of the live memory.
 # These are the only measured constants. With them, the estimate was within 15% of the peak in 91 of
-# 100 cases with models of four sizes, and within 20% in all but two with a tiny model
+# 100 cases with models of four sizes, and within 20% in all but two, both with a tiny model
 # (docs/results/memory.json).
 HOLES = {False: 2.6, True: 3.0}
 PREDICTION_HOLES = 0.65
@@ -76,7 +76,7 @@ class Tensors:
 
 
 def parameters(config: EncoderConfig) -> tuple[int, int]:
-    """Return the number of all parameters and the number of weights in linear layers."""
+    """Return the total number of parameters and the number of weights in linear layers."""
     h, f = config.hidden, config.feed_forward
     linear = config.layers * (4 * h * h + 2 * h * f) + 2 * h
     biases_and_norms = config.layers * (4 * h + f + h + 4 * h) + 2 + 2 * h
@@ -110,7 +110,7 @@ def training_memory(
 
     Only the largest of the ``accumulate`` parts of the batch counts. ``precision``, ``dropout`` and
     ``activation_checkpointing`` are the settings with these names, except that ``precision`` cannot
-    be ``"auto"``. ``path`` is a result of ``encoder.attention_path``, by default that for a CPU.
+    be ``"auto"``. ``path`` is a result of ``encoder.attention_path``, by default the one for a CPU.
     """
     lengths, path = np.asarray(lengths), path or _cpu_path(precision, dropout)
     parts = [lengths[rows] for rows, _ in split_batch(range(len(lengths)), lengths, accumulate)]
@@ -187,7 +187,7 @@ def _bytes(kept: Sequence[Tensors], below: float = math.inf) -> int:
 
 
 def _rows(lengths: Sequence[int], path: str) -> int:
-    """Return the number of tokens that attention computes, including padding."""
+    """Return the number of tokens that attention processes, including padding."""
     return int(len(lengths) * np.max(lengths) if path == "padded" else np.sum(lengths))
 
 
@@ -197,8 +197,8 @@ def layer_tensors(
     """List what autograd saves in one layer, apart from weights, for windows of these lengths.
 
     LayerNorms work in float32 at every precision, so they keep float32 inputs. In mixed precision,
-    autocast makes 16-bit copies for the linear layers. Dropout keeps a mask of numbers on a CPU and
-    a mask of bytes on a GPU.
+    autocast makes 16-bit copies for the linear layers. Dropout keeps a floating-point mask on a CPU
+    and a byte mask on a GPU.
     """
     size = 2 if precision in _HALF else 4
     tokens, h, f = int(np.sum(lengths)), config.hidden, config.feed_forward
@@ -236,7 +236,7 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
             if count > 1 or size < _FLOAT:
                 kept.append(Tensors("values of a run", _FLOAT * count * length * h))
         if size == _FLOAT and any(count == 1 for count, _ in runs):
-            # The values of a single window are a view, which keeps all of qkv's output.
+            # The values of a single window are a view, which keeps all of qkv's output in memory.
             kept.append(Tensors("queries, keys and values", _FLOAT * tokens * 3 * h))
         return kept
     if path == "products":

@@ -40,9 +40,9 @@ def run(
     """Run ``task`` ("train" or "predict") on all devices, and return what each process reported.
 
     ``reader`` is a ``decoding.Reader`` whose ``compute`` specifies the number of devices. ``show``
-    is called several times per second to update a progress bar. ``dev`` has the held-out questions
-    to evaluate on during training. If a process fails, raise
-    ``InputError`` with its message, or with the path of the log if there is no message.
+    is called several times per second to update a progress bar. ``dev`` contains the held-out
+    questions to evaluate on during training. If a process fails, raise ``InputError`` with its
+    message, or with the path of the log if there is no message.
     """
     from helpers.model import qa_model
 

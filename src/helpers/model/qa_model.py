@@ -2,7 +2,7 @@
 
 NeMo 2.4.1 was the last release with NVIDIA's own question-answering classes, which had already
 stopped accepting Megatron-BERT. We therefore build on what NeMo 3 still provides: ``ModelPT`` with
-its ``.nemo`` archive. The loss and the schedule in ``step`` equal NeMo's ``SpanningLoss`` and
+its ``.nemo`` archive. The loss and the schedule in ``step`` match NeMo's ``SpanningLoss`` and
 ``WarmupAnnealing``. NeMo takes several seconds to import, so the modules that use this one import
 it only when they need it.
 """
@@ -30,7 +30,7 @@ from helpers.model.weights import HIDDEN_ACT, SIZES, make_config
 
 _OLD_NAME = "helpers.qa_model.ExtractiveQAModel"  # target in .nemo files from earlier kit versions
 
-# On import, NVIDIA's telemetry library prints a message that it sends nothing.
+# On import, NVIDIA's telemetry library prints a message saying that it sends nothing.
 logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
 
 with warnings.catch_warnings():
@@ -150,8 +150,8 @@ def _check_sizes(path: Path, cfg: DictConfig, folder: Path) -> None:
     stored = sum(file.stat().st_size for file in folder.rglob("*"))
     if stored < weights:  # at least one byte per weight
         raise InputError(
-            f"{path}: its configuration describes {weights:,} weights, but it has only {stored:,} "
-            "bytes; create or fetch it again"
+            f"{path}: its configuration describes {weights:,} weights, but the file has only "
+            f"{stored:,} bytes; create or fetch it again"
         )
 
 

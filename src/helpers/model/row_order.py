@@ -43,7 +43,7 @@ _RUNS = {"0": (0, 1, 2), "1.0": (1, 2, 0), "2.0": (1, 0, 2)}
 ORDERS = tuple(_RUNS)
 QUESTIONS = Path(__file__).with_name("row_order_questions.json")
 # The best score must reach the first number and exceed all others by the second. The small model in
-# the tests scores F1 0.72 in its own order and 0.17 in the others, in which its answers are random.
+# the tests has an F1 of 0.72 in its own order and 0.17 in the others, where its answers are random.
 NEEDED = {"answers": (0.35, 0.2), "words": (0.2, 0.15)}
 MEASURES = {
     "answers": "mean token F1 on the questions in row_order_questions.json",
@@ -67,7 +67,7 @@ def find_order(
     scores best with its span head or, if it has none, with the masked-language-model head
     ``lm_head``. If it has neither head, the file's ``version`` tag determines the order. Return a
     JSON-ready dict: the ``order``, the ``kind`` of decision (a key of ``MEASURES``), a description
-    of the ``measure``, the ``scores`` (0 to 1) by order and, in ``heads``, those by head count.
+    of the ``measure``, the ``scores`` (0 to 1) by order, and the scores by head count (``heads``).
     Raise ``InputError`` if the order cannot be determined, if the scores and the tag disagree, or
     if the model scores clearly higher with a number of heads other than the stated one.
     """
@@ -290,8 +290,8 @@ def mask_words(reader: Reader) -> tuple[Batch, torch.Tensor, torch.Tensor]:
     ]
     if len(known) < _LEAST_WORDS or "[MASK]" not in reader.vocab:
         raise InputError(
-            f"only {len(known)} words of the vocabulary occur in the built-in questions, or "
-            "it lacks [MASK], so the row order cannot be determined"
+            f"only {len(known)} words of the vocabulary occur in the built-in questions, or the "
+            "vocabulary lacks [MASK], so the row order cannot be determined"
         )
     masked = torch.tensor(known[::_EVERY])
     truth = batch.ids[masked]

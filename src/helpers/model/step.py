@@ -36,8 +36,8 @@ _HEADER = ("step", "loss", "learning_rate", "seconds")  # columns of history.csv
 DEV_SCORES = ("loss", "sacc", "mrr", "lacc", "pair_em")  # see ``decoding.dev_scores``
 _FLUSH = 50  # number of steps whose losses are read together on a GPU
 SAVES = 10  # maximum number of resumable checkpoints per run
-# On a GPU, a training run may take minutes and each of its checkpoints several seconds. If saving
-# takes over SLOW_SAVE seconds, we wait at least APART times as long before we save the next one.
+# On a GPU, training may take only minutes, and saving a checkpoint several seconds. If saving takes
+# over SLOW_SAVE seconds, we wait at least APART times as long before we save the next checkpoint.
 APART, SLOW_SAVE = 10, 1.0
 
 
@@ -50,9 +50,9 @@ def logits_of(net: SpanModel, batch: Batch) -> torch.Tensor:
 def span_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the mean of the start and end cross-entropies over each window's own tokens.
 
-    This is NeMo's ``SpanningLoss`` on padded rows. Filling with minus infinity excludes the padding
-    from the softmax. The loss of the QA models in transformers includes the padding, so it depends
-    on the amount of padding.
+    This is NeMo's ``SpanningLoss`` on padded rows. Filling the padding with minus infinity excludes
+    it from the softmax. The loss of the QA models in transformers includes the padding, so it
+    depends on the amount of padding.
     """
     start, end = pad(logits, batch, float("-inf")).unbind(-1)  # [windows, longest] each
     return (F.cross_entropy(start, batch.start) + F.cross_entropy(end, batch.end)) / 2
@@ -68,7 +68,7 @@ def make_optimizer(
 class LinearSchedule(LRScheduler):
     """A learning rate that rises linearly during the warm-up and then falls linearly to 0.
 
-    It equals NeMo's ``WarmupAnnealing`` and can load the saved state of that class.
+    It matches NeMo's ``WarmupAnnealing`` and can load the saved state of that class.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, *, warmup_steps: int, max_steps: int):
@@ -89,7 +89,7 @@ def take_step(
 ) -> torch.Tensor:
     """Take one step without Lightning and return the loss, which stays on the device.
 
-    The benchmarks measure this step. Float16 would need a scaled loss, which Lightning adds in
+    The benchmarks measure this step. Float16 would need loss scaling, which Lightning adds in
     training.
     """
     with compute.autocast():
@@ -152,7 +152,7 @@ class SpanModule(SpanTraining, LightningModule):
 
 
 class DevCurve:
-    """The dev scores in the course of training, which are also written to a file.
+    """The dev scores during training, which are also written to a file.
 
     rows: dicts with ``step``, ``DEV_SCORES`` and the ``seconds`` that the evaluation took.
     steps: the steps after which to evaluate. The model before training is step 0.
@@ -168,7 +168,7 @@ class DevCurve:
         self.rows = [row for row in self.rows if row["step"] <= step]
 
     def evaluate(self, step: int) -> dict:
-        """Evaluate the model after ``step``, write all rows to the file, and return the new one."""
+        """Evaluate the model after ``step``, write all rows to the file, and return the new row."""
         started = time.monotonic()
         found = self.scores()
         scores = {name: round(found[name], 6) for name in DEV_SCORES}
@@ -189,9 +189,9 @@ class LossNotFinite(InputError):
 class Recorder(Callback):
     """A callback that writes history.csv and the checkpoint and shows the loss in a progress bar.
 
-    rows: (step, loss, learning rate, elapsed seconds) per step, without the time of evaluations.
+    rows: (step, loss, learning rate, elapsed seconds) per step; the time excludes evaluations.
     before: number of steps that earlier calls took.
-    dev: what to evaluate on held-out questions during training, if anything.
+    dev: the dev scores to compute during training, if any.
 
     On a GPU, the losses of up to ``_FLUSH`` steps stay on the device until we read them together,
     because reading a number has to wait for all earlier work.
@@ -325,7 +325,7 @@ def read_history(path: Path) -> list[tuple[int, float, float, float]]:
 
 
 def read_dev_history(path: Path) -> list[dict]:
-    """Read the rows of a ``DevCurve``; a file that is missing has none."""
+    """Read the rows of a ``DevCurve``; return an empty list if the file does not exist."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
         return [{name: row[name] for name in ("step", *DEV_SCORES, "seconds")} for row in rows]

@@ -1,4 +1,4 @@
-"""Tokenizers, the tokens of texts, and the way back from tokens to text.
+"""Tokenizers, tokenized texts, and the conversion of tokens back to text.
 
 ``tokenize`` reads each distinct word of many texts once. ``Detokenizer`` turns the tokens of an
 answer into text as Google's code does. ``read_tokenizer`` and ``make_tokenizer`` build BERT's
@@ -46,7 +46,7 @@ class Texts:
     unique: np.ndarray
 
     def tokens(self, text: str) -> slice:
-        """Return the place of a text's tokens in the arrays."""
+        """Return the slice of the arrays that contains a text's tokens."""
         number = self.index[text]
         return slice(self.bounds[number], self.bounds[number + 1])
 
@@ -59,7 +59,7 @@ class Texts:
 def tokenize(tokenizer: Tokenizer, examples: Sequence[Example], compare: bool) -> Texts:
     """Tokenize each distinct word once: texts repeat their words, and BioASQ repeats questions.
 
-    With ``compare=False``, no token counts as literal or unique, and finding out takes no time.
+    With ``compare=False``, no token is marked as literal or unique, which saves time.
     """
     texts = list(dict.fromkeys(text for e in examples for text in (e.question, e.context)))
     apart = _reads_words_apart(tokenizer)
@@ -110,7 +110,7 @@ def _tokenize_words(
     """Return (bounds, ids, chars, literal, unique) of the tokens of some words.
 
     Word ``i`` has tokens ``bounds[i]:bounds[i + 1]``. ``literal`` is per word, the rest per token.
-    The tokenizer reads texts of ``joined`` words, because that takes half as long as single words.
+    The tokenizer reads texts of ``joined`` words, because single words would take twice as long.
     """
     length = np.fromiter(map(len, words), np.int64)
     place = np.cumsum(length + 1) - length - 1  # of each word in the joined words
@@ -140,7 +140,7 @@ def _compare(
     """
     inner = np.fromiter((token.startswith("##") for token in tokens), bool, len(tokens))
     spelled = np.fromiter(map(len, tokens), np.int64, len(tokens)) - 2 * inner
-    later = np.arange(len(tokens)) > bounds[owner]  # in its word
+    later = np.arange(len(tokens)) > bounds[owner]  # not first in its word
     begin = np.where(later, np.roll(chars[:, 1], 1), 0)
     fits = (chars[:, 0] == begin) & (chars[:, 1] == begin + spelled)
     fits &= np.fromiter((token != "[UNK]" for token in tokens), bool, len(tokens))
@@ -166,8 +166,8 @@ class Detokenizer:
     Google's code (``run_squad.py``) has no character offsets. It takes the words that an answer
     touches, normalizes them as the tokenizer does, searches the result for the answer's tokens and
     maps the position back to the words by counting the non-space characters. If that fails,
-    it keeps whole words. Few answers need it (see ``decoding.nbest``), so it reads its context only
-    when ``decode`` is called for the first time.
+    it keeps whole words. Few answers need a ``Detokenizer`` (see ``decoding.nbest``), so it reads
+    its context only when ``decode`` is called for the first time.
     """
 
     def __init__(self, context: str, ids: np.ndarray, chars: np.ndarray, tokenizer: Tokenizer):

@@ -1,4 +1,4 @@
-"""Experiment tracking with Weights & Biases (wandb): start without a prompt, log, and read back.
+"""Experiment tracking with Weights & Biases (wandb): start runs without prompts, read logs.
 
 An offline run is a file in the training folder. It needs no account, and ``wandb sync`` can upload
 it later. wandb and pandas take a second to import, so the functions import them when they need
@@ -96,14 +96,14 @@ def read_log(folder: str | Path) -> pd.DataFrame:
     """Read everything that wandb logged in a training folder, one row per optimizer step.
 
     The columns are the logged values (``train_loss``, ``learning_rate``, ``dev_loss``, …). If the
-    training was resumed, the folder has a file for each part, and the later part counts. Raise
+    training was resumed, the folder has one file per part, and later parts take precedence. Raise
     ``InputError`` if there is no file or if wandb cannot read it.
     """
     import pandas as pd
 
     files = sorted(Path(folder).glob("wandb/*run-*/run-*.wandb"))
     if not files:
-        raise InputError(f"{folder}: has no wandb log (was it trained with wandb_mode=disabled?)")
+        raise InputError(f"{folder}: has no wandb log (did you train with wandb_mode=disabled?)")
     rows: dict[int, dict] = {}
     for file in files:
         done = subprocess.run(  # wandb's own reader; offline, it reports nothing to wandb

@@ -61,7 +61,7 @@ class Trained:
     before: number of steps taken by earlier calls; equal to ``steps`` if none were left.
     windows: number of training windows per epoch.
     history: (step, loss, learning rate, elapsed seconds) per step. The time excludes evaluations.
-    dev: the dev scores in the course of training (see ``step.DevCurve``); may be empty.
+    dev: the dev scores during training (see ``step.DevCurve``); may be empty.
     """
 
     steps: int
@@ -83,10 +83,10 @@ def fine_tune(
 ) -> Trained:
     """Fine-tune the reader's model in place on the spans of the examples; log to ``folder``.
 
-    The scores on ``dev`` are logged before training, after every ``evaluate_every`` epochs and at
-    the end. Evaluating changes neither the weights nor the random state, so the result is the same
-    without it. If a tenth of the questions is held out, the default takes about an eighth of the
-    time of training.
+    We log the scores on ``dev`` before training, after every ``evaluate_every`` epochs and after
+    the last step. Evaluating changes neither the weights nor the random state, so the result is the
+    same without it. With a tenth of the questions held out, evaluating at the default interval
+    takes about an eighth of the training time.
 
     ``resume=True`` continues the run in ``folder``, which must have the same settings, seed, data
     and starting weights; ``False`` removes that run; ``None`` continues it if these match and
@@ -173,7 +173,7 @@ def plan_batches(lengths: np.ndarray, settings: Settings) -> list[list[int]]:
 
 
 def evaluation_steps(steps: int, settings: Settings) -> list[int]:
-    """Return the steps after which to compute the dev scores: none, or from 0 to the last step."""
+    """Return the steps, from 0 to the last, after which to compute dev scores; may be empty."""
     if not settings.evaluate_every:
         return []
     apart = settings.evaluate_every * steps / settings.epochs

@@ -306,7 +306,7 @@ def shared_ranks(runs: Sequence[RunResult]) -> dict:
 
 @dataclass(frozen=True)
 class SharedRun:
-    """The ranks of one run or baseline, for questions that have only a number."""
+    """The ranks of one run or baseline, for questions identified only by a number."""
 
     profile: str
     system: str

@@ -79,7 +79,7 @@ def settings_of(stage: str, settings: Settings) -> dict[str, Any]:
     """Return the settings that determine the output of a stage, apart from the stages it reads."""
     found = {name: getattr(settings, name) for name in STAGES[stage].settings}
     if stage == "data" and not settings.dev_fraction:
-        del found["seed"]  # it only chooses the questions to hold out
+        del found["seed"]  # the seed only determines which questions to hold out
     return found
 
 
@@ -89,9 +89,10 @@ def dependencies(stage: str) -> list[str]:
 
 
 def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[str, Mapping]]:
-    """Yield (stage, record) for each stage that a stage reads, and finally for the stage itself.
+    """Yield (stage, record) for each stage that ``stage`` reads, and finally for ``stage`` itself.
 
-    Raises ``InputError`` if a record is missing, or if a stage has run again since it was read.
+    Raises ``InputError`` if a record is missing, or if a stage has run again since another stage
+    read it.
     """
     for name in dependencies(stage):
         record, rerun = notes.get(name, {}), f"run notebook {STAGES[name].notebook}"
@@ -184,8 +185,9 @@ class Run:
         places = [root / settings.runs_dir for root in roots]
         known = {path.parent.name for place in places for path in place.glob(f"*/{MANIFEST}")}
         raise InputError(
-            f"run: there is no run {settings.run!r} in {settings.runs_dir!r} of {roots[0]} or of a "
-            f"folder above it (found: {', '.join(sorted(known - {LATEST})) or 'none'}); run "
+            f"run: there is no run {settings.run!r} in the folder {settings.runs_dir!r} of "
+            f"{roots[0]} or of any folder above it "
+            f"(found: {', '.join(sorted(known - {LATEST})) or 'none'}); run "
             "notebook 00 first, or choose another name"
         )
 
@@ -228,8 +230,8 @@ class Run:
 
         ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
         Raises ``InputError`` if this object did not begin the stage or did not read a stage that
-        it needs. This happens if some cells ran with settings that differ from
-        those of earlier cells.
+        the stage needs. This happens if some cells ran with settings that differ from those of
+        earlier cells.
         """
         spec = STAGES[stage]
         if stage not in self._begun or not self._hashes.keys() >= set(spec.reads):
@@ -291,7 +293,7 @@ class Run:
         """Return the path of a recorded file or folder that ``notebook`` writes.
 
         Raises an ``InputError`` that names the notebook to run if a file is missing, has changed
-        since it was recorded, or comes from a stage that ``noted`` would refuse.
+        since it was recorded, or comes from a stage that ``noted`` would reject.
         """
         path = self.folder / name
         files = self.manifest()["files"]
@@ -315,8 +317,8 @@ class Run:
     def take_over(self, source: Run, notebooks: Sequence[str]) -> None:
         """Copy the files and records that these notebooks wrote into another run's folder.
 
-        This folder must not have a manifest yet. The manifest is written last, so a copy that is
-        interrupted does not count.
+        This folder must not have a manifest yet. The manifest is written last, so an interrupted
+        copy does not count as a run.
         """
         known = source.manifest()
         files = {n: entry for n, entry in known["files"].items() if entry["made_by"] in notebooks}
@@ -403,7 +405,7 @@ class Run:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Yield the manifest, and save it at the end. Only one process at a time can change it."""
+        """Yield the manifest, and save it after the block. Only one process at a time can do so."""
         check_outputs([self.folder / MANIFEST])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -411,7 +413,9 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from None
         if held is None:
-            raise InputError(f"{self.folder / MANIFEST}: another process is changing it; try later")
+            raise InputError(
+                f"{self.folder / MANIFEST}: another process is changing it; try again later"
+            )
         with held:
             try:
                 known = self.manifest()

@@ -53,7 +53,7 @@ def describe(gpus: list[str] | None = None) -> dict[str, Any]:
         "hardware": {
             "platform": platform.platform(),
             "cpu": _cpu_model(),
-            "cores": cores,  # available to this process, possibly fewer than in the machine
+            "cores": cores,  # available to this process, possibly fewer than the machine has
             "memory_bytes": psutil.virtual_memory().total,
             "gpus": gpus if names is None else names,
         },

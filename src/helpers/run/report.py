@@ -38,7 +38,7 @@ _CAPTIONS = {
     "sources": "Uncertainty of the scores due to the choice of questions (line) and seed "
     "(circles).",
     "switches": "The scores of this run under different protocols.",
-    "failures": "The outcome of every test question, and why the first answer is wrong.",
+    "failures": "The outcome of every test question: right, or why the first answer is wrong.",
     "forest": "This run, real runs that come with the kit (all with filled markers) and published "
     "rows on the same questions (hollow markers). Rows with a different context or different "
     "training data are different experiments.",
@@ -49,7 +49,7 @@ _ALONE = (
     "(hollow markers). This run is not shown, because it answered different questions."
 )
 
-_PRACTICE = {"lesson", "stop", "exercise"}  # tags of cells that participants may leave out
+_PRACTICE = {"lesson", "stop", "exercise"}  # tags of cells that participants may skip
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -80,7 +80,7 @@ def keep_notebooks(run: Run) -> list[str]:
     """Copy the notebooks that were run by hand into the run folder.
 
     JupyterLab saves a notebook in the clone. The notebook belongs to this run if every cell ran
-    (participants may leave out stops, lessons and exercises), its parameters match this run's
+    (participants may skip stops, lessons and exercises), its parameters match this run's
     settings, and it was saved after it wrote its files. Notebooks that ``helpers.batch`` executed
     are already in the folder. Returns the names of the notebooks that are missing from the folder
     or outdated.
@@ -103,7 +103,7 @@ def _is_outdated(notebook: Path, manifest: dict) -> bool:
 
 
 def _ran_with(path: Path, settings: Settings) -> bool:
-    """Return whether all cells but practice ran and the parameters match these settings."""
+    """Return whether all cells except stops, lessons and exercises ran with these settings."""
     try:
         content = path.read_bytes()
         cells = json.loads(content)["cells"]
@@ -191,11 +191,11 @@ def render_notebook(
 ) -> str:
     """Convert a saved notebook to one HTML page that needs no network connection.
 
-    ``title`` is the title of the page, and ``back`` the address of the page that lists it.
+    ``title`` is the title of the page, and ``back`` is the address of the page that lists it.
     ``address`` translates the address of every relative link in the notebook. If it returns None,
-    the page shows the text of the link only. By default, links to notebooks in the same folder lead
-    to their pages, and all other relative links are removed. ``#`` anchors have the form that
-    GitHub gives them.
+    the page shows only the text of the link. By default, a link to a notebook in the same folder
+    leads to that notebook's page, and all other relative links are removed. ``#`` anchors have the
+    form that GitHub gives them.
     """
     return render(nbformat.read(path, 4), title, back, address)
 
@@ -243,11 +243,11 @@ def _page_in_run(link: str) -> str | None:
 class ImagesWithAlt(Preprocessor):
     """Give each image in an output its alternative text, which the templates would leave out.
 
-    The text is in the metadata of the image (see ``views.alt``) or in ``alt`` in those of the cell.
+    The text is in the metadata of the image (see ``views.alt``) or of the cell (``alt``).
     """
 
     def preprocess_cell(self, cell, resources, index):
-        """Replace each PNG by an HTML element with the text, if there is one."""
+        """Replace each PNG that has an alternative text with an HTML image that includes it."""
         for output in cell.get("outputs", ()):
             image = output.get("data", {}).get("image/png")
             text = output.get("metadata", {}).get("image/png", {}).get("alt")

@@ -74,7 +74,7 @@ def script(manifest: Mapping) -> str:
         keep_trailing_newline=True, undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.filters["quote"] = shlex.quote
-    # A manifest from somebody else must not add a line, which would be a command.
+    # A line break in somebody else's manifest must not add a command to the script.
     environment.filters["line"] = lambda value: " ".join(str(value).split())
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=settings["run"],

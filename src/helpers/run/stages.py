@@ -5,8 +5,8 @@ a problem in the last input does not leave a partly written folder.
 
 The SQuAD step trains on SQuAD questions before BioASQ and measures EM and F1. NVIDIA's checkpoint
 BioMegatron345mUncasedSQuADv1 is the base model after this step. A run that starts from the base
-model, or from any plain encoder, therefore needs this step first. It is skipped if ``squad_epochs``
-is 0.
+model, or from any plain encoder, therefore needs this step first. The step is skipped if
+``squad_epochs`` is 0.
 """
 
 from __future__ import annotations
@@ -197,9 +197,9 @@ def _counts(rows: Sequence[Example]) -> dict[str, int]:
 def write_run(converted: ConvertedRun, run: Run) -> dict:
     """Write the SQuAD files, id maps, drops and leaks into ``squad/`` in the run folder.
 
-    Files from an earlier conversion that this one does not write are removed. Everything is
-    recorded as the stage "data", with the settings of the conversion. Returns the stage's
-    details, which include the paths of the original files.
+    Removes files from an earlier conversion that this one does not write. Records everything as
+    the stage "data", with the settings of the conversion. Returns the stage's details, which
+    include the paths of the original files.
     """
     run = Run(run.folder, converted.settings)
     run.begin("data")

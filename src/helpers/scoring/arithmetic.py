@@ -13,7 +13,7 @@ from functools import reduce
 
 import numpy as np
 
-AVERAGINGS = ("weighted", "macro")  # by the number of questions, or the same for each batch
+AVERAGINGS = ("weighted", "macro")  # weights: the number of questions, or the same for each batch
 
 
 def in_order(figures: Mapping[str, str]) -> bool:
@@ -39,9 +39,9 @@ class Averages:
     """All averages of the accuracies of several batches, under one rule of rounding and averaging.
 
     There is one average for each distribution of right answers over the batches: 39 million for
-    the five batches of 7b. We do not list them. We list the sums of the first batches and those of
-    the last two, and for each of the latter look up the former that complete it (meet in the
-    middle). All sums are exact integers.
+    the five batches of 7b. We do not list them all. We list the sums of the last two batches and
+    those of the other batches. For each of the former, we look up which of the latter complete it
+    (meet in the middle). All sums are exact integers.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Averages:
         decimals: int | None = 2,
         known: Mapping[int, int] | None = None,
     ):
-        """Fix the rule.
+        """Set the rule.
 
         Args:
             sizes: the number of questions in each batch.
             averaging: one of ``AVERAGINGS``.
-            decimals: how many decimals each batch's accuracy keeps as a fraction of 1 (0.65 has
-                two) before the average is taken, or None if it is not rounded.
+            decimals: how many decimals of each batch's accuracy, as a fraction of 1 (0.65 has
+                two), are kept before averaging, or None if the accuracy is not rounded.
             known: maps the position of a batch to its number of right answers. All other batches
                 can have any number.
         """
@@ -87,7 +87,7 @@ class Averages:
         return int(self._splits[place]) if 0 <= place < len(self._splits) else 0
 
     def ways(self, figure: str) -> dict[int, int]:
-        """Map totals of right answers to the number of distributions that print as ``figure``.
+        """Map totals of right answers to the number of distributions that give ``figure``.
 
         ``figure`` is a percentage such as "63.88". Totals with no such distribution are left out.
         """
@@ -102,12 +102,12 @@ class Averages:
         return dict(zip(found.tolist(), times.tolist(), strict=True))
 
     def possible(self, figures: Sequence[str]) -> list[bool]:
-        """Return for each figure whether at least one distribution prints as this figure."""
+        """Return for each figure whether at least one distribution gives it when printed."""
         starts, ends = self._ranges(figures)
         return (ends > starts).any(axis=1).tolist()
 
     def _ranges(self, figures: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places in ``_first`` that complete each last sum: [figures, last sums]."""
+        """Return the ranges of ``_first`` that complete each last sum: [figures, last sums]."""
         low, high = [], []
         for figure in figures:
             half = Fraction(1, 2 * 10 ** len(figure.partition(".")[2]))

@@ -169,8 +169,8 @@ def get(key: str) -> Claim:
     raise KeyError(f"{key!r} is unknown; choose one of {', '.join(known)}")
 
 
-# Standard deviation over seeds, in percentage points on 162 questions, fixed when earlier runs had
-# 0.8 to 2.2, and 1.4 pooled. The trained rows of docs/results have 0.7 to 2.0, and 1.2 pooled.
+# Standard deviation over seeds, in percentage points on 162 questions. We fixed it when earlier
+# runs had 0.8 to 2.2 (1.4 pooled). The trained rows of docs/results have 0.7 to 2.0 (1.2 pooled).
 SEED_SD = 1.5
 MIN_SEEDS = 3  # fewer seeds cannot show that a claim is reproduced
 
@@ -180,9 +180,9 @@ def margin(questions: int, seeds: int) -> float:
 
     The claim comes from one training run with an unknown seed, so its standard deviation is
     ``SEED_SD``. For a mean over m seeds of the same procedure, it is ``SEED_SD`` / √m, and for the
-    difference between the two, it is ``SEED_SD`` · √(1 + 1/m). In 95% of all cases, the difference
-    is at most twice its standard deviation. We assume that the standard deviation on n questions is
-    √(162/n) times the one on 162 questions.
+    difference between the two, it is ``SEED_SD`` · √(1 + 1/m). In about 95% of cases, the
+    difference is at most twice its standard deviation. We assume that the standard deviation on n
+    questions is √(162/n) times the one on 162 questions.
     """
     return 2 * SEED_SD * math.sqrt(162 / questions * (1 + 1 / seeds))
 
@@ -239,7 +239,7 @@ def _other_model(claim: Claim, run: Mapping) -> str | None:
     model, weights = str(run["model"] or ""), run["parameters"] or 0
     # A folder, a .nemo file and a different spelling of a name can refer to the same model.
     name = re.sub(r"[\W_]", "", PureWindowsPath(model).name.lower().removesuffix(".nemo"))
-    if run["squad_step"]:  # NVIDIA's name ends in SQuADv1 after all of SQuAD v1.1
+    if run["squad_step"]:  # NVIDIA's name for a model trained on all of it ends in SQuADv1
         questions = run["squad_step"]["train_questions"]
         name += "squadv1" if questions == SQUAD_TRAIN else f"+{questions}squad"
         model += f" after {questions} SQuAD questions"
@@ -283,7 +283,7 @@ _MODEL = Requirement(
     "a different model makes it a different experiment", _other_model,
 )  # fmt: skip
 BIOASQ_TESTS = (
-    Requirement("source", "is compared only if the claim's questions are known",
+    Requirement("source", "exists only if the claim's questions are known",
                 "a figure on unknown questions cannot be checked",
                 lambda claim, run: claim.unusable),
     Requirement("profile", "does not use the profile `mini`", "BioASQ-mini is teaching data",
@@ -356,7 +356,7 @@ class Verdict:
 def verdict(claim: Claim, runs: Sequence[Mapping]) -> Verdict:
     """Judge by ``RULE`` whether our runs reproduce a claim.
 
-    ``runs`` holds the contents of each run's ``scores.json``. The runs may differ only in their
+    ``runs`` has the contents of each run's ``scores.json``. The runs may differ only in their
     seed. If two runs have the same seed, only the last one counts.
     """
     runs = list({run.get("seed"): _ABSENT | run for run in runs}.values())

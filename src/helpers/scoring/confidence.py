@@ -1,4 +1,4 @@
-"""Turn the scores of answers into confidences, and measure how far to trust them.
+"""Turn the scores of answers into confidences, and measure how far they can be trusted.
 
 A softmax over an n-best list gives each candidate a share of the list. The shares add up to 1 even
 if the context has no answer, so a share is not yet a confidence. ``fit_temperature`` rescales the
@@ -19,14 +19,14 @@ from helpers.config import InputError
 from helpers.scoring.metrics import hit_rank, lower
 from helpers.scoring.uncertainty import exact_interval
 
-_LOWEST, _HIGHEST = 0.1, 20.0  # the temperatures among which the fit chooses
+_LOWEST, _HIGHEST = 0.1, 20.0  # the range of temperatures that the fit considers
 
 
 def at_temperature(nbest: Sequence, temperature: float = 1.0) -> list:
     """Return the candidates of one pair with the softmax of their logit sums / ``temperature``.
 
-    The order stays the same. At 1, the shares are those of the model; a higher temperature brings
-    them closer together. A shorter list than the model's is normalized anew.
+    The order stays the same. At temperature 1, the shares are those of the model; a higher one
+    brings them closer together. If the list is shorter than the model's, it is normalized again.
     """
     if not temperature > 0:
         raise InputError(f"temperature must be greater than 0, not {temperature!r}")
@@ -42,8 +42,8 @@ def fit_temperature(
     """Return the temperature that makes gold answers most likely, and the number of pairs used.
 
     ``golds[i]`` are the accepted answers of the pair with the n-best list ``candidates[i]``. The
-    temperature minimizes the mean of -ln(share of the gold answers) over the pairs whose list
-    contains one, between 0.1 and 20. Without such a pair, it is 1.
+    temperature, between 0.1 and 20, minimizes the mean of -ln(share of the gold answers) over the
+    pairs whose list contains a gold answer. If there is no such pair, it is 1.
     """
     from scipy.optimize import minimize_scalar  # takes a second to import
 
@@ -75,9 +75,9 @@ def first_answers(
     """Return each question's first answer, its confidence (0 to 1), and whether it is right.
 
     ``ranked`` is what ``decoding.rank_answers`` returns, and ``contexts`` counts the contexts of
-    each question. The confidence is the score as a fraction of the highest possible one, which is
-    the number of contexts if ``merge`` is "sum", and 1 if it is "max". The index has the question
-    ids in the order of ``golds``. A question without an answer has the confidence 0.
+    each question. The confidence is the score as a fraction of the highest possible score, which
+    is the number of contexts if ``merge`` is "sum", and 1 if it is "max". The index contains the
+    question ids in the order of ``golds``. A question without an answer has confidence 0.
     """
     rows = []
     for name, accepted in golds.items():
@@ -115,8 +115,8 @@ def risk_coverage(confidence: Sequence[float], right: Sequence[bool]) -> pd.Data
     """Return what happens if the system answers only the questions with the highest confidence.
 
     One row per threshold: threshold, coverage (fraction of the questions answered) and risk (the
-    fraction of these answers that is wrong). Questions with equal confidence share a row, because
-    no threshold tells them apart.
+    fraction of these answers that are wrong). Questions with equal confidence share a row, because
+    no threshold can separate them.
     """
     table = pd.DataFrame({"threshold": confidence, "wrong": ~np.asarray(right, bool), "n": 1})
     sums = table.groupby("threshold")[["wrong", "n"]].sum().sort_index(ascending=False).cumsum()

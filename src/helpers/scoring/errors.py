@@ -1,9 +1,10 @@
 """Build a table that shows what went wrong with each question, and summarize it.
 
-An error has a cause on two axes. ``GOLD_PLACES`` says where the gold answer is in what the system
-read, whatever it answered. ``FAILURES`` says why the first answer is wrong. Both list their rules
-in the order in which they are tried; the first rule that applies counts. The rules need only texts
-and n-best lists, so they also work on saved files and on the answers of any other system.
+Each error is classified along two axes. ``GOLD_PLACES`` says where the gold answer is in the texts
+that the system read, whatever it answered. ``FAILURES`` says why the first answer is wrong. Both
+list their rules in the order in which they are tried; the first rule that applies counts. The rules
+need only texts and n-best lists, so they also work on saved files and on the answers of any other
+system.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from helpers.scoring.metrics import hit_rank, lower, question_values
 
 KEPT = 5  # number of answers per question that count
 RIGHT = "right"  # stands for the empty failure in tables and figures
-LATE = "rank 2–5"  # questions whose first answer is wrong and a later one is right
+LATE = "rank 2–5"  # questions whose first right answer is at one of these ranks
 
 IN_SNIPPET, OUTSIDE = "in a snippet", "outside the window"
 IN_WORD, REWORDED, MISSING = "only inside a word", "not word for word", "not in a snippet"
@@ -45,8 +46,8 @@ VOTE, OTHER_ENTITY, OTHER_TYPE = "lost in the vote", "right type, other entity",
 FAILURES: dict[str, str] = {
     NO_ANSWER: "there is no first answer",
     VARIANT: "the first answer is a gold answer in a different spelling or an abbreviation of it "
-    "(or the other way around): its initials, a genus as one letter, or the text in parentheses "
-    "right after it in a snippet",
+    "(or the other way around): its initials, its genus cut to one letter, or the text in "
+    "parentheses right after it in a snippet",
     BOUNDARY: "the first answer is longer or shorter than a gold answer: one contains the words of "
     "the other, or they overlap in a snippet",
     VOTE: "the best span of a snippet is a gold answer, but a different answer won the merge",
@@ -170,10 +171,10 @@ def _joined(text: str) -> str:
 
 
 def _parts(gold: str, question: str) -> set[str]:
-    """Return the joined words of the parts of a gold answer that say something new.
+    """Return the joined words of each part of a gold answer that adds to the question.
 
-    A part lies between brackets or between "or"s. It has three or more letters and digits and is
-    not only words of the question. A part that may be a sentence gives its cores (``REWORDED``).
+    A part lies between brackets or between "or"s. It has three or more letters and digits, not all
+    in words of the question. A part that may be a sentence is replaced by its cores (``REWORDED``).
     """
     known, parts = set(words(question)), []
     for piece in re.split(r"[()\[\]]|\bor\b", gold, flags=re.IGNORECASE):
@@ -187,13 +188,13 @@ def _parts(gold: str, question: str) -> set[str]:
 
 
 def _cores(sentence: str, known: set[str]) -> list[list[str]]:
-    """Return the last run of telling words, and the longest one if it has two or more words.
+    """Return the last run of key words, and the longest one if it has two or more words.
 
     The last words of a sentence usually contain what is new: "… is caused by a lack of vitamin C".
     A single word elsewhere may be a verb, so it does not count.
     """
     runs: list[list[str]] = [[]]
-    # ``words`` leaves out "the", which ends a run like any other function word.
+    # ``words`` omits "the", but "the" must end a run like any other function word.
     for word in words(re.sub(r"\bthe\b", "of", sentence, flags=re.IGNORECASE)):
         if word in known or word in FUNCTION_WORDS or word.endswith(("ed", "ing")):
             runs.append([])
@@ -213,9 +214,9 @@ def failure(
 ) -> str:
     """Return the first of ``FAILURES`` that applies, or "" if the first answer is right.
 
-    ``candidates`` has one n-best list per context. An answer that the question itself contains is
-    never a boundary error, unless the question also contains a gold answer, because it only repeats
-    what was asked about.
+    ``candidates`` has one n-best list per context. An answer that the question itself contains only
+    repeats what was asked about, so it is never a boundary error, unless the question also contains
+    a gold answer.
     """
     answer = answers[0] if answers else ""
     if hit_rank(answers[:1], golds) == 1:
@@ -255,7 +256,8 @@ def _overlaps(
 ) -> bool:
     """Return whether one text contains the other's words in order, or both overlap in a context.
 
-    The answer is wherever a context contains it as whole words, or where the system found it.
+    The answer's positions are those at which a context contains it as whole words, and those at
+    which the system found it.
     """
     said, *known = map(_joined, (answer, *golds))
     if any(gold.strip() and said.strip() and (gold in said or said in gold) for gold in known):
@@ -275,8 +277,8 @@ def _overlaps(
 def answer_kind(answer: str) -> str:
     """Return the type of an answer: "number", a key of ``KINDS``, "symbol" (BRCA1), or "name".
 
-    The type depends only on the text before a bracket. Two names without a telling last word have
-    the same type.
+    The type depends only on the text before a bracket. Two names whose last word reveals no
+    type have the same type.
     """
     text = re.sub(r"(?<=.)\s*\(.*", "", answer).strip(" .,;:()")
     if _NUMBER.match(text):
@@ -300,7 +302,7 @@ def summary(df: pd.DataFrame) -> pd.DataFrame:
     """Count the questions per failure and batch, with their total (``all``) and its ``percent``.
 
     The index is ``RIGHT`` and every failure in the order of the rules, even if no question has it.
-    The column ``LATE`` counts those of the questions with a right answer at ranks 2 to 5.
+    The column ``LATE`` counts how many of these questions have a right answer at ranks 2 to 5.
     """
     rows, kind = [RIGHT, *FAILURES], outcomes(df)
     counts = pd.crosstab(kind, df["batch"]).reindex(rows, fill_value=0)
@@ -319,7 +321,7 @@ def crossed(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def oracle(df: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores in percent if all errors of one kind became right: one row per fix.
+    """Return the scores in percent if all errors of one kind were fixed: one row per fix.
 
     The fixes of the failures add up to 100% SAcc. The fixes by place, and ``LATE`` (a perfect
     choice among the five answers), concern the same errors again. ``gain`` is in points of SAcc.
@@ -385,16 +387,16 @@ def save(df: pd.DataFrame, path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``save`` wrote. Answers such as "NA" and "None" stay texts."""
+    """Read a table that ``save`` wrote. Answers such as "NA" and "None" remain strings."""
     texts = {"id": str, "batch": str, "gold": str, "answer": str}
     df = pd.read_csv(path, keep_default_na=False, dtype=texts)
     return df.assign(synonyms=df["synonyms"].map(lambda text: tuple(text.split(" | "))))
 
 
 def load_same(path: str | Path, df: pd.DataFrame) -> pd.DataFrame | None:
-    """Read a saved table if it is about the same questions as ``df``, or else return None.
+    """Read a saved table if it has the same questions as ``df``; otherwise, return None.
 
-    The table of an older version of the kit, which has no column ``failure``, does not count.
+    A table from an older version of the kit, which has no column ``failure``, is ignored.
     """
     if not Path(path).is_file():
         return None

@@ -185,7 +185,7 @@ def score_batch(
     """
     ranks = [rank for _, rank in _ranks(gold, answers, missing)]
     if not ranks:
-        why = "every question is missing and dropped" if gold else "the gold file has no questions"
+        why = "every question lacks an entry" if gold else "the gold file has no questions"
         raise InputError(f"{batch}: nothing to score ({why}); check that the files belong together")
     strict, reciprocal, lenient = (math.fsum(v) for v in question_values(ranks).values())
     return BatchScore(batch, len(gold), len(ranks), int(strict), int(lenient), reciprocal)

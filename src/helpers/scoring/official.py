@@ -103,7 +103,7 @@ def _checked_jar(jar: str | Path) -> str:
             "BioASQ/Evaluation-Measures, with the folder lib next to it"
         )
     if os.pathsep in str(path):
-        raise InputError(f"{jar}: Java does not allow {os.pathsep!r} in a jar's path; move it")
+        raise InputError(f"{jar}: Java does not allow {os.pathsep!r} in a jar's path; move the jar")
     return str(path)
 
 

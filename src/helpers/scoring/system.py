@@ -1,6 +1,6 @@
-"""Score the answer files of any system, such as a language model or a submission of last year.
+"""Score the answer files of any system, such as a language model or last year's submission.
 
-The protocol is the one for the kit's own runs: the same matching, ceiling, intervals and causes.
+The protocol is that of the kit's own runs, with the same matching, ceiling, intervals and causes.
 ``run.scores`` uses the same code for a run's answers.
 """
 
@@ -131,7 +131,7 @@ def read_system(
         gold_files: BioASQ golden files, one per batch.
         answer_files: the answers in the BioASQ format, one file per golden file, in the same order.
         test_files: the test inputs that participants received, in the same order. They determine
-            the ceiling. Without them, we use the snippets of the golden files, which are more.
+            the ceiling. Without them, we use the golden files, which have more snippets.
         missing: how a question without an entry counts, one of ``config.MISSING``.
 
     Raises ``InputError`` if files do not belong together or are not in the BioASQ format.

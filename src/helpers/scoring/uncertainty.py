@@ -119,8 +119,8 @@ def permutation_test(
 
     If the two systems were equally good, we could swap their values for any question. The p value
     is the proportion of all possible swaps that give a difference at least as large as the observed
-    one. If more than ``resamples`` swaps are possible, we estimate it from that many random swaps
-    and the observed values (Phipson and Smyth 2010), so it is never 0.
+    one. If more than ``resamples`` swaps are possible, we estimate the p value from that many
+    random swaps and the observed values (Phipson and Smyth 2010), so it is never 0.
     """
     from scipy.stats import permutation_test as sign_flips
 
@@ -146,7 +146,7 @@ def seed_spread(means: Sequence[float]) -> tuple[float, float]:
 def questions_to_tell(first: float, second: float, disagree: float | None = None) -> int:
     """Return the number of questions per system needed to detect a difference in accuracy.
 
-    The two-sided test at the 5% level then detects the difference in 80% of all cases. With
+    A two-sided test at the 5% level then detects the difference in 80% of cases. With
     ``disagree``, both systems answer the same questions, and exactly one of them is correct on that
     proportion of the questions (McNemar's test; Connor, Biometrics 43, 1987). Without it, the two
     systems answer different questions.

@@ -58,7 +58,7 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
 
 @contextmanager
 def _alone(folder: Run) -> Iterator[None]:
-    """Refuse to execute the notebooks of a run if another process is already doing it.
+    """Refuse to execute the notebooks of a run if another process is already doing so.
 
     The system releases the lock when the process ends, however it ends.
     """
@@ -242,7 +242,7 @@ _FULL = 10_000_000  # bytes; with less free space, any failure is blamed on the 
 
 
 def _shortage(folder: Path, error: str, text: str) -> str:
-    """Return the remedy if the machine, and not the code, is the cause of an error, or ""."""
+    """Return the remedy if the machine, not the code, caused an error; otherwise, return ""."""
     if shutil.disk_usage(folder).free < _FULL:
         return f"the disk with {folder} is full; free some space and run the same command again"
     if error == "MemoryError" or out_of_memory(text):
@@ -252,10 +252,10 @@ def _shortage(folder: Path, error: str, text: str) -> str:
 
 
 def _show_exercises_only(notebook: Path, output: Path) -> None:
-    """Write a notebook to ``output`` in which the code of the exercises is collapsed text.
+    """Write a notebook to ``output`` with the code of the exercises as collapsed text.
 
     The exercises load and train more models, which do not belong to the result of a run. With 24
-    layers of width 1024, those of notebook 03 took 5 GB more memory.
+    layers of width 1024, the exercises of notebook 03 took 5 GB more memory.
     """
     import nbformat
 

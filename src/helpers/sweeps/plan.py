@@ -81,7 +81,7 @@ class Planned:
         (self.folder / _FAILURE).unlink(missing_ok=True)
 
     def take_over(self, donor: Planned, until: str) -> bool:
-        """Copy the conversion or the SQuAD step of another run, and return whether this was done.
+        """Copy another run's conversion or SQuAD step; return whether anything was copied.
 
         Nothing is copied if this run has already begun this part, or if the other run has not
         finished it. Notebook 03 checks a copied SQuAD step and trains again if it does not fit.
@@ -143,7 +143,7 @@ def make_sweep(data: Mapping[str, Any], runs_dir: str = "") -> Sweep:
         label = _label(varied)
         settings, parameters = notebooks.check({**parameters, "run": label})
         key = replace(settings, run="", runs_dir="")
-        runs.setdefault(key, Planned(label, parameters, varied, settings))  # the same run once
+        runs.setdefault(key, Planned(label, parameters, varied, settings))  # no duplicates
     _check_labels(runs.values())
     return Sweep(data["name"], folder, data.get("until", ""), tuple(runs.values()))
 
@@ -225,8 +225,8 @@ def describe(sweep: Sweep) -> str:
 def donors(sweep: Sweep) -> dict[str, list[tuple[str, str]]]:
     """Map the label of each run to the runs whose results it takes over, as (label, notebook).
 
-    The first run with certain settings computes the result, and the others copy it: they copy the
-    conversion after notebook 02 of that run, and the SQuAD step after its notebook 03.
+    Of the runs that share a result, the first computes it and the others copy it: the conversion
+    after notebook 02 of the first run, and the SQuAD step after its notebook 03.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     first: dict[tuple, str] = {}

@@ -1,9 +1,9 @@
-"""Answer the questions in a folder of files that may be larger than memory, with several workers.
+"""Use several workers to answer the questions in a folder, which may be larger than memory.
 
 Each input file is a shard, and each shard has one output file with the same name. A worker writes
 its output under a temporary name and renames it at the end, so an output file is always complete
 and contains each question exactly once, even if workers die. A finished shard is not repeated if
-its input, the model and the settings are the same.
+its input, the model and the settings have not changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from helpers.pipeline import load_reader
 from helpers.sweeps.engine import Share
 
 FIELDS = ("id", "question", "context")
-_ROWS = 2000  # rows per call of the model, which bounds the memory
+_ROWS = 2000  # rows per call of the model, to limit memory use
 _LOOK_SECONDS = 5
 
 
@@ -40,7 +40,7 @@ def find_shards(folder: str | Path) -> list[Path]:
     if not found:
         raise InputError(f"{folder}: has no .jsonl or .parquet files")
     if len({path.stem for path in found}) < len(found):
-        raise InputError(f"{folder}: two files differ only in their endings; rename one")
+        raise InputError(f"{folder}: two files differ only in their extensions; rename one")
     return found
 
 
@@ -51,7 +51,7 @@ def predict_shards(
     """Answer all shards in ``source``; return the numbers of questions, pairs and shards.
 
     Each row has the fields ``id`` (of the question), ``question`` and ``context``. Rows with the
-    same id must follow each other in one file. The output is JSON lines with ``id`` and
+    same id must be consecutive in one file. The output is JSON lines with ``id`` and
     ``answers``, a ranked list of at most five ``[text, score]``.
 
     checkpoint: a path, or a name in the registry.
@@ -77,7 +77,7 @@ def predict_shards(
             done += path.stat().st_size
             try:
                 pairs += future.result()["pairs"]
-            except Exception as error:  # the other shards go on
+            except Exception as error:  # the other shards continue
                 expected = isinstance(error, InputError)
                 problems.append(str(error) if expected else f"{path}: {error!r}")
                 continue
@@ -125,7 +125,7 @@ def answer_shard(
 
 
 def read_shard(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a shard; raise ``InputError`` with the line of the first bad row."""
+    """Yield the rows of a shard; raise ``InputError`` with the number of the first bad row."""
     rows = _READERS[path.suffix](path)
     for number, row in enumerate(rows, 1):
         for name in FIELDS:
@@ -161,12 +161,12 @@ _READERS = {".jsonl": _json_rows, ".parquet": _parquet_rows}
 
 
 def _pieces(rows: Iterator[dict[str, str]], path: Path) -> Iterator[list[dict[str, str]]]:
-    """Group the rows into pieces of about ``_ROWS`` rows that do not divide a question."""
+    """Group the rows into pieces of about ``_ROWS`` rows that never split a question."""
     piece: list[dict[str, str]] = []
     seen: set[bytes] = set()
     for name, group in itertools.groupby(rows, key=lambda row: row["id"]):
         if _mark(name) in seen:
-            raise InputError(f"{path}: the rows of question {name!r} do not follow each other")
+            raise InputError(f"{path}: the rows of question {name!r} are not consecutive")
         seen.add(_mark(name))
         piece += group
         if len(piece) >= _ROWS:

@@ -1,7 +1,7 @@
 """Run a sweep: start the runs that are ready, copy results that runs share, and report progress.
 
-Only the run folders determine which runs are finished. If a sweep was stopped or its machine
-failed, the same command therefore continues it.
+Only the run folders determine which runs are finished. Therefore, the same command continues a
+sweep that was stopped or whose machine failed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from helpers.sweeps import notebooks, plan
 from helpers.sweeps.engine import Share
 from helpers.sweeps.plan import CONVERSION, Planned, Sweep
 
-_LOOK_SECONDS = 2  # time between two looks at the progress of the runs
+_LOOK_SECONDS = 2  # time between two checks of the runs' progress
 
 
 @dataclass
 class Outcome:
-    """The end of one run. ``state`` is "finished" or "failed"."""
+    """How one run ended. ``state`` is "finished" or "failed"."""
 
     label: str
     state: str
@@ -34,7 +34,7 @@ class Outcome:
 
 @dataclass
 class _Progress:
-    """The runs that wait, the runs in progress, and what they have reached."""
+    """The waiting runs, the runs in progress, and how far they have come."""
 
     sweep: Sweep
     executor: Executor
@@ -54,8 +54,8 @@ def run_sweep(
 ) -> list[Outcome]:  # fmt: skip
     """Run all unfinished runs of a sweep; return how each run of the sweep ended.
 
-    A run that failed before is only repeated if ``retry`` is true. If a run fails, the others go
-    on. ``say`` is called with one line of text at a time.
+    A run that failed before is only repeated if ``retry`` is true. If a run fails, the others
+    continue. ``say`` is called with one line of text at a time.
     """
     progress = _Progress(sweep, executor, share, count, say)
     for run in sweep.runs:
@@ -80,7 +80,7 @@ def run_sweep(
 
 
 def _start_ready(progress: _Progress) -> None:
-    """Start the waiting runs that no longer need another run."""
+    """Start the waiting runs that no longer depend on another run."""
     runs = {run.label: run for run in progress.sweep.runs}
     for label, run in list(progress.waiting.items()):
         donors = plan.donors(progress.sweep)[label]
@@ -96,8 +96,8 @@ def _start_ready(progress: _Progress) -> None:
 
 
 def _may_still_give(progress: _Progress, donor: Planned, until: str) -> bool:
-    """Return whether the donor has yet to reach the notebook ``until``."""
-    reached = notebooks.seconds(donor.settings)  # without reading large files, as this is repeated
+    """Return whether the donor may still finish the notebook ``until``."""
+    reached = notebooks.seconds(donor.settings)  # no large files are read: called often
     return donor.label not in progress.outcomes and not any(n[:2] == until for n in reached)
 
 
@@ -111,7 +111,7 @@ def _submit(progress: _Progress, run: Planned, until: str) -> None:
 def execute(parameters: Mapping, until: str, group: str, log: str, share: Share) -> str:
     """Execute the notebooks of one run in a worker; return "" or why the run failed.
 
-    A run whose worker died continues here with the notebook that was lost.
+    A run whose worker died continues here with the notebook that was interrupted.
     """
     share.choose_gpu()
     os.environ["WANDB_RUN_GROUP"] = group
@@ -161,7 +161,7 @@ def _say_count(progress: _Progress, what: str) -> None:
 
 
 def _report_notebooks(progress: _Progress) -> None:
-    """Report each notebook that a run has finished since the last look."""
+    """Report each notebook that a run has finished since the last check."""
     for run, _ in progress.running.values():
         times = notebooks.seconds(run.settings)
         first = progress.seen[run.label]

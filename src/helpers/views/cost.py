@@ -31,8 +31,8 @@ GPUS = {
 }
 _MOST_WORK = 1e12  # floating-point operations per measurement on a CPU, which take several seconds
 SHARE = 0.4  # share of the peak that we assume for a GPU; large models rarely reach more
-# The least time of a training step of the 345M model on a GPU, however few tokens it has: starting
-# its 1,700 kernels takes this long. Measured on an H200 (docs/results/gpu).
+# The minimum time of a training step of the 345M model on a GPU, however few tokens it has:
+# starting its 1,700 kernels takes this long. Measured on an H200 (docs/results/gpu).
 _STEP_SECONDS = 0.05
 RECIPE = (
     "context", "epochs", "batch_size", "learning_rate", "warmup_fraction", "weight_decay",
@@ -186,8 +186,8 @@ def _price(model, machine, precision, seconds, memory: Memory, source) -> dict:
 
 
 def shipped_sweep() -> pd.DataFrame:
-    """Return the dev curves of three learning rates with the profile ``mini``, as ``batch.sweep``.
+    """Return the dev curves of three learning rates with the profile ``mini``, from a file.
 
-    ``python -m helpers.batch sweep learning_rate 6e-5 2e-4 6e-4`` writes such a file.
+    ``batch.compare_values("learning_rate", [6e-5, 2e-4, 6e-4], settings)`` returns such a table.
     """
     return pd.read_csv(Path(__file__).with_name("learning_rates.csv"))

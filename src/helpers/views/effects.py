@@ -96,7 +96,7 @@ def _averaging(batches: Sequence[ScoredBatch]) -> list[Effect]:
 def _missing(batches: Sequence[ScoredBatch], ranked: Ranked, own: str) -> list[Effect]:
     best = {name: answers for found in ranked.values() for name, answers in found.items()}
     sure = {name: answers[0][1] if answers else 0.0 for name, answers in best.items()}
-    # Every batch keeps its surest answer; a batch without any answer could not be scored.
+    # Every batch keeps its most confident answer; a batch without answers could not be scored.
     kept = {max(found, key=lambda name: (sure[name], name)) for found in ranked.values() if found}
     order = sorted(sure.keys() - kept, key=lambda name: (sure[name], name))
     silent = set(order[: round(SILENT * len(sure))])

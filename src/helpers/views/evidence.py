@@ -22,8 +22,8 @@ from helpers.scoring.system import ScoredBatch
 from helpers.scoring.uncertainty import bootstrap_interval, exact_interval, paired_difference
 
 Rows = list[dict]
-# The rows of notebook 05, those that matter most first: the model card, the only target with exact
-# counts, and a row from the paper.
+# The rows of notebook 05. Those that matter most come first: the model card, the only target with
+# exact counts, and a row from the paper.
 FIRST = ("card", "notebook-7b-4", "paper-345m")
 KEYS = (*FIRST, *(claim.key for claim in claims.CLAIMS if claim.key not in FIRST))
 
@@ -117,7 +117,7 @@ def averages(averaging: str, decimals: int | None, fixed: bool) -> Rows:
 def question_effect(
     run: Run, systems: Mapping[str, Sequence[ScoredBatch]], batch: str, question: Question
 ) -> Rows:
-    """Return each system's answers to one question, their rank, and what it adds to each score."""
+    """Return each system's answers to one question, the first right rank, and the points gained."""
     rows = []
     for name, batches in systems.items():
         folder = "answers" if name == THIS_RUN else f"baselines/{name}"

@@ -67,7 +67,7 @@ def page(run: str | Path, other: str | Path | None = None) -> str:
 def render(found: Mapping) -> str:
     """Return the page that shows the result of ``content``."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    # Base64 cannot contain "</script>". A fixed time makes equal runs give equal pages.
+    # Base64 cannot contain "</script>". The fixed time makes the pages of equal runs identical.
     packed = base64.b64encode(gzip.compress(json.dumps(found).encode("ascii"), mtime=0)).decode()
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=found["run"], other=found["other"], data=packed
@@ -106,7 +106,9 @@ def content(run: str | Path, other: str | Path | None = None) -> dict:
     ours = _read(Path(run), list(batches))
     theirs = _read(Path(other), list(batches)) if other is not None else None
     if theirs and not theirs.answers:
-        raise InputError(f"{other}: has no answers to {', '.join(batches)}; specify another folder")
+        raise InputError(
+            f"{other}: has no answers for {', '.join(batches)}; specify another folder"
+        )
     rows = [
         _row(question, batch, ours, theirs)
         for batch, questions in batches.items()
@@ -166,7 +168,7 @@ def _labels(folder: Path, answers: Mapping[str, Mapping[str, Sequence[str]]]) ->
     labels = {}
     for row in table.to_dict("records"):
         first = [*answers.get(row["batch"], {}).get(row["id"], ()), ""][0]
-        if row["answer"].split() != first.split():  # the CSV format may change line ends
+        if row["answer"].split() != first.split():  # the CSV format may change line breaks
             raise InputError(
                 f"{path}: does not belong to the answers in this run ({row['id']}); "
                 "run notebook 04_error_analysis again"

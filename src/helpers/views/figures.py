@@ -142,7 +142,7 @@ def notebook_flow(steps: Sequence[tuple[str, str, str]]):
 
 
 def part_bars(models: dict[str, dict[str, int]]):
-    """Draw the weights per part in millions, with one panel per model (name -> part -> count)."""
+    """Plot the weights per part in millions, with one panel per model (name -> part -> count)."""
     totals = {name: sum(parts.values()) for name, parts in models.items()}
     titles = [f"{name}: {total / 1e6:.1f} million" for name, total in totals.items()]
     figure, panels = new_figure(9, 2.6, *titles)
@@ -160,7 +160,7 @@ ROW_ORDERS = {
 
 
 def order_scores(found: dict):
-    """Draw ``measure.row_orders`` as bars, with a dashed line at the score for a correct order."""
+    """Plot ``measure.row_orders`` as bars, with a dashed line at the score for a correct order."""
     figure, axes = new_figure(7, 2.6, f"Score for each row order (dark: order {found['order']})")
     scores = found["scores"]
     names = [f"{name}: {ROW_ORDERS[name]}" for name in scores]
@@ -178,7 +178,7 @@ def span_logits(
     label: str = "chosen answer",
     trained: Sequence[tuple[str, float, float]] = (),
 ):
-    """Draw the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices.
+    """Plot the logits of (token, start, end) tuples; shade the tokens at the ``chosen`` indices.
 
     ``trained`` has the logits of the same tokens after training, which are drawn below on the same
     axes.
@@ -207,7 +207,7 @@ _STACKS = ((False, "post-LayerNorm", "o", DARK), (True, "pre-LayerNorm", "s", AC
 
 
 def depth_gradients(stacks):
-    """Draw gradients in all layers of the deepest stacks and in the last layer of all stacks."""
+    """Plot gradients in all layers of the deepest stacks and in the last layer of all stacks."""
     depths = sorted({s.layers for s in stacks})
     titles = f"All layers of a {depths[-1]}-layer stack", "Last layer in stacks of different depths"
     figure, (left, right) = new_figure(9, 3.3, *titles)
@@ -236,7 +236,7 @@ def depth_gradients(stacks):
 
 
 def funnel(questions: Sequence[tuple[str, int]], pairs: Sequence[tuple[str, int]]):
-    """Draw what remains after each (name, count) step: questions (left) and pairs (right)."""
+    """Plot what remains after each (name, count) step: questions (left) and pairs (right)."""
     titles = "Training questions after each step", "Training pairs after each step"
     figure, axes = new_figure(10, 1.1 + 0.4 * max(len(questions), len(pairs)), *titles)
     units = "questions", "question-context pairs (rows)"
@@ -252,7 +252,7 @@ _WIDEST = 0.99  # share of contexts on the axis; very long ones would compress t
 
 
 def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
-    """Draw words per context (left) and contexts per question (right), in percent of each part.
+    """Plot words per context (left) and contexts per question (right), in percent of each part.
 
     ``parts`` maps each part to {"words": one number per context, "contexts": one number per
     question}. The first part has a solid line and plain bars. The second part has a dashed line
@@ -286,7 +286,7 @@ def distributions(parts: Mapping[str, Mapping[str, Sequence[int]]]):
 
 
 def coverage_bars(rows: Sequence[Mapping[str, int]]):
-    """Draw the coverage of the strict rule and the ceiling, from ``measure.coverage`` rows."""
+    """Plot the coverage of the strict rule and the ceiling, from ``measure.coverage`` rows."""
     figure, axes = new_figure(9, 3.8, "Questions with an answer in at least one context")
     scales = [100 / max(row["questions"], 1) for row in rows]
     found = [scale * row["strict rule"] for scale, row in zip(scales, rows, strict=True)]
@@ -306,7 +306,7 @@ _LABELED = 100  # maximum number of tokens in a window map that labels each toke
 
 
 def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
-    """Draw which tokens of one context each window contains, and the best window for each token.
+    """Show which tokens of one context each window contains, and the best window for each token.
 
     ``windows`` is the ``features.Windows`` of a single example with the gold span ``answer``, made
     with ``training=True``. ``vocab`` maps each id to its token. If there are more than ``most``
@@ -368,7 +368,7 @@ def window_map(windows, vocab: Sequence[str], answer: Span, most: int = 12):
 
 
 def length_histogram(lengths: Sequence[int], limit: int):
-    """Draw a histogram of tokens per window, with lines at the mean and the padded length."""
+    """Plot a histogram of tokens per window, with lines at the mean and the padded length."""
     mean = np.mean(lengths)
     figure, axes = new_figure(7.5, 3.2, "Tokens per window")
     axes.hist(lengths, bins=range(0, limit + 9, 8), color=MIDDLE, edgecolor=DARK, linewidth=0.5)
@@ -386,9 +386,9 @@ def length_histogram(lengths: Sequence[int], limit: int):
 def training_curve(
     history: Sequence[tuple[int, float, float, float]], dev: Sequence[Mapping] = (), untrained=None
 ):
-    """Draw the loss of each step and of the dev questions, and the learning rate.
+    """Plot the loss of each step and of the dev questions, and the learning rate.
 
-    The running mean over 20 steps is drawn at the middle of the steps. ``dev`` has the rows of
+    Each running mean is drawn at the middle of its 20 steps. ``dev`` contains the rows of
     ``step.DevCurve``. ``untrained`` is the loss of a model that gives all tokens the same logits.
     """
     steps, losses, rates = (np.asarray(column) for column in list(zip(*history, strict=True))[:3])
@@ -402,7 +402,7 @@ def training_curve(
         left.plot(*zip(*((row["step"], row["loss"]) for row in dev), strict=True), "o--",
                   color=ACCENT, markersize=4, label="dev questions")  # fmt: skip
     if untrained is not None:
-        left.axhline(untrained, color="black", linestyle=":", label="no knowledge: mean of ln n")
+        left.axhline(untrained, color="black", linestyle=":", label="equal logits: mean of ln n")
     left.set(xlabel="optimizer step", ylabel="loss (nats)", ylim=(0, None))
     power = math.floor(math.log10(max(rates.max(), 1e-300)))
     right.plot(steps, rates / 10.0**power, color=DARK)
@@ -412,7 +412,7 @@ def training_curve(
 
 
 def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
-    """Draw the dev loss and the dev MRR of several runs, one line per value of a setting.
+    """Plot the dev loss and the dev MRR of several runs, one line per value of a setting.
 
     ``curves`` is a data frame with the columns ``setting``, ``step``, ``dev_loss`` and ``dev_mrr``.
     ``source`` is a line above the panels that says where the curves come from.
@@ -432,7 +432,7 @@ def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
 
 
 def run_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[Mapping]]], window: int = 20):
-    """Draw the learning curves of several runs, given (configuration, losses, dev scores) per run.
+    """Plot the learning curves of several runs, given (configuration, losses, dev scores) per run.
 
     Runs with the same configuration look the same and differ in their seeds. The loss is a running
     mean of ``window`` steps. If there are dev scores, a second panel shows the MRR.
@@ -468,7 +468,7 @@ _FAILURE_LOOKS = (  # plain for right answers, otherwise darker or hatched
 
 
 def failure_bars(summary):
-    """Draw the share of each failure per batch as stacked bars, from ``errors.summary``."""
+    """Plot the share of each failure per batch as stacked bars, from ``errors.summary``."""
     batches = summary.drop(columns=["all", "percent", LATE])
     sizes = batches.sum()
     figure, axes = new_figure(9, 1.6 + 0.42 * len(sizes), "Outcomes of the questions")
@@ -486,7 +486,7 @@ def _answer_labels(texts: Sequence[str]) -> list[str]:
 
 
 def softmax_bars(nbest, most: int = 8):
-    """Draw the first ``most`` candidates of an n-best list: logit sums and shares of the list."""
+    """Plot the first ``most`` candidates of an n-best list: logit sums and shares of the list."""
     shown = list(nbest)[:most]
     titles = "The span head's logits", "After the softmax"
     figure, (left, right) = new_figure(9.5, 1.2 + 0.4 * len(shown), *titles)
@@ -505,7 +505,7 @@ _SNIPPET_LOOKS = ((DARK, ""), (LIGHT, "///"), (MIDDLE, ""), ("#ffffff", "..."))
 
 
 def merge_bars(parts):
-    """Draw each answer's shares as one stacked bar. ``parts``: ``[answers, snippets]``.
+    """Plot each answer's shares as one stacked bar. ``parts``: ``[answers, snippets]``.
 
     The full length of the bar is the answer's score when merging by sum. The length of its longest
     segment is the score when merging by max.
@@ -523,14 +523,14 @@ def merge_bars(parts):
 
 
 def reliability_diagrams(tables: Mapping):
-    """Draw one panel per table of ``confidence.reliability``: fraction right over confidence.
+    """Draw one panel per table of ``confidence.reliability``: fraction right against confidence.
 
     On the diagonal, answers are right as often as their confidence promises. The lines are exact
     95% intervals, and n is the number of answers.
     """
     figure, panels = new_figure(4.2 * len(tables), 3.9, *tables)
     for axes, table in zip(np.atleast_1d(panels), tables.values(), strict=True):
-        axes.plot([0, 100], [0, 100], "--", color=MIDDLE, label="as often as promised")
+        axes.plot([0, 100], [0, 100], "--", color=MIDDLE, label="perfect calibration")
         x, y = 100 * table["confidence"], 100 * table["right"]
         spread = [y - 100 * table["low_right"], 100 * table["high_right"] - y]
         axes.errorbar(x, y, spread, fmt="o", color=DARK, capsize=3, label="answers (95% interval)")
@@ -543,7 +543,7 @@ def reliability_diagrams(tables: Mapping):
 
 
 def risk_curves(curves: Mapping):
-    """Draw the risk over the coverage for each table of ``confidence.risk_coverage``."""
+    """Plot the risk against the coverage for each table of ``confidence.risk_coverage``."""
     figure, axes = new_figure(7.5, 3.6, "Errors if only the most confident answers are given")
     looks = cycle((("-", DARK), ("--", ACCENT), (":", MIDDLE)))
     for (name, table), (style, color) in zip(curves.items(), looks, strict=False):
@@ -560,7 +560,7 @@ def risk_curves(curves: Mapping):
 
 
 def score_bars(scores: dict):
-    """Draw each batch's strict accuracy, MRR and lenient accuracy, with the ceiling as a line."""
+    """Plot each batch's strict accuracy, MRR and lenient accuracy, with the ceiling as a line."""
     rows = [*scores["batches"], scores["pooled"]]
     measures = (("sacc", "strict accuracy", DARK, ""), ("mrr", "MRR", MIDDLE, "//"),
                 ("lacc", "lenient accuracy", LIGHT, ".."))  # fmt: skip
@@ -577,7 +577,7 @@ def score_bars(scores: dict):
 
 
 def two_sources(found: Mapping, seeds: Sequence[int], runs: str = "this run"):
-    """Draw how much each measure varies with the questions (upper line) and the seeds (lower line).
+    """Plot how much each measure varies with the questions (upper line) and the seeds (lower line).
 
     ``found`` comes from ``uncertainty.sources``. The upper line is the 95% interval of the mean
     over seeds when questions are resampled. The lower line shows each seed's score and the mean ±
@@ -607,7 +607,7 @@ def two_sources(found: Mapping, seeds: Sequence[int], runs: str = "this run"):
 
 
 def interval_by_n(share: float, n: int):
-    """Draw the exact 95% interval of a proportion for 10 to 10,000 questions; mark ``n``."""
+    """Plot the exact 95% interval of a proportion for 10 to 10,000 questions; mark ``n``."""
     from scipy.stats import beta  # the import takes up to a second
 
     figure, axes = new_figure(7.5, 3, f"95% interval around {share:.0%} right answers")
@@ -627,7 +627,7 @@ def interval_by_n(share: float, n: int):
 
 
 def switches(found: Sequence):
-    """Draw how each ``effects.Effect`` changes strict accuracy, in percentage points."""
+    """Plot the change in strict accuracy for each ``effects.Effect``, in percentage points."""
     own = next(100 * e.score.sacc for e in found if e.own)
     shown = [e for e in found if e.score is not None and not e.own]
     changes = [100 * e.score.sacc - own for e in shown]
@@ -645,7 +645,7 @@ _GAP = 0.6  # rows of space for the line between our rows and the published ones
 
 
 def forest(ours: Sequence[Mapping], theirs: Sequence[Mapping]):
-    """Draw the rows of ``compare``: filled markers for our runs, hollow ones for published rows.
+    """Plot the rows of ``compare``: filled markers for our runs, hollow ones for published rows.
 
     There is one panel per measure. Our rows show the interval over questions and one tick per seed.
     A published row has an interval only if exactly one count of correct answers rounds to the

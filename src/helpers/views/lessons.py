@@ -1,9 +1,9 @@
 """Instant checks of the functions that participants write in the notebooks.
 
-Each check calls a participant's function and the package's with the same arguments, first with
-given ones that cover the difficult cases and then with random ones. If all results agree, it prints
-one line. Otherwise, it raises ``NotYet`` with the first case that differs. Random cases always come
-from the same seed, so that a check gives the same message each time it runs.
+Each check calls a participant's function and the package's with the same arguments: first a fixed
+set that covers the difficult cases, then random ones. If all results agree, it prints one line.
+Otherwise, it raises ``NotYet`` with the first case that differs. Random cases always come from the
+same seed, so that a check gives the same message each time it runs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _VOCAB = [
 
 
 class NotYet(InputError):
-    """A participant's function does not do what the lesson asks for yet."""
+    """A participant's function does not yet do what the lesson asks for."""
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of its own renderer
         return [f"Not yet: {self}"]
 
 
 def explain_missing_names() -> None:
-    """Let a cell of this notebook that uses an unknown name say so in one line.
+    """Replace the traceback with a one-line message when a notebook cell uses an undefined name.
 
-    A check does this if the cell before it has no code yet. Functions keep their usual traceback.
-    Does nothing outside IPython.
+    A check uses one if the cell before it has no code yet. An undefined name inside a function
+    keeps its usual traceback. Does nothing outside IPython.
     """
     from IPython import get_ipython
 
@@ -167,7 +167,7 @@ def check_best_spans(mine: Callable) -> None:
     given = [
         ([0.5, 1.0, 0.0], [0.0, 3.0, 1.0], 2, 3),
         ([0.0, 5.0], [4.0, 1.0], 2, 2),  # the best end is before the best start
-        ([5.0, 1.0, 0.0], [0.5, 2.0, 4.0], 3, 2),  # the best start and the best end are too far
+        ([5.0, 1.0, 0.0], [0.5, 2.0, 4.0], 3, 2),  # the best start and end are too far apart
         ([3.0, 1.0], [1.0, 3.5], 1, 2),  # one best start and one best end
         ([0.0, 9.0], [9.0, 0.0], 1, 2),  # no span is left
     ]
@@ -202,7 +202,7 @@ def check_merge(mine: Callable) -> None:
     given = [
         (votes, "sum"),
         (votes, "max"),
-        ([[("zinc", 0.3)], [("Zinc", 0.6)]], "sum"),  # case is ignored; spelled as in the best one
+        ([[("zinc", 0.3)], [("Zinc", 0.6)]], "sum"),  # case is ignored; the best spelling is kept
         ([[("TNF", 0.5), ("tnf", 0.2)]], "sum"),  # twice in one list
         ([[(letter, 0.3 - n / 50) for n, letter in enumerate("abcdefg")]], "sum"),  # only five
         ([[], [("zinc", 0.7)]], "max"),
@@ -228,7 +228,7 @@ def check_scores(mine: Callable) -> None:
     """Check ``mine(gold, answers) -> (SAcc, MRR, LAcc)`` from notebook 05.
 
     Both arguments map question ids to lists of lists, as in the BioASQ files. Raises ``NotYet``
-    unless the result is that of ``metrics.score_batch``. The ids of the given cases name the rule.
+    unless the result is that of ``metrics.score_batch``. The id in each given case states the rule.
     """
     given = [
         ("case is ignored", [["CFTR"]], [["cftr"]]),
@@ -353,7 +353,7 @@ def _equal(found, expected) -> bool:
 
 
 def _plain(value):
-    """Return a value without types of numpy and torch, whose texts hide the numbers."""
+    """Convert NumPy and torch values to plain ones, because their texts hide the numbers."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, (list, tuple)):

@@ -66,7 +66,7 @@ _MOST = 30  # maximum number of unread files to list (a user may specify a home 
 class Stack:
     """A stack of layers with random weights.
 
-    ``gradients`` holds, for each layer, the norm of the gradient of the loss with respect to the
+    ``gradients`` contains, for each layer, the norm of the gradient of the loss with respect to the
     second feed-forward matrix of the layer.
     """
 
@@ -381,7 +381,7 @@ _FEW = 4  # as many snippets as ``figures.merge_bars`` can distinguish
 def merged_question(
     examples: Sequence[Example], candidates: Sequence[Sequence[Candidate]]
 ) -> tuple[str, pd.DataFrame]:
-    """Return the text and the ``votes`` of the question that shows best what merging does.
+    """Return the text and the ``votes`` of the question that best shows what merging does.
 
     It has few snippets and, if possible, a different first answer with ``sum`` than with ``max``.
     Of such questions, it is the one whose first answer gains most from its other snippets.
@@ -408,10 +408,10 @@ def raw_record(path: Path, question_id: str) -> dict:
 def gold_defects(questions: Sequence[Question]) -> list[dict]:
     """Return the defects of gold answers: one row per question and kind of defect.
 
-    A gold has *spaces* if it begins or ends with one or contains several in a row; see also
-    ``is_sentence``. A *synonym is missing* if the strict rule finds no gold in any snippet, even
-    without the superfluous spaces, but a snippet contains one in a different spelling. The evidence
-    is the gold or the spelling in the snippet.
+    A gold has *spaces* if it begins or ends with a space or contains several in a row. For *a
+    sentence*, see ``is_sentence``. A *synonym is missing* if the strict rule finds no gold in any
+    snippet, even without the superfluous spaces, but a snippet contains one in a different
+    spelling. The evidence is the gold or the spelling in the snippet.
     """
     rows = []
     for question in questions:
@@ -438,7 +438,7 @@ def is_sentence(gold: str) -> bool:
 
 
 def _spellings(texts: Sequence[str], golds: Sequence[str]) -> list[str]:
-    """Return the words in the texts that equal a gold by ``spans.plain``, as the text has them."""
+    """Return the words in the texts that equal a gold by ``spans.plain``, as spelled there."""
     wanted = {plain(gold) for gold in golds} - {""}
     longest = max((len(gold.split()) for gold in golds), default=0) + 2  # "beta-cell", "beta cell"
     found = []

@@ -115,7 +115,7 @@ def table(rows, index: str | list[str] | None = None, columns=None, digits: int 
 
     df = pd.DataFrame(rows, columns=columns)
     numbered = index is None and df.index.name is None and pd.api.types.is_integer_dtype(df.index)
-    # pandas escapes strings only, so that the strings in a list would be HTML.
+    # pandas escapes only strings, so strings in a list would be treated as HTML.
     df = df.map(lambda cell: cell if pd.api.types.is_scalar(cell) else str(cell))
     if index is not None:
         df = df.set_index(index)
@@ -130,9 +130,9 @@ def table(rows, index: str | list[str] | None = None, columns=None, digits: int 
 
 
 def folded(rows, index: str | list[str] | None = None, most: int = 3, **options):
-    """Return the first ``most`` rows as HTML, and the complete table on request, closed at first.
+    """Return the first ``most`` rows as HTML, followed by the complete table, collapsed.
 
-    The arguments are those of ``table``. A table with at most ``most`` rows is shown as a whole.
+    The arguments are those of ``table``. A table with at most ``most`` rows is shown in full.
     """
     from IPython.display import HTML
 

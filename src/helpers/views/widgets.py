@@ -1,7 +1,7 @@
 """Widgets for asking the model questions, for browsing its errors, and for trying out windows.
 
-The call returns immediately and never waits for input. Its output includes plain HTML for viewers
-without a running kernel, such as GitHub, an exported page or the report.
+Each function returns immediately and never waits for input. Its output includes plain HTML for
+viewers without a running kernel, such as GitHub, an exported page or the report.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _EACH = 8  # tokens between two positions of a slider
 def windows(reader, example: Example) -> View:
     """Return sliders for the length and the step of windows, and the window map of one context.
 
-    ``example`` needs one gold span. The page in a saved notebook shows the map as it is then.
+    ``example`` needs one gold span. A saved notebook shows the map as first displayed.
     """
     asked = len(reader.tokenizer.encode(example.question).ids) + 1  # with [CLS] and two [SEP]
     shortest = -(-(asked + _SHORTEST) // _EACH) * _EACH
@@ -144,10 +144,10 @@ _SIZES = (1, 2, 3, 5, 10, 20)  # the n-best sizes in the static page
 def decoding(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], shown: str
 ) -> View:
-    """Return a slider for the size of the n-best lists and a menu for the way of merging.
+    """Return a slider for the size of the n-best lists and a menu for the way of merging them.
 
-    They show the ranked answers to the question with the id ``shown``, and how the scores of all
-    questions of ``errors.table`` change. The lists are cut and their shares computed anew.
+    A panel shows the ranked answers to the question with the id ``shown``, and how the scores of
+    all questions of ``errors.table`` change. The lists are cut and their shares recomputed.
     """
     row = df[df["id"] == shown].iloc[0]
     most = max(map(len, candidates), default=1)
@@ -221,7 +221,7 @@ def interval_by_n(share: float = 0.48) -> View:
 
 
 def detective() -> View:
-    """Return controls for the rounding and averaging behind the card, and what they allow."""
+    """Return controls for the rounding and averaging behind the card, and a table of results."""
     wide = {"layout": {"width": "600px"}, "style": {"description_width": "190px"}}
     decimals = ipywidgets.SelectionSlider(
         options=[("not rounded", 0), ("4 decimals", 4), ("3 decimals", 3), ("2 decimals", 2)],
