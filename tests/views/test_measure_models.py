@@ -11,7 +11,7 @@ from helpers.views import measure
 
 def test_biomegatron_has_the_published_number_of_weights():
     model = measure.meta_model()
-    assert sum(measure.parameters_by_part(model).values()) == 334_166_018  # facts.md §5
+    assert sum(measure.parameters_by_part(model).values()) == 334_166_018  # of NVIDIA's checkpoint
     assert next(model.parameters()).is_meta
 
 

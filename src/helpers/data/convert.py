@@ -188,7 +188,7 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
     """Return the text most similar to an answer, its snippet, and their similarity (0 to 1).
 
-    The text has as many words as the answer, one more, or one less.
+    The text has as many words as the answer, one more, or one fewer.
     """
     best = ("", -1, 0.0)
     for gold, pair in product(golds, pairs):

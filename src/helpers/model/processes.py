@@ -66,7 +66,7 @@ def run(
             raise InputError(
                 f"devices: one of the {compute.devices} processes stopped "
                 f"({_reason(folder / LOG)}); see {(folder / LOG).resolve()}; "
-                "repeat the same call to continue"
+                "resume the training to continue"
             )
         return [json.loads(path.read_text(encoding="utf-8")) for path in found]
 

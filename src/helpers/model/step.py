@@ -348,7 +348,7 @@ class PlainCheckpoints(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             why = getattr(error, "strerror", None) or "is the disk full?"
             raise InputError(
-                f"{path}: cannot be written ({why}); free some disk space and repeat the same call"
+                f"{path}: cannot be written ({why}); free some disk space and resume the training"
             ) from error
 
     def load_checkpoint(self, path, map_location=None, weights_only=True) -> dict:

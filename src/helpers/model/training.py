@@ -92,8 +92,8 @@ def fine_tune(
     and starting weights; ``False`` removes that run; ``None`` continues it if these match and
     otherwise removes it. Raise ``InputError`` if no example has a span, if the run to resume
     differs or has a damaged file, if there is not enough disk space or memory, or if the loss is
-    not finite. Raise ``Stopped`` on Ctrl-C or SIGTERM. After any of these, or if the process is
-    killed, the same call continues the run.
+    not finite. Raise ``Stopped`` on Ctrl-C or SIGTERM. To continue after an interruption (also a
+    killed process or a full disk), load the checkpoint again and pass ``resume=None`` or ``True``.
     """
     folder, settings = Path(folder), reader.settings
     examples = [example for example in examples if example.spans]
@@ -154,7 +154,7 @@ def _one_line_errors(folder: Path, settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{error.filename or folder}: {error.strerror or error}; fix this (for example, free "
-            "some disk space) and repeat the same call"
+            "some disk space) and resume the training"
         ) from error
     except RuntimeError as error:  # torch raises it on GPUs and CPUs
         if not out_of_memory(error):

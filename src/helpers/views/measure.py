@@ -433,7 +433,7 @@ def gold_defects(questions: Sequence[Question]) -> list[dict]:
 
 
 def is_sentence(gold: str) -> bool:
-    """Return whether a gold ends with a full stop or has at least ``_SENTENCE`` words."""
+    """Return whether a gold ends with a period or has at least ``_SENTENCE`` words."""
     return gold.rstrip().endswith(".") or len(gold.split()) >= _SENTENCE
 
 
