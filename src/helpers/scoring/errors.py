@@ -370,8 +370,8 @@ def worst(df: pd.DataFrame, n: int = 10, answerable: bool = True) -> pd.DataFram
     """Return the ``n`` worst rows among those whose first answer is wrong.
 
     Rows without a correct answer among the first five come first. Within each group, the highest
-    score comes first. ``answerable`` keeps only questions with a gold answer in a snippet, so that there
-    is something to compare.
+    score comes first. ``answerable`` keeps only questions with a gold answer in a snippet, so that
+    there is something to compare.
     """
     wrong = df[(df["rank"] != 1) & ((df["with_answer"] > 0) | (not answerable))]
     order = wrong.assign(_late=wrong["rank"] > 0).sort_values(
