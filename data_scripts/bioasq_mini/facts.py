@@ -157,6 +157,6 @@ def words(name: str) -> str:
 
 
 def clash(one: Iterable[str], two: Iterable[str]) -> bool:
-    """Check whether a name in one list contains a name in the other list, word by word."""
+    """Check whether a name in either list contains one from the other list as whole words."""
     pairs = [(words(a), words(b)) for a in one for b in two]
     return any(a in b or b in a for a, b in pairs)

@@ -321,7 +321,7 @@ def _apart(fact: Fact, item: Item) -> bool:
 
 
 def _off_topic(item: Item, rng: Random) -> str:
-    """Write about the subject without any candidate of the answer's type."""
+    """Return a text about the subject that mentions no candidate of the answer's type."""
     about = rng.choice(patterns()["about"])
     parts = [sentence(about, item, rng, (1,))]
     own = same_subject(item)

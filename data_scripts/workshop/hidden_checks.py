@@ -3,7 +3,7 @@
 Participants do not receive it: it is neither in a notebook nor in a folder that nbgrader releases.
 Each check gets the participant's global variables and raises ``AssertionError`` or ``NotYet`` with
 a message in the participant's terms. The feedback shows the message but not the code of the check.
-Random inputs depend on ``HIDDEN_CHECKS_SEED``, which is drawn anew for each course.
+``course.py`` chooses a new seed for the random inputs of each course (``HIDDEN_CHECKS_SEED``).
 """
 
 from __future__ import annotations

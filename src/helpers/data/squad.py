@@ -272,7 +272,7 @@ def _locate(text: str, start: int, context: str, place: Place) -> Span:
 def write_ids(path: str | Path, rows: Iterable[Example]) -> Path:
     """Write the id map as JSON lines: row id -> question, snippet, document, span offsets.
 
-    Offsets count characters of the row's context. A row with a joined context also lists its
+    Offsets are character positions in the row's context. A row with a joined context also lists its
     ``snippets``.
     """
 

@@ -54,7 +54,7 @@ class Planned:
         return self.settings.run_dir
 
     def stages(self, *names: str) -> tuple:
-        """Return what determines the output of these stages, apart from the input files."""
+        """Return the settings that determine the output of these stages, as the input files do."""
         return tuple((name, *settings_of(name, self.settings).items()) for name in names)
 
     @property

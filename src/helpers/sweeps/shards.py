@@ -56,8 +56,8 @@ def predict_shards(
 
     checkpoint: a path, or a name in the registry.
 
-    Raises ``InputError`` for bad input; the other shards are finished first, and the same call
-    continues with the rest.
+    If a shard is bad, the workers finish the others before this raises ``InputError``. After you
+    correct the shard, the same call answers only what is missing.
     """
     shards, output = find_shards(source), Path(output)
     weights = sorted(hashes(checkpoint).values()) if Path(checkpoint).exists() else checkpoint

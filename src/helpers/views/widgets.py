@@ -95,7 +95,7 @@ _EACH = 8  # tokens between two positions of a slider
 
 
 def windows(reader, example: Example) -> View:
-    """Return sliders for the length and the step of windows, and the window map of one context.
+    """Return sliders for window length and step (``doc_stride``), and the map of one context.
 
     ``example`` needs one gold span. A saved notebook shows the map as first displayed.
     """
