@@ -97,7 +97,7 @@ def check_outputs(
     """Before any work is done, refuse outputs that we cannot write or that would destroy a file.
 
     An output must not be an input, another output, a folder, or a special file such as a device,
-    and we must have permission to write to it. ``None`` means that there is no such output or input.
+    and we must have permission to write to it. ``None`` means no such output or input.
     """
     taken = {os.path.realpath(path) for path in inputs if path is not None}
     for path in (path for path in outputs if path is not None):
