@@ -38,7 +38,7 @@ from helpers.model.features import Windows
 from helpers.run import provenance
 from helpers.run.stages import convert_run, find_run_files
 
-# The lowest acceptable figures for a CPU with (AVX-512, AVX2), measured in float32 with a model of
+# The lowest acceptable figures for CPUs with (AVX-512, AVX2), measured in float32 with a model of
 # 6 x 384 on the snippets of BioASQ 7b. Floors below 1 are shares of the matmul peak, and the others
 # are speedups.
 FLOORS: dict[tuple[str, str], tuple[float, float]] = {
@@ -315,7 +315,7 @@ def peak_memory() -> int:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    raise InputError("this benchmark reads the memory from /proc, so it runs only on Linux")
+    raise InputError("this benchmark reads its memory use from /proc, so it runs only on Linux")
 
 
 # ---- reports

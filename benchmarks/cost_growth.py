@@ -3,7 +3,7 @@
     python benchmarks/cost_growth.py [--most 10000] [--bioasq-dir DIR] [--output DIR]
 
 The sizes are 10, 100, 1,000 and so on up to --most. For each size, a separate process runs the
-package's complete prediction: features, forward passes and n-best lists. We repeat the pairs of the
+package's complete prediction: features, forward passes and n-best lists. We repeat the pairs in the
 data and append a number to each context, so all texts are different. Memory is the peak memory of
 the process minus its memory before the prediction, when the model and the examples are already
 loaded. With MiniLM on two cores, 10,000 windows take about two minutes and 100,000 about twenty

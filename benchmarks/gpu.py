@@ -3,7 +3,7 @@
     PYTHONPATH=src python benchmarks/gpu.py [--parts check,sync,speed] [--seconds 200]
 
 check: compare logits, losses and gradients for every attention path and precision, and the losses
-    of Lightning's loop, with those of the CPU in float32.
+    of Lightning's loop, with those on the CPU in float32.
 sync: list where a training step and a prediction make the CPU wait for the GPU.
 speed: measure the time and memory of training and prediction, padded and unpadded, and compare them
     with transformers.

@@ -29,7 +29,7 @@ _NAMES = ("logits", "loss", "gradients")
 
 
 def check(run: Run) -> dict:
-    """Compare logits, losses and gradients with those of the CPU in float32."""
+    """Compare logits, losses and gradients with those on the CPU in float32."""
     small = {"vocab_size": 1000, "hidden": 256, "layers": 4, "heads": 4, "feed_forward": 1024}
     megatron = EncoderConfig(**small, gelu="tanh")
     bert = EncoderConfig(**small | {"heads": 8}, norm_first=False, epsilon=1e-12)

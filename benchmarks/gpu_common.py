@@ -38,7 +38,7 @@ TOLERANCES = {
 }  # fmt: skip
 
 
-# With 30,000 words, this gives BioMegatron's 30,592 embeddings. It includes the special tokens.
+# With 30,000 words, these give BioMegatron's 30,592 embeddings. They include the special tokens.
 _OTHER_TOKENS = 592
 
 

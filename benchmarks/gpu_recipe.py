@@ -88,7 +88,7 @@ def _reader(run: Run, data: gpu_data.Data, precision: str, dropout: float) -> Re
 
 
 def _training(run: Run, reader: Reader, windows: Windows, seconds: float, save) -> dict:
-    """Train until the recipe or the time ends; ``save``: seconds of an earlier save, or None."""
+    """Train until the recipe or the time ends; ``save``: seconds an earlier save took, or None."""
     if is_cuda(run.device):
         torch.cuda.reset_peak_memory_stats(run.device)
     with precision_of(reader.compute), tempfile.TemporaryDirectory() as folder:

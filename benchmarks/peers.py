@@ -1,6 +1,6 @@
 """Baselines for the benchmarks: what users of transformers run today.
 
-``run_qa`` is an example script of transformers. We reimplemented what it does: features, padding to
+``run_qa`` is an example script in transformers. We reimplemented what it does: features, padding to
 the maximum length, and the search for the best spans.
 """
 

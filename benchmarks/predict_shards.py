@@ -1,4 +1,4 @@
-"""Compare the speed of prediction on a folder of files by several workers and by one process.
+"""Compare the speed of several workers and of one process in prediction on a folder of files.
 
     python benchmarks/predict_shards.py [--pairs 100000] [--jobs 2] [--output DIR]
 
@@ -52,7 +52,7 @@ class Watch(threading.Thread):
             for child in psutil.Process().children(recursive=True):
                 try:
                     self.largest = max(self.largest, child.memory_info().rss)
-                except psutil.Error:  # it has just ended
+                except psutil.Error:  # the process has just ended
                     continue
 
 

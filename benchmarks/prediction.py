@@ -2,7 +2,7 @@
 
     python benchmarks/prediction.py [--bioasq-dir DIR] [--output DIR]
 
-All methods use the same weights and the same windows. The times do not include the features and the
+All methods use the same weights and the same windows. The times do not include the features or the
 search for the best spans, which features.py and nbest.py measure. The batches for transformers are
 padded before the timing. "transformers at its best" gets the windows in batches of 16, sorted by
 length. Most users of transformers do not sort them, so we also measure random batches. All windows

@@ -78,7 +78,7 @@ class Usage:
         for process in processes:
             try:
                 found = process.memory_full_info()
-            except psutil.Error:  # it has just ended
+            except psutil.Error:  # the process has just ended
                 continue
             rss += found.rss
             pss += getattr(found, "pss", found.rss)  # only Linux reports it
@@ -390,7 +390,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=1024, help="hidden size (default: 1024)")
     parser.add_argument("--epochs", type=int, default=2,
                         help="epochs of 2 steps each (default: 2); a tiny model needs more, so "
-                        "that there is time to kill it")  # fmt: skip
+                        "that there is time to kill the training")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1],
                         help="random seeds (default: 0 1)")  # fmt: skip
     parser.add_argument("--undisturbed", action="store_true",

@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_overhead.py [--runs 8] [--until 05] [--output DIR]
 
-Both execute the notebooks of the profile mini, one run at a time and each run with another seed, so
+Both execute the notebooks of the profile mini, one run at a time and each run with its own seed, so
 that no run takes over results from another one. The time of the sweep includes the start of its
 workers, the checks before and after each run, and its page.
 """

@@ -1,7 +1,7 @@
 """Pin every package with the hashes of its files: write locks/ from the ranges in pyproject.toml.
 
 uv resolves the ranges for Linux and macOS with Python 3.11 and 3.12. It keeps a pin unless the pin
-no longer fits the range or --upgrade asks for the newest versions. pip's default index lacks the
+no longer fits the range or --upgrade asks for the newest versions. pip's default index has no
 CPU build of torch for Linux, so the hashes of this build come from the index in --torch-index.
 Without this option, the script keeps the old hashes, and fails if torch has a new version.
 """
@@ -21,7 +21,7 @@ import requests
 from helpers.config import ROOT, InputError
 from helpers.io import write_text
 
-# What each file contains, in the order of installation.
+# The contents of each file, in the order of installation.
 FILES = {
     "build": "What builds the packages that are published as source only, and the kit itself.",
     "cpu": "The CPU build of torch. The one for Linux is only in PyTorch's own index.",

@@ -2,7 +2,7 @@
 
 The script prints the scores, the extractive ceiling, 95% intervals over questions, the number of
 questions per kind of error, and a row in the format of the table in docs/results.md. With --json,
-it also writes a file that "python -m helpers.batch table" accepts next to run folders.
+it also writes a file that "python -m helpers.batch table" accepts along with run folders.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Compare the tests and the scores on BioASQ-mini with the old pins and with the newest packages.
+"""Compare test results and BioASQ-mini scores under the old pins and the newest packages.
 
 The script makes two clones of the last commit in build/upgrade. They need 6 GB of disk space, and
 the script runs for an hour or more. It writes build/upgrade/report.md with the pins that differ,
-the results of the tests and the scores. To accept the new pins, copy the locks of the new clone.
+the results of the tests and the scores. To accept the new pins, copy the locks from the new clone.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a workshop needs besides the notebooks: exercise notebooks, a website, an offline bundle."""
+"""Workshop material in addition to the notebooks: exercises, a website, an offline bundle."""

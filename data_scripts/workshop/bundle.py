@@ -2,7 +2,7 @@
 
 The folder contains all packages, the kit as a git clone (which includes BioASQ-mini), the MiniLM
 weights, the website of a finished run, and a script that installs all of this. The packages work
-only with the operating system, the type of processor and the Python with which they were collected.
+only with the operating system, processor type and Python version with which they were collected.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def head(path: Path, kind: str) -> NotebookNode:
 
 
 def import_cell() -> NotebookNode:
-    """Return the cell that imports what a stub raises."""
+    """Return the cell that imports the exception that a stub raises."""
     source = (
         "from helpers.views import lessons\n"
         "from helpers.views.lessons import NotYet  # stops a cell until it contains your code\n\n"

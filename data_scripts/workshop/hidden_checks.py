@@ -192,7 +192,7 @@ def _swap_questions(names: Names) -> None:
         texts = {(row.question_id, row.question) for row in swapped}
         assert len(texts) == count, "examples with one question_id must get the same question"
         assert not texts & {(row.question_id, row.question) for row in rows}, (
-            f"with {count} questions, a question keeps its own text"
+            f"with {count} questions, at least one keeps its own text"
         )
 
 
@@ -212,7 +212,7 @@ def _learning_curve(names: Names) -> None:
     curve = list(map(tuple, value(names, "curve")))
     assert [count for count, _ in curve] == [64, 192], "`curve` needs the counts 64 and 192"
     both, alone = (value(names, "learning_curve")(counts) for counts in ([8, 24], [24]))
-    assert tuple(both[1]) == tuple(alone[0]), "each count must start from the untrained checkpoint"
+    assert tuple(both[1]) == tuple(alone[0]), "for each count, start from the untrained checkpoint"
 
 
 # Notebook 04

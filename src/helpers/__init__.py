@@ -1,7 +1,7 @@
 """The BioMegatron BioASQ kit: from BioASQ files to a scored extractive QA model.
 
 Importing the package is fast, because it imports neither torch nor NeMo. Each module imports only
-from its own row and from lower rows of the README's table of folders and modules.
+modules in its own row or lower rows of the README's table of folders and modules.
 """
 
 import os

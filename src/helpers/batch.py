@@ -56,10 +56,10 @@ def seeds(
 def sweep(
     planned: plan.Sweep, *, jobs: int = 0, scheduler: str = "", retry: bool = False
 ) -> list[Outcome]:
-    """Run a sweep and write its page; return how each run ended.
+    """Run a sweep and write its page; return the outcome of each run.
 
     jobs, scheduler: see ``engine.workers``. retry: also repeat the runs that failed before.
-    Raises ``InputError`` if a run failed; the message says which.
+    Raises an ``InputError`` that lists the failed runs, if any.
     """
     memory = max(memory_needed(run.settings) for run in planned.runs)
     workers = engine.workers(len(planned.runs), memory, jobs, scheduler)
@@ -76,7 +76,7 @@ def sweep(
 
 
 def only(planned: plan.Sweep, number: int, retry: bool = False) -> None:
-    """Execute run ``number`` (from 0) of a sweep in this process, as one job of an array."""
+    """Execute run ``number`` (from 0) of a sweep in this process, as one task of a job array."""
     if not 0 <= number < len(planned.runs):
         raise InputError(
             f"only: {number} is not a run of this sweep; its runs are 0 to {len(planned.runs) - 1}"
@@ -95,7 +95,7 @@ def only(planned: plan.Sweep, number: int, retry: bool = False) -> None:
 def compare_values(setting: str, values: Sequence, settings: Settings) -> pd.DataFrame:
     """Train once per value of a setting, as a sweep up to notebook 03; return the dev curves.
 
-    No test questions are used, so they cannot influence your choice of a value. The curves come
+    The runs use no test questions, so your choice of a value cannot depend on any. The curves come
     from the runs' wandb logs, with one row per evaluation.
     """
     logs = settings.log_to == "wandb" and settings.wandb_mode != "disabled"
@@ -140,7 +140,7 @@ def table(folders: Sequence[Path], output: Path, readme: Path | None = None) -> 
     if readme and other:
         raise InputError(
             f"{other[0]['name']} ({other[0]['profile']}) has {other[0]['n']} questions in "
-            f"{', '.join(other[0]['batches'])}, but the table in {readme} is for those in "
+            f"{', '.join(other[0]['batches'])}, but the table in {readme} covers only "
             f"{', '.join(TEST_7B)}; omit this run, or omit --readme"
         )
     if other:
@@ -210,11 +210,11 @@ def _add_large(commands, where: argparse.ArgumentParser) -> None:
     sub.add_argument("file", type=Path, metavar="SWEEP.yaml", help="see docs/sweeps.md")
     sub.add_argument("--dry-run", action="store_true", help="only print the plan")
     sub.add_argument("--only", type=int, metavar="N",
-                     help="execute only run N (from 0), as one job of an array")  # fmt: skip
+                     help="execute only run N (from 0), as one task of a job array")  # fmt: skip
     sub.add_argument("--retry", action="store_true", help="also repeat the runs that failed")
 
     sub = commands.add_parser(
-        "predict", parents=[where], help="answer question files, even if larger than memory"
+        "predict", parents=[where], help="answer questions from files that may exceed memory"
     )
     sub.add_argument("checkpoint", metavar="CHECKPOINT", help="path or name of a fine-tuned model")
     sub.add_argument(
@@ -243,7 +243,7 @@ def _add_finished(commands) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 1 if ``same`` finds a difference, 2 for bad input, 130 if stopped, and 0 otherwise."""
-    # A scheduler's SIGTERM stops the workers and kernels as Ctrl-C does, so that none keep running.
+    # We treat a scheduler's SIGTERM like Ctrl-C, so that no worker or kernel keeps running.
     with suppress(ValueError):  # raised in any thread but the main one
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

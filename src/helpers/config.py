@@ -54,7 +54,7 @@ class Settings:
     model: str = "minilm"  # a registry name, a folder, or a .nemo file
     qkv_order: str = _setting("", choices=QKV_ORDERS)  # Megatron row order; empty: try all orders
     bioasq_dir: str = ""  # empty: BioASQ-mini, which ships with the kit
-    # Where and how to compute (see helpers.model.compute). These do not change the recipe.
+    # Where and how to compute (see helpers.model.compute). These settings do not change the recipe.
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: str = _setting("32", choices=PRECISIONS)
     devices: int = _setting(1, at_least=1)  # GPUs (or processes on a CPU) that share each batch
@@ -116,7 +116,7 @@ _STEP_B = {
 }
 # We chose these values on held-out training questions (docs/results.md explains how) or, for mini,
 # on held-out facts (see the README of mini_data), never on test batches. With real data, the final
-# training uses all questions, as in the published recipes, so the dev fraction is 0.
+# training run uses all questions, as in the published recipes, so the dev fraction is 0.
 PROFILES: dict[str, dict] = {
     "mini": {"epochs": 3, "batch_size": 8, "learning_rate": 2e-4},
     "bioasq-cpu": {"epochs": 3, "dev_fraction": 0.0},

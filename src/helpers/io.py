@@ -33,7 +33,7 @@ _OTHER_FORMATS = (  # first bytes, what the file is, what to do
 def progress_stream() -> TextIO:
     """Return the stream for progress bars: standard error, or standard output in a notebook.
 
-    Jupyter shows everything on standard error on a pink background, as if it were a problem.
+    Jupyter shows all text from standard error on a pink background, as if it were a problem.
     """
     return sys.stdout if "ipykernel" in sys.modules else sys.stderr
 
@@ -41,7 +41,7 @@ def progress_stream() -> TextIO:
 def read_text(path: str | Path) -> str:
     """Return the text of a UTF-8 file without its byte order mark.
 
-    For any other file, raises an ``InputError`` that explains what the file is (text in a different
+    Any other file raises an ``InputError`` that explains what the file is (text in a different
     encoding, a compressed file, a web page) and how to convert it. We never guess an encoding,
     because a wrong guess would silently change Greek letters and quotation marks.
     """
@@ -114,7 +114,8 @@ _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", def
 def all_or_none() -> Iterator[None]:
     """At the end of the block, rename all files written in it into place, or none of them.
 
-    If the disk fills up during the last file, no partial result remains and no old file is lost.
+    If the disk fills up before the last file is complete, no partial result remains and no old file
+    is lost.
     """
     waiting: list[tuple[Path, Path]] = []
     token = _waiting.set(waiting)
@@ -185,7 +186,7 @@ def hold(lock: Path, patience: float = 0) -> AbstractContextManager | None:
     """Create and lock a file until the returned context or this process ends.
 
     Returns ``None`` if another process still holds the lock after ``patience`` seconds. Remove the
-    file only while you hold the lock: filelock notices if the file that it has locked is gone.
+    file only while you hold the lock: filelock notices if the file that it locked was removed.
     """
     try:
         return filelock.FileLock(lock).acquire(timeout=patience)

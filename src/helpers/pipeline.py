@@ -38,7 +38,7 @@ class ConvertOptions:
     """Options for ``convert_files``; ``bioasq_to_squad.py`` has an option for each field."""
 
     context: str = "snippet"
-    abstracts: str | Path | None = None  # for context "abstract"; the rest come from PubMed
+    abstracts: str | Path | None = None  # for context "abstract"; missing ones come from PubMed
     dev_fraction: float = 0.0
     seed: int = 0
     version: str = "1.1"  # SQuAD version
@@ -74,8 +74,8 @@ def convert_files(
     ``options`` are fields of ``ConvertOptions``. An input file may also be a SQuAD file from
     dmis-lab or the kit. We check its rows and write them again; unless ``test`` is set, we write
     only rows with an answer. Rows keep their ids if no row has several answers. Without ``test``,
-    we treat a golden file as training data and add a remark, because later editions train on
-    earlier test batches.
+    we treat a golden file as training data and add a remark, because systems for later editions
+    train on earlier test batches.
 
     We read and convert everything before writing the first file. Raises ``InputError`` if the input
     is invalid. If no question can be converted, we print the remarks and write ``drops`` first.
@@ -218,7 +218,10 @@ def convert_checkpoint(checkpoint: str | Path, output: str | Path, qkv_order: st
     checkpoints.save_transformers(reader, output, with_head=not reader.fresh_head)
     if found := reader.origin.get("qkv"):
         tried = ", ".join(f"{order} scores {score:.2f}" for order, score in found["scores"].items())
-        print(f"query-key-value order {found['order']}, by {found['measure']} ({tried or 'given'})")
+        print(
+            f"query-key-value order {found['order']}, "
+            f"based on {found['measure']} ({tried or 'given'})"
+        )
     if reader.fresh_head:
         print("the checkpoint has no span head; fine-tune it before you use it to answer questions")
     print(f"transformers folder: {output}")

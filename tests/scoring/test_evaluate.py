@@ -92,7 +92,7 @@ def test_lines_and_scores_by_hand(files, tmp_path, capsys):
         "continues here as described in the other remarks; correct the field: 1 question ('a3')",
         "field 'exact_answer' is a flat list; it is read as synonyms of one answer: "
         "1 question ('a3')",
-        "only surrounding space makes an answer differ from a gold answer, so it counts as wrong, "
+        "an answer differs from a gold answer only in surrounding space, so it counts as wrong, "
         "as in the official program: 1 question ('a3')",
     ]
     assert [line.split() for line in printed.out.splitlines()] == [
@@ -135,7 +135,7 @@ CASES = Path(__file__).parents[1] / "cases"
         ("answers/number_gold", "answers/number", "100.00 (2 of 2)",
          ["an answer is a number; it is read as written (9.0 is not 9): 1 question"]),
         ("answers/gold", "answers/plain_string", "0.00 (0 of 4)",
-         ["a string, for which the official program gives 0", "would give SAcc 100.00 (4 of 4)"]),
+         ["a string, which the official program scores as 0", "would give SAcc 100.00 (4 of 4)"]),
         ("golds/question_twice", "golds/question_twice_answers", "66.67 (2 of 3)",
          ["a question occurs twice; it counts twice: 1 question ('000000000000000000007c01')"]),
     ],
@@ -195,7 +195,7 @@ def test_a_question_twice_with_different_golds_is_named(save):
 
 def test_a_sixth_answer_counts_and_the_remark_says_so(save):
     result = remarks_of(save, [("a", [["f"]])], a=[[letter] for letter in "abcdef"])
-    remark = "more answers than the allowed 5; a correct one counts at any rank"
+    remark = "more than the allowed 5 answers; a correct one counts at any rank"
     assert result == (0, [f"{remark}: 1 question ('a')"])
 
 
@@ -211,7 +211,7 @@ def test_answers_that_only_space_makes_wrong_are_counted(save):
     answers = {"a": [["BRAF "]], "b": [["q"], ["KRAS"]], "c": [["x"], ["x "]], "d": [["z "]]}
     hits, remarks = remarks_of(save, golds, **answers)
     assert hits == 1 and len(remarks) == 1
-    assert "only surrounding space makes an answer differ" in remarks[0]
+    assert "differs from a gold answer only in surrounding space" in remarks[0]
     assert remarks[0].endswith("2 questions ('a', 'b')")
 
 

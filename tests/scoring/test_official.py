@@ -107,7 +107,7 @@ def test_files_that_the_program_reads_are_not_changed(jar, tmp_path, name):
 REPAIRS = {
     "flat gold": ({1: ["a", "b"]}, {1: [["B"]]}, "flat list; it is read as synonyms"),
     "null in the gold": ({1: [["a", None]]}, {1: [["A"]]}, "null; it is left out"),
-    "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "is not a list of lists; each string counts"),
+    "flat answer": ({1: [["a"]]}, {1: ["b", "a"]}, "not a list of lists; each string is an answer"),
     "a bare number": ({1: 7, 2: [["8"]]}, {1: [["7"]], 2: 8}, "is a number; it is read as"),
     "null answer": ({1: [["a"]], 2: [["b"]]}, {1: [["a"]], 2: None}, "answer; it counts as wrong"),
     "null in an answer": ({1: [["a"]]}, {1: [[None, "a"], ["b"]]}, "null; it is left out"),

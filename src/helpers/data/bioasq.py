@@ -1,7 +1,7 @@
 """Read and check BioASQ JSON (questions, golden files, and answers), and write answers.
 
 The format of the organizers' files has changed over the years: gold answers may be flat or nested
-lists, keys may be null or missing, and offsets may be strings. If a value can have only one
+lists, fields may be null or missing, and offsets may be strings. If a value can have only one
 meaning, we repair it and add a remark. Anything else raises an ``InputError`` that names the file,
 the question, and the field. Gold answers stay exactly as written, including spaces, because the
 official evaluator compares them in that form.
@@ -36,7 +36,7 @@ _NUMBER = "an answer is a number; it is read as written (9.0 is not 9)"
 
 @dataclass(frozen=True)
 class Snippet:
-    """A passage given with a question; offsets count characters in its section (-1 if missing)."""
+    """A passage given with a question; offsets are positions in its section (-1 if missing)."""
 
     text: str
     document: str = ""
@@ -58,7 +58,7 @@ class Question:
     exact_answer: tuple[tuple[str, ...], ...] = ()
 
     def synonyms(self) -> tuple[str, ...]:
-        """Return all accepted strings as written, pooled across entities as the evaluator does."""
+        """Return all accepted strings as written, pooled across entities as in the evaluator."""
         return tuple(chain(*self.exact_answer))
 
 
@@ -352,7 +352,7 @@ def _read_snippet(entry: object, place: Place) -> Snippet:
     keys = ("text", "document", "beginSection", "endSection")
     text, document, first, last = (_get(entry, key, str, place, "") for key in keys)
     if not text.strip():
-        place.remark("a snippet without text is not read")
+        place.remark("a snippet has no text; it is ignored")
     begin = _offset(entry, "offsetInBeginSection", place)
     end = _offset(entry, "offsetInEndSection", place)
     if min(begin, end) >= 0 and first == last and end - begin != len(text):
@@ -407,7 +407,7 @@ def _entities(value: object, place: Place) -> tuple[tuple[str, ...], ...]:
 
 
 def _without_nulls(values: list, place: Place) -> list:
-    """Return the strings and numbers of an answer without nulls; refuse all other values."""
+    """Return the strings and numbers of an answer, leave out nulls, and refuse other values."""
     given = [value for value in values if value is not None]
     if not all(map(_is_text, given)):
         raise place.error("exact_answer", _EXPECTED)
@@ -518,9 +518,10 @@ class Answers:
 
 
 def read_golds(path: str | Path) -> Golds:
-    """Read what scoring needs from a golden file: ``id``, ``type``, and ``exact_answer``.
+    """Read the fields that scoring needs from a golden file: ``id``, ``type``, ``exact_answer``.
 
-    If the organizers' program would fail, we either repair the data and add a remark or refuse it.
+    If the organizers' program would fail, we either repair the data and add a remark or raise
+    ``InputError``.
     """
     golds = Golds([], [], Remarks())
     seen, answered = {}, False
@@ -542,9 +543,9 @@ def read_golds(path: str | Path) -> Golds:
             answer = []
         texts = tuple(chain(*_entities(answer, place)))
         if _LIST_AS_TEXT in golds.remarks.found:
-            problem = "is a list written as a string, for which the official program gives 0"
+            problem = "is a list written as a string, which the official program scores as 0"
             raise place.error(
-                "exact_answer", f"{problem} or stops; write it as a JSON list of lists"
+                "exact_answer", f"{problem} or cannot read; write it as a JSON list of lists"
             )
         if place.id in seen:
             differ = " with different gold answers" if seen[place.id] != texts else ""
@@ -600,14 +601,14 @@ def _rank(found: Answers, answer: object, place: Place) -> None:
         found.texts[place.id] = text_of(answer)
         kind = "number, which counts as wrong"
         if isinstance(answer, str):
-            kind = "string, for which the official program gives 0"
+            kind = "string, which the official program scores as 0"
         place.remark(f"field 'exact_answer' is a {kind}; make it a list of lists")
         return
     answer = [] if answer is None else answer
     if not isinstance(answer, list):
         raise place.error("exact_answer", _EXPECTED)
     if any(map(_is_text, answer)):
-        place.remark("field 'exact_answer' is not a list of lists; each string counts")
+        place.remark("field 'exact_answer' is not a list of lists; each string is an answer")
     for entry in answer:
         given = _without_nulls(entry if isinstance(entry, list) else [entry], place)
         if given and not isinstance(given[0], str):
@@ -616,7 +617,7 @@ def _rank(found: Answers, answer: object, place: Place) -> None:
     if not ranked:
         place.remark("an entry has no answer; it counts as wrong")
     elif len(ranked) > MAX_ANSWERS:
-        place.remark("more answers than the allowed 5; a correct one counts at any rank")
+        place.remark("more than the allowed 5 answers; a correct one counts at any rank")
 
 
 def read_answers(path: str | Path) -> tuple[dict[str, list[str]], list[str]]:

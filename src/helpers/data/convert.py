@@ -57,8 +57,8 @@ def convert(
     span. With ``negatives``, if any context of a question has a span, we also keep the question's
     contexts that do not contain the answer in any spelling (``spans.lacks_answer``). With ``test``,
     we keep every context, including repeated snippets, and add spans if gold answers are known.
-    The number in a row's id is the position of its context within the question, so it does not
-    depend on ``test``.
+    The number in a row's id is the position of its context among all contexts of the question, so
+    it does not depend on ``test``.
     """
     if context not in CONTEXTS:
         raise InputError(f"context: {context!r} is not one of {', '.join(CONTEXTS)}")
@@ -145,9 +145,10 @@ def find_abstract(abstracts: Mapping[str, str], document: str) -> str:
 
 
 def read_abstracts(path: str | Path) -> dict[str, str]:
-    """Read ``{document address or PubMed id: text}``; look up documents by any of their addresses.
+    """Read ``{document address or PubMed id: text}``, and also store each text under its ``_key``.
 
-    An address on a host other than PubMed must be complete; its number may be a valid PubMed id.
+    An address on a host other than PubMed must be complete, because its number alone would be read
+    as a PubMed id.
     """
     data = read_json(path)
     if not isinstance(data, dict) or not data:
@@ -186,7 +187,7 @@ def why_dropped(question: Question, pairs: Sequence[Example], abstracts: Abstrac
 
 
 def nearest(golds: Sequence[str], pairs: Sequence[Example]) -> tuple[str, int, float]:
-    """Return the text most similar to an answer, its snippet, and their similarity (0 to 1).
+    """Return the text most similar to an answer, its snippet, and its similarity (0 to 1).
 
     The text has as many words as the answer, one more, or one fewer.
     """

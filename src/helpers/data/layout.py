@@ -120,10 +120,11 @@ def find_files(
     """Find the training file, test inputs, and golden files below ``folder``, paired by batch.
 
     We use one edition: ``edition`` ("7b", "mini") if given, otherwise the only edition with golden
-    files, or else 7b. We prefer a ready-made SQuAD training file for ``context`` to the original
-    training file, and the organizers' test inputs to test inputs in SQuAD format. Test inputs and
-    golden files must cover the same batches, because scoring fewer questions than the user expects
-    is worse than an error. If there are no test inputs, golden files replace them (``enriched``).
+    files, or 7b if there are several. We prefer a ready-made SQuAD training file for ``context`` to
+    the original training file, and the organizers' test inputs to test inputs in SQuAD format. Test
+    inputs and golden files must cover the same batches, because scoring fewer questions than the
+    user expects is worse than an error. If there are no test inputs, golden files replace them
+    (``enriched``).
     Raises an ``InputError`` that lists the expected names and the files found.
     """
     folder = Path(folder)
@@ -152,7 +153,7 @@ def find_files(
         names = ", ".join(_batch(edition, number) for number in alone)
         raise InputError(
             f"{folder}: batches with a test input or a golden file, but not both: {names}; "
-            "add the missing files or move these out of the folder"
+            "add the missing files or move their counterparts out of the folder"
         )
     numbers = sorted(golds, key=lambda number: int(number or 0))
     files = BioasqFiles(

@@ -128,7 +128,7 @@ class _Similarity:
 
 
 def normalize(text: str) -> str:
-    """Lower-case a text; unify look-alike characters and spaces; remove final punctuation."""
+    """Lowercase a text; unify look-alike characters and spaces; remove final punctuation."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(text.translate(_LOOKALIKES).split()).rstrip("?!.:;,… ")
 
@@ -154,7 +154,7 @@ def _digits(words: Iterable[str]) -> set[str]:
 
 
 def read_tests(paths: Iterable[str | Path]) -> dict[str, str]:
-    """Map factoid ids to question texts, from test inputs or golden files in either format."""
+    """Map the ids of factoid questions to their texts, from BioASQ or SQuAD test files."""
     tests: dict[str, str] = {}
     for path in paths:
         questions, rows = read_any(path)

@@ -25,7 +25,7 @@ STOP = frozenset(
 
 
 def moved(path: str) -> str:
-    """Return the current path of a BioASQ-mini file that was recorded before its clone moved."""
+    """Return the current path of a BioASQ-mini file if the clone moved after ``path`` was saved."""
     here = DATA / Path(path).name
     return str(here) if not Path(path).exists() and here.is_file() else path
 
@@ -66,7 +66,7 @@ def lexical_baseline(questions: Iterable[Question]) -> dict[str, list[str]]:
 
 
 def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
-    """Map each candidate in ``text`` to (distance from the question in words, name in the text)."""
+    """Map each candidate in ``text`` to (distance to the nearest question word, name in text)."""
     words = [(m.start(), m.end(), m.group().lower()) for m in re.finditer(r"\w+", text)]
     wanted = set(re.findall(r"\w+", question.body.lower())) - STOP
     found = {}
@@ -86,10 +86,10 @@ def nearness(question: Question, text: str) -> dict[Entity, tuple[int, str]]:
 def gold_defects(questions: Iterable[Question]) -> list[dict[str, str]]:
     """List gold answers that make correct answers count as wrong: one row per question and defect.
 
-    A row has the id, the question, the defect, the gold answers as a reader should see them, and
+    A row has the id, the question, the defect, the gold answers joined into one string, and
     ``better``, an answer that should also count. The defects are "extra spaces" (in a name that is
-    otherwise right), "sentence" (the answer is only a part of the gold answer), and "missing
-    synonym" (a snippet uses a name of the answer that no gold answer has).
+    otherwise correct), "sentence" (the answer is only a part of the gold answer), and "missing
+    synonym" (a snippet uses a name of the answer that is not a gold answer).
     """
     rows = []
     for question in questions:

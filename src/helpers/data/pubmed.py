@@ -248,8 +248,8 @@ def gather_abstracts(
 
     We read ``files`` with ``read_abstracts`` and request only the missing documents from PubMed.
     Without ``fetch``, or if ``HELPERS_OFFLINE`` is set, we look for them only in the cache. A text
-    from PubMed consists of the title and the abstract (``Article.text``). If no document has any
-    text, raises an ``InputError`` that names the abstracts file or the question file (``source``).
+    from PubMed consists of the title and the abstract (``Article.text``). Raises an ``InputError``
+    that names the abstracts file or the question file (``source``) if no document has a text.
     """
     if context != "abstract":
         return Abstracts()

@@ -1,7 +1,7 @@
 """The strict rule for finding the synonyms of an answer in a context.
 
 The rule finds each case-insensitive occurrence of each synonym that has no letter, digit,
-underscore, or combining accent on either side. Offsets count characters of the original context.
+underscore, or combining accent on either side. Offsets are positions in the original context.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Span:
 
 
 def fold(text: str) -> str:
-    """Lower-case a text without changing any offset: ``len(fold(text)) == len(text)``.
+    """Lowercase a text without changing any offset: ``len(fold(text)) == len(text)``.
 
     'İ' is the only character with a longer lowercase form, so we leave it unchanged. Both lowercase
     sigmas become 'σ', because ``lower`` chooses between them by position. 'ß' does not become 'ss'.

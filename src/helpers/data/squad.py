@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Drop:
-    """A question without an example, with a reason; ``nearest`` fills the last three fields."""
+    """Why a question yielded no example; ``convert.nearest`` fills the last three fields."""
 
     question_id: str
     question: str
@@ -249,7 +249,7 @@ def _read_answers(answers: object, context: str, place: Place) -> tuple[Span, ..
 
 
 def _locate(text: str, start: int, context: str, place: Place) -> Span:
-    """Return the span of an answer without surrounding whitespace, which ``start`` may include."""
+    """Return an answer's span without outer whitespace; ``start`` may point to whitespace."""
     bare = text.strip()
     if not bare:
         raise InputError(f"{place.where}: answer {text!r} has no text; remove or rebuild it")

@@ -42,7 +42,7 @@ INCOMING = ".incoming"  # subfolder of a target for files that have not been ver
 LISTING = 64 << 20  # maximum number of bytes in a JSON answer
 HEADER = 1 << 20  # maximum number of bytes for the name of a file in a tar archive
 MEMBERS = 10_000  # maximum number of files in an archive; checkpoints contain only a few
-TOTAL = 16 << 30  # maximum number of bytes after unpacking; the 345M checkpoint has 0.7 GB
+TOTAL = 16 << 30  # maximum number of bytes after unpacking; the 345M checkpoint takes 0.7 GB
 RATIO = 200  # maximum unpacked/packed size; about 2 for weights, 20 for text, 1,000 for zip bombs
 SMALL = 16 << 20  # if an archive unpacks to at most this many bytes, its ratio does not matter
 _PAGE = "the server sent a web page (perhaps a login or proxy page), not the file"
@@ -140,7 +140,7 @@ def download(
     ``size`` is the expected number of bytes, or ``None`` if only the server knows it. In this case,
     we accept at most ``most`` bytes, because a server could go on sending forever. ``hashed`` means
     that the caller verifies a SHA-256 afterward; otherwise, we resume a partial file only if the
-    server's ETag or date is unchanged. ``headers`` may contain credentials, because requests
+    server's ETag or date is unchanged. ``headers`` may contain credentials, because ``requests``
     removes them if a redirect leads to a different host. We try an unreachable host only once.
     Raises ``NotHere`` with the reason; the bytes received so far stay in ``part``.
     """
@@ -304,7 +304,7 @@ def in_words(error: Exception) -> str:
         "(no network?)",
         "ConnectTimeout": "no connection within the time limit",
         "Connection refused": "connection refused",
-        "CERTIFICATE": "this machine does not trust its TLS certificate",
+        "CERTIFICATE": "this machine does not trust the server's TLS certificate",
         "ReadTimeout|Read timed out": "no response within the time limit",
     }.items():
         if re.search(sign, repr(error)):

@@ -155,8 +155,8 @@ def record(name: str, version: str, source: str, files: list[File]) -> None:
         data = _read_lock()
         if name in data and data[name].get("files") != found:
             raise InputError(
-                f"{path}: another process recorded different files for {name}; remove its "
-                "entry from this file to accept those that this process downloaded"
+                f"{path}: another process recorded different files for {name}; to accept the "
+                f"files that this process downloaded, remove the entry {name!r} from this file"
             )
         today = datetime.date.today().isoformat()
         data[name] = {"version": version or _UNKNOWN, "source": source, "first_fetched": today}

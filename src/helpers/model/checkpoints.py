@@ -52,8 +52,8 @@ def load(path: str | Path, settings: Settings) -> Reader:
 
     If the checkpoint has no span head, ``Reader.fresh_head`` is true, and ``settings.seed``
     determines the random weights of a new head. For converted weights, ``Reader.origin`` records
-    the source and how the row order was found. If the checkpoint cannot be loaded, raise
-    ``InputError`` and name the file and the problem.
+    the source and how the row order was found. Raise an ``InputError`` that names the file and the
+    problem if the checkpoint cannot be loaded.
     """
     path = Path(path)
     compute = decide(settings)
@@ -279,7 +279,7 @@ def _code() -> str:
 
 
 def model_card(reader: Reader, with_head: bool = True) -> str:
-    """Return a model card with the kind and source of the weights and how to use them."""
+    """Return a model card that describes the weights and their source and shows how to use them."""
     origin = reader.origin
     kind = "Megatron-BERT" if reader.model.config.norm_first else "BERT"
     warning = "\n**This encoder has no span head: fine-tune it before you ask questions.**\n"

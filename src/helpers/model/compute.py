@@ -72,7 +72,7 @@ class Compute:
         """Set PyTorch's global modes: TF32 if ``precision`` is "tf32", and no cuDNN attention.
 
         On an H100 or H200, PyTorch 2.11 and later prefer cuDNN for padded rows in half precision.
-        cuDNN plans its work anew for each batch shape, and our batches rarely have the same shape.
+        cuDNN plans its work again for each new batch shape, and our batches rarely share a shape.
         On an H200, a training step of BioMegatron with dropout on 12 snippets took 146 ms in
         bf16 with cuDNN and 65 ms without it.
         """
@@ -194,7 +194,7 @@ class Check:
     """Whether to use bfloat16 on this CPU, and why.
 
     instructions: PyTorch's names for the CPU's bfloat16 instructions; empty if there are none.
-    ratio: float32 time divided by bfloat16 time for the forward and backward pass of one layer.
+    ratio: float32 time divided by bfloat16 time for the forward and backward passes of one layer.
     None if the CPU has no such instructions, because we then skip the measurement.
     """
 
@@ -223,7 +223,7 @@ def bf16_ratio(seconds: float = 0.25) -> float:
     """Return the speedup of bfloat16 autocast over float32 for one layer on the CPU.
 
     For about ``seconds`` in total, we alternate between the two precisions and time the forward and
-    backward pass of a layer of size 384. The speedup is the ratio of the fastest times. The
+    backward passes of a layer of size 384. The speedup is the ratio of the fastest times. The
     random state does not change.
     """
     with torch.random.fork_rng(devices=[]):

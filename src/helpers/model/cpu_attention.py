@@ -1,9 +1,9 @@
 """Attention in bfloat16 on a CPU: plain matrix products for each run of equal-length windows.
 
 PyTorch's fused attention for CPUs gains nothing from bfloat16. Its backward pass takes more than 3
-times as long as in float32, which is over 40% of a training step under autocast. We instead use two
-batched products, which run on the fast bfloat16 instructions, and a softmax in float32. Our own
-backward pass stores one bfloat16 matrix per head (2 bytes per pair of tokens). Together, these
+times as long as in float32 and over 40% of the time of a training step under autocast. We instead
+use two batched products, which run on the fast bfloat16 instructions, and a softmax in float32. Our
+own backward pass stores one bfloat16 matrix per head (2 bytes per pair of tokens). Together, these
 changes made training steps 1.6 times as fast (6 layers of size 384, batches of 16 BioASQ snippets,
 AVX512_BF16).
 """

@@ -174,12 +174,12 @@ def compute_logits(
     """Compute the start and end logits of every token, in window order: ``[total_tokens, 2]``.
 
     The result is a float32 array. The logits of a window depend only on its own tokens, not on the
-    rest of its batch. If memory runs out, batches become half as large. If any logits are not
-    finite, raise ``InputError`` and name the weight at fault.
+    rest of its batch. If memory runs out, we make the batches half as large. Raise an
+    ``InputError`` that names the weight at fault if any logits are not finite.
     """
     device = next(model.parameters()).device
     # The logits stay on the device until the end, because each copy waits for the device. They
-    # share one array: one small array per batch would keep the memory of the batches in pieces.
+    # share one array, because one small array per batch would fragment the memory.
     found = torch.empty(len(windows.ids), 2, device=device)
     tokens = _TOKENS if device.type == "cpu" else _TOKENS_ON_GPU
     left = prediction_batches(windows.lengths, tokens)[::-1]
@@ -424,7 +424,7 @@ def pair_exact_match(
     candidates: Sequence[Sequence[Candidate]],
     gold_spans: Mapping[str, Sequence[Span]],
 ) -> tuple[int, int]:
-    """Count the pairs that have a gold span and the hits, whose best span is a gold span.
+    """Count the pairs that have a gold span, and the hits: pairs whose best span is a gold span.
 
     Return (hits, pairs). ``gold_spans`` maps an example's id to the gold spans of its context. The
     comparison uses the lowercased texts, so another occurrence of the same words also counts as a

@@ -2,9 +2,9 @@
 
 The two models differ in the position of LayerNorm, which ``norm_first`` selects. BERT (Devlin et
 al. 2019) normalizes after each residual sum and once after the embeddings. Megatron-BERT (Shoeybi
-et al. 2019, §3 and figure 7) normalizes the input of each block and once at the end, so nothing
-changes the residual path from the embeddings to the last layer. As a result, training is stable at
-345M parameters and above. Both models can use either of two forms of GELU.
+et al. 2019, §3 and figure 7) normalizes the input of each block and once at the end, so no
+LayerNorm lies on the residual path from the embeddings to the last layer. As a result, training is
+stable at 345M parameters and above. Both models can use either of two forms of GELU.
 
 The windows of a batch are concatenated into one long tensor ``[total_tokens, hidden]``, so the
 layers process no padding, and only attention needs to know where a window ends. There are four ways

@@ -36,10 +36,11 @@ class Windows:
     can_start: bool ``[total_tokens]``, whether an answer may start at the token. Each context token
     can start an answer only in the window that gives it the most context on both sides. An answer
     may end at any context token.
-    literal: bool ``[total_tokens]``, whether all tokens of this token's word match the characters
-    of the word one by one. unique: bool ``[total_tokens]``, whether the token's text does not occur
-    earlier in its word. If all tokens of an answer are literal and the first is unique, the
-    answer has their offsets; otherwise, a detokenizer finds them. Both are false for training.
+    literal: bool ``[total_tokens]``, whether the tokens of this token's word match the characters
+    of the word one to one. unique: bool ``[total_tokens]``, whether the token's text does not occur
+    earlier in its word. If all tokens of an answer are literal and the first is unique, the answer
+    has their offsets; otherwise, a detokenizer finds its offsets. In windows for training, literal
+    and unique are always false.
     bounds: int64 ``[windows + 1]``; pair: int64 ``[windows]``, the index of the example.
     start, end: int64 ``[windows]``, the answer's first and last tokens within the window; both
     are 0 ([CLS]) if the window does not contain the whole answer.
@@ -95,7 +96,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Batch:
-    """The windows for one forward pass, without padding; ``pack`` makes one.
+    """The windows for one forward pass, without padding; ``pack`` creates a batch.
 
     ids, token_types, positions: int64 ``[total_tokens]``; start, end: int64 ``[windows]``.
     bounds: int32 ``[windows + 1]``, cumulative lengths, as variable-length kernels expect them.
@@ -119,8 +120,8 @@ class Batch:
     def pack(cls, ids, token_types, positions, lengths, start, end, share=1.0) -> Batch:
         """Make a batch of windows with these ``lengths``.
 
-        We compute everything that the layers need here, on the CPU, because a layer that reads a
-        number from a GPU has to wait for all of the GPU's work.
+        We compute everything that the layers need in advance on the CPU, because a layer that reads
+        a number from a GPU has to wait for all of the GPU's work.
         """
         sizes = torch.tensor(lengths)
         mask = torch.arange(max(lengths)) < sizes[:, None]

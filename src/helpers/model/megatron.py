@@ -83,7 +83,8 @@ def _is_nemo_1(path: Path) -> bool:
 def read(path: Path, dropout: float) -> MegatronFile:
     """Read a folder, a zip archive of a folder, or a ``.nemo`` file from NeMo 1.x.
 
-    If anything is missing or contradictory, raise ``InputError`` and name the file and the problem.
+    Raise an ``InputError`` that names the file and the problem if anything is missing or
+    contradictory.
     """
     with _unpacked(path) as folder:
         files = _weight_files(folder)
@@ -196,7 +197,7 @@ def _flatten(data: dict, before: str = "") -> Iterator[tuple[str, torch.Tensor]]
 
 
 def _stated(path: Path, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return what the arguments state about the model: row-order tag, head count, GELU form.
+    """Return the arguments that describe the model: row-order tag, head count, GELU form.
 
     Megatron-LM's ``ParallelMLP`` uses the tanh form of GELU if bias fusion is enabled or if
     OpenAI's form is requested.

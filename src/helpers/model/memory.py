@@ -1,6 +1,6 @@
 """How much memory training and prediction take, computed from a model's configuration.
 
-Training keeps the weights, their gradients and Adam's two moments, which take 16 bytes per
+Training keeps the weights, their gradients and Adam's two moments, which together take 16 bytes per
 parameter. It also keeps the *activations*, which are the tensors that autograd saves in the forward
 pass for the backward pass. We count the activations tensor by tensor. ``layer_tensors`` lists those
 of one layer, and a test compares the list with what autograd actually saves.
@@ -194,7 +194,7 @@ def _rows(lengths: Sequence[int], path: str) -> int:
 def layer_tensors(
     config: EncoderConfig, lengths: Sequence[int], precision: str, path: str
 ) -> list[Tensors]:
-    """List what autograd saves in one layer, apart from weights, for windows of these lengths.
+    """List the tensors, except weights, that autograd saves in one layer for these windows.
 
     LayerNorms work in float32 at every precision, so they keep float32 inputs. In mixed precision,
     autocast makes 16-bit copies for the linear layers. Dropout keeps a floating-point mask on a CPU
@@ -216,7 +216,7 @@ def layer_tensors(
 
 
 def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
-    """List what attention saves between the linear layers qkv and out.
+    """List the tensors that attention saves between the linear layers qkv and out.
 
     A fused kernel keeps its inputs, its output and the logarithm of the sum of exponentials for
     each token and head. The backward pass recomputes the attention weights from these. The CPU's
@@ -260,7 +260,7 @@ def _attention_tensors(config, lengths, size, path) -> list[Tensors]:
 def encoder_tensors(
     config: EncoderConfig, lengths: Sequence[int], precision: str, path: str
 ) -> list[Tensors]:
-    """List the tensors of the batch and what autograd saves outside the layers."""
+    """List the tensors of the batch and those that autograd saves outside the layers."""
     size = 2 if precision in _HALF else 4
     tokens, h = int(np.sum(lengths)), config.hidden
     kept = [

@@ -37,12 +37,12 @@ def run(
     task: str, reader, windows: Windows, folder: Path, show: Callable[[], None],
     dev: Sequence[Example] = (),
 ) -> list[dict]:  # fmt: skip
-    """Run ``task`` ("train" or "predict") on all devices, and return what each process reported.
+    """Run ``task`` ("train" or "predict") on all devices, and return the report of each process.
 
-    ``reader`` is a ``decoding.Reader`` whose ``compute`` specifies the number of devices. ``show``
-    is called several times per second to update a progress bar. ``dev`` contains the held-out
-    questions to evaluate on during training. If a process fails, raise ``InputError`` with its
-    message, or with the path of the log if there is no message.
+    ``reader`` is a ``decoding.Reader`` whose ``compute`` specifies the number of devices. We call
+    ``show`` several times per second to update a progress bar. ``dev`` contains the held-out
+    questions to evaluate on during training. Raise ``InputError`` if a process fails, with its
+    message or, if it has none, with the path of the log.
     """
     from helpers.model import qa_model
 

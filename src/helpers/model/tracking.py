@@ -1,8 +1,8 @@
 """Experiment tracking with Weights & Biases (wandb): start runs without prompts, read logs.
 
 An offline run is a file in the training folder. It needs no account, and ``wandb sync`` can upload
-it later. wandb and pandas take a second to import, so the functions import them when they need
-them.
+it later. wandb and pandas take a second to import, so each function imports only those that it
+needs.
 """
 
 from __future__ import annotations

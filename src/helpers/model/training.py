@@ -92,7 +92,7 @@ def fine_tune(
     and starting weights; ``False`` removes that run; ``None`` continues it if these match and
     otherwise removes it. Raise ``InputError`` if no example has a span, if the run to resume
     differs or has a damaged file, if there is not enough disk space or memory, or if the loss is
-    not finite. Raise ``Stopped`` on Ctrl-C or SIGTERM. To continue after an interruption (also a
+    not finite. Raise ``Stopped`` on Ctrl-C or SIGTERM. To continue after an interruption (even a
     killed process or a full disk), load the checkpoint again and pass ``resume=None`` or ``True``.
     """
     folder, settings = Path(folder), reader.settings
@@ -290,7 +290,7 @@ def _fit_together(
     reader: Reader, windows: Windows, batches: list[list[int]], folder: Path,
     dev: Sequence[Example], progress: bool,
 ) -> tuple[int, list]:  # fmt: skip
-    """Train with several processes, one per device; return what ``_fit`` returns."""
+    """Train with several processes, one per device; return the same values as ``_fit``."""
     from helpers.model import step
 
     history, steps = folder / "history.csv", len(batches)
@@ -341,9 +341,9 @@ def make_trainer(reader: Reader):
 def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray) -> None:
     """Raise ``InputError`` if a batch almost certainly needs more memory than is free.
 
-    We check only on a CPU, where the kernel would kill the process. On a GPU, PyTorch raises an
-    error instead, which ``fine_tune`` reports. The estimate can be 15% too high, so we allow for
-    this margin.
+    We check only on a CPU, where the operating system would kill the process. On a GPU, PyTorch
+    raises an error instead, which ``fine_tune`` reports. The estimate can be 15% too high, so we
+    allow for this margin.
     """
     settings, compute = reader.settings, reader.compute
     if compute.device != "cpu":
@@ -370,7 +370,7 @@ def _check_memory(reader: Reader, batches: list[list[int]], lengths: np.ndarray)
 
 
 def _plan(reader: Reader, windows: Windows) -> dict:
-    """Return what determines the result: settings, data, starting weights and devices."""
+    """Describe everything that determines the result: settings, data, starting weights, devices."""
     data, start, compute = hashlib.sha256(), hashlib.sha256(), reader.compute
     for array in (windows.ids, windows.bounds, windows.start, windows.end):
         data.update(np.ascontiguousarray(array))

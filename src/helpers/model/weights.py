@@ -263,7 +263,7 @@ WEIGHT_FILES = (
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a transformers folder, by stored name, from one file or several shards.
 
-    If a file is missing or invalid, raise ``InputError`` and name the file.
+    Raise an ``InputError`` that names the file if any file is missing or invalid.
     """
     first = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if first is None:

@@ -35,7 +35,7 @@ from helpers.scoring.uncertainty import exact_interval
 
 _NAMES = {"minilm": "all-MiniLM-L6-v2, 22M"}
 _CONTEXTS = {"snippet": "snippets", "appended": "snippets, joined", "abstract": "full abstracts"}
-RESULTS = ROOT / "docs" / "results"  # what the command ``table`` wrote about our runs
+RESULTS = ROOT / "docs" / "results"  # output of the command ``table`` for our runs
 BEGIN, END = "<!-- results:", "<!-- end of results -->"
 
 
@@ -53,7 +53,7 @@ class RunResult:
 
 
 def read(folder: str | Path) -> RunResult:
-    """Read a run folder; raise ``InputError`` if it is not one or is not scored yet."""
+    """Read the folder of a finished run; raise ``InputError`` for any other folder."""
     folder = Path(folder)
     names = (MANIFEST, "scores.json", RANKS)
     for name in names:
@@ -101,7 +101,7 @@ def runs_by_seed(folder: str | Path) -> list[RunResult]:
     this = read(folder)
     found = {}
     for other in sorted(this.folder.resolve().parent.iterdir()):
-        with contextlib.suppress(InputError):  # raised if it is not a finished run
+        with contextlib.suppress(InputError):  # raised if ``other`` is not a finished run
             if not other.is_symlink() and (run := read(other)).configuration == this.configuration:
                 found[run.seed] = run
     found[this.seed] = this  # this folder takes precedence over a copy of it
@@ -280,11 +280,11 @@ def difference(
 
 
 def shared_ranks(runs: Sequence[RunResult]) -> dict:
-    """Return what ``ranks.json`` in docs/results contains: the ranks of runs, without questions.
+    """Return the contents of ``ranks.json`` in docs/results: the ranks of runs, without questions.
 
-    BioASQ does not allow anyone to pass on its questions, so there are no ids and no texts. Within
-    each batch, the questions are in the order of the SHA-256 of their ids. So they are in the same
-    order in all runs, which is all that a paired test requires.
+    BioASQ does not allow anyone to share its questions, so there are no ids and no texts. Within
+    each batch, the questions are in the order of the SHA-256 of their ids. This order is the same
+    in all runs, which is all that a paired test requires.
     """
     order = {
         q: (batch, hashlib.sha256(q.encode()).hexdigest())

@@ -70,7 +70,7 @@ STAGES = {
     "scores": Stage("05_reproduce_metrics", ("missing",),
                     ("answers", "baselines", "model", "data")),
 }  # fmt: skip
-# These settings change where results are computed and written, but not what is computed.
+# These settings change where and how results are computed and written, but not what is computed.
 HARDWARE = ("device", "devices", "accumulate", "activation_checkpointing", "compile")
 NEUTRAL = ("run", "runs_dir", "log_to", "wandb_mode", "evaluate_every", *HARDWARE)
 
@@ -92,7 +92,7 @@ def checked_records(folder: Path, notes: Mapping, stage: str) -> Iterator[tuple[
     """Yield (stage, record) for each stage that ``stage`` reads, and finally for ``stage`` itself.
 
     Raises ``InputError`` if a record is missing, or if a stage has run again since another stage
-    read it.
+    read its output.
     """
     for name in dependencies(stage):
         record, rerun = notes.get(name, {}), f"run notebook {STAGES[name].notebook}"
@@ -149,7 +149,7 @@ class Run:
         ``precision="auto"`` becomes the precision that an earlier notebook of this run chose.
         The folder is not created until the first file or note is written. If ``latest`` points to
         this run, the link is removed. Raises ``InputError`` if the kernel uses a different copy of
-        the helpers, or if the folder cannot be written.
+        the helpers, or if the folder is not writable.
         """
         check_kernel()
         run = cls(settings.run_dir, settings)
@@ -172,7 +172,7 @@ class Run:
 
         A relative ``runs_dir`` is looked up in the current folder and then in the folders above it,
         so a notebook can be anywhere in the clone. The run's settings contain the absolute path.
-        Raises ``InputError`` if there is no such run, or in a different copy of the helpers.
+        Raises ``InputError`` if there is no such run, or if the kernel uses other helpers.
         """
         roots = [Path.cwd(), *Path.cwd().parents]
         for root in roots:
@@ -229,8 +229,8 @@ class Run:
         """Record the settings, inputs and ``facts`` of a stage whose files have all been recorded.
 
         ``inputs`` maps files outside this folder to the SHA-256 that they had when they were read.
-        Raises ``InputError`` if this object did not begin the stage or did not read a stage that
-        the stage needs. This happens if some cells ran with settings that differ from those of
+        Raises ``InputError`` if this object did not begin the stage or did not read all stages that
+        it depends on. This happens if some cells ran with settings that differ from those of
         earlier cells.
         """
         spec = STAGES[stage]
@@ -315,7 +315,7 @@ class Run:
         return path
 
     def take_over(self, source: Run, notebooks: Sequence[str]) -> None:
-        """Copy the files and records that these notebooks wrote into another run's folder.
+        """Copy into this run the files and records that these notebooks wrote in ``source``.
 
         This folder must not have a manifest yet. The manifest is written last, so an interrupted
         copy does not count as a run.

@@ -216,7 +216,7 @@ def render(
         config=Config({"CoalesceStreamsPreprocessor": {"enabled": True}}),
     )
     page = BeautifulSoup(export.from_notebook_node(notebook)[0], "html.parser")
-    # The scripts of the template load MathJax and widgets from the network. The notebooks contain
+    # The scripts in the template load MathJax and widgets from the network. The notebooks contain
     # no formulas, and each widget comes with a static page.
     for script in page.select("head script, script[src], script[type$=json]"):
         script.decompose()

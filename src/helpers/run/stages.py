@@ -1,4 +1,4 @@
-"""What the notebooks of a run share: where to compute, the conversion and the SQuAD step.
+"""Code that the notebooks of a run share: compute settings, conversion and the SQuAD step.
 
 ``convert_run`` reads and converts all files before ``write_run`` writes the SQuAD files. Therefore,
 a problem in the last input does not leave a partly written folder.
@@ -61,7 +61,7 @@ class ConvertedRun:
 
 
 def settle_compute(run: Run) -> Settings:
-    """Decide where and how the run computes, record and print this, and return the settings.
+    """Decide where and how to compute, record and print the decision, and return the settings.
 
     ``precision="auto"`` is resolved only once, so that training, prediction and a repetition of the
     run use the same precision. ``device="auto"`` is resolved in every notebook, because a run may
@@ -106,7 +106,7 @@ def convert_run(files: BioasqFiles, settings: Settings) -> ConvertedRun:
     for path, batch in zip(files.tests, batches, strict=True):
         if not batch.examples:
             raise InputError(
-                f"{path}: no question has a context to read with context {settings.context!r}; "
+                f"{path}: no question has a context with the setting context={settings.context!r}; "
                 "choose another context"
             )
     tests = questions_of_tests(batches)

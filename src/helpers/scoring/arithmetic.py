@@ -40,8 +40,8 @@ class Averages:
 
     There is one average for each distribution of right answers over the batches: 39 million for
     the five batches of 7b. We do not list them all. We list the sums of the last two batches and
-    those of the other batches. For each of the former, we look up which of the latter complete it
-    (meet in the middle). All sums are exact integers.
+    the sums of the other batches. For each sum of the last two, we look up which of the other sums
+    complete it (meet in the middle). All sums are exact integers.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Averages:
         decimals: int | None = 2,
         known: Mapping[int, int] | None = None,
     ):
-        """Set the rule.
+        """Set the rounding and averaging rule.
 
         Args:
             sizes: the number of questions in each batch.

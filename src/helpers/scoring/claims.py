@@ -138,7 +138,7 @@ CLAIMS = (
           "0.45161290322580644/0.6774193548387096/0.5403225806451613", unit=1,
           **_BIOBERT_CHECKPOINT, data="labeled BioASQ-7b factoid test, batch 4", batches={},
           unusable="the questions that it was scored on are unknown",
-          reason="The figures mean 14 (SAcc) and 21 (LAcc) of 31 questions, but the batch has 34. "
+          reason="The figures equal 14 (SAcc) and 21 (LAcc) of 31 questions, but the batch has 34. "
           "They belong to another batch, or three questions were dropped. They are not a target."),
     Claim("paper-biobert-base", "BioBERT-Base 110M", _PAPER, _TABLE_2, "30.8/64.1/41.1"),
     Claim("paper-biobert-large", "BioBERT-Large 345M", _PAPER, _TABLE_2, "42.8/62.8/50.1"),
@@ -169,14 +169,15 @@ def get(key: str) -> Claim:
     raise KeyError(f"{key!r} is unknown; choose one of {', '.join(known)}")
 
 
-# Standard deviation over seeds, in percentage points on 162 questions. We fixed it when earlier
-# runs had 0.8 to 2.2 (1.4 pooled). The trained rows of docs/results have 0.7 to 2.0 (1.2 pooled).
+# Standard deviation over seeds, in percentage points on 162 questions. We chose it when
+# earlier runs had 0.8 to 2.2 (1.4 pooled). The trained rows in docs/results have 0.7 to 2.0 (1.2
+# pooled).
 SEED_SD = 1.5
 MIN_SEEDS = 3  # fewer seeds cannot show that a claim is reproduced
 
 
 def margin(questions: int, seeds: int) -> float:
-    """Return how many points a mean over seeds may differ from a claim on that many questions.
+    """Return the allowed difference, in points, between a mean over seeds and a claim.
 
     The claim comes from one training run with an unknown seed, so its standard deviation is
     ``SEED_SD``. For a mean over m seeds of the same procedure, it is ``SEED_SD`` / √m, and for the
@@ -196,7 +197,7 @@ OUTCOMES = {
     "reproduced": f"there are at least {MIN_SEEDS} seeds, the mean of every figure is within the "
     f"margin, and no figure's standard deviation over seeds is above {widest(162):g} points",
     "compatible": "every mean is within the margin, but there are fewer seeds or the standard "
-    "deviation is larger. One or two seeds cannot show more than this",
+    "deviation is larger. With one or two seeds, no stronger verdict is possible",
     "not reproduced": "the mean of at least one figure is outside the margin",
     "not comparable": "the runs do not meet all of the requirements in the table below",
 }
@@ -298,7 +299,7 @@ BIOASQ_TESTS = (
                 "as wrong)"),
     _MODEL,
     Requirement("context",
-                "reads what the claim's source names, either snippets or full abstracts",
+                "reads the context that the claim's source names (snippets or full abstracts)",
                 "an abstract contains more answers and more distracting text", _other_context),
     Requirement("golden snippets", "reads the official test input",
                 "golden files contain more than twice as many snippets",

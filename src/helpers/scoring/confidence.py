@@ -1,9 +1,9 @@
 """Turn the scores of answers into confidences, and measure how far they can be trusted.
 
-A softmax over an n-best list gives each candidate a share of the list. The shares add up to 1 even
+A softmax over an n-best list gives each candidate a share of the total. The shares add up to 1 even
 if the context has no answer, so a share is not yet a confidence. ``fit_temperature`` rescales the
 logits on held-out questions (Guo et al. 2017, "On Calibration of Modern Neural Networks"), and
-``reliability`` and ``risk_coverage`` show on other questions what the result is worth.
+``reliability`` and ``risk_coverage`` show on other questions how reliable the result is.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _LOWEST, _HIGHEST = 0.1, 20.0  # the range of temperatures that the fit consider
 def at_temperature(nbest: Sequence, temperature: float = 1.0) -> list:
     """Return the candidates of one pair with the softmax of their logit sums / ``temperature``.
 
-    The order stays the same. At temperature 1, the shares are those of the model; a higher one
-    brings them closer together. If the list is shorter than the model's, it is normalized again.
+    The order stays the same. At temperature 1, the shares are those of the model; a higher
+    temperature makes them more equal. If the list is shorter than the model's, the shares are
+    normalized again.
     """
     if not temperature > 0:
         raise InputError(f"temperature must be greater than 0, not {temperature!r}")
@@ -43,7 +44,7 @@ def fit_temperature(
 
     ``golds[i]`` are the accepted answers of the pair with the n-best list ``candidates[i]``. The
     temperature, between 0.1 and 20, minimizes the mean of -ln(share of the gold answers) over the
-    pairs whose list contains a gold answer. If there is no such pair, it is 1.
+    pairs whose list contains a gold answer. If there is no such pair, the temperature is 1.
     """
     from scipy.optimize import minimize_scalar  # takes a second to import
 
@@ -88,7 +89,7 @@ def first_answers(
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = 5) -> pd.DataFrame:
-    """Group answers by confidence into ``bins`` equal ranges from 0 to 1; leave out empty ones.
+    """Group answers by confidence into ``bins`` equal ranges from 0 to 1; omit empty ranges.
 
     The columns are low and high (the range), questions, confidence (the mean), right (the
     fraction), and low_right and high_right (the exact 95% interval of the fraction).
@@ -112,7 +113,7 @@ def calibration_error(table: pd.DataFrame) -> float:
 
 
 def risk_coverage(confidence: Sequence[float], right: Sequence[bool]) -> pd.DataFrame:
-    """Return what happens if the system answers only the questions with the highest confidence.
+    """Return the risk if the system answers only the questions with the highest confidence.
 
     One row per threshold: threshold, coverage (fraction of the questions answered) and risk (the
     fraction of these answers that are wrong). Questions with equal confidence share a row, because

@@ -46,7 +46,7 @@ VOTE, OTHER_ENTITY, OTHER_TYPE = "lost in the vote", "right type, other entity",
 FAILURES: dict[str, str] = {
     NO_ANSWER: "there is no first answer",
     VARIANT: "the first answer is a gold answer in a different spelling or an abbreviation of it "
-    "(or the other way around): its initials, its genus cut to one letter, or the text in "
+    "(or the other way around): its initials, its genus abbreviated to one letter, or the text in "
     "parentheses right after it in a snippet",
     BOUNDARY: "the first answer is longer or shorter than a gold answer: one contains the words of "
     "the other, or they overlap in a snippet",
@@ -173,8 +173,9 @@ def _joined(text: str) -> str:
 def _parts(gold: str, question: str) -> set[str]:
     """Return the joined words of each part of a gold answer that adds to the question.
 
-    A part lies between brackets or between "or"s. It has three or more letters and digits, not all
-    in words of the question. A part that may be a sentence is replaced by its cores (``REWORDED``).
+    A part lies between brackets or between "or"s. It has at least three letters and digits, and at
+    least one word that is not in the question. A part that may be a sentence is replaced by its
+    cores (``REWORDED``).
     """
     known, parts = set(words(question)), []
     for piece in re.split(r"[()\[\]]|\bor\b", gold, flags=re.IGNORECASE):
@@ -214,7 +215,7 @@ def failure(
 ) -> str:
     """Return the first of ``FAILURES`` that applies, or "" if the first answer is right.
 
-    ``candidates`` has one n-best list per context. An answer that the question itself contains only
+    ``candidates`` has one n-best list per context. An answer that is already in the question only
     repeats what was asked about, so it is never a boundary error, unless the question also contains
     a gold answer.
     """
@@ -294,12 +295,12 @@ def answer_kind(answer: str) -> str:
 
 
 def outcomes(df: pd.DataFrame) -> pd.Series:
-    """Return the failure of each question, with ``RIGHT`` instead of an empty one."""
+    """Return the failure of each question, with ``RIGHT`` instead of an empty string."""
     return df["failure"].replace("", RIGHT)
 
 
 def summary(df: pd.DataFrame) -> pd.DataFrame:
-    """Count the questions per failure and batch, with their total (``all``) and its ``percent``.
+    """Count the questions per failure and batch, with the total (``all``) and the ``percent``.
 
     The index is ``RIGHT`` and every failure in the order of the rules, even if no question has it.
     The column ``LATE`` counts how many of these questions have a right answer at ranks 2 to 5.
@@ -324,7 +325,7 @@ def oracle(df: pd.DataFrame) -> pd.DataFrame:
     """Return the scores in percent if all errors of one kind were fixed: one row per fix.
 
     The fixes of the failures add up to 100% SAcc. The fixes by place, and ``LATE`` (a perfect
-    choice among the five answers), concern the same errors again. ``gain`` is in points of SAcc.
+    choice among the five answers), cover the same errors again. ``gain`` is in points of SAcc.
     """
     wrong = df["rank"] != 1
     fixes = {"nothing": wrong & False}

@@ -104,11 +104,13 @@ def _bioasq(pairs: Sequence[Pair], missing: str) -> Evaluation:
             lists = {n: bioasq.parse_list(text) or [text] for n, text in answers.texts.items()}
             worth = metrics.score_batch("", golds.scored, ranked | lists, missing)
             line = metrics.as_line(worth).strip()
-            remarks.append(f"{answer_file}: as lists of lists, these strings would give {line}")
+            remarks.append(
+                f"{answer_file}: read as lists of lists, these strings would give {line}"
+            )
         spaced = [name for name, texts in golds.scored if _spaced(ranked.get(name, ()), texts)]
         if spaced:
             remarks.append(
-                f"{answer_file}: only surrounding space makes an answer differ from a gold answer, "
+                f"{answer_file}: an answer differs from a gold answer only in surrounding space, "
                 "so it counts as wrong, as in the official program: "
                 f"{some_ids(dict.fromkeys(spaced))}"
             )

@@ -35,7 +35,7 @@ Gold = Mapping[str, Sequence[str]] | Sequence[tuple[str, Sequence[str]]]
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
-# A word of Java's ``BreakIterator``: letters (L) or numbers (N) with marks (i, f) and single
+# A word in Java's ``BreakIterator``: letters (L) or numbers (N) with marks (i, f) and single
 # punctuation between letters (-), between digits (,) or between either (").
 _WORD = re.compile('(?:(?:L[if]*)+(?:[-"]f*(?:L[if]*)+)*|(?:N[if]*)+(?:[",]f*(?:N[if]*)+)*)+')
 _CLASSES = {  # character or Unicode category -> class

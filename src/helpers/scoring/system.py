@@ -55,7 +55,7 @@ class System:
     name: str
     batches: list[ScoredBatch]
     errors: pd.DataFrame  # the result of ``errors.table``; without n-best lists
-    golden: bool  # whether the ceiling is that of the golden files' snippets
+    golden: bool  # whether the ceiling comes from the golden files' snippets
     remarks: list[str]  # what ``evaluate_files`` found unusual in the files
 
     def scores(self) -> dict:
@@ -127,7 +127,7 @@ def read_system(
     """Read and score a system's answer files.
 
     Args:
-        name: how tables name the system.
+        name: the system's name in tables.
         gold_files: BioASQ golden files, one per batch.
         answer_files: the answers in the BioASQ format, one file per golden file, in the same order.
         test_files: the test inputs that participants received, in the same order. They determine

@@ -1,7 +1,7 @@
-"""Where the runs of a sweep are computed: workers on this machine, or an existing Dask cluster.
+"""Workers that compute the runs of a sweep, on this machine or on an existing Dask cluster.
 
-A sweep only needs the interface of ``concurrent.futures.Executor``. Dask adds two things: it starts
-a task again if its worker dies, and it can use the workers of a cluster.
+A sweep only needs the interface of ``concurrent.futures.Executor``. Dask adds two things: it
+restarts a task if its worker dies, and it can use the workers of a cluster.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from helpers.io import free_memory
 _CONNECT_SECONDS = 20
 _WATCH_SECONDS = 0.5
 # By default, an idle scheduler and an idle worker use 14% of a core, because they wake up 50 times
-# per second and a profiler samples the worker. A notebook's training on all cores then waits for
+# per second and a profiler samples the worker. A notebook that trains on all cores then waits for
 # them. With these settings, they use 1.5% (measured on two cores).
 _DASK = {
     "distributed.worker.profile.enabled": False,
@@ -34,7 +34,7 @@ _DASK = {
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker may use.
+    """The resources that one worker may use.
 
     threads: number of CPU threads.
     memory: bytes that a worker's kernel and its processes may use together, 0 for no limit.
@@ -55,9 +55,9 @@ class Share:
 
     @contextmanager
     def bounded(self) -> Iterator[list[str]]:
-        """Kill the largest process that this one started if together they exceed ``memory``.
+        """Kill the largest descendant process if all descendants together exceed ``memory``.
 
-        Yields a list, to which a sentence is added if that happens. The operating system's own
+        Yields a list to which a message is added if that happens. The operating system's own
         limits would also count files that are only mapped into memory, such as weights.
         """
         said: list[str] = []
@@ -67,7 +67,7 @@ class Share:
             while not over.wait(_WATCH_SECONDS):
                 sizes = {}
                 for process in psutil.Process().children(recursive=True):
-                    with suppress(psutil.Error):  # it has just ended
+                    with suppress(psutil.Error):  # the process has just ended
                         sizes[process] = process.memory_info().rss
                 if (used := sum(sizes.values())) > self.memory:
                     said.append(
@@ -98,9 +98,9 @@ def workers(
 
     runs: the number of runs; there are never more workers.
     memory: the bytes of free memory that each run needs.
-    jobs: the number of workers; 0 chooses it from the GPUs, or from the cores and free memory.
+    jobs: the number of workers; 0 derives it from the GPUs, or from the cores and free memory.
     scheduler: the address of a Dask scheduler, such as ``tcp://host:8786``, instead of workers on
-        this machine. Its workers need this clone and its ``runs`` folder under the same path.
+        this machine. The cluster's workers need this clone with ``runs`` under the same path.
     cores_each: the minimum number of cores per worker if we choose the number of workers.
 
     Raises ``InputError`` if the scheduler does not answer or has no workers.

@@ -47,7 +47,7 @@ def run(parameters: Mapping, *, fresh: bool = False, until: str = "") -> Path:
 
     ``parameters`` maps fields of ``config.Settings`` to values. Finished notebooks are not repeated
     unless ``fresh`` is true. ``until`` is the number of the last notebook to run. For example, "03"
-    stops after the dev scores, so that you can compare settings without using a test question.
+    stops after the dev scores, so that you can compare settings without using test questions.
     Raises ``InputError`` for bad input, including bad input that a notebook detects.
     """
     settings, parameters = check(parameters)
@@ -255,7 +255,7 @@ def _show_exercises_only(notebook: Path, output: Path) -> None:
     """Write a notebook to ``output`` with the code of the exercises as collapsed text.
 
     The exercises load and train more models, which do not belong to the result of a run. With 24
-    layers of width 1024, the exercises of notebook 03 took 5 GB more memory.
+    layers of width 1024, the exercises in notebook 03 took 5 GB more memory.
     """
     import nbformat
 
@@ -367,7 +367,7 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
                 return await super().start_kernel(**kwargs, stderr=file)
 
     for stale in Path(tempfile.gettempdir()).glob(f"{_SOCKETS}*/lock"):
-        with suppress(OSError):  # it belongs to another user, or is being removed
+        with suppress(OSError):  # the folder belongs to another user, or is being removed
             if held := hold(stale):  # the process that made this folder was killed
                 with held:
                     shutil.rmtree(stale.parent)

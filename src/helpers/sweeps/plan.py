@@ -54,7 +54,7 @@ class Planned:
         return self.settings.run_dir
 
     def stages(self, *names: str) -> tuple:
-        """Return the settings that determine the output of these stages, as the input files do."""
+        """Return the settings that, with the input files, determine the output of these stages."""
         return tuple((name, *settings_of(name, self.settings).items()) for name in names)
 
     @property
@@ -63,7 +63,7 @@ class Planned:
         return self.folder / "log.txt"
 
     def state(self, until: str) -> str:
-        """Return "finished", "failed", "started" or "new", from the files in the folder."""
+        """Return "finished", "failed", "started" or "new", based on the files in the folder."""
         if notebooks.is_finished(self.settings, until):
             return "finished"
         if (self.folder / _FAILURE).is_file():
@@ -84,7 +84,7 @@ class Planned:
         """Copy another run's conversion or SQuAD step; return whether anything was copied.
 
         Nothing is copied if this run has already begun this part, or if the other run has not
-        finished it. Notebook 03 checks a copied SQuAD step and trains again if it does not fit.
+        finished it. Notebook 03 checks the copied SQuAD step and retrains if the copy does not fit.
         """
         target, source = Run(self.folder, self.settings), Run(donor.folder, donor.settings)
         ready = until == CONVERSION and notebooks.is_finished(donor.settings, until)
@@ -242,7 +242,7 @@ def donors(sweep: Sweep) -> dict[str, list[tuple[str, str]]]:
 def estimate(sweep: Sweep) -> tuple[float | None, float]:
     """Return the estimated minutes and bytes of one run.
 
-    They are the medians of the finished runs with the same profile, in the folder of the sweep or
+    They are medians over the finished runs with the same profile, in the folder of the sweep or
     next to it. The time of notebook 03 is scaled by the number of epochs.
     """
     minutes, sizes = [], []

@@ -56,8 +56,8 @@ def predict_shards(
 
     checkpoint: a path, or a name in the registry.
 
-    If a shard is bad, the workers finish the others before this raises ``InputError``. After you
-    correct the shard, the same call answers only what is missing.
+    If a shard is bad, the workers finish the others before this call raises ``InputError``. After
+    you correct the shard, the same call answers only the missing shards.
     """
     shards, output = find_shards(source), Path(output)
     weights = sorted(hashes(checkpoint).values()) if Path(checkpoint).exists() else checkpoint

@@ -97,7 +97,7 @@ def _start_ready(progress: _Progress) -> None:
 
 def _may_still_give(progress: _Progress, donor: Planned, until: str) -> bool:
     """Return whether the donor may still finish the notebook ``until``."""
-    reached = notebooks.seconds(donor.settings)  # no large files are read: called often
+    reached = notebooks.seconds(donor.settings)  # called often, so it reads no large files
     return donor.label not in progress.outcomes and not any(n[:2] == until for n in reached)
 
 
@@ -134,7 +134,7 @@ def _finish(progress: _Progress, future: Future) -> None:
     run, until = progress.running.pop(future)
     try:
         reason = future.result()
-    except Exception as error:  # the engine gave up, for example after several dead workers
+    except Exception as error:  # the engine gave up, for example after several workers died
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[-500:]}"
     if not reason and until != progress.sweep.until:
         _submit(progress, run, progress.sweep.until)

@@ -136,11 +136,11 @@ def _wait(where: Compute) -> None:
 def prices(
     reader: Reader, lengths: np.ndarray, measured: Sequence[dict], large: EncoderConfig
 ) -> list[dict]:
-    """Return what training on windows of these ``lengths`` costs on different machines.
+    """Return the cost of training on windows of these ``lengths`` on different machines.
 
     ``measured`` is the result of ``step_times`` for the reader's model. For the ``large`` model, we
     compute all times as the floating-point operations of all epochs (three times ``forward_flops``)
-    divided by the rate that we measured here, or by ``SHARE`` × peak of a GPU. On a GPU, each step
+    divided by the rate that we measured here, or by ``SHARE`` × a GPU's peak. On a GPU, each step
     takes at least ``_STEP_SECONDS``.
     """
     settings, small = reader.settings, reader.model.config

@@ -1,7 +1,7 @@
 """The effects of protocol choices on one run's scores, for notebook 05.
 
-For the choice of averaging, of merging and of how to treat missing questions, we recompute the
-score from the run's files. For different input texts (golden or joined snippets, abstracts), we
+For different ways of averaging, merging and treating missing questions, we recompute the score
+from the run's files. For different input texts (golden or joined snippets, abstracts), we
 predict again with the same model if that is quick.
 """
 

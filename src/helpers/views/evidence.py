@@ -22,7 +22,7 @@ from helpers.scoring.system import ScoredBatch
 from helpers.scoring.uncertainty import bootstrap_interval, exact_interval, paired_difference
 
 Rows = list[dict]
-# The rows of notebook 05. Those that matter most come first: the model card, the only target with
+# The rows in notebook 05, with the most important ones first: the model card, the only target with
 # exact counts, and a row from the paper.
 FIRST = ("card", "notebook-7b-4", "paper-345m")
 KEYS = (*FIRST, *(claim.key for claim in claims.CLAIMS if claim.key not in FIRST))
@@ -256,7 +256,7 @@ def margins(claim: float = 0.48, truths: Sequence[float] = (0.46, 0.44, 0.42)) -
 
 
 def judge(found: Sequence[claims.Verdict]) -> Rows:
-    """Return one row per verdict, the card's first."""
+    """Return one row per verdict, starting with the model card's."""
     verdicts = {one.claim: one for one in found}
     return [
         {"claim": key, "system": claims.get(key).system, "verdict": verdicts[key].outcome,

@@ -44,7 +44,7 @@ _LARGEST_PANEL = 5_000_000  # characters; a notebook with a larger output opens 
 
 @dataclass(frozen=True)
 class _System:
-    """What one system answered. ``pairs`` and ``labels`` may be empty."""
+    """The answers of one system. ``pairs`` and ``labels`` may be empty."""
 
     name: str
     answers: Mapping[str, Mapping[str, Sequence[str]]]  # batch -> question id -> ranked answers
@@ -67,7 +67,7 @@ def page(run: str | Path, other: str | Path | None = None) -> str:
 def render(found: Mapping) -> str:
     """Return the page that shows the result of ``content``."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    # Base64 cannot contain "</script>". The fixed time makes the pages of equal runs identical.
+    # Base64 cannot contain "</script>". The fixed timestamp gives equal runs identical pages.
     packed = base64.b64encode(gzip.compress(json.dumps(found).encode("ascii"), mtime=0)).decode()
     return environment.from_string(_TEMPLATE.read_text("utf-8")).render(
         run=found["run"], other=found["other"], data=packed
@@ -99,8 +99,9 @@ def panel(run: str | Path, other: str | Path | None = None, height: int = 780) -
 def content(run: str | Path, other: str | Path | None = None) -> dict:
     """Return everything that the page shows, as JSON values.
 
-    All offsets count characters (code points), and all probabilities are from 0 to 1. The spans of
-    a snippet are one string: start, end and probability of the first span, then of the second, ….
+    All offsets are character positions (code points), and all probabilities are from 0 to 1. The
+    spans of a snippet are one string: start, end and probability of the first span, then of the
+    second, ….
     """
     batches = _batches(Path(run))
     ours = _read(Path(run), list(batches))

@@ -434,7 +434,7 @@ def sweep_curves(curves, setting: str = "learning_rate", source: str = ""):
 def run_curves(curves: Sequence[tuple[str, Sequence[float], Sequence[Mapping]]], window: int = 20):
     """Plot the learning curves of several runs, given (configuration, losses, dev scores) per run.
 
-    Runs with the same configuration look the same and differ in their seeds. The loss is a running
+    Runs that differ only in their seeds have the same color and line style. The loss is a running
     mean of ``window`` steps. If there are dev scores, a second panel shows the MRR.
     """
     looks = cycle(product((DARK, ACCENT, MIDDLE), ("-", "--", ":", "-.")))
@@ -480,7 +480,7 @@ def failure_bars(summary):
 
 
 def _answer_labels(texts: Sequence[str]) -> list[str]:
-    """Return the texts of answers in up to two lines each, so that long ones stay apart."""
+    """Return the texts of answers in up to two lines each, so that long ones do not overlap."""
     lines = [textwrap.wrap(" ".join(text.split()), 40) for text in texts]
     return ["\n".join([*own[:1], cut(" ".join(own[1:]), 40)]).strip() for own in lines]
 
@@ -686,7 +686,7 @@ def _forest_row(axes, place: int, value: Mapping, mine: bool) -> None:
 
 
 def _system(row: Mapping) -> tuple:
-    """Return what the rows of one system in several profiles have in common."""
+    """Return the values that the rows of one system in several profiles share."""
     return row["name"], row["system"], row["context"], row["training"], str(row["measures"])
 
 

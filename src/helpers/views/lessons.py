@@ -25,7 +25,7 @@ from helpers.model.features import Batch, Windows, make_windows
 from helpers.model.texts import make_tokenizer
 from helpers.scoring import metrics
 
-SEED = 0  # of the random cases
+SEED = 0  # for the random cases
 _RANDOM_CASES = 200
 _VOCAB = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "which", "gene", "?", "the", "a", "in", "mutated", "so",
@@ -43,8 +43,8 @@ class NotYet(InputError):
 def explain_missing_names() -> None:
     """Replace the traceback with a one-line message when a notebook cell uses an undefined name.
 
-    A check uses one if the cell before it has no code yet. An undefined name inside a function
-    keeps its usual traceback. Does nothing outside IPython.
+    This happens in a check if the cell before it has no code yet. An undefined name inside a
+    function keeps its usual traceback. Does nothing outside IPython.
     """
     from IPython import get_ipython
 
@@ -62,7 +62,7 @@ def explain_missing_names() -> None:
 def check_find_spans(mine: Callable) -> None:
     """Check ``mine(context, synonyms) -> [(start, end), ...]`` from notebook 02.
 
-    Raises ``NotYet`` unless it returns the offsets that ``spans.find_spans`` returns.
+    Raises ``NotYet`` unless ``mine`` returns the offsets that ``spans.find_spans`` returns.
     """
     given = [
         ("TNF and TNF-alpha", ["TNF"]),
@@ -89,11 +89,11 @@ def check_find_spans(mine: Callable) -> None:
 def check_token_labels(mine: Callable) -> None:
     """Check ``mine(offsets, start, end, low, high, before) -> (first, last)`` from notebook 03.
 
-    Raises ``NotYet`` unless it returns the labels that ``features.make_windows`` gives a window.
+    Raises ``NotYet`` unless ``mine`` returns the same labels as ``features.make_windows``.
     """
     rng = random.Random(SEED)
     answers = [("the SOD1 gene", "SOD1"), ("mutated in TP53", "TP53"), ("a TNF-alpha", "TNF-alpha")]
-    answers.append(("mutated (IL-6) gene", "IL-6"))  # the tokens around it touch it
+    answers.append(("mutated (IL-6) gene", "IL-6"))  # the neighboring tokens touch the answer
     words = ["SOD1", "TP53", "TNF-alpha", "gene", "mutated", "in", "(IL-6)", "the", "a"]
     for _ in range(_RANDOM_CASES // 8):
         context = rng.choices(words, k=rng.randint(2, 12))
@@ -124,7 +124,7 @@ def _labeled(context: str, answer: str) -> Iterator[tuple[tuple, tuple[int, int]
 def check_span_loss(mine: Callable) -> None:
     """Check ``mine(logits, lengths, start, end) -> loss`` from notebook 03.
 
-    Raises ``NotYet`` unless it returns what ``step.span_loss`` returns for the same batch.
+    Raises ``NotYet`` unless ``mine`` returns what ``step.span_loss`` returns for the same batch.
     """
     from helpers.model.step import span_loss  # imports Lightning
 
@@ -228,7 +228,8 @@ def check_scores(mine: Callable) -> None:
     """Check ``mine(gold, answers) -> (SAcc, MRR, LAcc)`` from notebook 05.
 
     Both arguments map question ids to lists of lists, as in the BioASQ files. Raises ``NotYet``
-    unless the result is that of ``metrics.score_batch``. The id in each given case states the rule.
+    unless the result is that of ``metrics.score_batch``. In each given case, the question id states
+    the rule.
     """
     given = [
         ("case is ignored", [["CFTR"]], [["cftr"]]),
@@ -353,7 +354,7 @@ def _equal(found, expected) -> bool:
 
 
 def _plain(value):
-    """Convert NumPy and torch values to plain ones, because their texts hide the numbers."""
+    """Convert NumPy and torch values to plain Python values, which print as bare numbers."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, (list, tuple)):

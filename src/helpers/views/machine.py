@@ -29,7 +29,7 @@ PACKAGES = (
     "torch", "nemo_toolkit", "transformers", "tokenizers", "lightning", "safetensors", "numpy",
     "pandas", "matplotlib", "papermill", "ipywidgets", "wandb", "tqdm",
 )  # fmt: skip
-# Disk for a run and memory for training, for the small model and for one of 345M weights. A run
+# Disk space for a run and memory for training: small model and model with 345M weights. A run
 # takes 20 bytes per weight (two saved models and a checkpoint with Adam's state), and 12 more while
 # a new checkpoint replaces the old one.
 RUN_BYTES, LARGE_RUN_BYTES = 1_000_000_000, 12_000_000_000

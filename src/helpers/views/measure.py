@@ -438,7 +438,7 @@ def is_sentence(gold: str) -> bool:
 
 
 def _spellings(texts: Sequence[str], golds: Sequence[str]) -> list[str]:
-    """Return the words in the texts that equal a gold by ``spans.plain``, as spelled there."""
+    """Return the words in the texts that match a gold by ``spans.plain``, in their own spelling."""
     wanted = {plain(gold) for gold in golds} - {""}
     longest = max((len(gold.split()) for gold in golds), default=0) + 2  # "beta-cell", "beta cell"
     found = []

@@ -125,7 +125,7 @@ def _window_page(reader, example: Example, length: int, step: int) -> str:
     counts = {
         "tokens in the context": tokens,
         "windows": len(made),
-        "tokens that the model reads, with questions": len(made.ids),
+        "tokens that the model reads, including questions": len(made.ids),
         "times it reads each context token, on average": int((made.token >= 0).sum()) / tokens,
         "windows with the whole answer": int((made.start > 0).sum()),
     }
@@ -144,10 +144,10 @@ _SIZES = (1, 2, 3, 5, 10, 20)  # the n-best sizes in the static page
 def decoding(
     df: pd.DataFrame, examples: Sequence[Example], candidates: Sequence[Sequence], shown: str
 ) -> View:
-    """Return a slider for the size of the n-best lists and a menu for the way of merging them.
+    """Return a slider for the size of the n-best lists and a menu for the merge method.
 
-    A panel shows the ranked answers to the question with the id ``shown``, and how the scores of
-    all questions of ``errors.table`` change. The lists are cut and their shares recomputed.
+    A panel shows the ranked answers to the question with the id ``shown``, and how the scores on
+    all questions in ``errors.table`` change. The lists are cut and their shares recomputed.
     """
     row = df[df["id"] == shown].iloc[0]
     most = max(map(len, candidates), default=1)
