@@ -2,7 +2,7 @@
 
 For a few questions, the first document has 140 to 250 words and contains its snippets at the
 specified offsets. Every other document has a brief text, which contains its snippets and a few true
-statements of other facts in the relation. Like a real abstract, a brief text is longer than a
+statements of other facts of this relation. Like a real abstract, a brief text is longer than a
 snippet and contains more wrong candidates, but it is small enough for a repository. The offsets of
 snippets in such documents do not refer to the brief text.
 """

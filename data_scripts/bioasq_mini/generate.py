@@ -1,7 +1,7 @@
 """Make BioASQ-mini, a small data set in the exact BioASQ format, from a table of facts.
 
 Each question asks for the object of a fact. All of its snippets name the same two *distractors*,
-which are objects of other facts in the relation, so voting over the snippets does not reveal the
+which are objects of other facts of the same kind, so voting over the snippets does not reveal the
 answer. Every random choice uses ``random.Random`` seeded with a string, so the files are the same
 on every machine. The module ``sentences`` reads the facts and writes the sentences.
 """

@@ -97,7 +97,9 @@ def test_ranks_are_those_of_the_metrics(files):
 
 def test_files_that_do_not_belong_together(files, save):
     paths = files(lambda q: ["x"])
-    with pytest.raises(InputError, match="2 gold files but 1 test inputs; specify one test input"):
+    with pytest.raises(
+        InputError, match="2 golden files but 1 test inputs; specify one test input"
+    ):
         read_system("x", GOLDS, paths, TESTS[:1])
     with pytest.raises(InputError, match="shares no question with"):
         read_system("x", GOLDS, paths, TESTS[::-1])

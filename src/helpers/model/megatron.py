@@ -278,7 +278,7 @@ def _read_settings(path: Path, folder: Path) -> dict:
     for part in ("language_model", "config") if files[0].suffix == ".yaml" else ():
         data = data.get(part) or {}
         if not isinstance(data, dict):
-            raise InputError(f"{shown}: {part} is not an object; fetch it again")
+            raise InputError(f"{shown}: {part} is not an object; fetch the file again")
     return {str(name).replace("-", "_"): value for name, value in data.items() if value is not None}
 
 

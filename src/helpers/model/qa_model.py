@@ -104,7 +104,7 @@ def save_nemo(net: SpanModel, tokenizer: Tokenizer, path: str | Path, origin=Non
 
 
 def restore_nemo(path: str | Path) -> ExtractiveQAModel:
-    """Restore a ``.nemo`` file written by the kit; raise ``InputError`` for any other class.
+    """Restore a ``.nemo`` file that the kit wrote; raise ``InputError`` if it names another class.
 
     NeMo 3 rejects targets outside ``nemo.*`` because a target names code to run. We check that the
     target is this class, and only then remove it and let the class restore itself.

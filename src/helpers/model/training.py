@@ -431,8 +431,8 @@ def check_replaceable(folder: Path) -> None:
 def _clear(folder: Path) -> None:
     """Remove the checkpoint first, then everything else except the plan.
 
-    This order makes it harmless to kill the process halfway. Otherwise, we would reject a folder
-    without a plan, and a checkpoint without a history would look damaged.
+    If the process is killed halfway, the folder still has its plan (without one, we would reject
+    it) and never has a checkpoint without a history (which would look damaged).
     """
     for path in sorted(folder.iterdir(), key=lambda path: path.name != LAST):
         if path.name != PLAN:

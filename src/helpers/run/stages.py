@@ -308,8 +308,8 @@ def _read_answered(name: str) -> tuple[Path, list[Example]]:
 def run_squad_step(reader: Reader, folder: Run) -> dict:
     """Train the reader's model on SQuAD in place, and record the stage in the manifest.
 
-    Saves the model as ``model/squad_step.nemo``. Training that is already complete with the same
-    data, settings and weights is not repeated. Returns the recorded details, or an empty dict if
+    Saves the model as ``model/squad_step.nemo``. Skips the training if it has already finished
+    with the same data, settings and weights. Returns the recorded details, or an empty dict if
     the run has no SQuAD step.
     """
     settings = reader.settings

@@ -141,7 +141,7 @@ def read_system(
         raise InputError("gold: these are SQuAD files; specify BioASQ golden files")
     if test_files and len(test_files) != len(gold_files):
         raise InputError(
-            f"{len(gold_files)} gold files but {len(test_files)} test inputs; "
+            f"{len(gold_files)} golden files but {len(test_files)} test inputs; "
             "specify one test input per gold file, in the same order"
         )
     names = tuple(row["batch"] for row in evaluation.scores["batches"])
