@@ -274,7 +274,7 @@ class Recorder(Callback):
                 trainer.logger.log_metrics(scores, step)
 
     def on_exception(self, trainer, module, exception):
-        """After an error, such as too little memory, write the losses that are still on the device."""
+        """After an error (such as too little memory), write the losses left on the device."""
         if self.unread and trainer.world_size == 1 and not isinstance(exception, LossNotFinite):
             self._read(trainer, module)
 
