@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import fault_table
@@ -115,6 +116,13 @@ def save(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def short_path():
+    """A temporary folder whose path leaves room for the names of sockets, unlike tmp_path."""
+    with tempfile.TemporaryDirectory(prefix="kit-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -35,14 +35,14 @@ kernelapp.launch_new_instance()"""
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def place(short_path, monkeypatch):
     """Folders of this test's own for everything that Jupyter and the kernels may write."""
     for name in ("JUPYTER_RUNTIME_DIR", "TMPDIR", "IPYTHONDIR", "JUPYTER_PATH"):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(name, str(tmp_path / name))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "TMPDIR"))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+        (short_path / name).mkdir()
+        monkeypatch.setenv(name, str(short_path / name))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path / "TMPDIR"))
+    monkeypatch.chdir(short_path)
+    return short_path
 
 
 @pytest.fixture
@@ -166,6 +166,13 @@ def test_a_fault_of_the_machine_is_one_line(code, said, place, monkeypatch, caps
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("helpers.batch: 00_start_here: ") and said in error
     assert nothing_is_left(place) and not (place / "runs").exists()
+
+
+def test_sockets_never_get_a_path_that_is_too_long(place, monkeypatch):
+    long = place / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    notebooks.check_own_kernel()
 
 
 @pytest.mark.fault("full or read-only disk")

@@ -73,19 +73,15 @@ def names(found, rounds=2):
     return [row["name"] for row in found["rows"]]
 
 
-def test_the_overhead_of_a_sweep_is_the_time_outside_papermill(tmp_path, monkeypatch):
-    module = load("sweep_overhead")
+def test_papermill_alone_executes_the_notebooks_of_the_sweep(tmp_path, monkeypatch):
+    module, executed = load("sweep_overhead"), []
 
-    def sweep(planned, jobs):
-        for number, one in enumerate(planned.runs):
-            for name in ("00", "01"):
-                path = one.folder / "notebooks" / f"{name}.ipynb"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps({"metadata": {"papermill": {"duration": 1 + number}}}))
+    def execute(path, output, given, **rest):
+        executed.append((Path(path).stem[:2], given["seed"]))
 
-    monkeypatch.setattr(module.batch, "sweep", sweep)
-    inside, whole = module.measure(3, "01", tmp_path)
-    assert inside == 2 * (1 + 2 + 3) and 0 < whole < inside
+    monkeypatch.setattr(module.papermill, "execute_notebook", execute)
+    module.bare(SimpleNamespace(runs=2, until="01"), tmp_path)
+    assert executed == [("00", 0), ("01", 0), ("00", 1), ("01", 1)]
 
 
 @pytest.mark.parametrize("name", ["training_step", "prediction"])

@@ -185,7 +185,7 @@ def test_a_name_that_is_too_long_is_one_line(tmp_path):
 
 
 def test_progress_goes_to_standard_output_only_in_a_notebook(monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel.kernelapp", raising=False)
     assert progress_stream() is sys.stderr
-    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    monkeypatch.setitem(sys.modules, "ipykernel.kernelapp", object())
     assert progress_stream() is sys.stdout

@@ -35,7 +35,8 @@ def progress_stream() -> TextIO:
 
     Jupyter shows all text from standard error on a pink background, as if it were a problem.
     """
-    return sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    # Programs that only start kernels also import ipykernel, but not this module of it.
+    return sys.stdout if "ipykernel.kernelapp" in sys.modules else sys.stderr
 
 
 def read_text(path: str | Path) -> str:

@@ -174,7 +174,7 @@ def test_bad_fields_name_question_and_field(save, tiny, change, words):
          {"snippets": (Snippet("x", offset_begin=3),)}),
         ({"snippets": [{"text": "x", "offsetInEndSection": 3.0}]}, "not stored as an integer",
          {"snippets": (Snippet("x", offset_end=3),)}),
-        ({"snippets": [{"text": "\n"}, {}]}, "without text",
+        ({"snippets": [{"text": "\n"}, {}]}, "has no text",
          {"snippets": (Snippet("\n"), Snippet(""))}),
         ({"snippets": [{"text": "xyz", "offsetInBeginSection": 0, "offsetInEndSection": 2}]},
          "its offsets; its text", {"snippets": (Snippet("xyz", offset_begin=0, offset_end=2),)}),

@@ -76,10 +76,9 @@ def wait_for_notebook(process, log: Path) -> str:
 
 @pytest.mark.fault("SIGKILL or SIGTERM of a whole run")
 @LONG
-def test_thirty_kills_at_random_moments_change_nothing(tmp_path, record_property):
+def test_thirty_kills_at_random_moments_change_nothing(tmp_path, short_path, record_property):
     record_property("tries", KILLS)
-    place, runs = tmp_path / "tmp", tmp_path / "runs"
-    place.mkdir()
+    place, runs = short_path, tmp_path / "runs"
     environment = {**os.environ, "TMPDIR": str(place)}
     subprocess.run(command(runs, "whole"), env=environment, check=True, capture_output=True)
     rng, rows, finished, whole = random.Random(SEED), [], 0, False

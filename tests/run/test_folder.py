@@ -354,7 +354,7 @@ def test_a_run_is_found_from_folders_below_and_is_not_changed(run, monkeypatch):
     assert dataclasses.replace(found.settings, runs_dir="runs") == settings
     assert (run.folder / "manifest.json").read_bytes() == before
     assert (run.folder.parent / "latest").is_symlink()
-    with pytest.raises(InputError, match=r"no run 'two' in 'runs'.*\(found: one\)"):
+    with pytest.raises(InputError, match=r"no run 'two' in the folder 'runs'.*\(found: one\)"):
         Run.find(dataclasses.replace(settings, run="two"))
 
 

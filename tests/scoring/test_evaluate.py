@@ -152,7 +152,7 @@ def test_cases(gold, answers, strict, remarks, capsys):
 
 @pytest.mark.parametrize(
     ("gold", "said"),
-    [("nan", "is null or NaN"), ("list_as_text", "is a list written as a string, for which")],
+    [("nan", "is null or NaN"), ("list_as_text", "is a list written as a string, which")],
 )
 def test_cases_of_golds_that_are_refused(gold, said, capsys):
     path, answers = CASES / "golds" / f"{gold}.json", CASES / "answers" / "type_empty.json"

@@ -160,7 +160,7 @@ def test_what_stops_the_program_elsewhere_does_not_move_our_figures(jar, tmp_pat
 
 def test_a_gold_list_written_as_text_is_refused(jar, tmp_path):
     golden, given = edited(tmp_path, {"change": {"exact_answer": "[['a']]"}})
-    with pytest.raises(InputError, match="is a list written as a string, for which .* JSON list"):
+    with pytest.raises(InputError, match="is a list written as a string, which .* JSON list"):
         official.compare_files(jar, [golden], [given])
 
 

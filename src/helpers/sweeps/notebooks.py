@@ -31,6 +31,7 @@ HELPERS = Path(__file__).resolve().parents[1]
 DONE = "notebooks_done"  # the manifest note with the fingerprint and seconds of each notebook
 START_SECONDS = 300  # a kernel can take a long time to start on a busy machine
 _SOCKETS = "bioasq-kernel-"
+_LONGEST = 70  # bytes; a socket's path has at most 103 on macOS, and its last two parts take 33
 _PARAMETERS = ("profile", "run", "bioasq_dir", "seed")  # in every notebook, along with overrides
 
 
@@ -366,12 +367,18 @@ def own_kernel(log: str | Path) -> Iterator[dict[str, Any]]:
             with open(log, "ab") as file:
                 return await super().start_kernel(**kwargs, stderr=file)
 
-    for stale in Path(tempfile.gettempdir()).glob(f"{_SOCKETS}*/lock"):
+    place = tempfile.gettempdir()
+    if len(os.fsencode(place)) > _LONGEST and os.name == "posix":
+        place = "/tmp"
+    for stale in Path(place).glob(f"{_SOCKETS}*/lock"):
         with suppress(OSError):  # the folder belongs to another user, or is being removed
             if held := hold(stale):  # the process that made this folder was killed
                 with held:
                     shutil.rmtree(stale.parent)
-    with tempfile.TemporaryDirectory(prefix=_SOCKETS) as sockets, hold(Path(sockets) / "lock"):
+    with (
+        tempfile.TemporaryDirectory(prefix=_SOCKETS, dir=place) as sockets,
+        hold(Path(sockets) / "lock"),
+    ):
         # A kernel on TCP warns that other users of the machine could connect. Sockets on disk are
         # private. Each kernel gets its own folder, because two kernels that start at the same
         # time in one folder would choose the same socket names.
