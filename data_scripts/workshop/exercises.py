@@ -29,7 +29,6 @@ _ANSWER = "What we measured"
 _SECTION = re.compile(r"^## Exercises$", re.M)
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d)\b", re.M)
 _DEFINED = re.compile(r"^(?:def )?(\w+)(?:\(| = )", re.M)
-_POINTER = re.compile(r"^.*\]\(exercises/.*\n\n", re.M)  # a paragraph about the exercise notebook
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)\s]+)\)")  # a relative link: text, target
 
 _TASK = """\
@@ -194,7 +193,9 @@ def plain(cell: NotebookNode, up: str | None) -> NotebookNode:
     tags = [tag for tag in cell.metadata.get("tags", []) if tag == "parameters"]
     copy.metadata = NotebookNode({"tags": tags} if tags else {})
     if cell.cell_type == "markdown":
-        text = _POINTER.sub("", cell.source)  # the reader is in the exercise notebook already
+        # Without the paragraph about the exercise notebook, because the reader is already there.
+        paragraphs = [p for p in cell.source.split("\n\n") if "](exercises/" not in p]
+        text = "\n\n".join(paragraphs)
         copy.source = _LINK.sub(r"\1" if up is None else rf"[\1]({up}\2)", text)
     else:
         copy.update(outputs=[], execution_count=None)
