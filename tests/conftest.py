@@ -31,7 +31,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 STANDIN = Path(__file__).parent / "java_standin"
 sys.path.append(str(Path(__file__).parents[1] / "data_scripts"))  # for bioasq_mini
 
-
 WITH_MINI_RUN = (
     "test_notebooks.py", "test_docs.py", "test_exercises.py", "test_nbgrader.py", "test_site.py",
     "test_bundle.py", "views/test_effects.py", "views/test_evidence.py",

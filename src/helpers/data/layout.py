@@ -123,9 +123,8 @@ def find_files(
     files, or 7b if there are several. We prefer a ready-made SQuAD training file for ``context`` to
     the original training file, and the organizers' test inputs to test inputs in SQuAD format. Test
     inputs and golden files must cover the same batches, because scoring fewer questions than the
-    user expects is worse than an error. If there are no test inputs, golden files replace them
-    (``enriched``).
-    Raises an ``InputError`` that lists the expected names and the files found.
+    user expects is worse than an error. Without test inputs, golden files replace them
+    (``enriched``). Raises an ``InputError`` that lists the expected names and the files found.
     """
     folder = Path(folder)
     if context not in CONTEXTS:
